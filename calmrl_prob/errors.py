@@ -1,0 +1,48 @@
+"""The typed errors and warnings of calmrl_prob.
+
+Every error raised on purpose is a :class:`CalmrlError`, so one ``except`` clause catches them all; each is also the
+built-in error that Python users expect (``ValueError`` or ``TypeError``). A message names the argument, what was
+expected, what came, where it was found (modality and row) and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class CalmrlError(Exception):
+    """Base class of every error that calmrl_prob raises on purpose."""
+
+
+class ArgumentError(CalmrlError, ValueError):
+    """An option or hyperparameter has a value that cannot work."""
+
+
+class ArgumentTypeError(CalmrlError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class DataError(CalmrlError, ValueError):
+    """The data break a rule: infinities, partly missing rows, empty instances, different row counts ..."""
+
+
+class SchemaError(DataError):
+    """The modalities of the data do not fit those of the model: unknown names or other widths."""
+
+
+class FileFormatError(CalmrlError, ValueError):
+    """A file is missing what is needed, is damaged, or was not written by calmrl_prob."""
+
+
+class NumericalError(CalmrlError, ArithmeticError):
+    """A computation left the range where its result means anything (a precision not positive definite, say)."""
+
+
+class CalmrlWarning(UserWarning):
+    """Base class of the warnings that calmrl_prob issues."""
+
+
+class IdentifiabilityWarning(CalmrlWarning):
+    """The data cannot tell what the model would need, such as how two modalities that never meet go together."""
+
+
+class ConvergenceWarning(CalmrlWarning):
+    """An iteration stopped before its criterion was met."""
