@@ -1,0 +1,100 @@
+"""Ragged data as the exact engine sees it: for each modality only the rows that have it.
+
+The posterior precision of an instance depends on its missing pattern alone, so patterns are found once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class ObservedBlocks:
+    """The rows of each modality that are present, and the pattern of every instance.
+
+    Attributes:
+        names: the M modalities.
+        observed_mask: (N, M) bool, True = present.
+        values: for each modality the (n_m, D_m) rows that have it, in row order.
+        rows: for each modality their row numbers, (n_m,) int64, ascending.
+        patterns: (P, M) bool, the distinct rows of ``observed_mask``.
+        pattern_index: (N,) int64, the pattern of each instance.
+        pattern_counts: (P,) int64, how many instances have each pattern.
+
+    Example:
+        >>> import torch
+        >>> blocks = ObservedBlocks.from_arrays(
+        ...     {"image": torch.ones(3, 4), "text": torch.ones(3, 2)},
+        ...     torch.tensor([[True, True], [True, False], [True, True]]),
+        ... )
+        >>> blocks.num_instances, blocks.num_patterns, blocks.rows["text"].tolist()
+        (3, 2, [0, 2])
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], observed_mask: Tensor) -> None:
+        self.names = tuple(values)
+        self.values = dict(values)
+        self.observed_mask = observed_mask
+        self.rows = {name: observed_mask[:, m].nonzero().squeeze(1) for m, name in enumerate(self.names)}
+        self.patterns, self.pattern_index, self.pattern_counts = find_patterns(observed_mask)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor], observed_mask: Tensor) -> ObservedBlocks:
+        """Take full arrays apart.
+
+        Args:
+            arrays: for each modality (N, D_m); what stands in absent rows is never read into the result.
+            observed_mask: (N, M) bool, True = present, columns in the order of ``arrays``.
+        """
+        complete = observed_mask.all(dim=0).tolist()
+        values = {
+            name: array if complete[m] else array[observed_mask[:, m]]
+            for m, (name, array) in enumerate(arrays.items())
+        }
+        return cls(values, observed_mask)
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Number of features D_m of each modality."""
+        return {name: value.shape[1] for name, value in self.values.items()}
+
+    @property
+    def num_instances(self) -> int:
+        """Number of instances N."""
+        return int(self.observed_mask.shape[0])
+
+    @property
+    def num_patterns(self) -> int:
+        """Number of distinct missing patterns P."""
+        return int(self.patterns.shape[0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the values."""
+        return next(iter(self.values.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values live."""
+        return self.observed_mask.device
+
+
+def find_patterns(observed_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct rows of an observed mask.
+
+    Args:
+        observed_mask: (N, M) bool.
+
+    Returns:
+        The patterns (P, M) bool, the pattern of each row (N,) int64, and the number of rows with each (P,) int64.
+    """
+    num_columns = observed_mask.shape[1]
+    if num_columns <= 62:  # a row packs into one integer, and sorting integers is much faster than sorting rows
+        bits = torch.arange(num_columns, device=observed_mask.device)
+        codes = (observed_mask.long() << bits).sum(dim=1)
+        distinct, index, counts = torch.unique(codes, return_inverse=True, return_counts=True)
+        return ((distinct[:, None] >> bits) & 1).bool(), index, counts
+    distinct, index, counts = torch.unique(observed_mask, dim=0, return_inverse=True, return_counts=True)
+    return distinct, index, counts
