@@ -1,0 +1,84 @@
+"""Instances laid out pattern by pattern, so that all K x K algebra is batched and none is repeated per row.
+
+Patterns with nearly as many rows share a bucket: a (patterns, capacity, K) array, padded with zero rows, on which one
+batched product serves them all. Capacities grow by at most a third, which bounds the padding; patterns with many rows
+stand alone and unpadded. Buckets are also cut so that their (patterns, K, K) arrays stay within a memory budget: with
+thousands of patterns and hundreds of latents the covariances of all patterns would not fit at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Patterns with more rows than this stand alone: the work on them hides the cost of a separate call.
+_ALONE_ABOVE = 192
+#: Numbers (not bytes) that the K x K arrays of one bucket may hold.
+_BUCKET_BUDGET = 2**23
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Patterns of nearly equal count.
+
+    Attributes:
+        patterns: (B,) int64, which patterns.
+        counts: (B,) float64, their numbers of rows.
+        start, stop: the slots they fill; ``stop - start = B * capacity``.
+        capacity: rows reserved for each pattern.
+    """
+
+    patterns: Tensor
+    counts: Tensor
+    start: int
+    stop: int
+    capacity: int
+
+    def view(self, padded: Tensor) -> Tensor:
+        """This bucket's part of a padded (T, K) array as (B, capacity, K)."""
+        return padded[self.start : self.stop].view(len(self.patterns), self.capacity, padded.shape[-1])
+
+
+class PatternLayout:
+    """Where each instance stands when instances are laid out by pattern.
+
+    Attributes:
+        buckets: the groups of patterns, smallest counts first.
+        slot: (N,) int64, the place of each instance in the padded arrays.
+        slot_pattern: (T,) int64, the pattern of each slot; P at the padding.
+        num_slots: T.
+    """
+
+    def __init__(self, pattern_index: Tensor, pattern_counts: Tensor, latent_dim: int) -> None:
+        counts, order = torch.sort(pattern_counts)
+        counts_list = counts.tolist()
+        most = max(1, _BUCKET_BUDGET // latent_dim**2)
+        self.buckets: list[Bucket] = []
+        first_slot = torch.empty_like(pattern_counts)
+        begin, slots = 0, 0
+        while begin < len(counts_list):
+            limit = _capacity(counts_list[begin])
+            end = begin + 1
+            while end < len(counts_list) and end - begin < most and counts_list[end] <= limit:
+                end += 1
+            capacity = counts_list[end - 1]
+            patterns = order[begin:end]
+            stop = slots + (end - begin) * capacity
+            first_slot[patterns] = torch.arange(slots, stop, max(capacity, 1), device=order.device)[: end - begin]
+            self.buckets.append(Bucket(patterns, counts[begin:end].double(), slots, stop, capacity))
+            begin, slots = end, stop
+        self.num_slots = slots
+        by_pattern = torch.argsort(pattern_index, stable=True)
+        starts = torch.cumsum(pattern_counts, 0) - pattern_counts
+        place = torch.arange(len(pattern_index), device=pattern_index.device)
+        self.slot = torch.empty_like(pattern_index)
+        self.slot[by_pattern] = (first_slot - starts)[pattern_index[by_pattern]] + place
+        self.slot_pattern = torch.full((slots,), len(pattern_counts), device=pattern_index.device)
+        self.slot_pattern[self.slot] = pattern_index
+
+
+def _capacity(count: int) -> int:
+    """The largest count that may share a bucket with ``count``: a third more, or the same above the limit."""
+    return count if count > _ALONE_ABOVE else count + count // 3

@@ -1,0 +1,291 @@
+"""The exact posterior of the latents, the log marginal likelihood, and the posterior predictive.
+
+With Omega_n the modalities that instance n has, and Psi^m the diagonal noise covariance:
+
+    P_n = S0^-1 + sum_{m in Omega_n} W^mT Psi^m^-1 W^m                         (one for each missing pattern)
+    h_n = S0^-1 m0 + sum_{m in Omega_n} W^mT Psi^m^-1 (x_n^m - mu^m)
+    z_n | x_n ~ N(V_n h_n, V_n),   V_n = P_n^-1
+    log p(x_n) = sum_{m in Omega_n} log N(x_n^m; mu^m, Psi^m)
+                 + 1/2 (h_n^T V_n h_n - m0^T S0^-1 m0 - logdet P_n - logdet S0)
+    x_n^m | x_n ~ N(W^m E[z_n] + mu^m, W^m V_n W^mT + Psi^m)
+
+Source: Bishop, Pattern Recognition and Machine Learning (2006), section 12.2, extended to missing blocks as in Liu et
+al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from calmrl_prob.errors import NumericalError
+from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
+from calmrl_prob.linear_gaussian.layout import PatternLayout
+from calmrl_prob.linear_gaussian.structure import LinearGaussian
+
+#: Numbers that a chunk of rows may hold: large enough for full speed, small enough for the caches and for memory.
+_CHUNK_BUDGET = 2**21
+
+
+class Posterior:
+    """The posterior N(mean_n, covariance_n) of the latent of each of N instances.
+
+    Attributes:
+        linear_gaussian: the model it belongs to.
+        patterns: (P, M) bool; pattern_index: (N,) int64.
+        natural_mean: h_n, shape (N, K).
+        mean: (N, K), latent units.
+        log_marginal: log p(x_n), shape (N,), nats.
+    """
+
+    def __init__(
+        self,
+        linear_gaussian: LinearGaussian,
+        patterns: Tensor,
+        pattern_index: Tensor,
+        natural_mean: Tensor,
+        mean: Tensor,
+        log_marginal: Tensor,
+        modality_precision: Tensor,
+    ) -> None:
+        self.linear_gaussian = linear_gaussian
+        self.patterns = patterns
+        self.pattern_index = pattern_index
+        self.natural_mean = natural_mean
+        self.mean = mean
+        self.log_marginal = log_marginal
+        self._modality_precision = modality_precision  # (M + 1, K, K), the prior's last
+
+    @cached_property
+    def pattern_precision(self) -> Tensor:
+        """P_n of each pattern, shape (P, K, K)."""
+        return assemble_precision(self.patterns, self._modality_precision)
+
+    @cached_property
+    def pattern_covariance(self) -> Tensor:
+        """V_n of each pattern, shape (P, K, K)."""
+        return torch.cholesky_inverse(factorize(self.pattern_precision))
+
+    @property
+    def covariance(self) -> Tensor:
+        """V_n of each instance, shape (N, K, K): N K^2 numbers, so prefer ``pattern_covariance``."""
+        return self.pattern_covariance[self.pattern_index]
+
+    def feature_variance(self, loadings: Tensor) -> Tensor:
+        """diag(W V_n W^T) for each pattern: the variance of W z given the data.
+
+        Args:
+            loadings: W, shape (D, K).
+
+        Returns:
+            Shape (P, D). The covariances are made and dropped in chunks of patterns.
+        """
+        weights = loadings.to(self.mean.dtype)
+        out = weights.new_empty(len(self.patterns), len(weights))
+        step = max(1, _CHUNK_BUDGET // max(weights.numel(), weights.shape[1] ** 2))
+        for start in range(0, len(self.patterns), step):
+            chosen = slice(start, start + step)
+            factor = factorize(assemble_precision(self.patterns[chosen], self._modality_precision))
+            whitened = torch.linalg.solve_triangular(factor, weights.mT.expand(len(factor), -1, -1), upper=False)
+            out[chosen] = whitened.square().sum(dim=1)
+        return out
+
+    def sample(self, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents.
+
+        Returns:
+            Shape (S, N, K); draws are independent.
+        """
+        noise = torch.randn(
+            num_draws, *self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
+        draws = torch.empty_like(noise)
+        step = max(1, _CHUNK_BUDGET // self.mean.shape[1] ** 2)
+        for start in range(0, len(self.patterns), step):
+            factor = factorize(assemble_precision(self.patterns[start : start + step], self._modality_precision))
+            stop = start + len(factor)
+            rows = ((self.pattern_index >= start) & (self.pattern_index < stop)).nonzero().squeeze(1)
+            order = rows[torch.argsort(self.pattern_index[rows], stable=True)]
+            counts = torch.bincount(self.pattern_index[order] - start, minlength=len(factor)).tolist()
+            for local, members in enumerate(order.split(counts)):
+                if len(members):  # V = L^-T L^-1, so L^-T e has covariance V
+                    draws[:, members] = torch.linalg.solve_triangular(
+                        factor[local].mT, noise[:, members].mT, upper=True
+                    ).mT
+        return draws + self.mean
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """The posterior predictive x_n^m | x_n, modality by modality, in the data's units.
+
+    Attributes:
+        mean: for each modality W^m E[z_n] + mu^m, shape (N, D_m).
+        latent_variance: for each modality diag(W^m V_n W^mT), shape (N, D_m): what more modalities could remove.
+        noise_variance: for each modality diag(Psi^m), shape (D_m,): what they could not.
+    """
+
+    mean: Mapping[str, Tensor]
+    latent_variance: Mapping[str, Tensor]
+    noise_variance: Mapping[str, Tensor]
+
+
+def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> Posterior:
+    """The exact posterior of every instance: one Cholesky factorisation per missing pattern, none per row.
+
+    Args:
+        linear_gaussian: the model, in the floating-point type that the K-dimensional algebra is to use.
+        blocks: N instances with any modalities missing, even all; modalities as in the model.
+
+    Returns:
+        The posterior, with natural means, means and log marginals of all instances.
+
+    Raises:
+        NumericalError: a posterior precision is not positive definite in this floating-point type.
+
+    Example:
+        >>> import torch
+        >>> from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
+        >>> lg = LinearGaussian({"x": torch.ones(1, 1)}, {"x": torch.zeros(1)}, {"x": torch.tensor(1.0)})
+        >>> data = ObservedBlocks.from_arrays({"x": torch.tensor([[2.0], [9.0]])}, torch.tensor([[True], [False]]))
+        >>> posterior(lg, data).mean.squeeze(1).tolist()  # the second instance lacks x: prior mean
+        [1.0, 0.0]
+    """
+    natural_mean, squares = _project(linear_gaussian, blocks)
+    modality_precision = modality_precisions(linear_gaussian)
+    layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, linear_gaussian.latent_dim)
+    padded = natural_mean.new_zeros(layout.num_slots, linear_gaussian.latent_dim).index_copy(
+        0, layout.slot, natural_mean
+    )
+    solved, logdets = [], natural_mean.new_empty(blocks.num_patterns)
+    for bucket in layout.buckets:
+        precision = assemble_precision(blocks.patterns[bucket.patterns], modality_precision)
+        factor = factorize(precision)
+        logdets[bucket.patterns] = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        solved.append(torch.cholesky_solve(bucket.view(padded).mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
+    mean = torch.cat(solved)[layout.slot] if solved else natural_mean
+    constants = _pattern_constants(linear_gaussian, blocks.patterns, modality_precision[-1], logdets)
+    log_marginal = constants[blocks.pattern_index] + 0.5 * ((natural_mean * mean).sum(1) - squares)
+    return Posterior(
+        linear_gaussian,
+        blocks.patterns,
+        blocks.pattern_index,
+        natural_mean,
+        mean,
+        log_marginal,
+        modality_precision,
+    )
+
+
+def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> Tensor:
+    """log p(x_n) of what each instance has, shape (N,), in nats; 0 for an instance that has nothing."""
+    return posterior(linear_gaussian, blocks).log_marginal
+
+
+def predict(linear_gaussian: LinearGaussian, given: Posterior, names: Sequence[str] | None = None) -> Predictive:
+    """The posterior predictive of modalities, missing or present, for every instance of a posterior.
+
+    For a modality that the instance has, this is the distribution of a second, independent measurement of it.
+
+    Args:
+        linear_gaussian: the model that ``given`` belongs to.
+        given: the posterior of the latents.
+        names: which modalities; all by default.
+
+    Raises:
+        SchemaError: a name is not a modality of the model.
+    """
+    chosen = linear_gaussian.select(linear_gaussian.names if names is None else names)
+    mean, variance = {}, {}
+    for name, loadings in chosen.loadings.items():
+        mean[name] = given.mean @ loadings.mT.to(given.mean.dtype) + chosen.intercepts[name]
+        variance[name] = given.feature_variance(loadings)[given.pattern_index]
+    return Predictive(mean, variance, dict(chosen.noise_variance))
+
+
+def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:
+    """W^mT Psi^m^-1 W^m for each modality and, last, S0^-1; shape (M + 1, K, K)."""
+    parts = [
+        loadings.mT @ (loadings / linear_gaussian.noise_variance[name][:, None])
+        for name, loadings in linear_gaussian.loadings.items()
+    ]
+    parts.append(torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance)))
+    return torch.stack(parts)
+
+
+def assemble_precision(patterns: Tensor, modality_precision: Tensor) -> Tensor:
+    """P of each pattern, shape (P, K, K), from ``modality_precisions``: one matrix product."""
+    latent_dim = modality_precision.shape[-1]
+    flat = modality_precision.view(len(modality_precision), -1)
+    return torch.addmm(flat[-1], patterns.to(flat.dtype), flat[:-1]).view(-1, latent_dim, latent_dim)
+
+
+def factorize(matrices: Tensor) -> Tensor:
+    """Lower Cholesky factors of (..., K, K) positive-definite matrices.
+
+    Raises:
+        NumericalError: one is not positive definite, or not finite.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrices)
+    if bool(info.any()) or not bool(factor.isfinite().all()):
+        raise NumericalError(
+            "precision or covariance: expected positive-definite matrices, got one that is not, in "
+            f"{matrices.dtype}. Use float64, raise the noise floor, or look for loadings that are not finite."
+        )
+    return factor
+
+
+def _pattern_constants(lg: LinearGaussian, patterns: Tensor, prior_precision: Tensor, logdets: Tensor) -> Tensor:
+    """What log p(x_n) holds besides h^T V h / 2 and the squares, shape (P,)."""
+    widths = [float(width) for width in lg.dims.values()]
+    per_modality = torch.stack(
+        [
+            -0.5 * (width * math.log(2 * math.pi) + lg.noise_variance[name].log().sum())
+            for name, width in zip(lg.names, widths, strict=True)
+        ]
+    )
+    prior_quadratic = lg.prior_mean @ prior_precision @ lg.prior_mean
+    prior_logdet = torch.linalg.slogdet(lg.prior_covariance).logabsdet
+    return patterns.to(logdets.dtype) @ per_modality - 0.5 * (logdets + prior_quadratic + prior_logdet)
+
+
+def row_chunks(num_rows: int, width: int) -> Iterator[slice]:
+    """Cut rows of ``width`` numbers into slices that fit the caches."""
+    step = max(64, _CHUNK_BUDGET // max(width, 1))
+    for start in range(0, max(num_rows, 1), step):
+        yield slice(start, min(start + step, num_rows))
+
+
+def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
+    """h_n, shape (N, K), and sum_m (x - mu)^T Psi^-1 (x - mu), shape (N,).
+
+    The products run in the data's type on x - c, with c the intercept rounded to that type; the remainder mu - c is
+    put right in the model's type. So nothing is lost when the mean is many times the spread.
+    """
+    prior_natural = torch.cholesky_solve(lg.prior_mean[:, None], factorize(lg.prior_covariance)).squeeze(1)
+    natural_mean = prior_natural.expand(blocks.num_instances, -1).clone()
+    squares = natural_mean.new_zeros(blocks.num_instances)
+    for name, values in blocks.values.items():
+        precision = 1 / lg.noise_variance[name]
+        weights = lg.loadings[name] * precision[:, None]
+        shift = lg.intercepts[name].to(values.dtype)
+        rest = lg.intercepts[name] - shift
+        # the last column carries the linear term of the square about the rounded shift
+        right = torch.cat([weights, (precision * rest)[:, None]], dim=1).to(values.dtype)
+        rest_projected = rest @ weights
+        rest_square = (rest.square() * precision).sum()
+        spread = precision.to(values.dtype)
+        products, norms = [], []
+        for chunk in row_chunks(len(values), values.shape[1]):
+            centred = values[chunk] - shift
+            products.append((centred @ right).to(natural_mean.dtype))
+            norms.append((centred.square() @ spread).to(natural_mean.dtype))
+        product, rows = torch.cat(products), blocks.rows[name]
+        natural_mean = natural_mean.index_add(0, rows, product[:, :-1] - rest_projected)
+        squares = squares.index_add(0, rows, torch.cat(norms) - 2 * product[:, -1] + rest_square)
+    return natural_mean, squares
