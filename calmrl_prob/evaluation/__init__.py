@@ -1,0 +1,29 @@
+"""Measures of what a fitted model is worth: retrieval, imputation, calibration, classification."""
+
+from calmrl_prob.evaluation.calibration import coverage_curve, pit_values
+from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
+from calmrl_prob.evaluation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
+from calmrl_prob.evaluation.retrieval import (
+    RETRIEVAL_METRICS,
+    Retrieval,
+    cross_modal_recall,
+    mean_over_pairs,
+    retrieve,
+)
+from calmrl_prob.evaluation.scores import SCORES
+
+__all__ = [
+    "IMPUTATION_METRICS",
+    "INTERVAL_METRICS",
+    "RETRIEVAL_METRICS",
+    "SCORES",
+    "ProbeResult",
+    "Retrieval",
+    "coverage_curve",
+    "cross_modal_recall",
+    "linear_probe",
+    "mean_over_pairs",
+    "pit_values",
+    "retrieve",
+    "score_imputation",
+]

@@ -1,0 +1,346 @@
+"""Retrieval: rank candidates for each query, and say where the true one came.
+
+The whole (N_q, N_c) table of scores is never held: it is made in tiles, each tile is compared with the score of the
+true candidate and merged into the best so far, and dropped. Memory is O((N_q + N_c) K) plus a few tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.evaluation.scores import SCORES, Encoded, Factors, HasLinearGaussian, Score
+from calmrl_prob.linear_gaussian import LinearGaussian
+
+#: Scores closer than this, relative to the size of the numbers that they are sums of, are tied: what a float64 sum
+#: rounds away depends on where in a tile it stands, and a duplicate of the true candidate must tie wherever it is.
+TIE_TOLERANCE = 1e-10
+
+
+def recall_at(ranks: NDArray[np.int64], k: int) -> float:
+    """Share of queries whose true candidate is among the first k, in [0, 1].
+
+    Example:
+        >>> recall_at(np.array([1, 3, 12]), k=5) == 2 / 3
+        True
+    """
+    return float(np.mean(ranks <= k)) if len(ranks) else float("nan")
+
+
+def median_rank(ranks: NDArray[np.int64]) -> float:
+    """Median rank of the true candidate; 1 is best."""
+    return float(np.median(ranks)) if len(ranks) else float("nan")
+
+
+def mean_reciprocal_rank(ranks: NDArray[np.int64]) -> float:
+    """Mean of 1 / rank, in (0, 1]."""
+    return float(np.mean(1 / ranks)) if len(ranks) else float("nan")
+
+
+#: What ``Retrieval.metrics`` computes, by name: functions from ranks (N_q,) to a number.
+RETRIEVAL_METRICS: dict[str, Callable[[NDArray[np.int64]], float]] = {
+    "R@1": partial(recall_at, k=1),
+    "R@5": partial(recall_at, k=5),
+    "R@10": partial(recall_at, k=10),
+    "median_rank": median_rank,
+    "mean_reciprocal_rank": mean_reciprocal_rank,
+}
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What ``retrieve`` found. Row numbers are those of the data given to it.
+
+    Attributes:
+        score: name of the score.
+        num_candidates: N_c.
+        top_indices: row numbers of the best candidates, best first, (N_q, k); of tied candidates the first row first.
+            -1 where fewer than k have a score that is a number.
+        top_scores: their scores, (N_q, k), in the score's units.
+        ranks: rank of the true candidate of each query, (N_q,), 1 is best: 1 + the number of other candidates that
+            score as high or higher, so ties count against the model. N_c if its score is NaN. None without targets.
+        target_scores: score of the true candidate, (N_q,), or None.
+        no_targets: why there are no ranks, if so.
+    """
+
+    score: str
+    num_candidates: int
+    top_indices: NDArray[np.int64]
+    top_scores: NDArray[np.float64]
+    ranks: NDArray[np.int64] | None = None
+    target_scores: NDArray[np.float64] | None = None
+    no_targets: str = ""
+
+    def metrics(self) -> dict[str, float]:
+        """R@1, R@5, R@10 (shares in [0, 1]), median rank and mean reciprocal rank.
+
+        Raises:
+            ArgumentError: the true candidates are not known.
+        """
+        if self.ranks is None:
+            raise ArgumentError(f"targets: {self.no_targets} Pass targets, the row number of each query's candidate.")
+        return {name: metric(self.ranks) for name, metric in RETRIEVAL_METRICS.items()}
+
+
+@torch.no_grad()
+def retrieve(
+    model: LinearGaussian | HasLinearGaussian,
+    queries: MultimodalData,
+    candidates: MultimodalData,
+    score: str = "likelihood_ratio",
+    targets: Sequence[int] | NDArray[np.integer] | Tensor | None = None,
+    top_k: int = 10,
+    chunk_size: int = 2048,
+) -> Retrieval:
+    """Rank the candidates for each query by a score of the fitted model.
+
+    Queries and candidates may each have any of the model's modalities, differing from row to row, and those of a
+    query need not have met those of a candidate in training. All arithmetic is float64, on the model's device.
+
+    Args:
+        model: a SharedLatentModel or a LinearGaussian.
+        queries: N_q instances.
+        candidates: N_c instances.
+        score: "likelihood_ratio" (exact, nats), "cosine_latent" or "cosine_predicted"; see ``SCORES``.
+        targets: for each query the row number of its true candidate, (N_q,). By default the candidate with the same
+            id when both sides have ids, else the one in the same row when N_q = N_c, else unknown.
+        top_k: how many of the best to list; at most N_c are.
+        chunk_size: most rows of a tile of scores, on either side. It changes memory and time, not results: a tile
+            takes 8 ``chunk_size``^2 bytes, and about four are held. Time is that of one K x K factorisation
+            for each pair of missing patterns plus N_q N_c K multiplications.
+
+    Raises:
+        ArgumentError: an unknown score, or targets that do not fit.
+        SchemaError: a modality is unknown to the model or has another width.
+        DataError: some rows lack single features.
+
+    Example:
+        >>> from calmrl_prob.linear_gaussian import LinearGaussian
+        >>> one, zero = torch.ones(1, 1), torch.zeros(1)
+        >>> lg = LinearGaussian({"a": one, "b": one}, {"a": zero, "b": zero}, {"a": zero + 0.1, "b": zero + 0.1})
+        >>> queries = MultimodalData({"a": np.array([[-2.0], [0.1], [2.0]])})
+        >>> candidates = MultimodalData({"b": np.array([[-1.9], [0.0], [2.2]])})
+        >>> found = retrieve(lg, queries, candidates, top_k=1)
+        >>> found.top_indices.ravel().tolist(), found.ranks.tolist(), found.metrics()["R@1"]
+        ([0, 1, 2], [1, 1, 1], 1.0)
+    """
+    if score not in SCORES:
+        raise ArgumentError(f"score: expected one of {sorted(SCORES)}, got {score!r}.")
+    if chunk_size < 1 or top_k < 0:
+        raise ArgumentError(f"chunk_size, top_k: expected at least 1 and 0, got {chunk_size} and {top_k}.")
+    query_side, candidate_side = Encoded(model, queries, "queries"), Encoded(model, candidates, "candidates")
+    target_rows, reason = _find_targets(queries, candidates, targets)
+    device = query_side.pattern_index.device
+    chosen = target_rows.to(device) if target_rows is not None else None
+    target_scores, threshold = _score_targets(SCORES[score], query_side, candidate_side, chosen, chunk_size)
+
+    num_queries, num_candidates, k = len(query_side), len(candidate_side), min(top_k, len(candidate_side))
+    below = torch.zeros(num_queries, dtype=torch.int64, device=device)
+    top_indices = torch.full((num_queries, k), -1, dtype=torch.int64, device=device)
+    top_scores = torch.full((num_queries, k), float("nan"), dtype=torch.float64, device=device)
+    candidate_tiles = list(candidate_side.tiles(chunk_size))
+    place = torch.full((num_candidates,), -1, dtype=torch.int64, device=device)
+    for query_pattern, query_rows in query_side.tiles(chunk_size):
+        query_tile = query_side.take(query_pattern, query_rows)
+        best = _Best(len(query_rows), k, device)
+        for candidate_pattern, candidate_rows in candidate_tiles:
+            factors = SCORES[score](query_tile, candidate_side.take(candidate_pattern, candidate_rows))
+            block = factors.block()
+            best.merge(block, candidate_rows, factors)
+            if chosen is not None:
+                place[candidate_rows] = torch.arange(len(candidate_rows), device=device)
+                column = place[chosen[query_rows]]
+                here = (column >= 0).nonzero().squeeze(1)
+                block[here, column[here]] = float("nan")  # the target does not compete with itself
+                place[candidate_rows] = -1
+                below[query_rows] += (block < threshold[query_rows, None]).sum(1)
+        top_indices[query_rows], top_scores[query_rows] = best.ordered()
+    return Retrieval(
+        score,
+        num_candidates,
+        top_indices.cpu().numpy(),
+        top_scores.cpu().numpy(),
+        # all that are not below count against the model: ties and NaN scores among them
+        (num_candidates - below).cpu().numpy() if chosen is not None else None,
+        target_scores.cpu().numpy() if chosen is not None else None,
+        reason,
+    )
+
+
+def cross_modal_recall(
+    model: LinearGaussian | HasLinearGaussian,
+    data: MultimodalData,
+    names: Sequence[str] | None = None,
+    score: str = "likelihood_ratio",
+    ks: Sequence[int] = (1, 5, 10),
+    chunk_size: int = 2048,
+) -> pd.DataFrame:
+    """Retrieval from every modality to every other, each over the rows that have both.
+
+    Args:
+        model: a SharedLatentModel or a LinearGaussian.
+        data: N instances; row n with one modality asks for row n with another.
+        names: which modalities; all of ``data`` by default.
+        score: see ``retrieve``.
+        ks: the k of R@k.
+        chunk_size: see ``retrieve``.
+
+    Returns:
+        One row for each ordered pair, with columns query, candidate, num_queries, R@k for each k (shares in [0, 1]),
+        median_rank and mean_reciprocal_rank; NaN for a pair that no row has. ``mean_over_pairs`` sums it up.
+
+    Example:
+        >>> from calmrl_prob.linear_gaussian import LinearGaussian
+        >>> one, zero = torch.ones(1, 1), torch.zeros(1)
+        >>> lg = LinearGaussian({"a": one, "b": one}, {"a": zero, "b": zero}, {"a": zero + 0.1, "b": zero + 0.1})
+        >>> data = MultimodalData({"a": np.array([[-2.0], [0.1], [2.0]]), "b": np.array([[-1.9], [0.0], [2.2]])})
+        >>> cross_modal_recall(lg, data)[["query", "candidate", "R@1"]].values.tolist()
+        [['a', 'b', 1.0], ['b', 'a', 1.0]]
+    """
+    chosen = list(data.names if names is None else names)
+    present = {name: data.observed_mask[:, list(data.names).index(name)] for name in _known(chosen, data)}
+    rows_of_table: list[dict[str, float | str]] = []
+    for query in chosen:
+        for candidate in chosen:
+            if query == candidate:
+                continue
+            rows = (present[query] & present[candidate]).nonzero().squeeze(1).cpu().numpy()
+            ranks = np.empty(0, dtype=np.int64)
+            if len(rows):
+                asked, shown = (data.subset(rows).select([name]) for name in (query, candidate))
+                found = retrieve(
+                    model, asked, shown, score, targets=np.arange(len(rows)), top_k=0, chunk_size=chunk_size
+                )
+                ranks = found.ranks if found.ranks is not None else ranks
+            rows_of_table.append(
+                {
+                    "query": query,
+                    "candidate": candidate,
+                    "num_queries": len(ranks),
+                    **{f"R@{k}": recall_at(ranks, k) for k in ks},
+                    "median_rank": median_rank(ranks),
+                    "mean_reciprocal_rank": mean_reciprocal_rank(ranks),
+                }
+            )
+    return pd.DataFrame(rows_of_table)
+
+
+def mean_over_pairs(recall: pd.DataFrame) -> dict[str, float]:
+    """The mean of each metric of a ``cross_modal_recall`` table over its pairs, each pair weighing the same.
+
+    Example:
+        >>> mean_over_pairs(pd.DataFrame({"query": ["a", "b"], "candidate": ["b", "a"], "R@1": [0.25, 0.75]}))
+        {'R@1': 0.5}
+    """
+    metrics = recall.drop(columns=["query", "candidate", "num_queries"], errors="ignore")
+    return {str(name): float(value) for name, value in metrics.mean().items()}
+
+
+class _Best:
+    """The k best candidates so far of n queries."""
+
+    def __init__(self, num_queries: int, k: int, device: torch.device) -> None:
+        self.k = k
+        self.scores = torch.empty(num_queries, 0, dtype=torch.float64, device=device)
+        self.indices = torch.empty(num_queries, 0, dtype=torch.int64, device=device)
+        self.scales = torch.empty(num_queries, 0, dtype=torch.float64, device=device)
+
+    def merge(self, block: Tensor, rows: Tensor, factors: Factors) -> None:
+        """Take in the scores of a tile, (n, m), of the candidates ``rows``, (m,)."""
+        if self.k == 0:
+            return
+        usable = block.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        scores, columns = usable.topk(min(self.k, len(rows)), dim=1)
+        scales = factors.query_scale()[:, None] + factors.candidate_scale()[columns]
+        scores = torch.cat([self.scores, scores], dim=1)
+        self.scores, keep = scores.topk(min(self.k, scores.shape[1]), dim=1)
+        self.indices = torch.cat([self.indices, rows[columns]], dim=1).gather(1, keep)
+        self.scales = torch.cat([self.scales, scales], dim=1).gather(1, keep)
+
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """Indices and scores, (n, k), best first, and of tied candidates the first row first."""
+        if self.k == 0:
+            return self.indices, self.scores
+        gap = self.scores[:, :-1] - self.scores[:, 1:] > TIE_TOLERANCE * (1 + self.scales[:, :-1])
+        level = torch.nn.functional.pad(gap.long().cumsum(1), (1, 0))
+        order = (level * (int(self.indices.max()) + 1) + self.indices).argsort(dim=1)
+        scores, indices = self.scores.gather(1, order), self.indices.gather(1, order)
+        missing = scores == -torch.inf
+        return indices.masked_fill(missing, -1), scores.masked_fill(missing, float("nan"))
+
+
+def _score_targets(
+    score: Score, queries: Encoded, candidates: Encoded, targets: Tensor | None, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """The score of each query with its target, and the score below which a candidate is worse; both (N_q,)."""
+    scores = torch.full((len(queries),), float("nan"), dtype=torch.float64, device=queries.pattern_index.device)
+    threshold = scores.clone()
+    if targets is None:
+        return scores, threshold
+    for query_pattern, rows in queries.tiles(chunk_size):
+        of_target = candidates.pattern_index[targets[rows]]
+        for candidate_pattern in torch.unique(of_target).tolist():
+            part = rows[of_target == candidate_pattern]
+            factors = score(queries.take(query_pattern, part), candidates.take(candidate_pattern, targets[part]))
+            scores[part] = factors.paired()
+            scale = 1 + factors.query_scale() + factors.candidate_scale()
+            threshold[part] = scores[part] - TIE_TOLERANCE * scale
+    return scores, threshold
+
+
+def _find_targets(
+    queries: MultimodalData, candidates: MultimodalData, targets: Sequence[int] | NDArray[np.integer] | Tensor | None
+) -> tuple[Tensor | None, str]:
+    """Row number of the true candidate of each query, (N_q,); or None, and why."""
+    num_queries, num_candidates = len(queries), len(candidates)
+    if targets is not None:
+        given = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
+        if given.shape != (num_queries,) or not np.issubdtype(given.dtype, np.integer):
+            raise ArgumentError(
+                f"targets: expected {num_queries} row numbers, one per query, got shape {given.shape} of {given.dtype}."
+            )
+        outside = np.flatnonzero((given < 0) | (given >= num_candidates))
+        if len(outside):
+            raise ArgumentError(
+                f"targets: expected row numbers from 0 to {num_candidates - 1}, got {given[outside[0]]} "
+                f"(row {outside[0]})."
+            )
+        return torch.from_numpy(given.astype(np.int64)), ""
+    if queries.ids is not None and candidates.ids is not None:
+        return _match_ids(queries.ids, candidates.ids)
+    if num_queries == num_candidates:
+        return torch.arange(num_queries), ""
+    return None, (
+        f"the true candidates are not known: {num_queries} queries, {num_candidates} candidates, and no ids on both."
+    )
+
+
+def _match_ids(query_ids: NDArray[np.generic], candidate_ids: NDArray[np.generic]) -> tuple[Tensor | None, str]:
+    """Row number of the candidate with the id of each query; or None, and why."""
+    row_of: dict[object, int] = {}
+    for row, identity in enumerate(candidate_ids.tolist()):
+        if row_of.setdefault(identity, row) != row:
+            return None, f"the true candidates are not known: the id {identity!r} stands on several candidates."
+    asked = query_ids.tolist()
+    absent = [identity for identity in asked if identity not in row_of]
+    if absent:
+        return None, f"the true candidates are not known: no candidate has the id {absent[0]!r} of a query."
+    return torch.tensor([row_of[identity] for identity in asked], dtype=torch.int64), ""
+
+
+def _known(names: Sequence[str], data: MultimodalData) -> Sequence[str]:
+    unknown = [name for name in names if name not in data.names]
+    if unknown or len(set(names)) < max(2, len(names)):
+        raise ArgumentError(
+            f"names: expected at least two different modalities of {list(data.names)}, got {list(names)}."
+        )
+    return names
