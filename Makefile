@@ -1,0 +1,57 @@
+# `make help` lists the targets. The first one that needs it creates the environment; it is made again when
+# pyproject.toml or constraints.txt changes, and not otherwise.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
+FLOORS := build/floors
+
+.PHONY: help install demo test test-all check bench floors clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
+
+install: $(STAMP) ## create .venv with everything the other targets need
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a minute or two) ..."
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[gp,experiments,dev]"
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[bench]"
+	@touch $@
+
+demo: $(STAMP) ## compare calibration variants on the emoji data: one table, and a report in outputs/
+	@$(BIN)/python -m experiments.compare
+	@echo "Report: $$(find outputs -name report.html -exec ls -t {} + | head -n 1)"
+
+check: $(STAMP) ## lint, formatting, types
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy
+
+# One thread each: the matrices of the tests are small, and two cores are shared with whatever else runs.
+test: check ## check, then every test but the slow ones, doctests and the documentation's code included
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+test-all: check ## check, then every test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+bench: $(BENCH_STAMP) ## speed and memory against bare matrix products and other packages
+	@$(BIN)/python -m benchmarks
+
+floors: ## the tests on the oldest versions that pyproject.toml allows (downloads about 6 GB)
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python $(PIP_INSTALL) -c floors.txt -e ".[gp,experiments,dev]"
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -m "not slow"
+
+clean: ## remove the environment, caches and built files; results in outputs/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
