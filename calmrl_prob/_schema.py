@@ -1,0 +1,93 @@
+"""What a model may ask of data before it uses them: the right modalities, and enough to fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from calmrl_prob.errors import DataError, IdentifiabilityWarning, SchemaError
+
+if TYPE_CHECKING:
+    from calmrl_prob.data import MultimodalData
+
+
+def require_schema(data: MultimodalData, dims: Mapping[str, int]) -> None:
+    """Check that data have exactly the modalities in ``dims``, in any order, with those widths.
+
+    Raises:
+        SchemaError: a modality is missing or unknown, or has another width; the message lists them.
+    """
+    lacking = [name for name in dims if name not in data]
+    extra = [name for name in data.names if name not in dims]
+    if lacking or extra:
+        found = [f"lack {lacking}"] * bool(lacking) + [f"have {extra} besides"] * bool(extra)
+        remedies = ["add those that no instance has with data.conform(dims)"] * bool(lacking)
+        remedies += ["leave the others out with data.select(names)"] * bool(extra)
+        raise SchemaError(
+            f"data: expected the modalities {list(dims)}, but the data {' and '.join(found)}; {'; '.join(remedies)}."
+        )
+    require_widths(data, dims)
+
+
+def require_widths(data: MultimodalData, dims: Mapping[str, int]) -> None:
+    """Check that every modality of the data is in ``dims`` with its width.
+
+    Raises:
+        SchemaError: one is not.
+    """
+    for name, width in data.dims.items():
+        if name not in dims:
+            raise SchemaError(f"data: modality {name!r} is unknown, expected {list(dims)}; leave it out with select.")
+        if width != dims[name]:
+            raise SchemaError(
+                f"modality {name!r}: expected {dims[name]} features, got {width}; "
+                "make the representations as those that the model was made for."
+            )
+
+
+def require_fittable(data: MultimodalData) -> None:
+    """Check that a model can be fitted to data: at least two instances, and no modality that none of them has.
+
+    Warns as :func:`warn_unidentifiable` does.
+
+    Raises:
+        DataError: there is one instance, or a modality has no rows.
+
+    Example:
+        >>> import torch
+        >>> from calmrl_prob.data import MultimodalData
+        >>> require_fittable(MultimodalData({"image": torch.ones(1, 3)}))
+        Traceback (most recent call last):
+        ...
+        calmrl_prob.errors.DataError: data: fitting needs at least 2 instances, got 1.
+    """
+    if len(data) < 2:
+        raise DataError(f"data: fitting needs at least 2 instances, got {len(data)}.")
+    for name in data.names:
+        if not bool(data.observed(name).any()):
+            raise DataError(f"modality {name!r}: no instance has it, so it cannot be fitted; leave it out with select.")
+    warn_unidentifiable(data)
+
+
+def warn_unidentifiable(data: MultimodalData) -> None:
+    """Warn if some modalities never share an instance with the rest, not even through others in between.
+
+    Warns:
+        IdentifiabilityWarning: names the groups, and what cannot be learned.
+
+    Example:
+        >>> import torch
+        >>> from calmrl_prob.data import MultimodalData
+        >>> warn_unidentifiable(MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)}))
+    """
+    groups = data.modality_groups()
+    if len(groups) > 1:
+        listed = "; ".join(", ".join(repr(name) for name in group) for group in groups)
+        warnings.warn(
+            f"no instance links these groups of modalities: {listed}. How modalities of different groups go together "
+            "cannot be learned from these data: imputing or retrieving one from another rests on the prior alone. "
+            "Add instances that have modalities of two groups, or model each group by itself.",
+            IdentifiabilityWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,608 @@
+"""MultimodalData: several representations of the same instances, many of which lack some."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calmrl_prob import _display, _schema
+from calmrl_prob._intake import (
+    RowCheck,
+    as_column,
+    as_matrix,
+    as_observed_mask,
+    check_rows,
+    frame_index,
+    named_arrays,
+)
+from calmrl_prob._rows import Rows, Sizes, as_rows, split_rows
+from calmrl_prob._schema import require_fittable, warn_unidentifiable
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
+from calmrl_prob.linear_gaussian.blocks import ObservedBlocks, find_patterns
+
+__all__ = ["MultimodalData", "require_fittable", "warn_unidentifiable"]
+
+logger = logging.getLogger(__name__)
+
+
+class MultimodalData:
+    """N instances with up to M representations ("modalities") each.
+
+    Read-only: methods return new objects, which share memory with this one and with the arrays given wherever no value
+    has to change. The arrays given are never modified, so do not modify them, or what ``data[name]`` returns, either.
+
+    Args:
+        arrays: a mapping of names to (N, D_m) arrays, or (name, array) pairs: numpy, torch or pandas. A row that is
+            NaN throughout is a missing modality. All modalities are brought to the widest floating-point type given;
+            float16 counts as float32, integers and booleans as float64. The index of DataFrames becomes ``ids``.
+        observed_mask: (N, M) bool, True = PRESENT, or a mapping of names to (N,) bool. A modality is absent from an
+            instance where this is False or the row is NaN; what stands in absent rows is never read.
+        ids: (N,) distinct identifiers.
+        labels: (N,) classes or targets.
+        covariates: a mapping of names to arrays (N, ...): anything else known of each instance, texts included.
+        partition: (N,) names of the parts that the instances belong to, such as "train" and "test".
+        attributes: facts about the whole: name, source, licence.
+        missing: "modalities" (the default; fast) refuses rows of which some features are NaN. "features" accepts them,
+            and they are handled exactly, but slower.
+        empty: "refuse" or "drop" instances that have no modality at all.
+
+    Attributes:
+        names: the M modalities, in the order given.
+        observed_mask: (N, M) bool tensor, True = PRESENT.
+        ids, labels, partition: numpy arrays (N,) or None; covariates: dict of numpy arrays (N, ...).
+        missing: "modalities" or "features".
+
+    Raises:
+        DataError: the data break a rule; the message names modality and row.
+        ArgumentTypeError: something is not an array of numbers (or of booleans, for ``observed_mask``).
+        ArgumentError: ``missing`` or ``empty`` is not one of its options.
+
+    Example:
+        >>> import numpy as np
+        >>> text = np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]])
+        >>> data = MultimodalData({"image": np.ones((3, 4)), "text": text}, labels=["a", "b", "a"])
+        >>> data
+        MultimodalData: 3 instances, 2 modalities, 2 missing patterns, float64
+          image  4 features  100.0% observed
+          text   2 features   66.7% observed
+          labels: 2 distinct
+        >>> data.observed_mask.tolist()
+        [[True, True], [True, False], [True, True]]
+        >>> data.subset(data.labels == "a")["text"].tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
+    """
+
+    # len() counts instances while [] takes names, so the old sequence protocol would iterate nonsense.
+    __iter__: None = None
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        *,
+        observed_mask: object = None,
+        ids: object = None,
+        labels: object = None,
+        covariates: Mapping[str, Any] | None = None,
+        partition: object = None,
+        attributes: Mapping[str, str] | None = None,
+        missing: Literal["modalities", "features"] = "modalities",
+        empty: Literal["refuse", "drop"] = "refuse",
+    ) -> None:
+        if missing not in ("modalities", "features"):
+            raise ArgumentError(f"missing: expected 'modalities' or 'features', got {missing!r}.")
+        if empty not in ("refuse", "drop"):
+            raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
+        given = named_arrays(arrays)
+        self.names: tuple[str, ...] = tuple(given)
+        self.missing: Literal["modalities", "features"] = missing
+        self._values = _same_kind({name: as_matrix(name, array) for name, array in given.items()})
+        n, device = self.num_instances, self.device
+        self.labels = None if labels is None else as_column("labels", labels, n)
+        self.partition = None if partition is None else as_column("partition", partition, n)
+        self.covariates: dict[str, np.ndarray] = {
+            name: as_column(f"covariates[{name!r}]", column, n, one_dimensional=False)
+            for name, column in (covariates or {}).items()
+        }
+        self.attributes: dict[str, str] = dict(attributes or {})
+        index = frame_index(given)
+        self.ids = index if ids is None else as_column("ids", ids, n)
+        _check_distinct(self.ids)
+
+        if observed_mask is None:
+            self.observed_mask = torch.ones(n, len(self.names), dtype=torch.bool, device=device)
+        else:
+            # cloned: the user may change theirs later, and NaN rows are entered below
+            self.observed_mask = as_observed_mask(observed_mask, self.names, n, device).clone()
+        #: modalities whose absent rows all hold NaN already, so that data[name] needs no copy
+        self._nan_where_absent: set[str] = set()
+        for m, (name, values) in enumerate(self._values.items()):
+            found = check_rows(values)
+            present = self.observed_mask[:, m] & ~found.absent
+            self._refuse_bad_rows(name, found, present)
+            self.observed_mask[:, m] = present
+            if bool((found.absent | present).all()):
+                self._nan_where_absent.add(name)
+        for m, name in enumerate(self.names):
+            if not bool(self.observed_mask[:, m].any()):
+                raise DataError(f"modality {name!r}: no instance has it (all {n} rows are absent); leave it out.")
+        nothing = (~self.observed_mask.any(dim=1)).nonzero().squeeze(1)
+        if len(nothing) and empty == "refuse":
+            raise DataError(
+                f"arrays: {len(nothing)} of {n} instances have no modality at all, first {self._row(int(nothing[0]))}; "
+                "pass empty='drop' to leave them out."
+            )
+        if len(nothing):
+            logger.info("left out %d of %d instances that have no modality at all", len(nothing), n)
+            self.__dict__.update(self.subset(self.observed_mask.any(dim=1)).__dict__)
+
+    # ---- what there is ------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.num_instances
+
+    @property
+    def num_instances(self) -> int:
+        """Number of instances N."""
+        return int(self._values[self.names[0]].shape[0])
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Number of features D_m of each modality."""
+        return {name: int(values.shape[1]) for name, values in self._values.items()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of every modality: torch.float32 or torch.float64."""
+        return self._values[self.names[0]].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self._values[self.names[0]].device
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The representations of one modality, (N, D_m), NaN in the rows of instances that lack it.
+
+        Raises:
+            SchemaError: there is no such modality.
+            ArgumentTypeError: ``name`` is not a string.
+        """
+        values = self._values[self._known(name)]
+        if name not in self._nan_where_absent:
+            values = values.masked_fill(~self.observed(name)[:, None], torch.nan)
+            self._values[name] = values
+            self._nan_where_absent.add(name)
+        return values
+
+    def observed(self, name: str) -> Tensor:
+        """Which instances have a modality: (N,) bool, True = PRESENT."""
+        return self.observed_mask[:, self.names.index(self._known(name))]
+
+    def rows_with(self, *names: str, how: Literal["any", "all"] = "any") -> Tensor:
+        """The instances that have any (or all) of the named modalities: (N,) bool.
+
+        Example:
+            >>> x = torch.tensor([[1.0], [torch.nan], [2.0]])
+            >>> data = MultimodalData({"image": x, "text": torch.ones(3, 1)})
+            >>> data.subset(data.rows_with("image")).num_instances
+            2
+        """
+        if how not in ("any", "all"):
+            raise ArgumentError(f"how: expected 'any' or 'all', got {how!r}.")
+        columns = torch.stack([self.observed(name) for name in names or self.names], dim=1)
+        return columns.any(dim=1) if how == "any" else columns.all(dim=1)
+
+    def complete_rows(self) -> Tensor:
+        """The instances that have every modality: (N,) bool."""
+        return self.observed_mask.all(dim=1)
+
+    @cached_property
+    def _patterns(self) -> tuple[Tensor, Tensor, Tensor]:
+        return find_patterns(self.observed_mask)
+
+    @property
+    def patterns(self) -> Tensor:
+        """The P distinct rows of ``observed_mask``: (P, M) bool."""
+        return self._patterns[0]
+
+    @property
+    def pattern_index(self) -> Tensor:
+        """The pattern of each instance: (N,) int64, ``patterns[pattern_index] == observed_mask``."""
+        return self._patterns[1]
+
+    @cached_property
+    def has_partial_rows(self) -> bool:
+        """Whether some present row lacks single features (only with ``missing="features"``)."""
+        if self.missing == "modalities":
+            return False
+        return any(bool((check_rows(self._values[name]).partial & self.observed(name)).any()) for name in self.names)
+
+    def feature_mask(self, name: str) -> Tensor:
+        """Which features of a modality each instance has: (N, D_m) bool, True = PRESENT.
+
+        Example:
+            >>> x = torch.tensor([[1.0, torch.nan], [3.0, 4.0]])
+            >>> MultimodalData({"image": x}, missing="features").feature_mask("image").tolist()
+            [[True, False], [True, True]]
+        """
+        values, observed = self._values[self._known(name)], self.observed(name)[:, None]
+        return observed.expand(values.shape) if self.missing == "modalities" else ~values.isnan() & observed
+
+    @cached_property
+    def blocks(self) -> ObservedBlocks:
+        """The rows of each modality that are present, as the exact engine takes them.
+
+        Raises:
+            DataError: some rows lack single features, which whole-modality blocks cannot say.
+        """
+        if self.has_partial_rows:
+            raise DataError("blocks: some rows lack single features; take values and feature_mask(name) instead.")
+        return ObservedBlocks.from_arrays(self._values, self.observed_mask)
+
+    def filled(self, name: str, value: float = 0.0) -> Tensor:
+        """A modality with every absent entry replaced by a finite value: (N, D_m).
+
+        This is what a masked Pyro site needs: masking NaN gives NaN gradients, masking a finite value gives none.
+
+        Example:
+            >>> x = torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]])
+            >>> data = MultimodalData({"image": x, "text": torch.ones(2, 1)})
+            >>> data.filled("image").tolist()
+            [[1.0, 2.0], [0.0, 0.0]]
+        """
+        present = self.feature_mask(name)
+        values = self._values[name]
+        return values if bool(present.all()) else values.masked_fill(~present, value)
+
+    # ---- other data from this -----------------------------------------------------------------------------------
+
+    def subset(self, rows: Rows) -> Self:
+        """The chosen instances, in the order chosen.
+
+        Args:
+            rows: a slice, (n,) row numbers (negative ones count from the end; one may come twice), or (N,) bool.
+
+        Raises:
+            ArgumentError: a row number is out of range, or the booleans are not N.
+            ArgumentTypeError: ``rows`` is neither.
+            DataError: no instance is chosen.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.arange(4.0)[:, None]}, ids=["a", "b", "c", "d"])
+            >>> data.subset([2, 0]).ids.tolist(), data.subset(slice(1, None)).ids.tolist()
+            (['c', 'a'], ['b', 'c', 'd'])
+        """
+        chosen = as_rows(rows, self.num_instances)
+        moved = chosen.to(self.device) if isinstance(chosen, Tensor) else chosen
+        counted = chosen.numpy() if isinstance(chosen, Tensor) else chosen
+        return self._derive(
+            _values={name: values[moved] for name, values in self._values.items()},
+            observed_mask=self.observed_mask[moved],
+            ids=None if self.ids is None else self.ids[counted],
+            labels=None if self.labels is None else self.labels[counted],
+            partition=None if self.partition is None else self.partition[counted],
+            covariates={name: column[counted] for name, column in self.covariates.items()},
+        )
+
+    def select(self, names: Sequence[str]) -> Self:
+        """The chosen modalities, in the order chosen.
+
+        Raises:
+            SchemaError: there is no such modality.
+            DataError: an instance would be left with nothing, or a name stands twice.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)})
+            >>> data.select(["text"]).dims
+            {'text': 4}
+        """
+        chosen = [names] if isinstance(names, str) else list(names)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise DataError(f"names: expected one or more distinct modalities, got {chosen}.")
+        columns = [self.names.index(self._known(name)) for name in chosen]
+        mask = self.observed_mask[:, columns]
+        self._refuse_empty(mask, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
+        return self._derive(
+            names=tuple(chosen), _values={name: self._values[name] for name in chosen}, observed_mask=mask
+        )
+
+    def mask(self, observed_mask: object) -> Self:
+        """Hide modalities: a cell stays present only where it is present here and True in ``observed_mask``.
+
+        No value is copied, and the hidden ones can be had from the data that they were hidden in. A modality may lose
+        all its rows here.
+
+        Args:
+            observed_mask: (N, M) bool, True = PRESENT, or a mapping of names to (N,) bool.
+
+        Raises:
+            DataError: the shape is wrong, or an instance would be left with nothing.
+            ArgumentTypeError: the entries are not booleans.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)})
+            >>> data.mask({"text": [True, False]}).observed_mask.tolist()
+            [[True, True], [True, False]]
+        """
+        asked = as_observed_mask(observed_mask, self.names, self.num_instances, self.device)
+        mask = self.observed_mask & asked
+        self._refuse_empty(mask, "observed_mask", "leave each instance one modality, or take a subset first")
+        changed = (mask != self.observed_mask).any(dim=0).tolist()
+        kept = {name for m, name in enumerate(self.names) if not changed[m]}
+        return self._derive(observed_mask=mask, _nan_where_absent=self._nan_where_absent & kept)
+
+    def split(self, sizes: Sizes, *, seed: int = 0, stratify: object = None) -> tuple[Self, ...]:
+        """Split the instances at random.
+
+        Args:
+            sizes: the fraction of the first of two parts, the number of its instances, or fractions (summing to 1) or
+                numbers (summing to N) of any number of parts.
+            seed: the same seed gives the same split.
+            stratify: (N,) classes, or True for ``labels``: every part gets about the same share of each class.
+
+        Returns:
+            The parts, each with its instances in their original order.
+
+        Raises:
+            ArgumentError: the sizes do not fit, or leave a part without instances.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.arange(10.0)[:, None]})
+            >>> train, test = data.split(0.8, seed=0)
+            >>> len(train), len(test)
+            (8, 2)
+        """
+        return tuple(self.subset(rows) for rows in self.split_indices(sizes, seed=seed, stratify=stratify))
+
+    def split_indices(self, sizes: Sizes, *, seed: int = 0, stratify: object = None) -> tuple[np.ndarray, ...]:
+        """The row numbers of the parts that :meth:`split` returns."""
+        if stratify is True and self.labels is None:
+            raise ArgumentError("stratify: the data have no labels; pass an (N,) array of classes instead.")
+        classes = self.labels if stratify is True else stratify
+        if classes is None or classes is False:
+            return split_rows(self.num_instances, sizes, seed)
+        return split_rows(self.num_instances, sizes, seed, as_column("stratify", classes, self.num_instances))
+
+    @property
+    def train(self) -> Self:
+        """The instances whose ``partition`` is "train"."""
+        return self.part("train")
+
+    @property
+    def test(self) -> Self:
+        """The instances whose ``partition`` is "test"."""
+        return self.part("test")
+
+    def part(self, name: str) -> Self:
+        """The instances that ``partition`` calls ``name``.
+
+        Raises:
+            DataError: the data have no partition, or none of that name.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.ones(3, 2)}, partition=["train", "test", "train"])
+            >>> len(data.part("train")), len(data.test)
+            (2, 1)
+        """
+        if self.partition is None:
+            raise DataError("partition: these data come without a split; use data.split(0.8, seed=0).")
+        rows = self.partition == name
+        if not rows.any():
+            raise DataError(f"partition: no part is called {name!r}; there are {np.unique(self.partition).tolist()}.")
+        return self.subset(rows)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """The same data in another floating-point type (torch.float32 or torch.float64) or on another device.
+
+        Example:
+            >>> MultimodalData({"image": torch.ones(2, 3)}).to(torch.float64).dtype
+            torch.float64
+        """
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}.")
+        return self._derive(
+            _values={name: values.to(device=device, dtype=dtype) for name, values in self._values.items()},
+            observed_mask=self.observed_mask.to(device=device),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[MultimodalData]) -> MultimodalData:
+        """The instances of several data one after another.
+
+        Modalities must be the same (their order is that of the first part) and so must the covariates; ids, labels and
+        partitions must be had by all parts or by none. The widest floating-point type wins.
+
+        Raises:
+            ArgumentError: there are no parts.
+            SchemaError: modalities or widths differ.
+            DataError: ids repeat; or some parts have ids, labels, partition or a covariate that others lack.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.arange(4.0)[:, None]})
+            >>> MultimodalData.concat([data.subset([3]), data.subset([0])])["image"].tolist()
+            [[3.0], [0.0]]
+        """
+        parts = list(parts)
+        if not parts:
+            raise ArgumentError("parts: expected at least one MultimodalData, got none.")
+        first = parts[0]
+        for part in parts[1:]:
+            part.require_schema(first.dims)
+            if part.device != first.device:
+                raise DataError(f"parts: expected one device, got {first.device}, {part.device}; use .to(device=...).")
+        dtype = max((part.dtype for part in parts), key=lambda kind: kind.itemsize)
+        ids = _join("ids", [part.ids for part in parts])
+        _check_distinct(ids)
+        return first._derive(
+            _values={name: torch.cat([part._values[name].to(dtype) for part in parts]) for name in first.names},
+            observed_mask=torch.cat([torch.stack([p.observed(n) for n in first.names], dim=1) for p in parts]),
+            _nan_where_absent={n for n in first.names if all(n in part._nan_where_absent for part in parts)},
+            missing="features" if any(part.missing == "features" for part in parts) else "modalities",
+            ids=ids,
+            labels=_join("labels", [part.labels for part in parts]),
+            partition=_join("partition", [part.partition for part in parts]),
+            covariates={
+                key: _join(f"covariates[{key!r}]", [part.covariates.get(key) for part in parts])
+                for key in dict.fromkeys(key for part in parts for key in part.covariates)
+            },
+            attributes={k: v for k, v in first.attributes.items() if all(p.attributes.get(k) == v for p in parts)},
+        )
+
+    # ---- fitting to a model -------------------------------------------------------------------------------------
+
+    def require_schema(self, dims: Mapping[str, int]) -> None:
+        """Check that these data have the modalities that a model expects, in any order.
+
+        Args:
+            dims: the number of features D_m of each modality of the model.
+
+        Raises:
+            SchemaError: a modality is missing or unknown, or has another width; the message lists them.
+
+        Example:
+            >>> MultimodalData({"image": torch.ones(2, 3)}).require_schema({"image": 3})
+        """
+        _schema.require_schema(self, dims)
+
+    def conform(self, dims: Mapping[str, int]) -> Self:
+        """These data with the modalities of a model, in its order; those that no instance here has are wholly absent.
+
+        Args:
+            dims: the number of features D_m of each modality of the model.
+
+        Raises:
+            SchemaError: these data have a modality that ``dims`` lacks, or one of another width.
+
+        Example:
+            >>> data = MultimodalData({"text": torch.ones(2, 3)}).conform({"image": 5, "text": 3})
+            >>> data.dims, data.observed_mask.tolist()
+            ({'image': 5, 'text': 3}, [[False, True], [False, True]])
+        """
+        _schema.require_widths(self, dims)
+        if tuple(dims) == self.names:
+            return self
+        # one NaN seen from every place of the array: absent modalities take no memory
+        nan = torch.full((1, 1), torch.nan, dtype=self.dtype, device=self.device)
+        nowhere = torch.zeros(len(self), dtype=torch.bool, device=self.device)
+        return self._derive(
+            names=tuple(dims),
+            _values={n: self._values[n] if n in self else nan.expand(len(self), d) for n, d in dims.items()},
+            observed_mask=torch.stack([self.observed(n) if n in self else nowhere for n in dims], dim=1),
+            _nan_where_absent=self._nan_where_absent | {n for n in dims if n not in self},
+        )
+
+
+    def modality_groups(self) -> list[tuple[str, ...]]:
+        """Groups of modalities that are linked by instances which have two of them.
+
+        Modalities are vertices; two are joined where some instance has both; the groups are the connected components.
+        Nothing in the data says how the modalities of different groups go together.
+
+        Example:
+            >>> x = torch.ones(4, 1)
+            >>> mask = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1]]).bool()
+            >>> MultimodalData({"image": x, "text": x, "audio": x}, observed_mask=mask).modality_groups()
+            [('image', 'text'), ('audio',)]
+        """
+        together = (self.patterns[:, :, None] & self.patterns[:, None, :]).any(dim=0).cpu().numpy()
+        group = list(range(len(self.names)))
+        for i, j in zip(*np.nonzero(together), strict=True):
+            group = [group[i] if g == group[j] else g for g in group]
+        return [tuple(n for n, g in zip(self.names, group, strict=True) if g == k) for k in dict.fromkeys(group)]
+
+    # ---- display and helpers ------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return _display.text(self)
+
+    def _repr_html_(self) -> str:
+        return _display.html(self)
+
+    def _derive(self, **changes: Any) -> Self:
+        new = object.__new__(type(self))
+        new.__dict__.update({k: v for k, v in self.__dict__.items() if k not in _CACHED})
+        new.__dict__.update(changes)
+        new._nan_where_absent = set(new._nan_where_absent)
+        return new
+
+    def _known(self, name: object) -> str:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"name: expected a modality's name, got {name!r}; for rows use subset.")
+        if name not in self._values:
+            raise SchemaError(f"names: no modality is called {name!r}; the modalities are {list(self.names)}.")
+        return name
+
+    def _row(self, row: int) -> str:
+        return f"row {row}" if self.ids is None else f"row {row} (id {str(self.ids[row])!r})"
+
+    def _refuse_bad_rows(self, name: str, found: RowCheck, present: Tensor) -> None:
+        bad = found.infinite & present
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            feature = int(self._values[name][row].isinf().nonzero()[0])
+            raise DataError(
+                f"modality {name!r}: {int(bad.sum())} rows hold infinities, first {self._row(row)}, feature {feature}; "
+                "replace them, or make the whole row NaN if the modality is missing there."
+            )
+        bad = found.partial & present
+        if self.missing == "modalities" and bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            lacking = int(self._values[name][row].isnan().sum())
+            raise DataError(
+                f"modality {name!r}: {int(bad.sum())} rows are NaN in part, first {self._row(row)}, which lacks "
+                f"{lacking} of {self.dims[name]} features; missing='features' handles them exactly, but slower. "
+                "Otherwise fill them, or make the whole row NaN if the modality is missing there."
+            )
+
+    def _refuse_empty(self, mask: Tensor, argument: str, remedy: str) -> None:
+        nothing = (~mask.any(dim=1)).nonzero().squeeze(1)
+        if len(nothing):
+            first = self._row(int(nothing[0]))
+            raise DataError(f"{argument}: {len(nothing)} instances would have nothing left, first {first}; {remedy}.")
+
+
+_CACHED = ("_patterns", "blocks", "has_partial_rows")
+
+
+def _same_kind(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Check that row counts and devices agree, and bring all modalities to the widest type."""
+    first = next(iter(values))
+    for name, value in values.items():
+        if len(value) != len(values[first]):
+            raise DataError(
+                f"modality {name!r}: it has {len(value)} rows, modality {first!r} has {len(values[first])}; give every "
+                "modality one row per instance, NaN where the instance lacks it."
+            )
+        if value.device != values[first].device:
+            raise DataError(
+                f"modality {name!r}: it is on {value.device}, modality {first!r} on {values[first].device}; "
+                "move them to one device."
+            )
+    widest = max((value.dtype for value in values.values()), key=lambda kind: kind.itemsize)
+    return {name: value.to(widest) for name, value in values.items()}
+
+
+def _check_distinct(ids: np.ndarray | None) -> None:
+    if ids is None:
+        return
+    distinct, counts = np.unique(ids, return_counts=True)
+    if len(distinct) < len(ids):
+        repeated = distinct[counts > 1][0]
+        rows = np.nonzero(ids == repeated)[0][:2].tolist()
+        raise DataError(f"ids: expected distinct identifiers, but {str(repeated)!r} stands in rows {rows}.")
+
+
+def _join(what: str, columns: list[np.ndarray | None]) -> np.ndarray | None:
+    had = [column for column in columns if column is not None]
+    if had and len(had) < len(columns):
+        raise DataError(f"{what}: {len(had)} of {len(columns)} parts have it; give it to all parts or to none.")
+    return np.concatenate(had) if had else None

@@ -1,0 +1,164 @@
+"""Reading data from files, and writing files so that none is ever left half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to, and move the file to ``path`` once it is whole.
+
+    The temporary file has the same name, in a new folder beside ``path``, so that moving it is one step of the file
+    system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands.
+
+    Args:
+        path: where the file is to stand; its folder must exist.
+
+    Yields:
+        The temporary path.
+
+    Example:
+        >>> folder = tempfile.mkdtemp()
+        >>> with write_atomically(Path(folder) / "note.txt") as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> [entry.name for entry in Path(folder).iterdir()]
+        ['note.txt']
+    """
+    path = Path(path)
+    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
+    try:
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load_npz(
+    path: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    ids: str = "ids",
+) -> MultimodalData:
+    """Read multimodal data from an .npz file of numpy arrays; nothing in it is unpickled.
+
+    What the arrays of the file are called says what they are:
+
+    - ``x_<name>``, (N, D_m): a modality, NaN in rows that lack it
+    - ``labels``, ``ids``, (N,): as in :class:`MultimodalData`
+    - ``<part>_idx``, (n,): the row numbers of a part; ``train_idx`` and ``test_idx`` make ``data.train`` and ``.test``
+    - any other array with N rows: a covariate
+
+    Args:
+        path: the file.
+        names: which modalities, in this order; all by default.
+        dtype: torch.float32 or torch.float64; by default the widest in the file, float32 at least.
+        ids: the array that holds the identifiers.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is damaged, not an .npz file, or its arrays break the rules above; file and array are named.
+        ArgumentError: a modality asked for is not in the file.
+        DataError: the arrays are well formed, but their values are not (see :class:`MultimodalData`).
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "pair.npz"
+        >>> np.savez(path, x_image=np.ones((3, 2)), x_text=np.ones((3, 4)), train_idx=[0, 2], test_idx=[1])
+        >>> load_npz(path)
+        MultimodalData: 3 instances, 2 modalities, 1 missing pattern, float64
+          image  2 features  100.0% observed
+          text   4 features  100.0% observed
+          partition: test 1, train 2
+    """
+    path = Path(path)
+    if isinstance(names, str):
+        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {names!r}; use [{names!r}].")
+    arrays = _read_arrays(path, names)
+    modalities = {key.removeprefix("x_"): array for key, array in arrays.items() if key.startswith("x_")}
+    if not modalities:
+        raise FileFormatError(
+            f"{path}: no modality in it, only {sorted(arrays)}; name the array of each modality x_<name>."
+        )
+    if names is not None:
+        unknown = [name for name in names if name not in modalities]
+        if unknown:
+            raise ArgumentError(f"names: {path} has no modality {unknown[0]!r}; it has {list(modalities)}.")
+        modalities = {name: modalities[name] for name in names}
+    for name, array in modalities.items():
+        if array.dtype.kind not in "fiub" or array.ndim != 2:
+            raise FileFormatError(
+                f"{path}: x_{name} should hold numbers of shape (N, D), but is {array.dtype} {array.shape}."
+            )
+    num_instances = len(next(iter(modalities.values())))
+    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
+    beside = {key: a for key, a in arrays.items() if not key.startswith("x_") and not key.endswith("_idx")}
+    for key, array in beside.items():
+        if array.shape[:1] != (num_instances,):
+            raise FileFormatError(
+                f"{path}: array {key!r} has shape {array.shape}, but there are {num_instances} instances; "
+                "keep one row per instance, or leave it out of the file."
+            )
+    data = MultimodalData(
+        modalities,
+        labels=beside.pop("labels", None),
+        ids=beside.pop(ids, None),
+        covariates=beside,
+        partition=_partition(path, parts, num_instances) if parts else None,
+        attributes={"name": path.stem},
+    )
+    return data if dtype is None else data.to(dtype)
+
+
+def _read_arrays(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without the modalities that are not asked for, which may be large."""
+    key = None
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise FileFormatError(f"{path}: expected an .npz archive of named arrays, got one array; use numpy.savez.")
+        with archive:
+            arrays = {}
+            for key in archive.files:
+                name = key.removeprefix("x_")
+                wanted = names is None or name == key or name in names
+                arrays[key] = archive[key] if wanted else np.empty((0, 0))
+            return arrays
+    except FileNotFoundError:
+        raise
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        where = f"{path}: array {key!r}" if key else f"{path}"
+        remedy = "write it anew with numpy.savez, objects and texts as numbers or fixed-width strings"
+        raise FileFormatError(f"{where} cannot be read ({error}); {remedy}.") from error
+
+
+def _partition(path: Path, parts: dict[str, np.ndarray], num_instances: int) -> np.ndarray:
+    """The part that each instance belongs to; "" for those in none."""
+    partition = np.full(num_instances, "", dtype=f"<U{max(map(len, parts))}")
+    for part, rows in parts.items():
+        where = f"{path}: {part}_idx"
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(np.unique(rows)) < len(rows):
+            raise FileFormatError(f"{where} should hold distinct row numbers, but is {rows.dtype} {rows.shape}.")
+        if len(rows) and (rows.min() < 0 or rows.max() >= num_instances):
+            raise FileFormatError(f"{where} should hold row numbers in 0 .. {num_instances - 1}.")
+        taken = partition[rows] != ""
+        if taken.any():
+            row = rows[taken][0]
+            raise FileFormatError(f"{where} and {partition[row]}_idx share row {row}; give each row to one part.")
+        partition[rows] = part
+    return partition
