@@ -42,7 +42,7 @@ def mcar(data: MultimodalData, rate: float = 0.5, *, seed: int = 0) -> Tensor:
         ArgumentError: ``rate`` is outside its bounds.
 
     Example:
-        >>> data = MultimodalData({"image": torch.ones(100, 2), "text": torch.ones(100, 2), "audio": torch.ones(100, 2)})
+        >>> data = MultimodalData({name: torch.ones(100, 2) for name in ("image", "text", "audio")})
         >>> mcar(data, rate=0.5, seed=0).double().mean().item()
         0.5
     """
@@ -211,7 +211,7 @@ MECHANISMS: dict[str, Mechanism] = {"mcar": mcar, "mar": mar, "mnar": mnar, "pai
 
 
 def _present(data: MultimodalData) -> np.ndarray:
-    return np.array(data.observed_mask.cpu())
+    return data.observed_mask.cpu().numpy().copy()
 
 
 def _finish(observed: np.ndarray, data: MultimodalData) -> Tensor:
