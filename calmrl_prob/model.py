@@ -1,0 +1,326 @@
+"""SharedLatentModel, the generative model of CalMRL in Pyro, and ConjugateGuide, its exact posterior as a Pyro guide.
+
+    z_n     ~ N(m0, S0)                               in plate "instances", n = 1 .. N
+    x_n^m   ~ N(W^m z_n + mu^m, diag(psi^m))          for each modality m that instance n has
+
+Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2025), with
+psi^m the same for all features of a modality; with psi^m free it is factor analysis in groups.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.linear_gaussian import LinearGaussian, posterior
+from calmrl_prob.priors import NormalPrior, Prior
+
+#: Names of Pyro sites that no modality may take.
+LATENT_SITE, PLATE = "z", "instances"
+#: Standard deviation of the loadings that a new model starts from.
+_START_SCALE = 0.1
+
+
+class SharedLatentModel(PyroModule):
+    """The shared-latent model of M modalities as a Pyro model that owns its parameters.
+
+    Calling it with data runs the generative model: a plate "instances" of size N, in it the latent site "z" with
+    event shape (K,), and one observed site per modality, named as the modality, with event shape (D_m,). What an
+    instance lacks is masked, so it adds nothing to any density or gradient. Calling it with a number N samples N
+    complete instances from the prior. The parameters are plain ``torch.nn.Parameter`` objects: nothing is entered in
+    Pyro's global parameter store, ``state_dict`` holds all there is, and two models never share anything.
+
+    To fit it use ``calmrl_prob.fit``, which has closed-form steps. Gradients work too, and with
+    :class:`ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
+    ``Trace_ELBO().differentiable_loss(model, guide, data)``; ``pyro.infer.SVI`` with a ``pyro.optim`` optimiser does
+    the same.
+
+    Args:
+        dims: number of features D_m of each modality.
+        latent_dim: K.
+        noise: "isotropic", one noise variance per modality (the paper), or "diagonal", one per feature.
+        prior: p(z); the standard normal if not given.
+        seed: of the small random loadings it starts from (intercepts 0, noise variances 1).
+        dtype: of the parameters and all K-dimensional algebra.
+
+    Raises:
+        ArgumentError: no modality, a width or K below 1, an unknown kind of noise, a prior for another K, or a
+            modality named as one of the model's own sites.
+
+    Example:
+        >>> model = SharedLatentModel({"image": 3, "text": 2}, latent_dim=2)
+        >>> model
+        SharedLatentModel(image: 3, text: 2; latent_dim=2, noise='isotropic', prior=normal)
+        >>> trace = pyro.poutine.trace(model).get_trace(5)
+        >>> tuple(trace.nodes["z"]["value"].shape), tuple(trace.nodes["text"]["value"].shape)
+        ((5, 2), (5, 2))
+        >>> model.num_parameters  # 5 loadings of 2 latents, 5 intercepts, 2 noise variances
+        17
+    """
+
+    prior: Prior
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        latent_dim: int = 16,
+        noise: Literal["isotropic", "diagonal"] = "isotropic",
+        prior: Prior | None = None,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.dims = _checked_dims(dims)
+        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ArgumentError(f"latent_dim: expected a whole number of at least 1, got {latent_dim!r}.")
+        if noise not in ("isotropic", "diagonal"):
+            raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
+        self.latent_dim = latent_dim
+        self.noise: Literal["isotropic", "diagonal"] = noise
+        if prior is None:
+            prior = NormalPrior(latent_dim, dtype=dtype)
+        if not isinstance(prior, Prior):
+            raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {type(prior).__name__}.")
+        if prior.latent_dim != latent_dim:
+            raise ArgumentError(
+                f"prior: it has {prior.latent_dim} latents, the model {latent_dim}; use the same number."
+            )
+        self.prior = copy.deepcopy(prior).to(dtype)
+        generator = torch.Generator().manual_seed(seed)
+        for name, width in self.dims.items():
+            loadings = _START_SCALE * torch.randn(width, latent_dim, generator=generator, dtype=dtype)
+            noise_shape = (width,) if noise == "diagonal" else ()
+            self.register_parameter(_key("loadings", name), nn.Parameter(loadings))
+            self.register_parameter(_key("intercepts", name), nn.Parameter(torch.zeros(width, dtype=dtype)))
+            self.register_parameter(_key("log_noise", name), nn.Parameter(torch.zeros(noise_shape, dtype=dtype)))
+        taken = {LATENT_SITE, PLATE, *(name for name, _ in self.named_parameters())}
+        for name in self.dims:
+            if name in taken:
+                raise ArgumentError(
+                    f"dims: the modality name {name!r} is taken by a site of the model; rename the modality."
+                )
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        # PyroModule would enter every parameter that is read during a call in Pyro's global store. This model keeps
+        # its own, and states them as sites in forward.
+        return nn.Module.__getattr__(self, name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities."""
+        return tuple(self.dims)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are learned: (K + 1) for each feature, and the noise variances.
+
+        Rotating the latent changes no density, so K (K - 1) / 2 of them are redundant.
+        """
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def __repr__(self) -> str:
+        widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
+        settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}, prior={self.prior.name}"
+        return f"SharedLatentModel({widths}; {settings})"
+
+    def linear_gaussian(self) -> LinearGaussian:
+        """The parameters in the form that the exact engine takes; gradients flow through to them.
+
+        Example:
+            >>> model = SharedLatentModel({"image": 3}, latent_dim=2)
+            >>> tuple(model.linear_gaussian().loadings["image"].shape)
+            (3, 2)
+        """
+        return self._assemble(dict(self.named_parameters()))
+
+    @torch.no_grad()
+    def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:
+        """Take over parameters.
+
+        The model keeps its own prior. Where that differs from the other's, N(m1, S1), the latent is moved by the
+        affine map between the two, which leaves every density of the data as it is: with S1 = L1 L1^T, S0 = L0 L0^T,
+
+            W = W1 L1 L0^-1,    mu = mu1 + W1 m1 - W m0
+
+        Raises:
+            SchemaError: the modalities or their widths differ.
+            ArgumentError: K differs, or the noise of some modality differs by feature while this model's is isotropic.
+
+        Example:
+            >>> source = SharedLatentModel({"image": 3}, latent_dim=2, seed=1)
+            >>> model = SharedLatentModel({"image": 3}, latent_dim=2)
+            >>> model.load_linear_gaussian(source.linear_gaussian())
+            >>> torch.equal(model.linear_gaussian().loadings["image"], source.linear_gaussian().loadings["image"])
+            True
+        """
+        if linear_gaussian.dims != self.dims:  # equal mappings, in any order
+            raise SchemaError(
+                f"linear_gaussian: expected the modalities {self.dims}, got {linear_gaussian.dims}; "
+                "make a model with its dims."
+            )
+        if linear_gaussian.latent_dim != self.latent_dim:
+            raise ArgumentError(
+                f"linear_gaussian: expected {self.latent_dim} latents, got {linear_gaussian.latent_dim}; "
+                f"make a model with latent_dim={linear_gaussian.latent_dim}."
+            )
+        noise = {}
+        for name, variance in linear_gaussian.noise_variance.items():
+            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
+                raise ArgumentError(
+                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
+                    "are isotropic; make a model with noise='diagonal'."
+                )
+            noise[name] = variance if self.noise == "diagonal" else variance[0]
+        given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
+        mean, covariance = self.prior.gaussian()
+        same_prior = torch.equal(given.prior_mean, mean) and torch.equal(given.prior_covariance, covariance)
+        for name in self.dims:
+            loadings, intercept = given.loadings[name], given.intercepts[name]
+            if not same_prior:
+                scaled = loadings @ torch.linalg.cholesky(given.prior_covariance)
+                moved = torch.linalg.solve_triangular(
+                    torch.linalg.cholesky(covariance), scaled, upper=False, left=False
+                )
+                intercept = intercept + loadings @ given.prior_mean - moved @ mean
+                loadings = moved
+            getattr(self, _key("loadings", name)).copy_(loadings)
+            getattr(self, _key("intercepts", name)).copy_(intercept)
+            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+
+    def forward(self, data: MultimodalData | int) -> Tensor:
+        """The generative process, for Pyro.
+
+        Args:
+            data: N instances to condition on, or their number N to sample complete ones. Modalities of the model that
+                the data do not have count as missing everywhere.
+
+        Returns:
+            The latents (N, K).
+
+        Raises:
+            SchemaError: the data have a modality that the model does not know, or of another width.
+        """
+        parameters = {
+            name: _parameter_site(self._pyro_get_fullname(name), parameter)
+            for name, parameter in self.named_parameters()
+        }
+        lg = self._assemble(parameters)
+        given = None if isinstance(data, int) else data.conform(self.dims)
+        num_instances = data if isinstance(data, int) else len(data)
+        with pyro.plate(PLATE, num_instances, dim=-1):
+            z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution())
+            for name in self.names:
+                location = z @ lg.loadings[name].mT + lg.intercepts[name]
+                features = dist.Normal(location, lg.noise_variance[name].sqrt())
+                if given is None:
+                    pyro.sample(name, features.to_event(1))
+                    continue
+                # A finite value first, then the mask: masking NaN would give a finite density with NaN gradients.
+                values = given.filled(name).to(location.dtype)
+                if given.missing == "features":
+                    observed = features.mask(given.feature_mask(name)).to_event(1)
+                else:
+                    observed = features.to_event(1).mask(given.observed(name))
+                pyro.sample(name, observed, obs=values)
+        return z
+
+    def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
+        prior_mean, prior_covariance = self.prior.gaussian()
+        return LinearGaussian(
+            {name: parameters[_key("loadings", name)] for name in self.dims},
+            {name: parameters[_key("intercepts", name)] for name in self.dims},
+            {name: parameters[_key("log_noise", name)].exp() for name in self.dims},
+            prior_mean,
+            prior_covariance,
+        )
+
+
+class ConjugateGuide(nn.Module):
+    """The exact posterior of a :class:`SharedLatentModel` as a Pyro guide; it has nothing to learn.
+
+        q(z_n) = N(z_n; V_n h_n, V_n) = p(z_n | x_n)
+
+    Since log p(x, z) - log q(z) = log p(x) whatever z is, the ELBO equals the log marginal likelihood for every single
+    draw, and so do the gradients, which run through the guide too: gradient steps on this ELBO are steps on the exact
+    marginal likelihood. Draws and densities take N K^2 numbers; for many instances use ``calmrl_prob.posterior``.
+
+    For posterior predictive draws take the model's observations away, but not the guide's::
+
+        Predictive(pyro.poutine.uncondition(model), guide=ConjugateGuide(model), num_samples=500)(data)
+
+    Args:
+        model: the model; its current parameters are read at each call.
+
+    Example:
+        >>> from pyro.infer import Trace_ELBO
+        >>> model = SharedLatentModel({"image": 3, "text": 2}, latent_dim=2)
+        >>> data = MultimodalData({"image": torch.ones(4, 3), "text": torch.ones(4, 2)})
+        >>> elbo = -Trace_ELBO().loss(model, ConjugateGuide(model), data)
+        >>> exact = posterior(model.linear_gaussian(), data.blocks).log_marginal.sum()
+        >>> abs(elbo - float(exact)) < 1e-9
+        True
+    """
+
+    def __init__(self, model: SharedLatentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: MultimodalData) -> Tensor:
+        """Sample the latents of all instances, (N, K), from the exact posterior.
+
+        Raises:
+            SchemaError: the data have a modality that the model does not know, or of another width.
+        """
+        # in the model's type throughout, or rounding in the data's would part guide and model
+        blocks = data.conform(self.model.dims).to(dtype=self.model.dtype).blocks
+        given = posterior(self.model.linear_gaussian(), blocks)
+        factor = torch.linalg.cholesky(given.pattern_covariance)
+        with pyro.plate(PLATE, len(data), dim=-1):
+            z: Tensor = pyro.sample(
+                LATENT_SITE, dist.MultivariateNormal(given.mean, scale_tril=factor[given.pattern_index])
+            )
+        return z
+
+
+def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(dims, Mapping):
+        raise ArgumentTypeError(f"dims: expected a mapping of modality names to widths, got {type(dims).__name__}.")
+    if not dims:
+        raise ArgumentError("dims: expected at least one modality, got none.")
+    for name, width in dims.items():
+        if not isinstance(name, str) or not name:
+            raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise ArgumentError(f"dims[{name!r}]: expected a whole number of features of at least 1, got {width!r}.")
+    return dict(dims)
+
+
+def _key(kind: str, name: str) -> str:
+    """The name of a modality's parameter; torch allows no dots in it, modality names may have some."""
+    return f"{kind}/{name.replace('%', '%25').replace('.', '%2E')}"
+
+
+def _parameter_site(name: str, parameter: nn.Parameter) -> Tensor:
+    """State a parameter to Pyro's handlers (SVI collects what to optimise from them) without its global store."""
+    value: Any = parameter.view_as(parameter)
+    value.unconstrained = weakref.ref(parameter)
+    state: Callable[..., Tensor] = effectful(lambda *_, **__: value, type="param")
+    return state(name, parameter, constraint=constraints.real, name=name)
