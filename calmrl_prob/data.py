@@ -179,8 +179,9 @@ class MultimodalData:
         values = self._values[self._known(name)]
         if name not in self._nan_where_absent:
             values = values.masked_fill(~self.observed(name)[:, None], torch.nan)
-            self._values[name] = values
-            self._nan_where_absent.add(name)
+            # rebound, not changed in place: other data may share the old ones
+            self._values = {**self._values, name: values}
+            self._nan_where_absent = self._nan_where_absent | {name}
         return values
 
     def observed(self, name: str) -> Tensor:
@@ -500,7 +501,6 @@ class MultimodalData:
             _nan_where_absent=self._nan_where_absent | {n for n in dims if n not in self},
         )
 
-
     def modality_groups(self) -> list[tuple[str, ...]]:
         """Groups of modalities that are linked by instances which have two of them.
 
@@ -531,7 +531,6 @@ class MultimodalData:
         new = object.__new__(type(self))
         new.__dict__.update({k: v for k, v in self.__dict__.items() if k not in _CACHED})
         new.__dict__.update(changes)
-        new._nan_where_absent = set(new._nan_where_absent)
         return new
 
     def _known(self, name: object) -> str:

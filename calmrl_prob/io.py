@@ -127,10 +127,11 @@ def _read_arrays(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarra
     """The arrays of an .npz file, without the modalities that are not asked for, which may be large."""
     key = None
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileFormatError(f"{path}: expected an .npz archive of named arrays, got one array; use numpy.savez.")
-        with archive:
+        # opened here, because numpy leaves the file open when it finds the archive damaged
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise FileFormatError(f"{path}: expected an .npz archive, got a single array; use numpy.savez.")
             arrays = {}
             for key in archive.files:
                 name = key.removeprefix("x_")

@@ -64,8 +64,8 @@ def make_synthetic(
         >>> data, truth, latents, complete = make_synthetic(200, {"image": 5, "text": 3}, missing_rate=0.2, seed=0)
         >>> data
         MultimodalData: 200 instances, 2 modalities, 3 missing patterns, float64
-          image  5 features  79.0% observed
-          text   3 features  81.0% observed
+          image  5 features  82.0% observed
+          text   3 features  78.0% observed
           labels: 2 distinct
         >>> truth
         LinearGaussian(image: 5, text: 3; latent_dim=3, dtype=torch.float64)
