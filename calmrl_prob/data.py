@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob import _display, _schema
+from calmrl_prob._checks import check_distinct, describe_row, join_columns, refuse_bad_rows, refuse_empty, same_kind
 from calmrl_prob._intake import (
-    RowCheck,
     as_column,
     as_matrix,
     as_observed_mask,
@@ -101,7 +101,7 @@ class MultimodalData:
         given = named_arrays(arrays)
         self.names: tuple[str, ...] = tuple(given)
         self.missing: Literal["modalities", "features"] = missing
-        self._values = _same_kind({name: as_matrix(name, array) for name, array in given.items()})
+        self._values = same_kind({name: as_matrix(name, array) for name, array in given.items()})
         n, device = self.num_instances, self.device
         self.labels = None if labels is None else as_column("labels", labels, n)
         self.partition = None if partition is None else as_column("partition", partition, n)
@@ -112,7 +112,7 @@ class MultimodalData:
         self.attributes: dict[str, str] = dict(attributes or {})
         index = frame_index(given)
         self.ids = index if ids is None else as_column("ids", ids, n)
-        _check_distinct(self.ids)
+        check_distinct(self.ids)
 
         if observed_mask is None:
             self.observed_mask = torch.ones(n, len(self.names), dtype=torch.bool, device=device)
@@ -124,7 +124,7 @@ class MultimodalData:
         for m, (name, values) in enumerate(self._values.items()):
             found = check_rows(values)
             present = self.observed_mask[:, m] & ~found.absent
-            self._refuse_bad_rows(name, found, present)
+            refuse_bad_rows(name, values, found, present, partial_allowed=missing == "features", ids=self.ids)
             self.observed_mask[:, m] = present
             if bool((found.absent | present).all()):
                 self._nan_where_absent.add(name)
@@ -133,8 +133,9 @@ class MultimodalData:
                 raise DataError(f"modality {name!r}: no instance has it (all {n} rows are absent); leave it out.")
         nothing = (~self.observed_mask.any(dim=1)).nonzero().squeeze(1)
         if len(nothing) and empty == "refuse":
+            first = describe_row(int(nothing[0]), self.ids)
             raise DataError(
-                f"arrays: {len(nothing)} of {n} instances have no modality at all, first {self._row(int(nothing[0]))}; "
+                f"arrays: {len(nothing)} of {n} instances have no modality at all, first {first}; "
                 "pass empty='drop' to leave them out."
             )
         if len(nothing):
@@ -311,7 +312,7 @@ class MultimodalData:
             raise DataError(f"names: expected one or more distinct modalities, got {chosen}.")
         columns = [self.names.index(self._known(name)) for name in chosen]
         mask = self.observed_mask[:, columns]
-        self._refuse_empty(mask, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
+        refuse_empty(mask, self.ids, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
         return self._derive(
             names=tuple(chosen), _values={name: self._values[name] for name in chosen}, observed_mask=mask
         )
@@ -336,7 +337,7 @@ class MultimodalData:
         """
         asked = as_observed_mask(observed_mask, self.names, self.num_instances, self.device)
         mask = self.observed_mask & asked
-        self._refuse_empty(mask, "observed_mask", "leave each instance one modality, or take a subset first")
+        refuse_empty(mask, self.ids, "observed_mask", "leave each instance one modality, or take a subset first")
         changed = (mask != self.observed_mask).any(dim=0).tolist()
         kept = {name for m, name in enumerate(self.names) if not changed[m]}
         return self._derive(observed_mask=mask, _nan_where_absent=self._nan_where_absent & kept)
@@ -441,18 +442,18 @@ class MultimodalData:
             if part.device != first.device:
                 raise DataError(f"parts: expected one device, got {first.device}, {part.device}; use .to(device=...).")
         dtype = max((part.dtype for part in parts), key=lambda kind: kind.itemsize)
-        ids = _join("ids", [part.ids for part in parts])
-        _check_distinct(ids)
+        ids = join_columns("ids", [part.ids for part in parts])
+        check_distinct(ids)
         return first._derive(
             _values={name: torch.cat([part._values[name].to(dtype) for part in parts]) for name in first.names},
             observed_mask=torch.cat([torch.stack([p.observed(n) for n in first.names], dim=1) for p in parts]),
             _nan_where_absent={n for n in first.names if all(n in part._nan_where_absent for part in parts)},
             missing="features" if any(part.missing == "features" for part in parts) else "modalities",
             ids=ids,
-            labels=_join("labels", [part.labels for part in parts]),
-            partition=_join("partition", [part.partition for part in parts]),
+            labels=join_columns("labels", [part.labels for part in parts]),
+            partition=join_columns("partition", [part.partition for part in parts]),
             covariates={
-                key: _join(f"covariates[{key!r}]", [part.covariates.get(key) for part in parts])
+                key: join_columns(f"covariates[{key!r}]", [part.covariates.get(key) for part in parts])
                 for key in dict.fromkeys(key for part in parts for key in part.covariates)
             },
             attributes={k: v for k, v in first.attributes.items() if all(p.attributes.get(k) == v for p in parts)},
@@ -540,68 +541,5 @@ class MultimodalData:
             raise SchemaError(f"names: no modality is called {name!r}; the modalities are {list(self.names)}.")
         return name
 
-    def _row(self, row: int) -> str:
-        return f"row {row}" if self.ids is None else f"row {row} (id {str(self.ids[row])!r})"
-
-    def _refuse_bad_rows(self, name: str, found: RowCheck, present: Tensor) -> None:
-        bad = found.infinite & present
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            feature = int(self._values[name][row].isinf().nonzero()[0])
-            raise DataError(
-                f"modality {name!r}: {int(bad.sum())} rows hold infinities, first {self._row(row)}, feature {feature}; "
-                "replace them, or make the whole row NaN if the modality is missing there."
-            )
-        bad = found.partial & present
-        if self.missing == "modalities" and bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            lacking = int(self._values[name][row].isnan().sum())
-            raise DataError(
-                f"modality {name!r}: {int(bad.sum())} rows are NaN in part, first {self._row(row)}, which lacks "
-                f"{lacking} of {self.dims[name]} features; missing='features' handles them exactly, but slower. "
-                "Otherwise fill them, or make the whole row NaN if the modality is missing there."
-            )
-
-    def _refuse_empty(self, mask: Tensor, argument: str, remedy: str) -> None:
-        nothing = (~mask.any(dim=1)).nonzero().squeeze(1)
-        if len(nothing):
-            first = self._row(int(nothing[0]))
-            raise DataError(f"{argument}: {len(nothing)} instances would have nothing left, first {first}; {remedy}.")
-
 
 _CACHED = ("_patterns", "blocks", "has_partial_rows")
-
-
-def _same_kind(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Check that row counts and devices agree, and bring all modalities to the widest type."""
-    first = next(iter(values))
-    for name, value in values.items():
-        if len(value) != len(values[first]):
-            raise DataError(
-                f"modality {name!r}: it has {len(value)} rows, modality {first!r} has {len(values[first])}; give every "
-                "modality one row per instance, NaN where the instance lacks it."
-            )
-        if value.device != values[first].device:
-            raise DataError(
-                f"modality {name!r}: it is on {value.device}, modality {first!r} on {values[first].device}; "
-                "move them to one device."
-            )
-    widest = max((value.dtype for value in values.values()), key=lambda kind: kind.itemsize)
-    return {name: value.to(widest) for name, value in values.items()}
-
-
-def _check_distinct(ids: np.ndarray | None) -> None:
-    if ids is None:
-        return
-    distinct, counts = np.unique(ids, return_counts=True)
-    if len(distinct) < len(ids):
-        repeated = distinct[counts > 1][0]
-        rows = np.nonzero(ids == repeated)[0][:2].tolist()
-        raise DataError(f"ids: expected distinct identifiers, but {str(repeated)!r} stands in rows {rows}.")
-
-
-def _join(what: str, columns: list[np.ndarray | None]) -> np.ndarray | None:
-    had = [column for column in columns if column is not None]
-    if had and len(had) < len(columns):
-        raise DataError(f"{what}: {len(had)} of {len(columns)} parts have it; give it to all parts or to none.")
-    return np.concatenate(had) if had else None

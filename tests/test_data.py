@@ -191,7 +191,7 @@ class TestRefusals:
     def test_infinities(self, value: float, missing: Any) -> None:  # noqa: ANN401
         x = np.ones((5, 3), np.float32)
         x[3, 1] = value
-        with pytest.raises(DataError, match=r"modality 'x': 1 rows hold infinities, first row 3, feature 1"):
+        with pytest.raises(DataError, match=r"modality 'x': 1 row holds infinities, first row 3, feature 1"):
             MultimodalData({"y": np.ones((5, 2)), "x": x}, missing=missing)
 
     def test_infinities_that_cancel_or_meet_nan(self) -> None:
@@ -211,7 +211,10 @@ class TestRefusals:
     def test_partial_rows_name_row_id_and_remedy(self) -> None:
         x = np.ones((4, 3))
         x[2, :2] = NAN
-        with pytest.raises(DataError, match=r"'x': 1 rows are NaN in part, first row 2 \(id 'c'\).*2 of 3.*'features'"):
+        with pytest.raises(
+            DataError,
+            match=r"'x': 1 row holds NaN in some features, first row 2 \(id 'c'\).*2 of 3; missing='features'",
+        ):
             MultimodalData({"x": x}, ids=list("abcd"))
 
     def test_empty_instances(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -311,7 +314,7 @@ class TestMaskAndPatterns:
 
     def test_mask_never_empties_an_instance(self) -> None:
         data = MultimodalData({"x": ONES, "y": np.array([[1.0], [NAN], [1.0]])})
-        with pytest.raises(DataError, match="observed_mask: 1 instances would have nothing left, first row 1"):
+        with pytest.raises(DataError, match="observed_mask: 1 instance would have nothing left, first row 1"):
             data.mask({"x": [True, False, True]})
 
     def test_feature_masks(self) -> None:
