@@ -1,0 +1,197 @@
+"""Posterior and predictive draws for ArviZ."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calmrl_prob.arviz_adapter import Group, Variable, to_container
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.posterior import (
+    Model,
+    as_linear_gaussian,
+    checked_draws,
+    fitted_to,
+    posterior,
+    seeded_generator,
+)
+from calmrl_prob.linear_gaussian import LinearGaussian
+
+_DRAWS = ("chain", "draw")
+#: Packages whose versions are written into the attributes.
+_VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "arviz", "xarray", "numpy")
+
+
+@torch.no_grad()
+def to_arviz(
+    model: Model,
+    data: MultimodalData,
+    num_draws: int = 500,
+    seed: int = 0,
+    *,
+    num_chains: int = 4,
+    names: Sequence[str] | None = None,
+) -> Any:  # noqa: ANN401 - the type depends on the ArviZ installed
+    """Draw from the exact posterior and lay the draws out for ArviZ.
+
+    The draws are independent, so the chains are a formality: ArviZ compares chains, and with the S draws dealt to
+    several of them its diagnostics run (and should find nothing). The groups, with draws as (chain, draw, ...):
+
+    - posterior: ``z`` (instance, latent). Its axes are defined up to a rotation only, so also what no rotation
+      changes: ``z_distance`` (instance), (z - m0)^T S0^-1 (z - m0); ``signal_<name>`` (instance, feature), W z + mu.
+    - posterior_predictive: each modality, ``signal`` plus noise (instance, feature), missing or observed. All
+      modalities of a draw come from the same latent.
+    - log_likelihood: each modality, log p(x_n^m | z_n) (instance), nats, NaN where missing.
+    - observed_data: each modality (instance, feature), NaN where missing.
+    - constant_data: ``observed_mask`` (instance, modality), True = PRESENT; ``log_marginal`` (instance), nats;
+      ``communality_<name>`` (feature), the share of a feature's variance that the latent explains,
+      diag(W S0 W^T) / (diag(W S0 W^T) + psi); and the labels, if there are any.
+
+    The parameters are fixed at their fitted values. So ``arviz.loo`` of ``log_likelihood`` (over the instances that
+    have the modality: drop the NaN) estimates the sum of log p(x_n^m | the other modalities of n): how well a held-out
+    cell is predicted, not a held-out instance. For wide modalities its importance weights are unreliable, and ArviZ
+    says so; the exact value is the difference of ``log_marginal`` with and without that modality.
+
+    Memory: the draws of one modality take 2 S N D_m numbers in the data's type, z takes S N K. For much data take
+    ``data.subset`` of the instances to look at, and ``names``.
+
+    Args:
+        model: a ``SharedLatentModel``, a ``LinearGaussian``, or anything with a method ``linear_gaussian()``.
+        data: N instances. Modalities of the model that they do not have at all count as missing.
+        num_draws: S, over all chains.
+        seed: the same seed gives the same draws.
+        num_chains: how many chains the draws are dealt to; a divisor of ``num_draws``.
+        names: modalities to draw signals and predictions of; all by default, none with ``()``. The other groups hold
+            all modalities.
+
+    Returns:
+        An ``arviz.InferenceData`` before ArviZ 1.0, an ``xarray.DataTree`` since; both have ``to_netcdf``.
+
+    Raises:
+        ArgumentError: ``num_draws`` is not a multiple of ``num_chains``.
+        SchemaError: a modality that the model does not know, or one of another width.
+        ArgumentTypeError: ``model`` or ``data`` is of another type, or ``names`` is a string.
+
+    Example:
+        >>> lg = LinearGaussian({"image": torch.ones(3, 1)}, {"image": torch.zeros(3)}, {"image": torch.tensor(1.0)})
+        >>> idata = to_arviz(lg, MultimodalData({"image": torch.ones(2, 3)}), num_draws=20)
+        >>> dict(idata["posterior_predictive"]["image"].sizes)
+        {'chain': 4, 'draw': 5, 'instance': 2, 'feature_image': 3}
+    """
+    if checked_draws(num_draws) % checked_draws(num_chains):
+        raise ArgumentError(
+            f"num_draws: expected a multiple of num_chains, {num_chains}, so that all chains have equally many, "
+            f"got {num_draws}."
+        )
+    if isinstance(names, str):
+        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {names!r}; use [{names!r}].")
+    lg = as_linear_gaussian(model)
+    data = fitted_to(lg, data)
+    drawn = lg.names if names is None else lg.select(names).names if names else ()
+    result = posterior(lg, data)
+    generator = seeded_generator(seed, lg.device)
+    latents = result.exact.sample(num_draws, generator)
+
+    def draws(values: Tensor, *dims: str) -> Variable:
+        shaped = values.view(num_chains, num_draws // num_chains, *values.shape[1:])
+        return (*_DRAWS, *dims), _numpy(shaped)
+
+    quantities = {"z": draws(latents, "instance", "latent"), "z_distance": draws(_distance(lg, latents), "instance")}
+    predictions, log_likelihood = {}, {}
+    for name in lg.names:
+        signal, prediction, density = _modality_draws(lg, data, latents, name, generator, keep=name in drawn)
+        log_likelihood[name] = draws(density, "instance")
+        if name in drawn:
+            quantities[f"signal_{name}"] = draws(signal, "instance", f"feature_{name}")
+            predictions[name] = draws(prediction, "instance", f"feature_{name}")
+    observed: dict[str, Variable] = {name: (("instance", f"feature_{name}"), _numpy(data[name])) for name in lg.names}
+    constant: dict[str, Variable] = {
+        "observed_mask": (("instance", "modality"), _numpy(data.observed_mask)),
+        "log_marginal": (("instance",), _numpy(result.log_marginal)),
+    }
+    constant.update({f"communality_{n}": ((f"feature_{n}",), _numpy(_communality(lg, n))) for n in lg.names})
+    if data.labels is not None:
+        constant["labels"] = (("instance",), data.labels)
+    coords: dict[str, NDArray[Any]] = {"modality": np.array(lg.names)}
+    if data.ids is not None:
+        coords["instance"] = data.ids
+    groups = {
+        "posterior": quantities,
+        "posterior_predictive": predictions,
+        "log_likelihood": log_likelihood,
+        "observed_data": observed,
+        "constant_data": constant,
+    }
+    attributes: dict[str, str | int | float] = {
+        "inference_library": "calmrl-prob",
+        "route": result.route,
+        "seed": seed,
+        "configuration": json.dumps(
+            {
+                "model": type(model).__name__,
+                "noise": getattr(model, "noise", None),
+                "dims": lg.dims,
+                "latent_dim": lg.latent_dim,
+                "num_instances": len(data),
+                "num_draws": num_draws,
+                "num_chains": num_chains,
+            }
+        ),
+        **{f"version_{name}": importlib.metadata.version(name) for name in _VERSIONS_OF},
+    }
+    filled = {name: Group(variables, coords) for name, variables in groups.items() if variables}
+    return to_container(filled, attributes)
+
+
+def _modality_draws(
+    lg: LinearGaussian, data: MultimodalData, latents: Tensor, name: str, generator: torch.Generator, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """W z + mu and a draw about it, (S, N, D) each if kept, and log p(x | z), (S, N), NaN in rows without x."""
+    num_draws, num_instances, _ = latents.shape
+    loadings, variance = lg.loadings[name], lg.noise_variance[name]
+    kept = (num_draws if keep else 0, num_instances, len(loadings))
+    signal = latents.new_empty(kept, dtype=data.dtype)
+    prediction = torch.empty_like(signal)
+    density = latents.new_empty(num_draws, num_instances)
+    present = data.feature_mask(name)
+    values = data.filled(name).to(latents.dtype)
+    weight = present / variance
+    constant = -0.5 * (present * (2 * math.pi * variance).log()).sum(dim=1)
+    constant = constant.masked_fill(~data.observed(name), torch.nan)
+    for s, z in enumerate(latents):  # one draw at a time: (S, N, D) in the model's type may not fit
+        location = torch.addmm(lg.intercepts[name], z, loadings.mT)
+        density[s] = constant - 0.5 * ((values - location).square() * weight).sum(dim=1)
+        if keep:
+            noise = torch.randn(location.shape, generator=generator, dtype=z.dtype, device=z.device)
+            signal[s] = location
+            prediction[s] = location + variance.sqrt() * noise
+    return signal, prediction, density
+
+
+def _distance(lg: LinearGaussian, latents: Tensor) -> Tensor:
+    """(z - m0)^T S0^-1 (z - m0), shape (S, N)."""
+    factor = torch.linalg.cholesky(lg.prior_covariance)
+    centred = (latents - lg.prior_mean).reshape(-1, lg.latent_dim)
+    whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
+    return whitened.square().sum(dim=0).view(latents.shape[:2])
+
+
+def _communality(lg: LinearGaussian, name: str) -> Tensor:
+    """diag(W S0 W^T) / (diag(W S0 W^T) + psi), shape (D_m,)."""
+    loadings = lg.loadings[name]
+    explained = ((loadings @ lg.prior_covariance) * loadings).sum(dim=1)
+    return explained / (explained + lg.noise_variance[name])
+
+
+def _numpy(values: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = values.detach().cpu().numpy()
+    return array

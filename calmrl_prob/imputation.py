@@ -1,0 +1,222 @@
+"""Imputation: the posterior predictive of modalities, with the parts of its uncertainty apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.posterior import (
+    Model,
+    PosteriorResult,
+    as_linear_gaussian,
+    checked_draws,
+    fitted_to,
+    posterior,
+    seeded_generator,
+)
+
+T = TypeVar("T")
+
+#: Numbers that are worked on at once in the model's type before they are stored in the data's.
+_CHUNK_BUDGET = 2**22
+
+
+class ByModality(Mapping[str, T]):
+    """A mapping of modality names to values that are computed when first asked for, and kept.
+
+    Example:
+        >>> lazy = ByModality(("image", "text"), len)
+        >>> lazy["text"], list(lazy)
+        (4, ['image', 'text'])
+    """
+
+    def __init__(self, names: Sequence[str], compute: Callable[[str], T]) -> None:
+        self._names = tuple(names)
+        self._compute = compute
+        self._known: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(f"{name!r}; there are {list(self._names)}")
+        if name not in self._known:
+            self._known[name] = self._compute(name)
+        return self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # the inherited test would compute the value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"ByModality({', '.join(self._names)})"
+
+
+class Imputation:
+    """The posterior predictive of modalities for N instances, in the data's units and type, on the data's device.
+
+        x_n^m | x_n ~ N(W^m E[z_n] + mu^m,  W^m V_n W^mT + Psi^m)
+
+    Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when first asked
+    for, and kept: N D_m numbers each, so ask for what is needed (or impute a subset of the instances). For a modality
+    that the instance has, mean and variance are those of a second, independent measurement of it.
+
+    Attributes:
+        names: the modalities imputed.
+        posterior: of the latents, given what each instance has.
+        observed_mask: (N, M) bool over ``names``, True = PRESENT in the data.
+        mean: W^m E[z_n] + mu^m, shape (N, D_m): the predictive mean for all rows, the paper's imputation.
+        completed: shape (N, D_m): the data where observed, ``mean`` where missing.
+        latent_variance: diag(W^m V_n W^mT), shape (N, D_m): what seeing more modalities could remove.
+        noise_variance: diag(Psi^m), shape (D_m,): what it could not.
+        parameter_variance: from not knowing the parameters, shape (N, D_m); None where they were fitted as one value.
+        variance: the sum of these, shape (N, D_m), data units squared.
+    """
+
+    def __init__(self, data: MultimodalData, given: PosteriorResult, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.posterior = given
+        self.parameter_variance: Mapping[str, Tensor] | None = None
+        self._data = data
+        self._lg = given.linear_gaussian
+        self.mean: Mapping[str, Tensor] = ByModality(self.names, self._mean)
+        self.completed: Mapping[str, Tensor] = ByModality(self.names, self._completed)
+        self.latent_variance: Mapping[str, Tensor] = ByModality(self.names, self._latent_variance)
+        self.noise_variance: Mapping[str, Tensor] = ByModality(self.names, self._noise_variance)
+        self.variance: Mapping[str, Tensor] = ByModality(self.names, self._variance)
+
+    @property
+    def observed_mask(self) -> Tensor:
+        """(N, M) bool over ``names``, True = PRESENT in the data."""
+        return torch.stack([self._data.observed(name) for name in self.names], dim=1)
+
+    def interval(self, level: float = 0.9) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Central predictive intervals of each feature: mean -/+ q sqrt(variance), q the normal quantile.
+
+        Args:
+            level: probability that the interval is to hold, between 0 and 1.
+
+        Returns:
+            For each modality the lower and the upper ends, each (N, D_m), in data units.
+
+        Raises:
+            ArgumentError: ``level`` is not strictly between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
+        quantile = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
+
+        def ends(name: str) -> tuple[Tensor, Tensor]:
+            reach = quantile * self.variance[name].sqrt()
+            return self.mean[name] - reach, self.mean[name] + reach
+
+        return ByModality(self.names, ends)
+
+    @torch.no_grad()
+    def sample(self, num_draws: int, seed: int = 0, *, keep_observed: bool = False) -> dict[str, Tensor]:
+        """Joint draws: one latent for each draw and instance, through which all modalities are drawn together.
+
+        Args:
+            num_draws: S.
+            seed: the same seed gives the same draws.
+            keep_observed: put the data where they are observed (multiple imputation), instead of draws of a second
+                measurement.
+
+        Returns:
+            For each modality (S, N, D_m), in data units: S N D_m numbers.
+
+        Raises:
+            ArgumentError: ``num_draws`` is below 1.
+        """
+        generator = seeded_generator(seed, self._lg.device)
+        latents = self.posterior.exact.sample(checked_draws(num_draws), generator)
+        draws = {}
+        for name in self.names:
+            scale = self._lg.noise_variance[name].sqrt()
+            out = latents.new_empty(*latents.shape[:2], len(scale), dtype=self._data.dtype)
+            for s, z in enumerate(latents):
+                location = torch.addmm(self._lg.intercepts[name], z, self._lg.loadings[name].mT)
+                noise = torch.randn(location.shape, generator=generator, dtype=z.dtype, device=z.device)
+                out[s] = location + scale * noise
+            if keep_observed:
+                out = torch.where(self._data.feature_mask(name), self._data[name], out)
+            draws[name] = out
+        return draws
+
+    def __repr__(self) -> str:
+        missing = (~self.observed_mask).sum(dim=0).tolist()
+        counts = ", ".join(f"{name}: {count}" for name, count in zip(self.names, missing, strict=True))
+        return f"Imputation of {len(self._data)} instances (missing: {counts})"
+
+    def _mean(self, name: str) -> Tensor:
+        loadings, intercept = self._lg.loadings[name], self._lg.intercepts[name]
+        out = loadings.new_empty(len(self._data), len(loadings), dtype=self._data.dtype)
+        step = max(1, _CHUNK_BUDGET // len(loadings))
+        for start in range(0, len(out), step):
+            rows = slice(start, start + step)
+            out[rows] = torch.addmm(intercept, self.posterior.mean[rows].to(loadings.dtype), loadings.mT)
+        return out
+
+    def _completed(self, name: str) -> Tensor:
+        return torch.where(self._data.feature_mask(name), self._data[name], self.mean[name])
+
+    def _latent_variance(self, name: str) -> Tensor:
+        by_pattern = self.posterior.exact.feature_variance(self._lg.loadings[name]).to(self._data.dtype)
+        return by_pattern[self.posterior.pattern_index]
+
+    def _noise_variance(self, name: str) -> Tensor:
+        return self._lg.noise_variance[name].to(self._data.dtype)
+
+    def _variance(self, name: str) -> Tensor:
+        total = self.latent_variance[name] + self.noise_variance[name]
+        return total if self.parameter_variance is None else total + self.parameter_variance[name]
+
+
+@torch.no_grad()
+def impute(model: Model, data: MultimodalData, names: Sequence[str] | None = None) -> Imputation:
+    """Predict modalities of each instance from those that it has, with uncertainty.
+
+    Args:
+        model: a ``SharedLatentModel``, a ``LinearGaussian``, or anything with a method ``linear_gaussian()``.
+        data: N instances. Modalities of the model that they do not have at all are imputed for everyone.
+        names: which modalities; all of the model by default.
+
+    Returns:
+        Means, variances by part, intervals and joint draws; see :class:`Imputation`.
+
+    Raises:
+        SchemaError: a modality that the model does not know, or one of another width.
+        ArgumentTypeError: ``model`` or ``data`` is of another type, or ``names`` is a string.
+        ArgumentError: data and model are on different devices.
+
+    Example:
+        >>> from calmrl_prob.linear_gaussian import LinearGaussian
+        >>> lg = LinearGaussian(
+        ...     {"image": torch.ones(2, 1), "text": 3 * torch.ones(1, 1)},
+        ...     {"image": torch.zeros(2), "text": torch.zeros(1)},
+        ...     {"image": torch.tensor(2.0), "text": torch.tensor(0.5)},
+        ... )
+        >>> result = impute(lg, MultimodalData({"image": torch.tensor([[4.0, 4.0]])}))
+        >>> result
+        Imputation of 1 instances (missing: image: 0, text: 1)
+        >>> result.mean["text"].tolist()  # E[z] = 2 and Var[z] = 1/2
+        [[6.0]]
+        >>> result.latent_variance["text"].tolist(), result.noise_variance["text"].tolist()
+        ([[4.5]], [0.5])
+        >>> lower, upper = result.interval(0.9)["text"]
+        >>> tuple(result.sample(10, seed=1)["image"].shape)
+        (10, 1, 2)
+    """
+    if isinstance(names, str):
+        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {names!r}; use [{names!r}].")
+    lg = as_linear_gaussian(model)
+    chosen = lg.names if names is None else lg.select(names).names
+    return Imputation(fitted_to(lg, data), posterior(lg, data), chosen)

@@ -1,0 +1,152 @@
+"""Fitting a model to data: the checks before, the method, and the report after."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError
+from calmrl_prob.inference.em import run_em
+from calmrl_prob.inference.progress import progress_bar
+from calmrl_prob.inference.result import FitResult
+from calmrl_prob.model import SharedLatentModel
+
+#: Name -> function of (model, data, seed, callback, **options), which fits the model in place and returns the log
+#: likelihood of each iteration (T,), their number, whether it converged, and why it stopped.
+FIT_METHODS: dict[str, Callable[..., tuple[NDArray[np.float64], int, bool, str]]] = {"em": run_em}
+
+#: Rows looked at to rule out that a feature is constant, before all rows are.
+_FIRST_ROWS = 256
+
+
+def fit(
+    model: SharedLatentModel,
+    data: MultimodalData,
+    method: str = "em",
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> FitResult:
+    """Fit a model to incomplete data, in place, by maximum likelihood of what was observed.
+
+    Method "em" maximises sum_n log p(x_n) in closed-form steps from a spectral start; the log likelihood never falls
+    (Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, 2025, Corollary 4). Its options
+    are the keywords of :func:`calmrl_prob.linear_gaussian.fit_em`.
+
+    Args:
+        model: the model; its parameters are replaced, its prior is kept.
+        data: N instances with exactly the modalities of the model, in any order.
+        method: "em".
+        seed: of whatever the method draws; the same seed gives the same fit.
+        progress: show a progress bar on standard error.
+        **options: of the method, such as ``max_iterations`` and ``tolerance``.
+
+    Returns:
+        The trace of the log likelihood, the number of iterations, whether and why it stopped.
+
+    Raises:
+        ArgumentError: an unknown method or option, or more latents than the data can carry.
+        ArgumentTypeError: ``model`` or ``data`` is of another type.
+        SchemaError: the modalities or widths are not those of the model.
+        DataError: fewer than 2 instances, a modality that no instance has, or features without spread whose noise
+            variance would go to zero.
+
+    Warns:
+        IdentifiabilityWarning: groups of modalities never meet in an instance.
+        ConvergenceWarning: the method stopped before its criterion was met.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> z = torch.randn(50, 1, generator=generator)
+        >>> x = {name: z + 0.1 * torch.randn(50, 3, generator=generator) for name in ("image", "text")}
+        >>> x["text"][:20] = torch.nan
+        >>> data = MultimodalData(x)
+        >>> model = SharedLatentModel(data.dims, latent_dim=1)
+        >>> result = fit(model, data)
+        >>> result.converged, bool((np.diff(result.log_likelihood) > -1e-6).all())
+        (True, True)
+    """
+    if not isinstance(model, SharedLatentModel):
+        raise ArgumentTypeError(f"model: expected a SharedLatentModel, got {type(model).__name__}.")
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {type(data).__name__}; wrap it in MultimodalData.")
+    if method not in FIT_METHODS:
+        raise ArgumentError(f"method: expected one of {list(FIT_METHODS)}, got {method!r}.")
+    data.require_schema(model.dims)
+    require_fittable(data)
+    _require_carried(model, data)
+    _require_spread(model, data)
+    start = time.perf_counter()
+    bar = progress_bar(method, options.get("max_iterations")) if progress else nullcontext()
+    with bar as callback:
+        trace, num_iterations, converged, reason = FIT_METHODS[method](
+            model, data.conform(model.dims), seed, callback, **options
+        )
+    result = FitResult(
+        model=model,
+        log_likelihood=trace,
+        num_iterations=num_iterations,
+        converged=converged,
+        stop_reason=reason,
+        seconds=time.perf_counter() - start,
+        method=method,
+        seed=seed,
+        num_instances=len(data),
+        options=MappingProxyType(dict(options)),
+    )
+    if not converged:
+        warnings.warn(
+            f"method {method!r} stopped before its criterion was met: {reason}. Raise max_iterations, or raise "
+            "tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def _require_carried(model: SharedLatentModel, data: MultimodalData) -> None:
+    """Refuse more latents than the centred data have dimensions."""
+    total = sum(model.dims.values())
+    largest = min(total, len(data)) - 1
+    if model.latent_dim > largest:
+        raise ArgumentError(
+            f"latent_dim: {model.latent_dim} latents are more than {len(data)} instances of {total} features in all "
+            f"can carry; the largest that they can is {largest}."
+        )
+
+
+def _require_spread(model: SharedLatentModel, data: MultimodalData) -> None:
+    """Refuse features without spread where the likelihood would grow without bound as their noise goes to zero."""
+    first_rows = data.subset(slice(0, _FIRST_ROWS))
+    for name, width in data.dims.items():
+        columns = _constant(first_rows[name]).nonzero().squeeze(1)
+        if len(columns):
+            columns = columns[_constant(data[name][:, columns])]
+        if len(columns) == width:
+            raise DataError(
+                f"modality {name!r}: all of its rows are the same, so there is nothing to learn; "
+                "leave it out with data.select."
+            )
+        if len(columns) and model.noise == "diagonal":
+            raise DataError(
+                f"modality {name!r}: {len(columns)} features are constant, first {int(columns[0])}, so their noise "
+                "variances would go to zero; leave those features out, or use noise='isotropic'."
+            )
+
+
+def _constant(values: Tensor) -> Tensor:
+    """Which columns of (N, D) hold at most one distinct number besides NaN, (D,) bool."""
+    low = values.nan_to_num(nan=torch.inf).amin(dim=0)
+    high = values.nan_to_num(nan=-torch.inf).amax(dim=0)
+    return low >= high

@@ -1,0 +1,39 @@
+"""A progress bar for iterations, on standard error; shown only where the user asked for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Callback = Callable[[int, float], None]
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None, console: Console | None = None) -> Iterator[Callback]:
+    """Show a bar while iterations run.
+
+    Args:
+        title: what is going on.
+        total: the most iterations there can be, if known.
+        console: where to show it; standard error if not given.
+
+    Yields:
+        A function of the iteration's number and the log likelihood (nats), to call after each iteration.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[value]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console or Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, value="")
+
+        def report(iteration: int, log_likelihood: float) -> None:
+            bar.update(task, completed=iteration, value=f"log likelihood {log_likelihood:,.2f}")
+
+        yield report

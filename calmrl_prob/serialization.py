@@ -1,0 +1,167 @@
+"""Models in files: one safetensors file each, with a JSON description in its header. Nothing is pickled.
+
+The header's metadata has the entries "format", "format_version", "library_version" and "config" (JSON); the tensors
+are the model's ``state_dict``, or the parameters of a ``LinearGaussian`` as "loadings/<name>" and so on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from calmrl_prob.errors import ArgumentTypeError, CalmrlError, FileFormatError
+from calmrl_prob.io import write_atomically
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.priors import PRIORS
+
+FORMAT = "calmrl-prob model"
+#: Raised when a file that this library writes can no longer be read by an older one.
+FORMAT_VERSION = 1
+
+_MODEL, _STRUCTURE = "SharedLatentModel", "LinearGaussian"
+
+
+def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]) -> None:
+    """Write a model to a file; :func:`load` gives it back bit by bit.
+
+    The file is written beside ``path`` and then moved there, so that ``path`` never holds half a model.
+
+    Args:
+        model: what to save. Gradients and the device are not kept.
+        path: where; an existing file is replaced.
+
+    Raises:
+        ArgumentTypeError: ``model`` is of another type.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> save(SharedLatentModel({"image": 3}, latent_dim=2), path)
+        >>> load(path)
+        SharedLatentModel(image: 3; latent_dim=2, noise='isotropic', prior=normal)
+    """
+    if isinstance(model, SharedLatentModel):
+        config = {
+            "kind": _MODEL,
+            "dims": model.dims,
+            "latent_dim": model.latent_dim,
+            "noise": model.noise,
+            "prior": model.prior.name,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+        tensors = dict(model.state_dict())
+    elif isinstance(model, LinearGaussian):
+        config = {"kind": _STRUCTURE, "names": model.names}
+        tensors = {"prior_mean": model.prior_mean, "prior_covariance": model.prior_covariance}
+        for name in model.names:
+            tensors[f"loadings/{name}"] = model.loadings[name]
+            tensors[f"intercepts/{name}"] = model.intercepts[name]
+            tensors[f"noise_variance/{name}"] = model.noise_variance[name]
+    else:
+        raise ArgumentTypeError(
+            f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}; "
+            "for another torch module save its state_dict with safetensors."
+        )
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "library_version": importlib.metadata.version("calmrl-prob"),
+        "config": json.dumps(config),
+    }
+    # copies: tensors may share memory or be views, which the format does not know
+    separate = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    with write_atomically(path) as temporary:
+        save_file(separate, temporary, metadata)
+
+
+def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
+    """Read a model that :func:`save` wrote.
+
+    Returns:
+        A model of the same kind, on the CPU, in the floating-point type that it was saved in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: the file is damaged, of another origin, or from a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as archive:
+            metadata = archive.metadata() or {}
+            config = _config(path, metadata)
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise FileFormatError(
+            f"{path}: not a safetensors file, or a damaged one ({error}); save the model again with calmrl_prob.save."
+        ) from error
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise FileFormatError(f"{path}: tensor {key!r} holds NaN or infinities; save the model again.")
+    try:
+        return _BUILDERS[config["kind"]](config, tensors)
+    except (CalmrlError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise FileFormatError(
+            f"{path}: the tensors and the description in the header do not fit together ({error}); "
+            "save the model again with calmrl_prob.save."
+        ) from error
+
+
+def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(
+            f"{path}: a safetensors file, but not a model that calmrl_prob.save wrote; "
+            "load the tensors with safetensors and pass them to LinearGaussian."
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path}: written by calmrl-prob {metadata.get('library_version')} in format version {version!r}, but this "
+            f"library reads versions up to {FORMAT_VERSION}; install a newer calmrl-prob."
+        )
+    try:
+        config = json.loads(metadata["config"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise FileFormatError(f"{path}: the description in the header is damaged; save the model again.") from error
+    if not isinstance(config, dict) or config.get("kind") not in _BUILDERS:
+        raise FileFormatError(
+            f"{path}: expected a model of kind {list(_BUILDERS)} in the header; save the model again."
+        )
+    return config
+
+
+def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SharedLatentModel:
+    dtype = {"float32": torch.float32, "float64": torch.float64}[config["dtype"]]
+    prior = PRIORS[config["prior"]](config["latent_dim"])
+    model = SharedLatentModel(config["dims"], config["latent_dim"], config["noise"], prior, dtype=dtype)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _build_structure(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LinearGaussian:
+    names = config["names"]
+    return LinearGaussian(
+        {name: tensors[f"loadings/{name}"] for name in names},
+        {name: tensors[f"intercepts/{name}"] for name in names},
+        {name: tensors[f"noise_variance/{name}"] for name in names},
+        tensors["prior_mean"],
+        tensors["prior_covariance"],
+    )
+
+
+_BUILDERS: dict[str, Callable[..., SharedLatentModel | LinearGaussian]] = {
+    _MODEL: _build_model,
+    _STRUCTURE: _build_structure,
+}
