@@ -101,6 +101,9 @@ class TestWhatMayBeGiven:
         np.testing.assert_array_equal(x, before[0])
         assert torch.equal(y, before[1])
         assert mask[1, 0]
+        tensor_mask = torch.tensor(mask)
+        MultimodalData({"x": x, "y": y}, observed_mask=tensor_mask)
+        assert tensor_mask[1, 0]
 
     def test_gradients_flow_through(self) -> None:
         x = torch.ones(3, 2, requires_grad=True)
@@ -310,6 +313,7 @@ class TestMaskAndPatterns:
         x, y = np.ones((2, 3)), np.ones((2, 1))
         hidden = MultimodalData({"x": x, "y": y}).mask({"x": [True, False]})
         assert hidden["y"].data_ptr() == y.ctypes.data
+        assert hidden["x"].isnan().all(dim=1).tolist() == [False, True]
         assert hidden.blocks.values["x"].tolist() == [[1.0, 1.0, 1.0]]
 
     def test_mask_never_empties_an_instance(self) -> None:
@@ -406,6 +410,7 @@ class TestDerived:
         data = ragged()
         indices = data.split_indices(sizes, seed=3)
         assert sorted(np.concatenate(indices).tolist()) == list(range(40))
+        assert all((np.diff(part) > 0).all() for part in indices)
         expected = {0.25: [10, 30], 10: [10, 30]}.get(sizes) if isinstance(sizes, float | int) else None
         expected = expected or ([10, 20, 10] if len(indices) == 3 else [4, 36])
         assert [len(part) for part in data.split(sizes, seed=3)] == expected
