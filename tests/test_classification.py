@@ -7,6 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from calmrl_prob.errors import ArgumentError, DataError
@@ -66,13 +68,15 @@ def test_penalty_is_chosen_without_the_test_rows() -> None:
     assert honest.inverse_penalty == other.inverse_penalty
 
 
-def test_penalty_fits_the_data() -> None:
-    """As many features as rows, each telling a little: averaging them (strong penalty) beats separating the rows."""
-    rng = np.random.default_rng(5)
-    labels = rng.integers(2, size=150)
-    features = 0.25 * labels[:, None] + rng.normal(size=(150, 150))
-    weak_and_strong = [linear_probe(features, labels, features, labels, seed, [1e3, 1e-3]) for seed in range(5)]
-    assert [found.inverse_penalty for found in weak_and_strong] == [1e-3] * 5
+def test_penalty_is_the_best_in_cross_validation() -> None:
+    x, y, x_test, y_test = make_classes(5, spread=4.0)
+    penalties = [1e-5, 1e-3, 1e-1]
+    found = linear_probe(x, y, x_test, y_test, seed=3, penalties=penalties)
+    folds = StratifiedKFold(3, shuffle=True, random_state=3)
+    models = [make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)) for C in penalties]
+    scores = [cross_val_score(model, x, y, cv=folds).mean() for model in models]
+    assert len(set(scores)) == 3
+    assert found.inverse_penalty == penalties[int(np.argmax(scores))]
 
 
 def test_rare_and_unseen_classes_do_not_stop_it() -> None:

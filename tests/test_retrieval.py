@@ -20,7 +20,7 @@ from calmrl_prob.evaluation.retrieval import (
     mean_over_pairs,
     retrieve,
 )
-from calmrl_prob.evaluation.scores import SCORES, Factors, PatternRows
+from calmrl_prob.evaluation.scores import SCORES, Factors, LatentRows
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 WIDTHS = {"image": 4, "text": 3, "audio": 5}
@@ -271,10 +271,10 @@ def test_without_targets_there_are_candidates_but_no_ranks() -> None:
 
 
 def test_nan_scores_are_never_hits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def partly_nan(queries: PatternRows, candidates: PatternRows) -> Factors:
+    def partly_nan(queries: LatentRows, candidates: LatentRows) -> Factors:
         query, candidate = queries.mean, candidates.mean
         term = torch.where(candidate[:, 0] > 0, torch.nan, candidate[:, 0])
-        return Factors(query, candidate, query.new_zeros(len(query)), term)
+        return Factors(query, candidate, candidates.slot, candidate_term=term)
 
     monkeypatch.setitem(SCORES, "partly_nan", partly_nan)
     lg = make_model(12)

@@ -116,7 +116,7 @@ def retrieve(
         top_k: how many of the best to list; at most N_c are.
         chunk_size: most rows of a tile of scores, on either side. It changes memory and time, not results: a tile
             takes 8 ``chunk_size``^2 bytes, and about four are held. Time is that of one K x K factorisation
-            for each pair of missing patterns plus N_q N_c K multiplications.
+            for each pair of missing patterns and of N_q N_c K multiplications.
 
     Raises:
         ArgumentError: an unknown score, or targets that do not fit.
@@ -147,13 +147,13 @@ def retrieve(
     below = torch.zeros(num_queries, dtype=torch.int64, device=device)
     top_indices = torch.full((num_queries, k), -1, dtype=torch.int64, device=device)
     top_scores = torch.full((num_queries, k), float("nan"), dtype=torch.float64, device=device)
-    candidate_tiles = list(candidate_side.tiles(chunk_size))
     place = torch.full((num_candidates,), -1, dtype=torch.int64, device=device)
-    for query_pattern, query_rows in query_side.tiles(chunk_size):
-        query_tile = query_side.take(query_pattern, query_rows)
+    candidate_groups = list(candidate_side.groups(torch.arange(num_candidates, device=device), chunk_size))
+    for query_rows in query_side.groups(torch.arange(num_queries, device=device), chunk_size, most_patterns=1):
+        query_tile = query_side.take(query_rows)
         best = _Best(len(query_rows), k, device)
-        for candidate_pattern, candidate_rows in candidate_tiles:
-            factors = SCORES[score](query_tile, candidate_side.take(candidate_pattern, candidate_rows))
+        for candidate_rows in candidate_groups:
+            factors = SCORES[score](query_tile, candidate_side.take(candidate_rows))
             block = factors.block()
             best.merge(block, candidate_rows, factors)
             if chosen is not None:
@@ -252,25 +252,26 @@ class _Best:
         self.k = k
         self.scores = torch.empty(num_queries, 0, dtype=torch.float64, device=device)
         self.indices = torch.empty(num_queries, 0, dtype=torch.int64, device=device)
-        self.scales = torch.empty(num_queries, 0, dtype=torch.float64, device=device)
+        self.sizes = torch.empty(num_queries, 0, dtype=torch.float64, device=device)
 
     def merge(self, block: Tensor, rows: Tensor, factors: Factors) -> None:
         """Take in the scores of a tile, (n, m), of the candidates ``rows``, (m,)."""
         if self.k == 0:
             return
-        usable = block.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        scores, columns = usable.topk(min(self.k, len(rows)), dim=1)
-        scales = factors.query_scale()[:, None] + factors.candidate_scale()[columns]
+        scores, columns = block.topk(min(self.k, len(rows)), dim=1)
+        if bool(scores.isnan().any()):  # topk takes NaN for the largest of all
+            scores, columns = block.masked_fill(block.isnan(), -torch.inf).topk(scores.shape[1], dim=1)
+        sizes = factors.size(columns)
         scores = torch.cat([self.scores, scores], dim=1)
         self.scores, keep = scores.topk(min(self.k, scores.shape[1]), dim=1)
         self.indices = torch.cat([self.indices, rows[columns]], dim=1).gather(1, keep)
-        self.scales = torch.cat([self.scales, scales], dim=1).gather(1, keep)
+        self.sizes = torch.cat([self.sizes, sizes], dim=1).gather(1, keep)
 
     def ordered(self) -> tuple[Tensor, Tensor]:
         """Indices and scores, (n, k), best first, and of tied candidates the first row first."""
         if self.k == 0:
             return self.indices, self.scores
-        gap = self.scores[:, :-1] - self.scores[:, 1:] > TIE_TOLERANCE * (1 + self.scales[:, :-1])
+        gap = self.scores[:, :-1] - self.scores[:, 1:] > TIE_TOLERANCE * self.sizes[:, :-1]
         level = torch.nn.functional.pad(gap.long().cumsum(1), (1, 0))
         order = (level * (int(self.indices.max()) + 1) + self.indices).argsort(dim=1)
         scores, indices = self.scores.gather(1, order), self.indices.gather(1, order)
@@ -286,14 +287,13 @@ def _score_targets(
     threshold = scores.clone()
     if targets is None:
         return scores, threshold
-    for query_pattern, rows in queries.tiles(chunk_size):
-        of_target = candidates.pattern_index[targets[rows]]
-        for candidate_pattern in torch.unique(of_target).tolist():
-            part = rows[of_target == candidate_pattern]
-            factors = score(queries.take(query_pattern, part), candidates.take(candidate_pattern, targets[part]))
-            scores[part] = factors.paired()
-            scale = 1 + factors.query_scale() + factors.candidate_scale()
-            threshold[part] = scores[part] - TIE_TOLERANCE * scale
+    for query_rows in queries.groups(torch.arange(len(queries), device=scores.device), chunk_size, most_patterns=1):
+        for positions in candidates.groups(targets[query_rows], chunk_size):
+            rows = query_rows[positions]
+            factors = score(queries.take(rows), candidates.take(targets[rows]))
+            scores[rows] = factors.paired()
+            sizes = factors.size(torch.arange(len(rows), device=rows.device)[:, None]).squeeze(1)
+            threshold[rows] = scores[rows] - TIE_TOLERANCE * sizes
     return scores, threshold
 
 
