@@ -1,7 +1,21 @@
 """The exact linear-Gaussian engine: torch alone, nothing of Pyro."""
 
-from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
+from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
+from calmrl_prob.linear_gaussian.em import EMResult, fit_em
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
+from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
-__all__ = ["LinearGaussian", "ObservedBlocks", "Posterior", "Predictive", "log_marginal", "posterior", "predict"]
+__all__ = [
+    "EMResult",
+    "FeatureBlocks",
+    "LinearGaussian",
+    "ObservedBlocks",
+    "Posterior",
+    "Predictive",
+    "SufficientStatistics",
+    "fit_em",
+    "log_marginal",
+    "posterior",
+    "predict",
+]

@@ -6,9 +6,13 @@ The posterior precision of an instance depends on its missing pattern alone, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from calmrl_prob.linear_gaussian.products import row_chunks
 
 
 class ObservedBlocks:
@@ -50,8 +54,7 @@ class ObservedBlocks:
         """
         complete = observed_mask.all(dim=0).tolist()
         values = {
-            name: array if complete[m] else array[observed_mask[:, m]]
-            for m, (name, array) in enumerate(arrays.items())
+            name: array if complete[m] else array[observed_mask[:, m]] for m, (name, array) in enumerate(arrays.items())
         }
         return cls(values, observed_mask)
 
@@ -79,6 +82,90 @@ class ObservedBlocks:
     def device(self) -> torch.device:
         """Where the values live."""
         return self.observed_mask.device
+
+    def centred(self) -> tuple[ObservedBlocks, Tensor]:
+        """The data about the mean of each feature, and that mean stacked over modalities, (D,) float64.
+
+        The mean is rounded to the data's type before it is subtracted, so that the subtraction itself loses nothing.
+        """
+        shift = {name: column_means(values).to(values.dtype) for name, values in self.values.items()}
+        centred = copy(self)
+        centred.values = {name: values - shift[name] for name, values in self.values.items()}
+        return centred, torch.cat(list(shift.values())).double()
+
+    @cached_property
+    def pattern_rows(self) -> tuple[Tensor, ...]:
+        """For each pattern the row numbers of its instances, ascending."""
+        order = torch.argsort(self.pattern_index, stable=True)
+        return order.split(self.pattern_counts.tolist())
+
+    def stacked(self, pattern: int, rows: Tensor) -> Tensor:
+        """Instances of one pattern with their modalities side by side, shape (len(rows), D_p)."""
+        parts = [
+            value if len(rows) == len(value) else value.index_select(0, torch.searchsorted(self.rows[name], rows))
+            for (name, value), present in zip(self.values.items(), self.patterns[pattern].tolist(), strict=True)
+            if present
+        ]
+        if not parts:
+            return next(iter(self.values.values())).new_empty(len(rows), 0)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class FeatureBlocks:
+    """Data in which single features may be missing: every feature is treated as a modality of its own.
+
+    Exact like ``ObservedBlocks``, and slower: nearly every row has a pattern of its own.
+
+    Attributes:
+        dims: number of features of each modality.
+        values: (N, D) stacked over modalities, zero where missing.
+        feature_mask: (N, D) bool, True = present.
+        patterns: (P, D) bool; pattern_index: (N,) int64; pattern_counts: (P,) int64, as in ``ObservedBlocks``.
+    """
+
+    def __init__(self, dims: Mapping[str, int], values: Tensor, feature_mask: Tensor) -> None:
+        self.dims = dict(dims)
+        self.names = tuple(self.dims)
+        self.feature_mask = feature_mask
+        self.values = torch.where(feature_mask, values, 0)
+        self.patterns, self.pattern_index, self.pattern_counts = find_patterns(feature_mask)
+
+    @property
+    def num_instances(self) -> int:
+        """Number of instances N."""
+        return int(self.values.shape[0])
+
+    @property
+    def num_patterns(self) -> int:
+        """Number of distinct missing patterns P."""
+        return int(self.patterns.shape[0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values live."""
+        return self.values.device
+
+    def centred(self) -> tuple[FeatureBlocks, Tensor]:
+        """The data about the mean of each feature, and that mean, as in ``ObservedBlocks.centred``."""
+        counts = self.feature_mask.sum(0).clamp(min=1)
+        origin = self.values.sum(0, dtype=torch.float64) / counts
+        shift = origin.to(self.dtype)
+        centred = copy(self)
+        centred.values = torch.where(self.feature_mask, self.values - shift, 0)
+        return centred, shift.double()
+
+
+def column_means(values: Tensor) -> Tensor:
+    """Mean of each column in float64, accumulated chunk by chunk."""
+    total = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
+    for chunk in row_chunks(len(values), values.shape[1]):
+        total += values[chunk].sum(0, dtype=torch.float64)
+    return total / max(len(values), 1)
 
 
 def find_patterns(observed_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

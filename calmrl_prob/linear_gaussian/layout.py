@@ -1,9 +1,9 @@
 """Instances laid out pattern by pattern, so that all K x K algebra is batched and none is repeated per row.
 
-Patterns with nearly as many rows share a bucket: a (patterns, capacity, K) array, padded with zero rows, on which one
-batched product serves them all. Capacities grow by at most a third, which bounds the padding; patterns with many rows
-stand alone and unpadded. Buckets are also cut so that their (patterns, K, K) arrays stay within a memory budget: with
-thousands of patterns and hundreds of latents the covariances of all patterns would not fit at once.
+Patterns of similar count share a bucket: a (patterns, capacity, K) array, padded with zero rows, on which one batched
+product serves them all. A bucket takes in further patterns for as long as the arithmetic wasted on padding costs less
+than another round of calls would. Buckets are also cut so that their (patterns, K, K) arrays stay within a memory
+budget: with thousands of patterns and hundreds of latents the covariances of all patterns would not fit at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Patterns with more rows than this stand alone: the work on them hides the cost of a separate call.
-_ALONE_ABOVE = 192
+#: Padding rows times K^2 that a bucket may hold: about the arithmetic done in the time of one more round of calls.
+_PADDING_BUDGET = 2**18
 #: Numbers (not bytes) that the K x K arrays of one bucket may hold.
 _BUCKET_BUDGET = 2**23
 
@@ -28,6 +28,7 @@ class Bucket:
         counts: (B,) float64, their numbers of rows.
         start, stop: the slots they fill; ``stop - start = B * capacity``.
         capacity: rows reserved for each pattern.
+        filled: (B, capacity, 1) float64, 1 where a row stands and 0 at the padding; None if there is no padding.
     """
 
     patterns: Tensor
@@ -35,6 +36,7 @@ class Bucket:
     start: int
     stop: int
     capacity: int
+    filled: Tensor | None
 
     def view(self, padded: Tensor) -> Tensor:
         """This bucket's part of a padded (T, K) array as (B, capacity, K)."""
@@ -51,23 +53,34 @@ class PatternLayout:
         num_slots: T.
     """
 
+    buckets: list[Bucket]
+    slot: Tensor
+    slot_pattern: Tensor
+    num_slots: int
+
     def __init__(self, pattern_index: Tensor, pattern_counts: Tensor, latent_dim: int) -> None:
         counts, order = torch.sort(pattern_counts)
         counts_list = counts.tolist()
         most = max(1, _BUCKET_BUDGET // latent_dim**2)
-        self.buckets: list[Bucket] = []
+        self.buckets = []
         first_slot = torch.empty_like(pattern_counts)
         begin, slots = 0, 0
         while begin < len(counts_list):
-            limit = _capacity(counts_list[begin])
-            end = begin + 1
-            while end < len(counts_list) and end - begin < most and counts_list[end] <= limit:
+            end, padding = begin + 1, 0
+            while end < len(counts_list) and end - begin < most:
+                padding += (counts_list[end] - counts_list[end - 1]) * (end - begin)
+                if padding * latent_dim**2 > _PADDING_BUDGET:
+                    break
                 end += 1
             capacity = counts_list[end - 1]
             patterns = order[begin:end]
             stop = slots + (end - begin) * capacity
             first_slot[patterns] = torch.arange(slots, stop, max(capacity, 1), device=order.device)[: end - begin]
-            self.buckets.append(Bucket(patterns, counts[begin:end].double(), slots, stop, capacity))
+            filled = None
+            if counts_list[begin] < capacity:
+                place = torch.arange(capacity, device=order.device)
+                filled = (place < counts[begin:end, None]).double().unsqueeze(-1)
+            self.buckets.append(Bucket(patterns, counts[begin:end].double(), slots, stop, capacity, filled))
             begin, slots = end, stop
         self.num_slots = slots
         by_pattern = torch.argsort(pattern_index, stable=True)
@@ -77,8 +90,3 @@ class PatternLayout:
         self.slot[by_pattern] = (first_slot - starts)[pattern_index[by_pattern]] + place
         self.slot_pattern = torch.full((slots,), len(pattern_counts), device=pattern_index.device)
         self.slot_pattern[self.slot] = pattern_index
-
-
-def _capacity(count: int) -> int:
-    """The largest count that may share a bucket with ``count``: a third more, or the same above the limit."""
-    return count if count > _ALONE_ABOVE else count + count // 3

@@ -16,7 +16,7 @@ al., Calibrated Multimodal Representation Learning with Missing Modalities, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,12 +24,10 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.errors import NumericalError
-from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
+from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.layout import PatternLayout
+from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, row_chunks
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
-
-#: Numbers that a chunk of rows may hold: large enough for full speed, small enough for the caches and for memory.
-_CHUNK_BUDGET = 2**21
 
 
 class Posterior:
@@ -37,7 +35,7 @@ class Posterior:
 
     Attributes:
         linear_gaussian: the model it belongs to.
-        patterns: (P, M) bool; pattern_index: (N,) int64.
+        patterns: (P, G) bool, G modalities (features where single features may be missing); pattern_index: (N,) int64.
         natural_mean: h_n, shape (N, K).
         mean: (N, K), latent units.
         log_marginal: log p(x_n), shape (N,), nats.
@@ -51,7 +49,7 @@ class Posterior:
         natural_mean: Tensor,
         mean: Tensor,
         log_marginal: Tensor,
-        modality_precision: Tensor,
+        group_precision: Tensor,
     ) -> None:
         self.linear_gaussian = linear_gaussian
         self.patterns = patterns
@@ -59,12 +57,12 @@ class Posterior:
         self.natural_mean = natural_mean
         self.mean = mean
         self.log_marginal = log_marginal
-        self._modality_precision = modality_precision  # (M + 1, K, K), the prior's last
+        self._group_precision = group_precision  # (G + 1, K, K), the prior's last
 
     @cached_property
     def pattern_precision(self) -> Tensor:
         """P_n of each pattern, shape (P, K, K)."""
-        return assemble_precision(self.patterns, self._modality_precision)
+        return assemble_precision(self.patterns, self._group_precision)
 
     @cached_property
     def pattern_covariance(self) -> Tensor:
@@ -87,10 +85,10 @@ class Posterior:
         """
         weights = loadings.to(self.mean.dtype)
         out = weights.new_empty(len(self.patterns), len(weights))
-        step = max(1, _CHUNK_BUDGET // max(weights.numel(), weights.shape[1] ** 2))
+        step = max(1, CHUNK_BUDGET // max(weights.numel(), weights.shape[1] ** 2))
         for start in range(0, len(self.patterns), step):
             chosen = slice(start, start + step)
-            factor = factorize(assemble_precision(self.patterns[chosen], self._modality_precision))
+            factor = factorize(assemble_precision(self.patterns[chosen], self._group_precision))
             whitened = torch.linalg.solve_triangular(factor, weights.mT.expand(len(factor), -1, -1), upper=False)
             out[chosen] = whitened.square().sum(dim=1)
         return out
@@ -105,9 +103,9 @@ class Posterior:
             num_draws, *self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
         )
         draws = torch.empty_like(noise)
-        step = max(1, _CHUNK_BUDGET // self.mean.shape[1] ** 2)
+        step = max(1, CHUNK_BUDGET // self.mean.shape[1] ** 2)
         for start in range(0, len(self.patterns), step):
-            factor = factorize(assemble_precision(self.patterns[start : start + step], self._modality_precision))
+            factor = factorize(assemble_precision(self.patterns[start : start + step], self._group_precision))
             stop = start + len(factor)
             rows = ((self.pattern_index >= start) & (self.pattern_index < stop)).nonzero().squeeze(1)
             order = rows[torch.argsort(self.pattern_index[rows], stable=True)]
@@ -135,12 +133,13 @@ class Predictive:
     noise_variance: Mapping[str, Tensor]
 
 
-def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> Posterior:
+def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Posterior:
     """The exact posterior of every instance: one Cholesky factorisation per missing pattern, none per row.
 
     Args:
         linear_gaussian: the model, in the floating-point type that the K-dimensional algebra is to use.
-        blocks: N instances with any modalities missing, even all; modalities as in the model.
+        blocks: N instances with any modalities missing, even all, or (``FeatureBlocks``) any features; modalities
+            as in the model.
 
     Returns:
         The posterior, with natural means, means and log marginals of all instances.
@@ -156,20 +155,24 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> Poster
         >>> posterior(lg, data).mean.squeeze(1).tolist()  # the second instance lacks x: prior mean
         [1.0, 0.0]
     """
-    natural_mean, squares = _project(linear_gaussian, blocks)
-    modality_precision = modality_precisions(linear_gaussian)
+    if isinstance(blocks, FeatureBlocks):
+        natural_mean, squares = _project_features(linear_gaussian, blocks)
+        group_precision = feature_precisions(linear_gaussian)
+    else:
+        natural_mean, squares = _project(linear_gaussian, blocks)
+        group_precision = modality_precisions(linear_gaussian)
     layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, linear_gaussian.latent_dim)
     padded = natural_mean.new_zeros(layout.num_slots, linear_gaussian.latent_dim).index_copy(
         0, layout.slot, natural_mean
     )
     solved, logdets = [], natural_mean.new_empty(blocks.num_patterns)
     for bucket in layout.buckets:
-        precision = assemble_precision(blocks.patterns[bucket.patterns], modality_precision)
+        precision = assemble_precision(blocks.patterns[bucket.patterns], group_precision)
         factor = factorize(precision)
         logdets[bucket.patterns] = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         solved.append(torch.cholesky_solve(bucket.view(padded).mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
     mean = torch.cat(solved)[layout.slot] if solved else natural_mean
-    constants = _pattern_constants(linear_gaussian, blocks.patterns, modality_precision[-1], logdets)
+    constants = _pattern_constants(linear_gaussian, blocks.patterns, group_precision[-1], logdets)
     log_marginal = constants[blocks.pattern_index] + 0.5 * ((natural_mean * mean).sum(1) - squares)
     return Posterior(
         linear_gaussian,
@@ -178,11 +181,11 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> Poster
         natural_mean,
         mean,
         log_marginal,
-        modality_precision,
+        group_precision,
     )
 
 
-def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> Tensor:
+def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Tensor:
     """log p(x_n) of what each instance has, shape (N,), in nats; 0 for an instance that has nothing."""
     return posterior(linear_gaussian, blocks).log_marginal
 
@@ -218,10 +221,18 @@ def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:
     return torch.stack(parts)
 
 
-def assemble_precision(patterns: Tensor, modality_precision: Tensor) -> Tensor:
-    """P of each pattern, shape (P, K, K), from ``modality_precisions``: one matrix product."""
-    latent_dim = modality_precision.shape[-1]
-    flat = modality_precision.view(len(modality_precision), -1)
+def feature_precisions(linear_gaussian: LinearGaussian) -> Tensor:
+    """The same with each feature a group of its own: w_d w_d^T / psi_d and, last, S0^-1; shape (D + 1, K, K)."""
+    loadings = torch.cat(list(linear_gaussian.loadings.values()))
+    weights = loadings / torch.cat(list(linear_gaussian.noise_variance.values()))[:, None]
+    prior = torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance))
+    return torch.cat([weights[:, :, None] * loadings[:, None, :], prior[None]])
+
+
+def assemble_precision(patterns: Tensor, group_precision: Tensor) -> Tensor:
+    """P of each pattern, shape (P, K, K), from the precisions of its groups: one matrix product."""
+    latent_dim = group_precision.shape[-1]
+    flat = group_precision.reshape(len(group_precision), -1)
     return torch.addmm(flat[-1], patterns.to(flat.dtype), flat[:-1]).view(-1, latent_dim, latent_dim)
 
 
@@ -242,23 +253,13 @@ def factorize(matrices: Tensor) -> Tensor:
 
 def _pattern_constants(lg: LinearGaussian, patterns: Tensor, prior_precision: Tensor, logdets: Tensor) -> Tensor:
     """What log p(x_n) holds besides h^T V h / 2 and the squares, shape (P,)."""
-    widths = [float(width) for width in lg.dims.values()]
-    per_modality = torch.stack(
-        [
-            -0.5 * (width * math.log(2 * math.pi) + lg.noise_variance[name].log().sum())
-            for name, width in zip(lg.names, widths, strict=True)
-        ]
-    )
+    per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
+    if patterns.shape[1] != len(per_group):  # groups are modalities
+        per_group = torch.stack([part.sum() for part in per_group.split(list(lg.dims.values()))])
     prior_quadratic = lg.prior_mean @ prior_precision @ lg.prior_mean
     prior_logdet = torch.linalg.slogdet(lg.prior_covariance).logabsdet
-    return patterns.to(logdets.dtype) @ per_modality - 0.5 * (logdets + prior_quadratic + prior_logdet)
-
-
-def row_chunks(num_rows: int, width: int) -> Iterator[slice]:
-    """Cut rows of ``width`` numbers into slices that fit the caches."""
-    step = max(64, _CHUNK_BUDGET // max(width, 1))
-    for start in range(0, max(num_rows, 1), step):
-        yield slice(start, min(start + step, num_rows))
+    constants: Tensor = patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_quadratic + prior_logdet)
+    return constants
 
 
 def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
@@ -289,3 +290,16 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
         natural_mean = natural_mean.index_add(0, rows, product[:, :-1] - rest_projected)
         squares = squares.index_add(0, rows, torch.cat(norms) - 2 * product[:, -1] + rest_square)
     return natural_mean, squares
+
+
+def _project_features(lg: LinearGaussian, blocks: FeatureBlocks) -> tuple[Tensor, Tensor]:
+    """The same where single features may be missing; row chunks in the model's type."""
+    prior_natural = torch.cholesky_solve(lg.prior_mean[:, None], factorize(lg.prior_covariance)).squeeze(1)
+    loadings, intercepts = torch.cat(list(lg.loadings.values())), torch.cat(list(lg.intercepts.values()))
+    precision = 1 / torch.cat(list(lg.noise_variance.values()))
+    naturals, squares = [], []
+    for chunk in row_chunks(blocks.num_instances, len(intercepts)):
+        centred = torch.where(blocks.feature_mask[chunk], blocks.values[chunk].to(lg.dtype) - intercepts, 0)
+        naturals.append(prior_natural + centred @ (loadings * precision[:, None]))
+        squares.append(centred.square() @ precision)
+    return torch.cat(naturals), torch.cat(squares)

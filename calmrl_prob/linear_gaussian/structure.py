@@ -65,7 +65,9 @@ class LinearGaussian:
         for argument in ("intercepts", "noise_variance"):
             given = tuple(getattr(self, argument))
             if set(given) != set(names):
-                raise ArgumentError(f"{argument}: expected the modalities of loadings, {list(names)}, got {list(given)}.")
+                raise ArgumentError(
+                    f"{argument}: expected the modalities of loadings, {list(names)}, got {list(given)}."
+                )
         latent_dim = self.loadings[names[0]].shape[-1]
         noise: dict[str, Tensor] = {}
         for name in names:

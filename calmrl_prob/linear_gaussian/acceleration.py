@@ -1,0 +1,61 @@
+"""Anderson acceleration of a fixed-point iteration.
+
+For x -> g(x) with residual f = g(x) - x, the next point is
+
+    g(x_k) - (dX + dF) gamma,   gamma = argmin |f_k - dF gamma|,
+
+with dX, dF the differences of the last iterates and residuals. EM takes it only where it raises the evidence (the
+guard is in ``em.py``). Source: Walker & Ni, Anderson acceleration for fixed-point iterations (2011); guarded for EM by
+Henderson & Varadhan, Damped Anderson acceleration with restarts and monotonicity control for accelerating EM (2019).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class AndersonAccelerator:
+    """Proposes the next point from the last few.
+
+    Args:
+        memory: how many differences to keep.
+
+    Example:
+        >>> import torch
+        >>> accelerator, x = AndersonAccelerator(memory=3), torch.tensor([1.0, 1.0], dtype=torch.float64)
+        >>> rates = torch.tensor([0.9, 0.99], dtype=torch.float64)  # a linear iteration with two slow directions
+        >>> for _ in range(4):
+        ...     x = accelerator.propose(x, rates * x)
+        >>> bool(x.abs().max() < 1e-6)
+        True
+    """
+
+    def __init__(self, memory: int = 10) -> None:
+        self._memory = memory
+        self._previous: tuple[Tensor, Tensor] | None = None
+        self._steps: list[Tensor] = []
+        self._changes: list[Tensor] = []
+
+    def reset(self) -> None:
+        """Forget the past, as after a step that had to be taken back."""
+        self._previous = None
+        self._steps.clear()
+        self._changes.clear()
+
+    def propose(self, point: Tensor, image: Tensor) -> Tensor:
+        """The next point, from this one and its image; the image itself while there is no past."""
+        residual = image - point
+        if self._previous is not None:
+            self._steps = [*self._steps[-self._memory + 1 :], point - self._previous[0]]
+            self._changes = [*self._changes[-self._memory + 1 :], residual - self._previous[1]]
+        self._previous = (point, residual)
+        if not self._changes:
+            return image
+        changes = torch.stack(self._changes)
+        inner = changes @ changes.mT
+        scale = inner.diagonal().clamp(min=torch.finfo(inner.dtype).tiny).rsqrt()
+        inner = inner * scale[:, None] * scale
+        inner.diagonal().add_(1e-10)
+        coefficients = scale * torch.linalg.solve(inner, scale * (changes @ residual))
+        return image - coefficients @ (torch.stack(self._steps) + changes)
