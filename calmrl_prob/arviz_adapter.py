@@ -70,7 +70,7 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
     import arviz  # here, not above: it takes seconds, and only this function needs it
 
     shared = dict(attributes or {})
-    datasets = {name: group.dataset().assign_attrs(shared) for name, group in groups.items()}
+    datasets: dict[str, Any] = {name: group.dataset().assign_attrs(shared) for name, group in groups.items()}
     if hasattr(arviz, "InferenceData"):
         return arviz.InferenceData(attrs=shared, **datasets)
     tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in datasets.items()})

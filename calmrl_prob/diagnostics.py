@@ -179,10 +179,11 @@ def _modality_draws(
 
 def _distance(lg: LinearGaussian, latents: Tensor) -> Tensor:
     """(z - m0)^T S0^-1 (z - m0), shape (S, N)."""
-    factor = torch.linalg.cholesky(lg.prior_covariance)
+    factor: Tensor = torch.linalg.cholesky(lg.prior_covariance)
     centred = (latents - lg.prior_mean).reshape(-1, lg.latent_dim)
     whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
-    return whitened.square().sum(dim=0).view(latents.shape[:2])
+    distance: Tensor = whitened.square().sum(dim=0).view(latents.shape[:2])
+    return distance
 
 
 def _communality(lg: LinearGaussian, name: str) -> Tensor:

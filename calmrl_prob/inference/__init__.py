@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from calmrl_prob.inference.fit import FIT_METHODS, fit
-from calmrl_prob.inference.posterior import PosteriorResult, as_linear_gaussian, posterior
+from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian, PosteriorResult, as_linear_gaussian, posterior
 from calmrl_prob.inference.result import FitResult
 
-__all__ = ["FIT_METHODS", "FitResult", "PosteriorResult", "as_linear_gaussian", "fit", "posterior"]
+__all__ = [
+    "FIT_METHODS",
+    "FitResult",
+    "Fittable",
+    "HasLinearGaussian",
+    "PosteriorResult",
+    "as_linear_gaussian",
+    "fit",
+    "posterior",
+]

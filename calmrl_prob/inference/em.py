@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.linear_gaussian.em import fit_em
-from calmrl_prob.model import SharedLatentModel
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ EM_OPTIONS = tuple(
 
 
 def run_em(
-    model: SharedLatentModel, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
+    model: Fittable, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
 ) -> tuple[NDArray[np.float64], int, bool, str]:
     """Fit a model in place.
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError
 from calmrl_prob.inference.em import run_em
+from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.model import SharedLatentModel
 
 #: Name -> function of (model, data, seed, callback, **options), which fits the model in place and returns the log
 #: likelihood of each iteration (T,), their number, whether it converged, and why it stopped.
@@ -30,7 +30,7 @@ _FIRST_ROWS = 256
 
 
 def fit(
-    model: SharedLatentModel,
+    model: Fittable,
     data: MultimodalData,
     method: str = "em",
     *,
@@ -45,7 +45,8 @@ def fit(
     are the keywords of :func:`calmrl_prob.linear_gaussian.fit_em`.
 
     Args:
-        model: the model; its parameters are replaced, its prior is kept.
+        model: a ``SharedLatentModel``, or anything like those in ``models/``. Its parameters are replaced, its prior
+            is kept.
         data: N instances with exactly the modalities of the model, in any order.
         method: "em".
         seed: of whatever the method draws; the same seed gives the same fit.
@@ -72,13 +73,17 @@ def fit(
         >>> x = {name: z + 0.1 * torch.randn(50, 3, generator=generator) for name in ("image", "text")}
         >>> x["text"][:20] = torch.nan
         >>> data = MultimodalData(x)
+        >>> from calmrl_prob.model import SharedLatentModel
         >>> model = SharedLatentModel(data.dims, latent_dim=1)
         >>> result = fit(model, data)
         >>> result.converged, bool((np.diff(result.log_likelihood) > -1e-6).all())
         (True, True)
     """
-    if not isinstance(model, SharedLatentModel):
-        raise ArgumentTypeError(f"model: expected a SharedLatentModel, got {type(model).__name__}.")
+    if not isinstance(model, Fittable):
+        raise ArgumentTypeError(
+            f"model: expected a SharedLatentModel, got {type(model).__name__}; or give your class dims, "
+            "latent_dim, noise, linear_gaussian() and load_linear_gaussian()."
+        )
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {type(data).__name__}; wrap it in MultimodalData.")
     if method not in FIT_METHODS:
@@ -115,7 +120,7 @@ def fit(
     return result
 
 
-def _require_carried(model: SharedLatentModel, data: MultimodalData) -> None:
+def _require_carried(model: Fittable, data: MultimodalData) -> None:
     """Refuse more latents than the centred data have dimensions."""
     total = sum(model.dims.values())
     largest = min(total, len(data)) - 1
@@ -126,7 +131,7 @@ def _require_carried(model: SharedLatentModel, data: MultimodalData) -> None:
         )
 
 
-def _require_spread(model: SharedLatentModel, data: MultimodalData) -> None:
+def _require_spread(model: Fittable, data: MultimodalData) -> None:
     """Refuse features without spread where the likelihood would grow without bound as their noise goes to zero."""
     first_rows = data.subset(slice(0, _FIRST_ROWS))
     for name, width in data.dims.items():

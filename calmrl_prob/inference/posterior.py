@@ -23,6 +23,19 @@ class HasLinearGaussian(Protocol):
         ...
 
 
+@runtime_checkable
+class Fittable(HasLinearGaussian, Protocol):
+    """A model that closed-form methods can fit, such as ``SharedLatentModel``."""
+
+    dims: dict[str, int]
+    latent_dim: int
+    noise: Literal["isotropic", "diagonal"]
+
+    def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:
+        """Take over parameters."""
+        ...
+
+
 #: What every function that takes a model takes.
 Model = LinearGaussian | HasLinearGaussian
 

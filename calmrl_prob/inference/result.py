@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.inference.posterior import Fittable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,7 +28,7 @@ class FitResult:
         num_instances: N, of the data.
     """
 
-    model: SharedLatentModel
+    model: Fittable
     log_likelihood: NDArray[np.float64]
     num_iterations: int
     converged: bool

@@ -1,0 +1,81 @@
+"""The generative model of CalMRL.
+
+    z_n   ~ N(0, I)                                       K latents, shared by all modalities of instance n
+    x_n^m ~ N(W^m z_n + mu^m, sigma_m^2 I)                D_m features, for each modality m that n has
+
+Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.linear_gaussian import LinearGaussian
+
+
+class CalMRL(nn.Module):
+    """The paper's model: one noise variance per modality.
+
+    Args:
+        dims: number of features D_m of each modality.
+        latent_dim: K.
+        seed: of the small random loadings it starts from.
+
+    Example:
+        >>> import calmrl_prob as cal
+        >>> data = MultimodalData({"image": torch.randn(50, 4), "text": torch.randn(50, 3)})
+        >>> model = CalMRL(data.dims, latent_dim=2)
+        >>> result = cal.fit(model, data, tolerance=1e-3)
+        >>> tuple(cal.posterior(model, data).mean.shape)
+        (50, 2)
+    """
+
+    noise = "isotropic"
+
+    def __init__(self, dims: Mapping[str, int], latent_dim: int = 16, seed: int = 0) -> None:
+        super().__init__()
+        self.dims = dict(dims)
+        self.latent_dim = latent_dim
+        generator = torch.Generator().manual_seed(seed)
+
+        def start(width: int) -> Tensor:
+            return 0.1 * torch.randn(width, latent_dim, generator=generator, dtype=torch.float64)
+
+        zero = torch.zeros((), dtype=torch.float64)
+        self.loadings = nn.ParameterDict({name: start(width) for name, width in self.dims.items()})
+        self.intercepts = nn.ParameterDict({name: zero.repeat(width) for name, width in self.dims.items()})
+        self.log_noise = nn.ParameterDict({name: zero.clone() for name in self.dims})
+
+    def forward(self, data: MultimodalData) -> Tensor:
+        """The generative process; ``filled`` before ``mask`` keeps gradients finite where modalities are missing."""
+        with pyro.plate("instances", len(data)):
+            origin = next(self.parameters()).new_zeros(self.latent_dim)
+            z: Tensor = pyro.sample("z", dist.Normal(origin, 1.0).to_event(1))
+            for name in data.names:
+                mean = z @ self.loadings[name].mT + self.intercepts[name]
+                scale = (0.5 * self.log_noise[name]).exp()
+                features = dist.Normal(mean, scale).to_event(1)
+                pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).to(mean.dtype))
+        return z
+
+    def linear_gaussian(self) -> LinearGaussian:
+        """The parameters as the exact engine takes them; the standard normal prior is its default."""
+        return LinearGaussian(
+            {name: self.loadings[name] for name in self.dims},
+            {name: self.intercepts[name] for name in self.dims},
+            {name: self.log_noise[name].exp() for name in self.dims},
+        )
+
+    @torch.no_grad()
+    def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:
+        """Take over fitted parameters (with a standard normal prior)."""
+        for name in self.dims:
+            self.loadings[name].copy_(linear_gaussian.loadings[name])
+            self.intercepts[name].copy_(linear_gaussian.intercepts[name])
+            self.log_noise[name].copy_(linear_gaussian.noise_variance[name][0].log())
