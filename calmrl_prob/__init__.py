@@ -1,0 +1,57 @@
+"""calmrl_prob: exact probabilistic calibration of multimodal representations with missing modalities.
+
+    import calmrl_prob as cal
+
+    data = cal.MultimodalData({"image": X1, "text": X2})        # a NaN row is a missing modality
+    model = cal.SharedLatentModel(data.dims, latent_dim=16)
+    cal.fit(model, data)
+    imputed = cal.impute(model, data)                           # mean, variance in parts, intervals, draws
+
+The model and its closed forms: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities,
+arXiv 2511.12034.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from calmrl_prob import datasets, evaluation, missingness
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.diagnostics import to_arviz
+from calmrl_prob.errors import CalmrlError, CalmrlWarning
+from calmrl_prob.evaluation import cross_modal_recall, retrieve
+from calmrl_prob.imputation import Imputation, impute
+from calmrl_prob.inference import FitResult, PosteriorResult, fit, posterior
+from calmrl_prob.io import load_npz
+from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
+from calmrl_prob.model import ConjugateGuide, SharedLatentModel
+from calmrl_prob.serialization import load, save
+
+try:
+    __version__ = version("calmrl-prob")
+except PackageNotFoundError:  # run from a checkout that was not installed
+    __version__ = "0.0.0+checkout"
+
+__all__ = [
+    "CalmrlError",
+    "CalmrlWarning",
+    "ConjugateGuide",
+    "FitResult",
+    "Imputation",
+    "LinearGaussian",
+    "MultimodalData",
+    "PosteriorResult",
+    "SharedLatentModel",
+    "SufficientStatistics",
+    "__version__",
+    "cross_modal_recall",
+    "datasets",
+    "evaluation",
+    "fit",
+    "impute",
+    "load",
+    "load_npz",
+    "missingness",
+    "posterior",
+    "retrieve",
+    "save",
+    "to_arviz",
+]

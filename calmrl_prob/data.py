@@ -24,7 +24,7 @@ from calmrl_prob._intake import (
 from calmrl_prob._rows import Rows, Sizes, as_rows, split_rows
 from calmrl_prob._schema import require_fittable, warn_unidentifiable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
-from calmrl_prob.linear_gaussian.blocks import ObservedBlocks, find_patterns
+from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, find_patterns
 
 __all__ = ["MultimodalData", "require_fittable", "warn_unidentifiable"]
 
@@ -240,14 +240,14 @@ class MultimodalData:
         return observed.expand(values.shape) if self.missing == "modalities" else ~values.isnan() & observed
 
     @cached_property
-    def blocks(self) -> ObservedBlocks:
-        """The rows of each modality that are present, as the exact engine takes them.
+    def blocks(self) -> ObservedBlocks | FeatureBlocks:
+        """What is present, as the exact engine takes it.
 
-        Raises:
-            DataError: some rows lack single features, which whole-modality blocks cannot say.
+        By modality, the fast case, unless some row lacks single features; then by feature.
         """
         if self.has_partial_rows:
-            raise DataError("blocks: some rows lack single features; take values and feature_mask(name) instead.")
+            mask = torch.cat([self.feature_mask(name) for name in self.names], dim=1)
+            return FeatureBlocks(self.dims, torch.cat([self.filled(name) for name in self.names], dim=1), mask)
         return ObservedBlocks.from_arrays(self._values, self.observed_mask)
 
     def filled(self, name: str, value: float = 0.0) -> Tensor:

@@ -58,4 +58,5 @@ class AndersonAccelerator:
         inner = inner * scale[:, None] * scale
         inner.diagonal().add_(1e-10)
         coefficients = scale * torch.linalg.solve(inner, scale * (changes @ residual))
-        return image - coefficients @ (torch.stack(self._steps) + changes)
+        accelerated: Tensor = image - coefficients @ (torch.stack(self._steps) + changes)
+        return accelerated

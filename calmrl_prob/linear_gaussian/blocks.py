@@ -97,7 +97,8 @@ class ObservedBlocks:
     def pattern_rows(self) -> tuple[Tensor, ...]:
         """For each pattern the row numbers of its instances, ascending."""
         order = torch.argsort(self.pattern_index, stable=True)
-        return order.split(self.pattern_counts.tolist())
+        members: tuple[Tensor, ...] = order.split(self.pattern_counts.tolist())
+        return members
 
     def stacked(self, pattern: int, rows: Tensor) -> Tensor:
         """Instances of one pattern with their modalities side by side, shape (len(rows), D_p)."""

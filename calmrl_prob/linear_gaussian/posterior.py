@@ -242,6 +242,7 @@ def factorize(matrices: Tensor) -> Tensor:
     Raises:
         NumericalError: one is not positive definite, or not finite.
     """
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrices)
     if bool(info.any()) or not bool(factor.isfinite().all()):
         raise NumericalError(
