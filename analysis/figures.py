@@ -1,0 +1,178 @@
+"""The figures of a comparison. Each function takes a tidy table and returns a matplotlib Figure, tied to no backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import ndtri
+
+from analysis.style import BLUE, GREY, VERMILION, line, style
+
+
+def recall_by_share(shares: pd.DataFrame, title: str) -> Figure:
+    """R@1 against the share of modality cells missing in training, one line for each variant.
+
+    Args:
+        shares: variant, label, share (in [0, 1]), R@1 (percent).
+        title: of the figure.
+    """
+    with style():
+        figure = Figure(figsize=(6.4, 3.8))
+        axes = figure.subplots()
+        for variant, rows in shares.groupby("variant", sort=False):
+            ordered = rows.sort_values("share")
+            axes.plot(100 * ordered["share"], ordered["R@1"], label=rows["label"].iloc[0], **line(str(variant)))
+        axes.set(title=title, xlabel="modality cells missing in the training rows (%)", ylabel="R@1 on test rows (%)")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
+
+
+def recall_bars(summary: pd.DataFrame, title: str) -> Figure:
+    """R@1 of each variant, mean over seeds with one standard deviation.
+
+    Args:
+        summary: as ``analysis.tables.summarize`` makes it.
+        title: of the figure.
+    """
+    with style():
+        shown = summary[summary["R@1"].notna()].iloc[::-1]
+        figure = Figure(figsize=(6.4, 0.6 + 0.34 * len(shown)))
+        axes = figure.subplots()
+        colours = [line(variant)["color"] for variant in shown["variant"]]
+        axes.barh(shown["label"], shown["R@1"], xerr=shown["R@1 sd"].fillna(0.0), color=colours, capsize=3)
+        for place, value in enumerate(shown["R@1"]):
+            axes.text(0.4, place, f"{value:.1f}", va="center", ha="left", color="white", fontweight="bold")
+        axes.set(title=title, xlabel="R@1 on test rows (%); whiskers: one standard deviation over seeds")
+        axes.grid(visible=False, axis="y")
+        return figure
+
+
+def intervals(table: pd.DataFrame, level: float, title: str) -> Figure:
+    """Imputed values with their intervals against the truth, one panel for each modality.
+
+    Args:
+        table: modality, mean, sd, truth, in standard deviations of the modality.
+        level: nominal coverage of the intervals, in (0, 1).
+        title: of the figure.
+    """
+    with style():
+        names = list(table["modality"].unique())
+        columns = min(2, len(names))
+        height = -(-len(names) // columns)
+        figure = Figure(figsize=(3.7 * columns, 2.5 * height + 0.5))
+        panels = figure.subplots(height, columns, squeeze=False)
+        for panel in panels.flat[len(names) :]:
+            panel.set_visible(False)
+        for panel, name in zip(panels.flat, names, strict=False):
+            inside = _intervals_panel(panel, table[table["modality"] == name], level)
+            panel.set_title(f"{name}: {inside} inside")
+        for panel in panels[-1]:
+            panel.set_xlabel("test rows, ordered by imputed value")
+        for panel in panels[:, 0]:
+            panel.set_ylabel("first feature (sd)")
+        handles, labels = _merged_legend(panels.flat[: len(names)])
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.suptitle(title)
+        return figure
+
+
+def coverage(table: pd.DataFrame, title: str) -> Figure:
+    """Nominal against actual coverage, one line for each variant, mean over seeds.
+
+    Args:
+        table: variant, label, seed, level, coverage (shares in [0, 1]).
+        title: of the figure.
+    """
+    with style():
+        figure = Figure(figsize=(6.4, 4.2))
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="perfectly calibrated")
+        for variant, rows in table.groupby("variant", sort=False):
+            curve = 100 * rows.groupby("level")["coverage"].mean()
+            axes.plot(100 * curve.index, curve, label=rows["label"].iloc[0], markersize=4, markevery=3, **line(str(variant)))
+        axes.set(
+            title=title,
+            xlabel="nominal coverage of the interval (%)",
+            ylabel="true values inside (%)",
+            xlim=(0, 100),
+            ylim=(0, 100),
+            aspect="equal",
+        )
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
+
+
+def evidence(table: pd.DataFrame, title: str) -> Figure:
+    """How far the evidence still was from where it ended, at each EM iteration; one line for each variant and seed.
+
+    Args:
+        table: variant, label, seed, iteration, log_likelihood (nats).
+        title: of the figure.
+    """
+    with style():
+        figure = Figure(figsize=(6.4, 3.6))
+        axes = figure.subplots()
+        for variant, rows in table.groupby("variant", sort=False):
+            for number, (_, trace) in enumerate(rows.groupby("seed", sort=False)):
+                values = trace.sort_values("iteration")["log_likelihood"].to_numpy()
+                behind = values[-1] - values[:-1]
+                iterations = np.arange(len(behind))
+                label = rows["label"].iloc[0] if number == 0 else None
+                look = line(str(variant)) | {"marker": "", "label": label}
+                axes.plot(iterations, np.where(behind > 0, behind, np.nan), linewidth=1.1, **look)
+        axes.set(title=title, xlabel="EM iteration", ylabel="evidence still to come (nats)", yscale="log")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
+
+
+def recall_matrix(pairs: pd.DataFrame, title: str) -> Figure:
+    """R@1 from each modality (rows) to each other (columns), mean over seeds.
+
+    Args:
+        pairs: query, candidate, R@1 (shares in [0, 1]).
+        title: of the figure.
+    """
+    with style():
+        names = list(dict.fromkeys(pairs["query"]))
+        matrix = 100 * pairs.pivot_table(index="query", columns="candidate", values="R@1").reindex(names)[names]
+        figure = Figure(figsize=(1.8 + 0.8 * len(names), 1.2 + 0.55 * len(names)))
+        axes = figure.subplots()
+        image = axes.imshow(matrix, cmap="cividis", vmin=0, aspect="auto")
+        middle = np.nanmax(matrix.to_numpy()) / 2
+        for (row, column), value in np.ndenumerate(matrix.to_numpy()):
+            if np.isfinite(value):
+                axes.text(
+                    column, row, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black"
+                )
+        axes.set(title=title, xlabel="candidates", ylabel="queries")
+        axes.set_xticks(range(len(names)), names, rotation=20)
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False)
+        figure.colorbar(image, label="R@1 (%)")
+        return figure
+
+
+def _intervals_panel(axes: Axes, table: pd.DataFrame, level: float) -> str:
+    ordered = table.sort_values("mean", kind="stable")
+    place = np.arange(len(ordered))
+    mean, truth = ordered["mean"].to_numpy(), ordered["truth"].to_numpy()
+    reach = float(ndtri((1 + level) / 2)) * ordered["sd"].to_numpy()
+    inside = np.abs(truth - mean) <= reach
+    axes.errorbar(
+        place, mean, yerr=reach, fmt="none", ecolor=GREY, elinewidth=2.2, alpha=0.55, label=f"{100 * level:.0f}% interval"
+    )
+    axes.plot(place[inside], truth[inside], "o", color=BLUE, markersize=3.5, label="truth, inside")
+    axes.plot(place[~inside], truth[~inside], "x", color=VERMILION, markersize=5, label="truth, outside")
+    axes.set_xticks([])
+    return f"{inside.sum()} of {len(inside)}"
+
+
+def _merged_legend(panels: np.ndarray) -> tuple[list[object], list[str]]:
+    found: dict[str, object] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)

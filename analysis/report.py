@@ -1,0 +1,187 @@
+"""One self-contained HTML page from the files of a run: ``python -m analysis.report <run folder>``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.files import TABLES, read_facts, read_table, write_text
+from analysis.style import data_uri
+from analysis.tables import best_rows, formatted, summarize
+from calmrl_prob.errors import CalmrlError
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure of the page.
+
+    Attributes:
+        heading, caption: what stands over and under it.
+        source: the picture as a ``data:`` address.
+        alternative: what it shows, for those who cannot see it.
+    """
+
+    heading: str
+    caption: str
+    source: str
+    alternative: str
+
+
+def build_report(run_folder: str | os.PathLike[str]) -> Path:
+    """Write ``report.html`` from the files that a comparison left in its folder.
+
+    Args:
+        run_folder: holds ``results.parquet``, ``run.json``, ``config.yaml`` and the folder ``tables``.
+
+    Returns:
+        The path of the page. It needs no other file and no network.
+
+    Raises:
+        FileFormatError: one of those files is missing or cannot be read.
+    """
+    folder = Path(run_folder)
+    facts = read_facts(folder / "run.json")
+    results = read_table(folder / "results.parquet")
+    tables = {name: read_table(folder / "tables" / f"{name}.csv") for name in TABLES}
+    summary = summarize(results)
+    best = best_rows(summary)
+    text = formatted(summary)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        facts=facts,
+        headings=list(text.columns),
+        rows=[
+            [(cell, best.get(heading) == row) for heading, cell in zip(text.columns, cells, strict=True)]
+            for row, cells in enumerate(text.to_numpy())
+        ],
+        caption=table_caption(facts),
+        notes=_notes(results),
+        illustrations=_illustrations(facts, summary, tables),
+        config=(folder / "config.yaml").read_text(encoding="utf-8"),
+    )
+    path = folder / "report.html"
+    write_text(page, path)
+    return path
+
+
+def table_caption(facts: dict[str, Any]) -> str:
+    """What the columns mean, in plain words."""
+    level = f"{100 * facts['interval_level']:.0f}%"
+    seeds = len(facts["seeds"])
+    return (
+        f"Mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; each seed removes other modalities from the "
+        f"{facts['num_train']} training rows and holds out other validation rows. All scores are on the same "
+        f"{facts['num_test']} test rows. R@1 and R@10: a test row's modality asks for another modality of the same row "
+        "among those of all test rows; the share of queries whose answer comes first, or among the first ten, averaged "
+        f"over all ordered pairs of modalities; scored by {facts['scoring'].replace('_', ' ')} of the fitted model "
+        "(ridge may score by the cosine of its own prediction, if that was better on validation rows). RMSE, NLL and "
+        "coverage: each modality of each test row is hidden in turn and imputed from the others; RMSE in standard "
+        "deviations of the modality (root mean square over its features), NLL in nats per feature in the same unit, "
+        f"coverage the share of true values inside the {level} interval, which is best at {level}. Rows fitted after "
+        "filling in impute by their own rule, with the variance per feature that it had on validation rows; all others "
+        "by the exact posterior predictive of their model. Probe: accuracy of a logistic regression on the "
+        "representation (posterior mean), learned from the training rows with what they have and tested on test rows "
+        "with modalities removed by the same mechanism, by a fixed seed. K: number of latents, the one with the highest "
+        "R@1 on validation rows over all seeds; no test row takes part in any choice. Fit s: wall-clock seconds of the "
+        "final fit, filling in included."
+    )
+
+
+def _notes(results: pd.DataFrame) -> list[str]:
+    notes = results.loc[results["note"].fillna("") != "", ["label", "note"]].drop_duplicates()
+    notes_text = [f"{label}: left out. {note}" for label, note in notes.to_numpy()]
+    if "scoring_used" in results:
+        direct = results.loc[results["scoring_used"] == "cosine of prediction", "label"].unique()
+        notes_text += [f"{label}: retrieved by the cosine of its own prediction." for label in direct]
+    return notes_text
+
+
+def _illustrations(
+    facts: dict[str, Any], summary: pd.DataFrame, tables: dict[str, pd.DataFrame]
+) -> list[Illustration]:
+    data, focus = facts["data"], facts["focus"]
+    level = facts["interval_level"]
+    parts: list[tuple[str, str, Figure]] = [
+        (
+            "Retrieval",
+            "R@1 of each variant. The oracle was fitted before anything was removed: the gap to it is what the missing "
+            "modalities cost.",
+            figures.recall_bars(summary, f"{data}: retrieval after calibration"),
+        )
+    ]
+    if len(tables["shares"]):
+        parts.append(
+            (
+                "Recall against share missing",
+                f"Training modalities are removed {facts['share_mechanism']}, at the first seed, with the number of "
+                "latents chosen in the table. Where a line ends, too few rows were left to fit to.",
+                figures.recall_by_share(tables["shares"], f"{data}: recall as more goes missing"),
+            )
+        )
+    if len(tables["intervals"]):
+        panel = tables["intervals"]
+        parts.append(
+            (
+                "Imputation intervals against truth",
+                f"{focus}: one feature (the first) of some test rows, each modality imputed from the row's others, in "
+                f"standard deviations of the modality. Bars are {100 * level:.0f}% intervals of the posterior "
+                f"predictive, latent and noise variance together; about {100 * (1 - level):.0f}% of the true values "
+                "should lie outside. The first feature may vary more than the others, and one noise variance for all "
+                "features is then too small for it.",
+                figures.intervals(panel, level, f"{focus}: imputed and true values"),
+            )
+        )
+        parts.append(
+            (
+                "Recall by pair of modalities",
+                f"{focus}: R@1 from each modality to each other, mean over seeds.",
+                figures.recall_matrix(
+                    tables["pairs"][tables["pairs"]["label"] == focus], f"{focus}: R@1 from rows to columns"
+                ),
+            )
+        )
+    parts.append(
+        (
+            "Coverage",
+            "Of the intervals that should hold a given share of true values, the share that they did hold, over all "
+            "features, modalities and test rows. Below the diagonal, the stated uncertainty is too small. Rules that "
+            "fill in had their variance measured on validation rows; models state theirs.",
+            figures.coverage(tables["coverage"], f"{data}: are the intervals as wide as they should be?"),
+        )
+    )
+    parts.append(
+        (
+            "Evidence trace",
+            "How much the log-likelihood of the training data still had to rise, at each EM iteration of each final "
+            "fit (one line for each seed). It never falls; lines that end near zero have converged.",
+            figures.evidence(tables["evidence"], f"{data}: convergence of EM"),
+        )
+    )
+    return [Illustration(heading, caption, data_uri(figure), f"{heading}: {caption}") for heading, caption, figure in parts]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the report of a run anew."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of a run, such as outputs/2026-01-31/12-00-00")
+    try:
+        print(build_report(parser.parse_args(arguments).folder))
+    except CalmrlError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What comes out of a calibration variant: it retrieves, imputes and represents rows it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+import calmrl_prob as cal
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.evaluation import mean_over_pairs
+from experiments.generative import FittedModel, Retriever
+from experiments.imputers import Array, Imputer, has, predictable, values
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A variant fitted to training rows.
+
+    Attributes:
+        model: the fitted generative model.
+        latent_dim: K, as chosen.
+        seconds: wall-clock time of the fit, imputation of the training rows included, the choice of K not.
+        retriever: how the model retrieves.
+        imputer: a rule of its own for missing modalities; None for the model's exact posterior predictive.
+        direct: retrieve by the rule's predictions and not by the model.
+    """
+
+    model: FittedModel
+    latent_dim: int
+    seconds: float
+    retriever: Retriever
+    imputer: Imputer | None = None
+    direct: bool = False
+
+    @property
+    def scoring(self) -> str:
+        """How it retrieves: the score of the model, or "cosine of prediction" by its imputer."""
+        return "cosine of prediction" if self.direct else self.retriever.score
+
+    def recall(self, data: MultimodalData) -> pd.DataFrame:
+        """Retrieval for each ordered pair of modalities: query, candidate, R@1, R@10 (shares in [0, 1])."""
+        if self.direct and self.imputer is not None:
+            return direct_recall(self.imputer, data)
+        return self.retriever(self.model.linear_gaussian, data)
+
+    def impute(self, data: MultimodalData, name: str) -> tuple[Array, Array]:
+        """Mean and variance (N, D_m) of one modality given each row's others; what rows hold of it is not read.
+
+        NaN in rows that have no other modality, or lack this one, so that there is nothing to compare with.
+        """
+        rows = predictable(data, name)
+        means = np.full((len(data), data.dims[name]), np.nan)
+        variances = np.full_like(means, np.nan)
+        if rows.any():
+            seen = without(data.subset(rows), name)
+            if self.imputer is not None:
+                means[rows], variances[rows] = self.imputer.predict(seen, name), self.imputer.residual_variance[name]
+            else:
+                imputed = cal.impute(self.model.linear_gaussian, seen)
+                means[rows] = imputed.mean[name].double().cpu().numpy()
+                variances[rows] = imputed.variance[name].double().cpu().numpy()
+        return means, variances
+
+    def features(self, data: MultimodalData) -> Array:
+        """The representation of each row, (N, K): the posterior mean given what it has, or what it was filled with."""
+        filled = data if self.imputer is None else self.imputer.complete(data)
+        mean: Array = cal.posterior(self.model.linear_gaussian, filled).mean.double().cpu().numpy()
+        return mean
+
+
+def direct_recall(imputer: Imputer, data: MultimodalData) -> pd.DataFrame:
+    """Retrieval by the cosine between an imputer's prediction of the candidate's modality and the candidate.
+
+    Both are centred by the training mean. Ties count against the imputer.
+    """
+    table = []
+    for query in data.names:
+        for candidate in data.names:
+            rows = has(data, query) & has(data, candidate)
+            if query == candidate or not rows.any():
+                continue
+            both = data.subset(rows)
+            asked = without(both, *(name for name in data.names if name != query))
+            centre = imputer.centre[candidate]
+            predicted = _unit(imputer.predict(asked, candidate) - centre)
+            scores = predicted @ _unit(values(both, candidate) - centre).T
+            ranks = (scores >= scores.diagonal()[:, None] - 1e-12).sum(axis=1)
+            recall = {f"R@{k}": float(np.mean(ranks <= k)) for k in (1, 10)}
+            table.append({"query": query, "candidate": candidate, "num_queries": len(ranks), **recall})
+    return pd.DataFrame(table)
+
+
+def recall_at_1(recall: pd.DataFrame) -> float:
+    """Mean R@1 over the pairs of modalities, in [0, 1]."""
+    return mean_over_pairs(recall)["R@1"]
+
+
+def without(data: MultimodalData, *names: str) -> MultimodalData:
+    """The same rows, with whole modalities taken away."""
+    kept = torch.tensor([name not in names for name in data.names], device=data.device)
+    return data.mask(kept.expand(len(data), -1))
+
+
+def _unit(rows: Array) -> NDArray[np.float64]:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)

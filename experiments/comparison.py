@@ -1,0 +1,197 @@
+"""Fits every variant for every seed, and measures them on the same test rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.missingness import mcar
+from experiments.calibrated import Calibrated, recall_at_1
+from experiments.data import Split
+from experiments.generative import Retriever
+from experiments.measures import Bench, coverage_table, impute_all, interval_table, measure, modality_scale
+from experiments.settings import build, check, flatten
+from experiments.variants import Choice, Oracle, Task, Variant
+
+Advance = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
+
+#: Decides which modalities of the test rows are removed for the linear probe and idata.nc: the same for all runs.
+TEST_SEED = 12345
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a run found, as tidy tables.
+
+    Attributes:
+        results: one row for each variant and seed: the metrics, and the settings of the run.
+        coverage: nominal and actual coverage: variant, seed, level, coverage, width.
+        evidence: the log-likelihood trace of each final fit: variant, seed, iteration, log_likelihood.
+        pairs: recall for each ordered pair of modalities: variant, seed, query, candidate, R@1, R@10.
+        intervals: imputed and true values of some test rows by the variant in focus.
+        shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
+        focus: the fitted variant of ``report.focus``; None if it is not among the variants.
+        masked_test: test rows with modalities removed, for it.
+    """
+
+    results: pd.DataFrame
+    coverage: pd.DataFrame
+    evidence: pd.DataFrame
+    pairs: pd.DataFrame
+    intervals: pd.DataFrame
+    shares: pd.DataFrame
+    focus: Calibrated | None
+    masked_test: MultimodalData
+
+
+class Comparer:
+    """One comparison, from its configuration.
+
+    Args:
+        cfg: the composed configuration ``compare``.
+
+    Raises:
+        CalmrlError: an option has a value that cannot work; the message names it.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        check(cfg)
+        self.cfg = cfg
+        self.split: Split = build(cfg, "data")
+        self.retriever: Retriever = build(cfg, "scoring")
+        self.mechanism = build(cfg, "missingness")
+        self.variants: dict[str, Variant] = {key: build(cfg, f"calibration.{key}") for key in cfg.calibration}
+        self.masked_test = self._remove(self.split.test, TEST_SEED)
+        self.seeds: list[int] = list(cfg.seeds)
+        self.share_variants = [key for key in cfg.report.share_variants if key in self.variants]
+
+    @property
+    def steps(self) -> int:
+        """How often ``run`` reports progress."""
+        return 2 * len(self.variants) * len(self.seeds) + len(self.cfg.report.shares) * len(self.share_variants)
+
+    def run(self, advance: Advance = lambda what: None) -> Comparison:
+        """Choose, fit and measure everything.
+
+        Args:
+            advance: is called ``steps`` times, with what was done.
+
+        Raises:
+            DataError: no variant could be fitted.
+        """
+        tasks = {seed: self._task(self._remove(self.split.train, seed), seed) for seed in self.seeds}
+        choices, notes = self._choose(tasks, advance)
+        if not choices:
+            raise DataError("; ".join(notes.values()))
+        tables: dict[str, list[pd.DataFrame]] = {"coverage": [], "evidence": [], "pairs": []}
+        rows: list[dict[str, Any]] = []
+        settings = flatten(self.cfg)
+        focus, intervals, first = None, pd.DataFrame(), {}
+        for seed, task in tasks.items():
+            bench = self._bench(task)
+            for key, variant in self.variants.items():
+                named = {"variant": key, "label": variant.label, "seed": seed}
+                if key not in choices:
+                    rows.append(named | {"note": notes[key]} | settings)
+                    advance(f"{variant.label}: left out")
+                    continue
+                calibrated = variant.calibrate(task, choices[key])
+                imputations = impute_all(calibrated, bench.test)
+                pairs = calibrated.recall(bench.test)
+                facts = {
+                    "K": calibrated.latent_dim,
+                    "scoring_used": calibrated.scoring,
+                    "stop_reason": calibrated.model.stop_reason,
+                    "observed_share": float(task.incomplete.observed_mask.double().mean()),
+                    "note": "",
+                }
+                rows.append(named | measure(calibrated, bench, imputations, pairs) | facts | settings)
+                evidence = pd.DataFrame({"log_likelihood": calibrated.model.evidence}).rename_axis("iteration")
+                tables["evidence"].append(evidence.reset_index().assign(**named))
+                tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
+                tables["pairs"].append(pairs.assign(**named))
+                first.setdefault(key, calibrated)
+                if key == self.cfg.report.focus and focus is None:
+                    focus = calibrated
+                    intervals = interval_table(bench, imputations, self.cfg.report.interval_rows)
+                advance(f"{variant.label}, seed {seed}: fitted")
+        return Comparison(
+            pd.DataFrame(rows),
+            **{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()},
+            intervals=intervals,
+            shares=self._shares(first, choices, advance),
+            focus=focus,
+            masked_test=self.masked_test,
+        )
+
+    def _choose(self, tasks: dict[int, Task], advance: Advance) -> tuple[dict[str, Choice], dict[str, str]]:
+        """The settings of each variant, from validation rows; and of those that cannot be fitted, why."""
+        choices, notes = {}, {}
+        for key, variant in self.variants.items():
+            validations = []
+            for seed, task in tasks.items():
+                try:
+                    validations.append(variant.validate(task))
+                except DataError as error:  # no complete row, say: the other variants can still be compared
+                    notes[key] = str(error)
+                    logger.warning("left out, seed %d: %s", seed, error)
+                advance(f"{variant.label}, seed {seed}: chose K")
+            if key not in notes:
+                choices[key] = Choice.best(validations)
+        return choices, notes
+
+    def _shares(self, first: dict[str, Calibrated], choices: dict[str, Choice], advance: Advance) -> pd.DataFrame:
+        """R@1 against the share of missing cells, at the first seed and the settings chosen for it."""
+        rows = []
+        mechanism = self.mechanism if "rate" in self.cfg.missingness else mcar
+        train, seed = self.split.train, self.seeds[0]
+        for share in self.cfg.report.shares:
+            try:
+                task = self._task(train.mask(mechanism(train, rate=share, seed=seed)), seed)
+            except ArgumentError as error:  # so large a share would leave rows with nothing
+                logger.warning("report.shares: %s left out; %s", share, error)
+                for _ in self.share_variants:
+                    advance(f"{100 * share:.0f}% missing: left out")
+                continue
+            for key in self.share_variants:
+                variant = self.variants[key]
+                advance(f"{variant.label}, {100 * share:.0f}% missing")
+                if key not in choices:
+                    continue
+                try:  # the oracle sees no missing cell, whatever the share
+                    calibrated = first[key] if isinstance(variant, Oracle) else variant.calibrate(task, choices[key])
+                except DataError as error:
+                    logger.warning("left out at %.0f%% missing: %s", 100 * share, error)
+                    continue
+                recall = 100 * recall_at_1(calibrated.recall(self.split.test))
+                rows.append({"variant": key, "label": variant.label, "share": share, "R@1": recall})
+        return pd.DataFrame(rows, columns=["variant", "label", "share", "R@1"])
+
+    def _remove(self, data: MultimodalData, seed: int) -> MultimodalData:
+        try:
+            return data.mask(self.mechanism(data, seed=seed))
+        except ArgumentError as error:
+            raise ArgumentError(f"missingness.{error}") from error
+
+    def _task(self, incomplete: MultimodalData, seed: int) -> Task:
+        fit_rows, validation_rows = incomplete.split_indices(1.0 - self.cfg.validation_share, seed=seed)
+        return Task(incomplete, self.split.train, fit_rows, validation_rows, self.retriever, seed)
+
+    def _bench(self, task: Task) -> Bench:
+        return Bench(
+            train=task.incomplete,
+            test=self.split.test,
+            masked_test=self.masked_test,
+            scale=modality_scale(self.split.train),
+            level=self.cfg.interval_level,
+            seed=task.seed,
+        )

@@ -1,0 +1,97 @@
+"""The generative model of a comparison: how it is fitted, and how it retrieves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+import calmrl_prob as cal
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.evaluation import SCORES, cross_modal_recall
+from calmrl_prob.linear_gaussian import LinearGaussian
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted model and how the fit went.
+
+    Attributes:
+        linear_gaussian: the parameters.
+        evidence: log-likelihood of the training data at each iteration, nats, (T,).
+        stop_reason: why the iteration ended.
+        seconds: wall-clock time of the fit.
+    """
+
+    linear_gaussian: LinearGaussian
+    evidence: NDArray[np.float64]
+    stop_reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelFitter:
+    """Fits a shared-latent model by closed-form EM.
+
+    Args:
+        noise: "isotropic" (one variance for each modality) or "diagonal" (one for each feature).
+        latent_dims: the numbers of latents K to choose from.
+        max_iterations, tolerance: when EM stops.
+    """
+
+    noise: str = "isotropic"
+    latent_dims: Sequence[int] = field(default=(32, 64, 96, 128))
+    max_iterations: int = 200
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.noise not in ("isotropic", "diagonal"):
+            raise ArgumentError(f"model.noise: expected 'isotropic' or 'diagonal', got {self.noise!r}.")
+        given = list(self.latent_dims)
+        if not given or not all(isinstance(k, int) and k > 0 for k in given):
+            raise ArgumentError(f"model.latent_dims: expected at least one number of latents, all above 0, got {given}.")
+
+    def feasible(self, data: MultimodalData) -> list[int]:
+        """The numbers of latents to try on these data: those below both the number of rows and the number of features.
+
+        If none is, the largest that is.
+        """
+        most = min(len(data), sum(data.dims.values())) - 1
+        if most < 1:
+            raise DataError(f"model.latent_dims: {len(data)} training rows are too few for any model; keep more.")
+        return sorted({min(k, most) for k in self.latent_dims if k <= most} or {most})
+
+    def fit(self, data: MultimodalData, latent_dim: int, seed: int) -> FittedModel:
+        """Fit K latents to data with any modalities missing."""
+        started = time.perf_counter()
+        model = cal.SharedLatentModel(data.dims, latent_dim=latent_dim, noise=self.noise)
+        result = cal.fit(
+            model, data, method="em", seed=seed, max_iterations=self.max_iterations, tolerance=self.tolerance
+        )
+        seconds = time.perf_counter() - started
+        evidence = np.asarray(result.log_likelihood, dtype=np.float64)
+        return FittedModel(model.linear_gaussian().detach(), evidence, str(result.stop_reason), seconds)
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """Cross-modal retrieval by one score: each modality asks for each other, over the rows that have both.
+
+    Args:
+        score: "likelihood_ratio", "cosine_latent" or "cosine_predicted".
+    """
+
+    score: str = "likelihood_ratio"
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ArgumentError(f"scoring.score: expected one of {sorted(SCORES)}, got {self.score!r}.")
+
+    def __call__(self, model: LinearGaussian, data: MultimodalData) -> pd.DataFrame:
+        """One row for each ordered pair of modalities: query, candidate, R@1, R@10 (shares in [0, 1])."""
+        return cross_modal_recall(model, data, score=self.score, ks=(1, 10))

@@ -1,0 +1,144 @@
+"""What is measured of a calibrated variant, on test rows: the numbers of the table, and the data of the figures.
+
+Imputation errors are in units of a modality's standard deviation (root mean square over its features, over the complete
+training rows), so that modalities of different scale can be averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.evaluation import coverage_curve, linear_probe, mean_over_pairs, score_imputation
+from experiments.calibrated import Calibrated
+from experiments.imputers import Array, has, predictable, values
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The rows that all variants are measured on.
+
+    Attributes:
+        train: training rows as the variants learned from them, modalities missing.
+        test: test rows as they are.
+        masked_test: the same with modalities removed by the mechanism, by a fixed seed.
+        scale: for each modality the unit of its imputation errors.
+        level: nominal coverage of the intervals, in (0, 1).
+        seed: decides the folds of the linear probe.
+    """
+
+    train: MultimodalData
+    test: MultimodalData
+    masked_test: MultimodalData
+    scale: Mapping[str, float]
+    level: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Imputations:
+    """Every modality of every test row, imputed from the row's others.
+
+    Attributes:
+        mean, variance: for each modality (N, D_m); NaN in the rows that are not evaluated.
+        evaluated: (N, M) bool, the cells that were there to compare with.
+    """
+
+    mean: dict[str, Array]
+    variance: dict[str, Array]
+    evaluated: NDArray[np.bool_]
+
+
+def impute_all(calibrated: Calibrated, data: MultimodalData) -> Imputations:
+    """Hide one modality at a time, and impute it."""
+    parts = {name: calibrated.impute(data, name) for name in data.names}
+    evaluated = np.stack([predictable(data, name) for name in data.names], axis=1)
+    return Imputations(
+        {name: mean for name, (mean, _) in parts.items()},
+        {name: variance for name, (_, variance) in parts.items()},
+        evaluated,
+    )
+
+
+def measure(
+    calibrated: Calibrated, bench: Bench, imputations: Imputations, pairs: pd.DataFrame
+) -> dict[str, float]:
+    """The columns of the table: recall and accuracies in percent, RMSE in standard deviations, NLL in nats a feature."""
+    recall = mean_over_pairs(pairs)
+    scores = score_imputation(
+        imputations.mean, imputations.variance, bench.test, imputations.evaluated, level=bench.level
+    ).set_index("modality")
+    unit = pd.Series(bench.scale).reindex(scores.index)
+    return {
+        "R@1": 100 * recall["R@1"],
+        "R@10": 100 * recall["R@10"],
+        "RMSE": float(np.sqrt(((scores["rmse"] / unit) ** 2).mean())),
+        "NLL": float((scores["nll"] - np.log(unit)).mean()),
+        "coverage": 100 * float(scores["coverage"].mean()),
+        "probe": 100 * probe_accuracy(calibrated, bench),
+        "seconds": calibrated.seconds,
+    }
+
+
+def probe_accuracy(calibrated: Calibrated, bench: Bench) -> float:
+    """Accuracy of a linear classifier on the representation, in [0, 1]; NaN where the data have no labels.
+
+    It learns from the training rows with what they have, and is tested on test rows from which modalities were removed
+    by the same mechanism.
+    """
+    if bench.train.labels is None or bench.masked_test.labels is None:
+        return float("nan")
+    found = linear_probe(
+        calibrated.features(bench.train),
+        bench.train.labels,
+        calibrated.features(bench.masked_test),
+        bench.masked_test.labels,
+        seed=bench.seed,
+    )
+    return found.accuracy
+
+
+def coverage_table(bench: Bench, imputations: Imputations) -> pd.DataFrame:
+    """Nominal against actual coverage over all evaluated cells: level, coverage, width in standard deviations."""
+    truth, mean, variance = [], [], []
+    for m, name in enumerate(bench.test.names):
+        rows, unit = imputations.evaluated[:, m], bench.scale[name]
+        truth.append(values(bench.test, name)[rows].ravel() / unit)
+        mean.append(imputations.mean[name][rows].ravel() / unit)
+        variance.append(imputations.variance[name][rows].ravel() / unit**2)
+    return coverage_curve(np.concatenate(truth), np.concatenate(mean), np.concatenate(variance))
+
+
+def interval_table(bench: Bench, imputations: Imputations, num_rows: int, feature: int = 0) -> pd.DataFrame:
+    """One feature of some test rows, imputed and true: modality, row, mean, sd, truth, in standard deviations."""
+    tables = []
+    for m, name in enumerate(bench.test.names):
+        rows = np.flatnonzero(imputations.evaluated[:, m])
+        rows = rows[np.linspace(0, len(rows) - 1, min(num_rows, len(rows))).astype(int)] if len(rows) else rows
+        unit = bench.scale[name]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "modality": name,
+                    "row": rows,
+                    "mean": imputations.mean[name][rows, feature] / unit,
+                    "sd": np.sqrt(imputations.variance[name][rows, feature]) / unit,
+                    "truth": values(bench.test, name)[rows, feature] / unit,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def modality_scale(data: MultimodalData) -> dict[str, float]:
+    """The root mean square deviation of each modality's features from their means, one number a modality."""
+    scale = {}
+    for name in data.names:
+        rows = values(data, name)[has(data, name)]
+        scale[name] = float(np.sqrt(np.mean((rows - rows.mean(axis=0)) ** 2))) or 1.0
+    return scale

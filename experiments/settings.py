@@ -1,0 +1,86 @@
+"""From a composed configuration to checked objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from calmrl_prob.errors import ArgumentError, CalmrlError
+
+
+def build(cfg: DictConfig, option: str) -> Any:  # noqa: ANN401 - whatever its _target_ makes
+    """Instantiate one part of the configuration.
+
+    Raises:
+        CalmrlError: a value cannot work; the message names the option.
+        hydra.errors.InstantiationException: anything else.
+    """
+    try:
+        return hydra.utils.instantiate(OmegaConf.select(cfg, option))
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, CalmrlError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise type(cause)(f"in the option {option}: {cause}") from error
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse values that cannot work before anything is computed.
+
+    Raises:
+        ArgumentError: naming the option, what was expected and what came.
+    """
+    seeds = cfg.seeds
+    if not _list_of(seeds, int) or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ArgumentError(f"seeds: expected different whole numbers from 0 up, such as [0,1,2], got {seeds}.")
+    for option in ("validation_share", "interval_level"):
+        value = cfg[option]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+            raise ArgumentError(f"{option}: expected a number between 0 and 1, both excluded, got {value!r}.")
+    if not cfg.get("calibration"):
+        raise ArgumentError("calibration: expected at least one variant, such as 'calibration=[calmrl,oracle]'.")
+    for option in ("interval_rows", "posterior_draws", "posterior_rows"):
+        value = cfg.report[option]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ArgumentError(f"report.{option}: expected a whole number from 1 up, got {value!r}.")
+    shares = cfg.report.shares
+    if len(shares) and not (_list_of(shares, float | int) and all(0 <= share < 1 for share in shares)):
+        raise ArgumentError(f"report.shares: expected shares of missing cells in [0, 1), got {shares}.")
+
+
+def flatten(cfg: DictConfig) -> dict[str, str | int | float | bool | None]:
+    """The configuration as one flat row, ``missingness.rate`` and the like; lists as text.
+
+    What is not a setting of the run as a whole (the variants, the report) is left out.
+    """
+    flat: dict[str, str | int | float | bool | None] = {}
+
+    def visit(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key != "_partial_":
+                    visit(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif isinstance(value, list):
+            flat[prefix] = " ".join(map(str, value))
+        elif prefix.endswith("._target_"):
+            flat[prefix.removesuffix("._target_")] = str(value).rpartition(".")[2]
+        else:
+            flat[prefix] = value  # type: ignore[assignment]  # configurations hold plain values
+
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    visit("", {key: value for key, value in content.items() if key not in ("calibration", "report", "seeds")})
+    return flat
+
+
+def _list_of(value: object, kind: Any) -> bool:  # noqa: ANN401 - a class or a union of classes
+    return (
+        isinstance(value, list | tuple | ListConfig)
+        and len(value) > 0
+        and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+    )
