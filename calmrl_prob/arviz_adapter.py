@@ -71,7 +71,7 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
 
     shared = dict(attributes or {})
     datasets: dict[str, Any] = {name: group.dataset().assign_attrs(shared) for name, group in groups.items()}
-    if hasattr(arviz, "InferenceData"):
+    if int(arviz.__version__.split(".")[0]) < 1:  # asking for InferenceData would warn, and find a DataTree, since 1.0
         return arviz.InferenceData(attrs=shared, **datasets)
     tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in datasets.items()})
     tree.attrs.update(shared)

@@ -1,0 +1,150 @@
+"""Models come back from files bit by bit, and files that are no models are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from model_cases import DIMS, random_model, random_prior
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from calmrl_prob import serialization
+from calmrl_prob.errors import ArgumentTypeError, FileFormatError
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.serialization import load, save
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+def rewrite(path: Path, metadata: dict[str, str] | None = None, drop: str | None = None) -> None:
+    """The same file with other metadata, or without one of its tensors."""
+    with safe_open(path, framework="pt") as archive:
+        tensors = {key: archive.get_tensor(key) for key in archive.keys() if key != drop}  # noqa: SIM118
+        merged = {**archive.metadata(), **(metadata or {})}
+    save_file(tensors, path, merged)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("noise", ["isotropic", "diagonal"])
+def test_model_comes_back_exactly(path: Path, noise: str, dtype: torch.dtype) -> None:
+    model = random_model(noise, random_prior(2)).to(dtype)
+    save(model, path)
+    loaded = load(path)
+    assert isinstance(loaded, SharedLatentModel)
+    assert (loaded.dims, loaded.latent_dim, loaded.noise, loaded.dtype) == (DIMS, 2, noise, dtype)
+    assert list(loaded.dims) == list(DIMS)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_gaussian_comes_back_exactly(path: Path, dtype: torch.dtype) -> None:
+    lg = random_model("isotropic", random_prior(2)).linear_gaussian().to(dtype)  # with expanded noise, and a graph
+    save(lg, path)
+    loaded = load(path)
+    assert isinstance(loaded, LinearGaussian)
+    assert (loaded.names, loaded.dtype) == (lg.names, dtype)
+    for mine, theirs in zip(loaded.joint(), lg.joint(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_names_of_any_kind_come_back(path: Path) -> None:
+    dims = {"text.title": 2, "Ärger/µ": 1, "a%2Eb": 3}
+    save(SharedLatentModel(dims, 1), path)
+    assert list(load(path).dims.items()) == list(dims.items())
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(random_model(seed=1), path)
+    before = path.read_bytes()
+
+    def half(tensors: object, filename: Path, metadata: object) -> None:
+        filename.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(serialization, "save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        save(random_model(seed=2), path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_damaged_files_are_refused(path: Path) -> None:
+    save(random_model(), path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-8], whole[: len(whole) // 2], b"", b"PK\x03\x04 something else", b"\x00" * 64):
+        path.write_bytes(damaged)
+        with pytest.raises(FileFormatError, match=r"model\.safetensors: .*save the model again"):
+            load(path)
+
+
+def test_foreign_files_are_refused(path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(FileFormatError, match=r"not a model that calmrl_prob\.save wrote"):
+        load(path)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load(path.parent / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("version", ["2", "99", "one", ""])
+def test_newer_versions_are_refused(path: Path, version: str) -> None:
+    save(random_model(), path)
+    rewrite(path, {"format_version": version, "library_version": "9.9"})
+    with pytest.raises(FileFormatError, match=r"calmrl-prob 9\.9.*install a newer"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": "{"},
+        {"config": "[]"},
+        {"config": json.dumps({"kind": "Something"})},
+        {"config": json.dumps({"kind": "SharedLatentModel"})},
+        {"config": json.dumps({"kind": "LinearGaussian", "names": ["video"]})},
+        {
+            "config": json.dumps(
+                {
+                    "kind": "SharedLatentModel",
+                    "dims": {"image": 4, "text": 3, "audio": 3},
+                    "latent_dim": 2,
+                    "noise": "isotropic",
+                    "prior": "normal",
+                    "dtype": "float64",
+                }
+            )
+        },
+    ],
+)
+def test_headers_that_do_not_fit_are_refused(path: Path, change: dict[str, str]) -> None:
+    save(random_model(), path)
+    rewrite(path, change)
+    with pytest.raises(FileFormatError, match="save the model again"):
+        load(path)
+
+
+def test_missing_or_infinite_tensors_are_refused(path: Path) -> None:
+    model = random_model()
+    save(model, path)
+    rewrite(path, drop="loadings/text")
+    with pytest.raises(FileFormatError, match="loadings/text"):
+        load(path)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+    save(model, path)
+    with pytest.raises(FileFormatError, match="'loadings/image' holds NaN or infinities"):
+        load(path)
+
+
+def test_other_objects_are_refused(path: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match="got Linear"):
+        save(torch.nn.Linear(2, 2), path)
+    assert not path.exists()
