@@ -17,8 +17,8 @@ from calmrl_prob.linear_gaussian.em import fit_em
 
 logger = logging.getLogger(__name__)
 
-#: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
-_SETTLED = ("latent_dim", "noise", "callback")
+#: What the model and ``fit`` settle; every other keyword of ``fit_em`` is an option of the method.
+_SETTLED = ("noise", "prior_mean", "prior_covariance", "seed", "callback")
 EM_OPTIONS = tuple(
     name
     for name, parameter in inspect.signature(fit_em).parameters.items()
@@ -40,9 +40,8 @@ def run_em(
     unknown = sorted(set(options) - set(EM_OPTIONS))
     if unknown:
         raise ArgumentError(f"options: method 'em' has no option {unknown[0]!r}; it has {list(EM_OPTIONS)}.")
-    if "seed" in EM_OPTIONS:
-        options = {"seed": seed, **options}
-    result = fit_em(data.blocks, model.latent_dim, noise=model.noise, callback=callback, **options)
+    result = fit_em(data.blocks, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
+    # The evidence is the same under any normal prior, so the fit is made with the standard one and then moved.
     model.load_linear_gaussian(result.linear_gaussian)
     logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
     trace = result.log_likelihood.detach().double().cpu().numpy()

@@ -1,0 +1,290 @@
+"""fit() and posterior(): the checks before, the results, and agreement with the engine and with dense algebra."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_cases import DIMS, observed_row, random_data, random_model, random_prior
+from rich.console import Console
+from torch import nn
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConvergenceWarning,
+    DataError,
+    IdentifiabilityWarning,
+    SchemaError,
+)
+from calmrl_prob.inference import FIT_METHODS, as_linear_gaussian, fit, posterior
+from calmrl_prob.inference.progress import progress_bar
+from calmrl_prob.linear_gaussian import log_marginal
+from calmrl_prob.model import SharedLatentModel
+from models.calmrl import CalMRL
+from models.factor_analysis import FactorAnalysis
+
+
+def generated_data(num_instances: int = 300, seed: int = 0) -> MultimodalData:
+    """Data drawn from a model of ``DIMS`` with 2 latents, about a third of the modalities missing."""
+    lg = random_model("diagonal").linear_gaussian().detach()
+    _, features = lg.sample(num_instances, torch.Generator().manual_seed(seed))
+    return MultimodalData(features, observed_mask=random_data(num_instances, seed).observed_mask)
+
+
+# ---- fit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "diagonal"])
+def test_fit_reports_the_likelihood_of_what_it_leaves_in_the_model(noise: str) -> None:
+    data, model = generated_data(), SharedLatentModel(DIMS, latent_dim=2, noise=noise)
+    result = fit(model, data)
+    assert result.converged
+    assert result.model is model
+    assert result.log_likelihood.dtype == np.float64
+    assert (np.diff(result.log_likelihood) >= -1e-9 * abs(result.log_likelihood[-1])).all()
+    total = log_marginal(model.linear_gaussian().detach(), data.blocks).sum()
+    assert result.log_likelihood[-1] == pytest.approx(float(total), rel=1e-10)
+
+
+def test_fit_is_a_stationary_point_of_the_exact_likelihood() -> None:
+    data, model = generated_data(), SharedLatentModel(DIMS, latent_dim=2)
+    fit(model, data, tolerance=1e-12, max_iterations=5_000)
+    loss = log_marginal(model.linear_gaussian(), data.blocks).mean()
+    for gradient in torch.autograd.grad(loss, list(model.parameters())):
+        assert float(gradient.abs().max()) < 1e-4
+
+
+def test_fit_beats_the_truth_on_its_own_data_and_nearly_matches_it_on_new_rows() -> None:
+    train, test = generated_data(600, seed=1), generated_data(600, seed=2)
+    truth = random_model("diagonal").linear_gaussian().detach()
+    model = SharedLatentModel(DIMS, latent_dim=2, noise="diagonal")
+    fit(model, train)
+    fitted = model.linear_gaussian().detach()
+    assert float((log_marginal(fitted, train.blocks) - log_marginal(truth, train.blocks)).sum()) > 0
+    # on new rows a fit loses about (number of parameters) / (2 N) nats a row
+    lost = log_marginal(truth, test.blocks) - log_marginal(fitted, test.blocks)
+    expected = model.num_parameters / (2 * len(train))
+    assert abs(float(lost.mean()) - expected) < 6 * float(lost.std()) / len(test) ** 0.5 + expected
+
+
+def test_fit_keeps_the_prior_and_loses_nothing_by_it() -> None:
+    data, prior = generated_data(), random_prior(2)
+    standard, moved = SharedLatentModel(DIMS, 2), SharedLatentModel(DIMS, 2, prior=prior)
+    fit(standard, data)
+    fit(moved, data)
+    assert torch.equal(moved.linear_gaussian().prior_covariance, prior.covariance)
+    mine, theirs = (log_marginal(m.linear_gaussian().detach(), data.blocks) for m in (moved, standard))
+    torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_same_seed_same_fit() -> None:
+    data = generated_data()
+    models = [SharedLatentModel(DIMS, 2, seed=start) for start in (0, 1)]  # their own start does not matter to EM
+    for model in models:
+        fit(model, data, seed=4)
+    for mine, theirs in zip(*(model.linear_gaussian().joint() for model in models), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_fit_takes_modalities_in_any_order() -> None:
+    data, model = generated_data(), SharedLatentModel(DIMS, 2)
+    shuffled = SharedLatentModel(DIMS, 2)
+    first = fit(model, data)
+    second = fit(shuffled, data.select(["audio", "image", "text"]))
+    assert second.log_likelihood[-1] == pytest.approx(first.log_likelihood[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize(("template", "noise"), [(CalMRL, "isotropic"), (FactorAnalysis, "diagonal")])
+def test_hand_written_models_fit_as_the_library_model_does(template: type[nn.Module], noise: str) -> None:
+    data, model, reference = generated_data(), template(DIMS, latent_dim=2), SharedLatentModel(DIMS, 2, noise)
+    assert fit(model, data).log_likelihood[-1] == pytest.approx(fit(reference, data).log_likelihood[-1], rel=1e-12)
+    torch.testing.assert_close(posterior(model, data).mean, posterior(reference, data).mean, rtol=1e-9, atol=1e-9)
+
+
+def test_float32_data_fit_nearly_as_well() -> None:
+    data = generated_data()
+    double, single = SharedLatentModel(DIMS, 2), SharedLatentModel(DIMS, 2)
+    fit(double, data)
+    fit(single, data.to(torch.float32))
+    mine, theirs = (log_marginal(m.linear_gaussian().detach(), data.blocks).mean() for m in (single, double))
+    assert float(mine) == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_result_reads_well_and_cannot_be_changed() -> None:
+    result = fit(SharedLatentModel(DIMS, 2), generated_data(), seed=3, tolerance=1e-5)
+    assert repr(result).startswith("FitResult: em(seed=3, tolerance=1e-05), converged in ")
+    assert "per instance" in repr(result)
+    assert (result.method, result.seed, dict(result.options)) == ("em", 3, {"tolerance": 1e-5})
+    assert result.seconds > 0
+    with pytest.raises(FrozenInstanceError):
+        result.seed = 1
+
+
+def test_progress_bar_shows_iterations_and_evidence() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress_bar("em", 10, console) as report:
+        report(3, -1234.5)
+    shown = console.file.getvalue()
+    assert "3/10" in shown
+    assert "-1,234.50" in shown
+
+
+def test_progress_goes_to_standard_error_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(SharedLatentModel(DIMS, 2), generated_data())
+    assert capsys.readouterr() == ("", "")
+    fit(SharedLatentModel(DIMS, 2), generated_data(), progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "log likelihood" in shown.err
+
+
+def test_stopping_early_warns() -> None:
+    model = SharedLatentModel(DIMS, 2)
+    with pytest.warns(ConvergenceWarning, match="Raise max_iterations"):
+        result = fit(model, generated_data(), max_iterations=2)
+    assert not result.converged
+    assert "NOT" in repr(result)
+
+
+def test_modalities_that_never_meet_warn() -> None:
+    data = generated_data(40)
+    apart = torch.zeros(40, 3, dtype=torch.bool)
+    apart[:20, 0], apart[20:, 1], apart[20:, 2] = True, True, True
+    full = {name: torch.randn(40, width, dtype=torch.float64) for name, width in data.dims.items()}
+    with pytest.warns(IdentifiabilityWarning, match="'image'; 'text', 'audio'"):
+        fit(SharedLatentModel(DIMS, 1), MultimodalData(full, observed_mask=apart))
+
+
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double()
+CONSTANT = torch.cat([X[:, :2], torch.ones(6, 1)], dim=1)
+HALF_CONSTANT = torch.where(torch.arange(6)[:, None] < 2, torch.nan, torch.ones(6, 2).double())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "model", "options", "error", "message"),
+    [
+        ({"x": X}, {"latent_dim": 1}, {"method": "magic"}, ArgumentError, r"method: expected one of \['em'.*'magic'"),
+        ({"x": X}, {"latent_dim": 1}, {"steps": 3}, ArgumentError, "no option 'steps'; it has .*max_iterations"),
+        ({"x": X}, {"latent_dim": 3}, {}, ArgumentError, "latent_dim: 3 latents .*the largest that they can is 2"),
+        ({"x": X[:2]}, {"latent_dim": 2}, {}, ArgumentError, "2 latents are more than 2 instances.*is 1"),
+        ({"x": X[:1]}, {"latent_dim": 1}, {}, DataError, "at least 2 instances, got 1"),
+        ({"x": X[:, :2]}, {"latent_dim": 1}, {}, SchemaError, "'x': expected 3 features, got 2"),
+        ({"x": X, "y": X}, {"latent_dim": 1}, {}, SchemaError, "y"),
+        ({"x": torch.ones(6, 3)}, {"latent_dim": 1}, {}, DataError, "modality 'x': all of its rows are the same"),
+        (
+            {"x": CONSTANT},
+            {"latent_dim": 1, "noise": "diagonal"},
+            {},
+            DataError,
+            "'x': 1 features are constant, first 2",
+        ),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_and_the_model_left_alone(
+    arrays: dict[str, torch.Tensor],
+    model: dict[str, Any],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    made = SharedLatentModel({"x": 3}, **model)
+    before = {key: value.clone() for key, value in made.state_dict().items()}
+    with pytest.raises(error, match=message):
+        fit(made, MultimodalData(arrays), **options)
+    assert all(torch.equal(before[key], value) for key, value in made.state_dict().items())
+
+
+def test_constant_features_are_fine_under_isotropic_noise() -> None:
+    assert fit(SharedLatentModel({"x": 3}, 1), MultimodalData({"x": CONSTANT})).converged
+
+
+def test_constant_rows_are_found_behind_missing_ones() -> None:
+    data = MultimodalData({"x": X, "y": HALF_CONSTANT})
+    with pytest.raises(DataError, match="modality 'y': all of its rows are the same"):
+        fit(SharedLatentModel(data.dims, 1), data)
+
+
+def test_wrong_types_are_refused() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"model: .*got Linear"):
+        fit(nn.Linear(2, 2), random_data())
+    with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData, got dict"):
+        fit(random_model(), {"image": X})
+
+
+@pytest.mark.parametrize("method", FIT_METHODS)
+def test_every_method_raises_the_likelihood(method: str) -> None:
+    data, model = generated_data(100), SharedLatentModel(DIMS, 2)
+    before = log_marginal(model.linear_gaussian().detach(), data.blocks).sum()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = fit(model, data, method)
+    after = log_marginal(model.linear_gaussian().detach(), data.blocks).sum()
+    assert float(after) > float(before) + 1
+    assert result.num_iterations >= 1
+
+
+# ---- posterior ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "diagonal"])
+def test_posterior_is_that_of_dense_conditioning(noise: str) -> None:
+    model, data = random_model(noise, random_prior(2)), random_data(14)
+    result, lg = posterior(model, data), model.linear_gaussian().detach()
+    assert result.route == "exact"
+    for row in range(len(data)):
+        seen = observed_row(data, row)
+        mean, covariance = lg.joint(list(seen))
+        values = torch.cat(list(seen.values()))
+        loadings = torch.cat([lg.loadings[name] for name in seen])
+        gain = torch.linalg.solve(covariance, loadings @ lg.prior_covariance).mT
+        expected = lg.prior_mean + gain @ (values - mean)
+        torch.testing.assert_close(result.mean[row], expected, rtol=1e-9, atol=1e-9)
+        rest = lg.prior_covariance - gain @ loadings @ lg.prior_covariance
+        torch.testing.assert_close(result.covariance[row], rest, rtol=1e-9, atol=1e-9)
+        dense = torch.distributions.MultivariateNormal(mean, covariance).log_prob(values)
+        torch.testing.assert_close(result.log_marginal[row], dense, rtol=1e-9, atol=1e-9)
+
+
+def test_posterior_draws_have_its_moments_and_repeat() -> None:
+    result = posterior(random_model(prior=random_prior(2)), random_data(4))
+    num_draws = 20_000
+    draws = result.sample(num_draws, seed=1)
+    assert draws.shape == (num_draws, 4, 2)
+    assert torch.equal(draws, result.sample(num_draws, seed=1))
+    for row in range(4):
+        covariance = result.covariance[row]
+        variance = covariance.diagonal()
+        error = ((torch.outer(variance, variance) + covariance.square()) / num_draws).sqrt()
+        assert bool(((draws[:, row].mean(0) - result.mean[row]).abs() < 6 * (variance / num_draws).sqrt()).all())
+        assert bool(((torch.cov(draws[:, row].mT) - covariance).abs() < 6 * error).all())
+
+
+def test_posterior_takes_any_model_that_states_its_form() -> None:
+    model, data = random_model(), random_data()
+    expected = posterior(model, data).mean
+    assert torch.equal(posterior(model.linear_gaussian(), data).mean, expected)
+    template = CalMRL(DIMS, 2)
+    template.load_linear_gaussian(model.linear_gaussian())
+    torch.testing.assert_close(posterior(template, data).mean, expected, rtol=1e-12, atol=1e-12)
+    assert not expected.requires_grad
+    assert not as_linear_gaussian(model).loadings["image"].requires_grad
+
+
+def test_data_may_lack_modalities_but_not_bring_unknown_ones() -> None:
+    model, data = random_model(), random_data().subset([0]).select(["image"])
+    alone = posterior(model.linear_gaussian().select(["image"]), data)
+    torch.testing.assert_close(posterior(model, data).mean, alone.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(posterior(model, data).log_marginal, alone.log_marginal, rtol=1e-12, atol=1e-12)
+    with pytest.raises(SchemaError, match="'video' is unknown"):
+        posterior(model, MultimodalData({"video": X}))
+    with pytest.raises(ArgumentTypeError, match="linear_gaussian"):
+        posterior(len, data)
+    with pytest.raises(ArgumentError, match=r"num_draws.*got 0"):
+        posterior(model, data).sample(0)
