@@ -13,6 +13,7 @@ from scipy.stats import multivariate_normal
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
+from calmrl_prob.evaluation import scores
 from calmrl_prob.evaluation.retrieval import (
     RETRIEVAL_METRICS,
     Retrieval,
@@ -197,7 +198,7 @@ def test_duplicates_tie_wherever_they_stand(dtype: torch.dtype) -> None:
     """A product rounds differently from place to place in a tile; a twin must tie all the same."""
     widths = {"image": 67, "text": 131}
     lg = make_model(7, latent_dim=13, widths=widths)
-    arrays = lg.map(lambda value: value).sample(101, torch.Generator().manual_seed(1))[1]
+    arrays = lg.sample(101, torch.Generator().manual_seed(1))[1]
     data = MultimodalData({name: value.to(dtype) for name, value in arrays.items()})
     twice = data.subset(np.r_[0:101, 0:101])
     for chunk_size in (7, 50, 4096):
@@ -211,6 +212,43 @@ def test_duplicates_tie_wherever_they_stand(dtype: torch.dtype) -> None:
         # of each pair of twins the first row is listed first
         np.testing.assert_array_equal(found.top_indices[:, ::2], single.top_indices)
         np.testing.assert_array_equal(found.top_indices[:, 1::2], single.top_indices + 101)
+
+
+def test_duplicates_tie_when_the_precisions_are_ill_conditioned() -> None:
+    generator = torch.Generator().manual_seed(2)
+    spread = torch.logspace(-4, 3, 9, dtype=torch.float64)  # condition numbers up to 1e22
+    lg = LinearGaussian(
+        {name: torch.randn(20, 9, generator=generator, dtype=torch.float64) * spread for name in "ab"},
+        {name: torch.zeros(20, dtype=torch.float64) for name in "ab"},
+        {name: torch.tensor(1e-8, dtype=torch.float64) for name in "ab"},
+    )
+    data = MultimodalData(lg.sample(101, generator)[1])
+    twice = data.subset(np.r_[0:101, 0:101])
+    for score in SCORES:
+        found = retrieve(lg, data.select("a"), twice.select("b"), score, targets=np.arange(101), chunk_size=17)
+        single = retrieve(lg, data.select("a"), data.select("b"), score)
+        assert single.ranks is not None
+        np.testing.assert_array_equal(found.ranks, 2 * single.ranks)
+
+
+@pytest.mark.parametrize("score", sorted(SCORES))
+def test_patterns_are_batched_without_a_trace(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly every row has a pattern of its own; patterns one at a time, a few at a time and all at once must agree."""
+    lg = make_model(19, latent_dim=3, widths={f"m{i}": 1 + i % 3 for i in range(9)})
+    queries, candidates = make_data(lg, 30, 15, 0.5), make_data(lg, 40, 16, 0.5)
+    assert len(candidates.patterns) > 20
+    targets = np.random.default_rng(2).integers(40, size=30)
+    found = []
+    for numbers in (1, 3 * 64 * 5, 2**22):
+        monkeypatch.setattr(scores, "_BATCH_NUMBERS", numbers)
+        found.append(retrieve(lg, queries, candidates, score, targets=targets, top_k=40, chunk_size=64))
+        np.testing.assert_array_equal(found[-1].ranks, found[0].ranks)
+        np.testing.assert_array_equal(found[-1].top_indices, found[0].top_indices)
+        np.testing.assert_allclose(found[-1].top_scores, found[0].top_scores, rtol=1e-10, atol=1e-10)
+    for i, rank in [(0, 0), (7, 20), (29, 39)]:
+        j = found[0].top_indices[i, rank]
+        parts = list(observed_parts(queries, i)), list(observed_parts(candidates, int(j)))
+        assert found[0].top_scores[i, rank] == pytest.approx(naive_score(lg, *parts, score), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("score", sorted(SCORES))

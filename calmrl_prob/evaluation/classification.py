@@ -16,7 +16,7 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError, DataError
 
 #: Inverse penalties of the logistic regression to choose from.
-PENALTIES = (0.001, 0.01, 0.1, 1.0)
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
