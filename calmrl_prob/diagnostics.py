@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob._versions import installed_version
 from calmrl_prob.arviz_adapter import Group, Variable, to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -146,7 +146,7 @@ def to_arviz(
                 "num_chains": num_chains,
             }
         ),
-        **{f"version_{name}": importlib.metadata.version(name) for name in _VERSIONS_OF},
+        **{f"version_{name}": installed_version(name) for name in _VERSIONS_OF},
     }
     filled = {name: Group(variables, coords) for name, variables in groups.items() if variables}
     return to_container(filled, attributes)

@@ -6,7 +6,6 @@ are the model's ``state_dict``, or the parameters of a ``LinearGaussian`` as "lo
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from calmrl_prob._versions import installed_version
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, FileFormatError
 from calmrl_prob.io import write_atomically
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -76,7 +76,7 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "library_version": importlib.metadata.version("calmrl-prob"),
+        "library_version": installed_version("calmrl-prob"),
         "config": json.dumps(config),
     }
     # copies: tensors may share memory or be views, which the format does not know

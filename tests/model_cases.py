@@ -40,6 +40,16 @@ def random_data(num_instances: int = 12, seed: int = 0, dims: dict[str, int] = D
     return MultimodalData(arrays, observed_mask=observed)
 
 
+def data_with_single_features_missing() -> MultimodalData:
+    """The data above, with two rows that lack some features of a modality."""
+    data = random_data()
+    arrays = {name: data[name].clone() for name in DIMS}
+    rows = {name: int(data.observed(name).nonzero()[0]) for name in ("image", "text")}
+    arrays["image"][rows["image"], 1] = torch.nan
+    arrays["text"][rows["text"], :2] = torch.nan
+    return MultimodalData(arrays, missing="features")
+
+
 def dense_conditional(lg: LinearGaussian, row: dict[str, Tensor], target: str) -> tuple[Tensor, Tensor]:
     """Mean and covariance of a modality given others, from the dense joint normal: the oracle."""
     given = list(row)

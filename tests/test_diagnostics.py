@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from model_cases import DIMS, random_data, random_model, random_prior
+from model_cases import DIMS, data_with_single_features_missing, random_data, random_model, random_prior
 
 from calmrl_prob import arviz_adapter
 from calmrl_prob.arviz_adapter import Group, to_container
@@ -119,6 +119,17 @@ def test_log_likelihood_averages_to_the_exact_marginal(lg: LinearGaussian) -> No
     exact = posterior(weak, MultimodalData(x)).log_marginal - posterior(weak, without).log_marginal
     error = weights.std() / weights.mean() / np.sqrt(len(draws))
     assert abs(-np.log(weights.mean()) - float(exact)) < 6 * error
+
+
+def test_log_likelihood_counts_only_the_features_that_are_there(lg: LinearGaussian) -> None:
+    data = data_with_single_features_missing()
+    draws = to_arviz(lg, data, 8, num_chains=1, names=())
+    row = int((data.feature_mask("image").sum(dim=1) == 3).nonzero()[0])
+    z = torch.from_numpy(draws["posterior"]["z"].values[0, :, row])
+    location = z @ lg.loadings["image"].mT + lg.intercepts["image"]
+    terms = torch.distributions.Normal(location, lg.noise_variance["image"].sqrt()).log_prob(data.filled("image")[row])
+    expected = terms[:, data.feature_mask("image")[row]].sum(dim=1)
+    np.testing.assert_allclose(draws["log_likelihood"]["image"].values[0, :, row], expected.numpy(), rtol=1e-9)
 
 
 def test_attributes_tell_where_it_comes_from(idata: Any) -> None:  # noqa: ANN401

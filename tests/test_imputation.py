@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_cases import DIMS, dense_conditional, observed_row, random_data, random_model, random_prior
+from model_cases import (
+    DIMS,
+    data_with_single_features_missing,
+    dense_conditional,
+    observed_row,
+    random_data,
+    random_model,
+    random_prior,
+)
 from scipy import stats
 
 from calmrl_prob.data import MultimodalData
@@ -46,6 +54,23 @@ def test_completed_keeps_what_was_observed_and_fills_in_the_rest() -> None:
         assert torch.equal(result.completed[name][present], data[name][present])
         assert torch.equal(result.completed[name][~present], result.mean[name][~present])
         assert torch.equal(result.observed_mask[:, m], present)
+
+
+def test_single_missing_features_are_imputed_from_the_rest_of_their_row() -> None:
+    model, data = random_model("diagonal", random_prior(2)), data_with_single_features_missing()
+    result, lg = impute(model, data), model.linear_gaussian().detach()
+    row = int((data.feature_mask("image").sum(dim=1) == 3).nonzero()[0])
+    seen = torch.cat([data[name][row] for name in DIMS])
+    known = ~seen.isnan()
+    mean, covariance = lg.joint()
+    gain = torch.linalg.solve(covariance[known][:, known], covariance[known][:, ~known]).mT
+    expected = mean[~known] + gain @ (seen[known] - mean[known])
+    found = torch.cat([result.completed[name][row] for name in DIMS])
+    torch.testing.assert_close(found[~known], expected, rtol=1e-9, atol=1e-9)
+    assert torch.equal(found[known], seen[known])
+    variance = covariance[~known][:, ~known] - gain @ covariance[known][:, ~known]
+    spread = torch.cat([result.variance[name][row] for name in DIMS])
+    torch.testing.assert_close(spread[~known], variance.diagonal(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pyro
 import pytest
 import torch
-from model_cases import DIMS, random_data, random_model, random_prior
+from model_cases import DIMS, data_with_single_features_missing, random_data, random_model, random_prior
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import nn
 
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.imputation import impute
+from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal, posterior, predict
 from calmrl_prob.model import ConjugateGuide, SharedLatentModel
 from calmrl_prob.priors import PRIORS, NormalPrior
+from calmrl_prob.serialization import load, save
 from models.calmrl import CalMRL
 from models.factor_analysis import FactorAnalysis
 
@@ -77,6 +82,12 @@ def test_elbo_of_the_exact_guide_is_the_log_marginal_for_every_draw(noise: str, 
             per_instance = per_instance + model_trace.nodes[name]["log_prob"]
         torch.testing.assert_close(per_instance, exact, rtol=1e-9, atol=1e-9)
         assert -Trace_ELBO().loss(model, guide, data) == pytest.approx(exact.sum().item(), rel=1e-9)
+
+
+def test_elbo_is_exact_with_single_features_missing() -> None:
+    model, data = random_model("diagonal", random_prior(2)), data_with_single_features_missing()
+    exact = log_marginal(model.linear_gaussian(), data.blocks).sum().item()
+    assert -Trace_ELBO().loss(model, ConjugateGuide(model), data) == pytest.approx(exact, rel=1e-9)
 
 
 def test_gradient_of_the_elbo_is_that_of_the_log_marginal() -> None:
@@ -321,3 +332,25 @@ def test_hand_written_models_are_the_library_model(template: type[nn.Module], no
     assert isinstance(lg, LinearGaussian)
     for mine, theirs in zip(lg.joint(), reference.linear_gaussian().joint(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_model_guide_and_results_agree_between_cpu_and_cuda(tmp_path: Path) -> None:
+    model, data = random_model("diagonal", random_prior(2)), random_data(14)
+    expected = log_marginal(model.linear_gaussian(), data.blocks).sum().item()
+    on_cpu = impute(model, data)
+    save(model, tmp_path / "model.safetensors")
+    model, moved = model.to("cuda"), data.to(device="cuda")
+    assert -Trace_ELBO().loss(model, ConjugateGuide(model), moved) == pytest.approx(expected, rel=1e-9)
+    on_gpu = impute(model, moved)
+    for name in DIMS:
+        assert on_gpu.sample(2)[name].device.type == "cuda"
+        torch.testing.assert_close(on_gpu.mean[name].cpu(), on_cpu.mean[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(on_gpu.variance[name].cpu(), on_cpu.variance[name], rtol=1e-9, atol=1e-9)
+    assert dict(to_arviz(model, moved, 8)["posterior"]["z"].sizes)["draw"] == 2
+    with pytest.raises(ArgumentError, match=r"data: it is on cpu, the model on cuda:0"):
+        impute(model, data)
+    assert fit(SharedLatentModel(DIMS, 2).to("cuda"), moved).num_iterations > 0
+    save(model, tmp_path / "again.safetensors")
+    first, again = (load(tmp_path / f"{name}.safetensors").state_dict() for name in ("model", "again"))
+    assert all(torch.equal(first[key], again[key]) for key in first)

@@ -1,0 +1,18 @@
+"""Versions of installed packages, for what is written to files."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed_version(distribution: str) -> str:
+    """The version of an installed distribution; "unknown" for one that runs from a checkout, not installed.
+
+    Example:
+        >>> installed_version("no-such-distribution")
+        'unknown'
+    """
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"
