@@ -13,7 +13,8 @@ from scipy.stats import multivariate_normal
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
-from calmrl_prob.evaluation import scores
+from calmrl_prob.evaluation import latent_rows
+from calmrl_prob.evaluation.latent_rows import LatentRows
 from calmrl_prob.evaluation.retrieval import (
     RETRIEVAL_METRICS,
     Retrieval,
@@ -21,8 +22,9 @@ from calmrl_prob.evaluation.retrieval import (
     mean_over_pairs,
     retrieve,
 )
-from calmrl_prob.evaluation.scores import SCORES, Factors, LatentRows
+from calmrl_prob.evaluation.scores import SCORES, Factors
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.model import SharedLatentModel
 
 WIDTHS = {"image": 4, "text": 3, "audio": 5}
 
@@ -240,7 +242,7 @@ def test_patterns_are_batched_without_a_trace(score: str, monkeypatch: pytest.Mo
     targets = np.random.default_rng(2).integers(40, size=30)
     found = []
     for numbers in (1, 3 * 64 * 5, 2**22):
-        monkeypatch.setattr(scores, "_BATCH_NUMBERS", numbers)
+        monkeypatch.setattr(latent_rows, "_BATCH_NUMBERS", numbers)
         found.append(retrieve(lg, queries, candidates, score, targets=targets, top_k=40, chunk_size=64))
         np.testing.assert_array_equal(found[-1].ranks, found[0].ranks)
         np.testing.assert_array_equal(found[-1].top_indices, found[0].top_indices)
@@ -389,6 +391,15 @@ def test_gradients_are_not_kept_and_dtype_of_model_does_not_matter() -> None:
     np.testing.assert_array_equal(found.ranks, plain.ranks)
     single = retrieve(lg.to(torch.float32), data, data)
     np.testing.assert_allclose(single.target_scores, plain.target_scores, rtol=1e-3, atol=1e-3)
+
+
+def test_a_pyro_model_serves_as_its_linear_gaussian_form() -> None:
+    lg = make_model(20)
+    model = SharedLatentModel(lg.dims, latent_dim=lg.latent_dim, noise="diagonal")
+    data = make_data(lg, 12, 17)
+    np.testing.assert_array_equal(
+        retrieve(model, data, data).target_scores, retrieve(model.linear_gaussian(), data, data).target_scores
+    )
 
 
 def test_bad_arguments_are_named() -> None:

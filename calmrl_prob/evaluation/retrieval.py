@@ -18,7 +18,8 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.evaluation.scores import SCORES, Encoded, Factors, HasLinearGaussian, Score
+from calmrl_prob.evaluation.latent_rows import Encoded, HasLinearGaussian
+from calmrl_prob.evaluation.scores import SCORES, Factors, Score
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 #: Scores closer than this, relative to the size of the numbers that they are sums of, are tied: what a float64 sum
