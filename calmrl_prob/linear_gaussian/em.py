@@ -41,7 +41,8 @@ class EMResult:
             ``log_likelihood`` without that prior.
         num_iterations: E-steps taken after the start's, those whose point was taken back included.
         converged: whether the criterion fell below the tolerance.
-        criterion: the gain still to be expected when it stopped, in nats for each observed value.
+        criterion: the gain still to be expected when it stopped, in nats for each observed value; after "rounding",
+            what the last step lost.
         tolerance: what the criterion was compared with.
         stop_reason: "converged", "rounding" (gains vanished in floating point) or "max_iterations".
         form: the form of the E-step: "modality", "pattern", "statistics" or "features".
@@ -119,8 +120,7 @@ def fit_em(
     noise_model = _noise_model(covariance.variance, step, noise == "isotropic", noise_floor, noise_pseudo_count)
     if start is None:
         generator = torch.Generator().manual_seed(seed)
-        pool = noise_model.pooler(step.shape)
-        parameters = spectral_start(covariance, step.shape, latent_dim, pool, generator)
+        parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
     else:
         if start.dims != step.shape.dims or start.latent_dim != latent_dim:
             raise ArgumentError(
@@ -156,7 +156,7 @@ def fit_em(
                 "raise noise_floor, or lower latent_dim."
             )
         if value < objective[-1]:  # an EM step can only lose what rounding takes
-            stop_reason = "rounding"
+            stop_reason, criterion = "rounding", (objective[-1] - value) / num_values
             break
         parameters, moments = proposal, candidate
         evidence.append(moments.log_likelihood)
@@ -263,6 +263,10 @@ def _check_options(
     for argument, (value, least) in limits.items():
         if not value >= least:
             raise ArgumentError(f"{argument}: expected at least {least}, got {value}.")
+    broken = (~step.totals.square.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        name = list(step.shape.dims)[int(step.shape.feature_modality[broken[0]])]
+        raise NumericalError(f"data: modality '{name}' holds values that are not finite. Remove or replace them.")
     empty = (step.totals.count == 0).nonzero().flatten().tolist()
     if empty:
         where = list(step.shape.dims)[empty[0]] if len(step.totals.count) == len(step.shape.dims) else empty[0]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
+from calmrl_prob.linear_gaussian.maximization import NoiseModel
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.products import cross_product, project
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
@@ -89,7 +90,7 @@ def spectral_start(
     covariance: PairwiseCovariance,
     shape: Shape,
     latent_dim: int,
-    pool_noise: Callable[[Tensor], Tensor],
+    noise_model: NoiseModel,
     generator: torch.Generator,
     rounds: int = 3,
     products_per_round: int = 3,
@@ -100,7 +101,7 @@ def spectral_start(
         covariance: of the data about the shift.
         shape: the stacked layout.
         latent_dim: K.
-        pool_noise: takes a variance for each feature (D,) to the noise variances that the model allows (D,).
+        noise_model: the form of the noise, and its floor.
         generator: for the random block that the subspace iteration starts from.
         rounds: how often the noise is estimated anew.
         products_per_round: applications of C for each.
@@ -111,7 +112,8 @@ def spectral_start(
     size = shape.total
     oversampled = min(latent_dim + max(4, latent_dim // 4), size)
     block = torch.randn(size, oversampled, generator=generator, dtype=torch.float64).to(covariance.variance.device)
-    variance = pool_noise(covariance.variance)
+    pool = noise_model.pooler(shape)
+    variance = torch.maximum(pool(covariance.variance), noise_model.floor)
     noise = 0.5 * variance
     loadings = block.new_zeros(size, latent_dim)
     for _ in range(rounds):
@@ -124,6 +126,6 @@ def spectral_start(
         leading = eigenvalues.flip(0)[:latent_dim]
         gain = (leading - 1).clamp(min=0.05).sqrt()
         loadings = scale * (basis @ vectors.flip(1)[:, :latent_dim]) * gain
-        explained = pool_noise(loadings.square().sum(1))
+        explained = pool(loadings.square().sum(1))
         noise = torch.maximum(variance - explained, 0.02 * variance)
     return Parameters(loadings, covariance.mean.clone(), noise)

@@ -165,18 +165,16 @@ class SufficientStatistics:
         Zero between modalities that never occur together. Not positive semidefinite in general.
         """
         shape = Shape.of(self.dims, next(iter(self.scatters.values())).device)
-        size, members = shape.total, len(self.dims)
-        scatter = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=shape.feature_modality.device)
-        pairs = scatter.new_zeros(members, members)
-        for present, part in self.scatters.items():
-            features = pattern_features(shape, present)
-            augmented = torch.cat([features, features.new_tensor([size])])
-            scatter[augmented[:, None], augmented] += part
-            here = scatter.new_tensor(present)
-            pairs += torch.outer(here, here) * part[-1, -1]
-        count = pairs[shape.feature_modality[:, None], shape.feature_modality]
-        mean = scatter[:-1, -1] / count.diagonal().clamp(min=1)
-        covariance = scatter[:-1, :-1] / count.clamp(min=1) - torch.outer(mean, mean) * (count > 0)
+        parts = [(scatter, pattern_features(shape, present)) for present, scatter in self.scatters.items()]
+        count, total, _ = pattern_totals(parts, shape)
+        mean = total / count.clamp(min=1)
+        covariance = torch.zeros(shape.total, shape.total, dtype=torch.float64, device=mean.device)
+        pairs = covariance.new_zeros(len(self.dims), len(self.dims))
+        for present, (scatter, features) in zip(self.scatters, parts, strict=True):
+            covariance[features[:, None], features] += _moved(scatter, -mean[features])[:-1, :-1]
+            here = covariance.new_tensor(present)
+            pairs += torch.outer(here, here) * scatter[-1, -1]
+        covariance /= pairs[shape.feature_modality[:, None], shape.feature_modality].clamp(min=1)
         return mean, covariance
 
 
@@ -191,6 +189,17 @@ def pattern_features(shape: Shape, present: Pattern) -> Tensor:
     """The stacked features that a pattern has, (D_p,) int64."""
     here = torch.tensor(present, device=shape.feature_modality.device)
     return here[shape.feature_modality].nonzero().squeeze(1)
+
+
+def pattern_totals(parts: list[tuple[Tensor, Tensor]], shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, sum and sum of squares of each feature, each (D,), from scatters and the features that they are of."""
+    count = torch.zeros(shape.total, dtype=torch.float64, device=shape.feature_modality.device)
+    total, square = torch.zeros_like(count), torch.zeros_like(count)
+    for scatter, features in parts:
+        count[features] += scatter[-1, -1]
+        total[features] += scatter[:-1, -1]
+        square[features] += scatter.diagonal()[:-1]
+    return count, total, square
 
 
 class FromStatistics(ExpectationStep):
@@ -212,11 +221,7 @@ class FromStatistics(ExpectationStep):
         members = torch.tensor(list(statistics.scatters), dtype=torch.float64, device=device)
         self._members = torch.cat([members, members.new_ones(len(members), 1)], dim=1)
         self._counts = torch.stack([scatter[-1, -1] for scatter, _ in self._parts])
-        total = torch.zeros(self.shape.total, dtype=torch.float64, device=device)
-        square = torch.zeros_like(total)
-        for scatter, features in self._parts:
-            total[features] += scatter[:-1, -1]
-            square[features] += scatter.diagonal()[:-1]
+        _, total, square = pattern_totals(self._parts, self.shape)
         self.totals = Totals(self._counts @ members, total, square, round(float(self._counts.sum())))
 
     def __call__(self, parameters: Parameters) -> Moments:
