@@ -162,6 +162,7 @@ def _modality_draws(
     signal = latents.new_empty(kept, dtype=data.dtype)
     prediction = torch.empty_like(signal)
     density = latents.new_empty(num_draws, num_instances)
+    scale = variance.sqrt().to(data.dtype)
     present = data.feature_mask(name)
     values = data.filled(name).to(latents.dtype)
     weight = present / variance
@@ -171,9 +172,8 @@ def _modality_draws(
         location = torch.addmm(lg.intercepts[name], z, loadings.mT)
         density[s] = constant - 0.5 * ((values - location).square() * weight).sum(dim=1)
         if keep:
-            noise = torch.randn(location.shape, generator=generator, dtype=z.dtype, device=z.device)
             signal[s] = location
-            prediction[s] = location + variance.sqrt() * noise
+            prediction[s].normal_(generator=generator).mul_(scale).add_(location)
     return signal, prediction, density
 
 

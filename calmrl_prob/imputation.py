@@ -140,12 +140,11 @@ class Imputation:
         latents = self.posterior.exact.sample(checked_draws(num_draws), generator)
         draws = {}
         for name in self.names:
-            scale = self._lg.noise_variance[name].sqrt()
-            out = latents.new_empty(*latents.shape[:2], len(scale), dtype=self._data.dtype)
-            for s, z in enumerate(latents):
+            scale = self._lg.noise_variance[name].sqrt().to(self._data.dtype)
+            out = scale.new_empty(*latents.shape[:2], len(scale))
+            for s, z in enumerate(latents):  # one draw at a time, so that the model's wider type takes little memory
                 location = torch.addmm(self._lg.intercepts[name], z, self._lg.loadings[name].mT)
-                noise = torch.randn(location.shape, generator=generator, dtype=z.dtype, device=z.device)
-                out[s] = location + scale * noise
+                out[s].normal_(generator=generator).mul_(scale).add_(location)
             if keep_observed:
                 out = torch.where(self._data.feature_mask(name), self._data[name], out)
             draws[name] = out
