@@ -173,7 +173,7 @@ def _modality_draws(
         density[s] = constant - 0.5 * ((values - location).square() * weight).sum(dim=1)
         if keep:
             signal[s] = location
-            prediction[s].normal_(generator=generator).mul_(scale).add_(location)
+            prediction[s].normal_(generator=generator).mul_(scale).add_(location.to(scale.dtype))
     return signal, prediction, density
 
 

@@ -144,7 +144,7 @@ class Imputation:
             out = scale.new_empty(*latents.shape[:2], len(scale))
             for s, z in enumerate(latents):  # one draw at a time, so that the model's wider type takes little memory
                 location = torch.addmm(self._lg.intercepts[name], z, self._lg.loadings[name].mT)
-                out[s].normal_(generator=generator).mul_(scale).add_(location)
+                out[s].normal_(generator=generator).mul_(scale).add_(location.to(scale.dtype))
             if keep_observed:
                 out = torch.where(self._data.feature_mask(name), self._data[name], out)
             draws[name] = out
