@@ -47,11 +47,11 @@ def summarize(results: pd.DataFrame, by: Sequence[str] = ("variant",)) -> pd.Dat
 
 
 def formatted(summary: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: "17.1 ± 0.4", headings as readers see them; what is lacking is a dash.
+    """The table as text: "17.1±0.4", headings as readers see them; what is lacking is a dash.
 
     Example:
         >>> formatted(pd.DataFrame({"label": ["A"], "R@1": [12.04], "R@1 sd": [2.83]})).values.tolist()
-        [['A', '12.0 ± 2.8']]
+        [['A', '12.0±2.8']]
     """
     text = pd.DataFrame({"training rows": summary["label"]})
     if "K" in summary:
@@ -78,4 +78,4 @@ def best_rows(summary: pd.DataFrame, without: Sequence[str] = ("oracle",)) -> di
 def _cell(mean: float, sd: float, digits: int) -> str:
     if np.isnan(mean):
         return "–"
-    return f"{mean:.{digits}f}" if np.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    return f"{mean:.{digits}f}" if np.isnan(sd) else f"{mean:.{digits}f}±{sd:.{digits}f}"

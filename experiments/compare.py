@@ -21,19 +21,22 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 import calmrl_prob as cal
 from analysis.files import TABLES, write_table, write_text
-from analysis.report import build_report, table_caption
+from analysis.report import build_report, short_caption
 from analysis.tables import best_rows, formatted, summarize
 from calmrl_prob.io import write_atomically
 from experiments.comparison import TEST_SEED, Comparer, Comparison
 
 logger = logging.getLogger(__name__)
 
+#: Columns of text that the table needs; a narrower terminal wraps its lines.
+_TABLE_WIDTH = 118
 _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "numpy", "scikit-learn", "pandas", "arviz", "hydra-core")
 
 
@@ -61,6 +64,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
     """
     started = time.perf_counter()
     out = console or Console()
+    out.width = max(out.width, _TABLE_WIDTH)
     comparer = Comparer(cfg)
     with _progress(Console(stderr=True, quiet=out.quiet)) as progress:
         bar = progress.add_task("", total=comparer.steps)
@@ -120,7 +124,7 @@ def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> d
 def _rich_table(summary: Any, facts: dict[str, Any]) -> Table:  # noqa: ANN401 - pandas has no annotations
     text, best = formatted(summary), best_rows(summary)
     title = f"{facts['data']}, {100 * facts['missing_share']:.0f}% of training modalities missing ({facts['missingness']})"
-    table = Table(title=title, caption=table_caption(facts), caption_justify="left")
+    table = Table(title=title, caption=short_caption(facts), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(text.columns):
         table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
     for row, cells in enumerate(text.to_numpy()):

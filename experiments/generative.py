@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.errors import ArgumentError, ConvergenceWarning, DataError
 from calmrl_prob.evaluation import SCORES, cross_modal_recall
 from calmrl_prob.linear_gaussian import LinearGaussian
 
@@ -41,13 +42,15 @@ class ModelFitter:
     Args:
         noise: "isotropic" (one variance for each modality) or "diagonal" (one for each feature).
         latent_dims: the numbers of latents K to choose from.
-        max_iterations, tolerance: when EM stops.
+        noise_pseudo_count: weight, in observations, of a prior that keeps noise variances from collapsing.
+        max_iterations, tolerance: when EM stops; the tolerance in nats for each observed value.
     """
 
     noise: str = "isotropic"
     latent_dims: Sequence[int] = field(default=(32, 64, 96, 128))
-    max_iterations: int = 200
-    tolerance: float = 1e-5
+    noise_pseudo_count: float = 0.0
+    max_iterations: int = 500
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         if self.noise not in ("isotropic", "diagonal"):
@@ -55,6 +58,13 @@ class ModelFitter:
         given = list(self.latent_dims)
         if not given or not all(isinstance(k, int) and k > 0 for k in given):
             raise ArgumentError(f"model.latent_dims: expected at least one number of latents, all above 0, got {given}.")
+        if not self.noise_pseudo_count >= 0:
+            raise ArgumentError(f"model.noise_pseudo_count: expected a number from 0 up, got {self.noise_pseudo_count}.")
+        if not (self.max_iterations >= 1 and self.tolerance > 0):
+            raise ArgumentError(
+                f"model.max_iterations, model.tolerance: expected at least 1 and a number above 0, got "
+                f"{self.max_iterations} and {self.tolerance}."
+            )
 
     def feasible(self, data: MultimodalData) -> list[int]:
         """The numbers of latents to try on these data: those below both the number of rows and the number of features.
@@ -70,9 +80,17 @@ class ModelFitter:
         """Fit K latents to data with any modalities missing."""
         started = time.perf_counter()
         model = cal.SharedLatentModel(data.dims, latent_dim=latent_dim, noise=self.noise)
-        result = cal.fit(
-            model, data, method="em", seed=seed, max_iterations=self.max_iterations, tolerance=self.tolerance
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the stop reason is reported with the results
+            result = cal.fit(
+                model,
+                data,
+                method="em",
+                seed=seed,
+                max_iterations=self.max_iterations,
+                tolerance=self.tolerance,
+                noise_pseudo_count=self.noise_pseudo_count,
+            )
         seconds = time.perf_counter() - started
         evidence = np.asarray(result.log_likelihood, dtype=np.float64)
         return FittedModel(model.linear_gaussian().detach(), evidence, str(result.stop_reason), seconds)
