@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtri
@@ -92,7 +93,9 @@ def coverage(table: pd.DataFrame, title: str) -> Figure:
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="perfectly calibrated")
         for variant, rows in table.groupby("variant", sort=False):
             curve = 100 * rows.groupby("level")["coverage"].mean()
-            axes.plot(100 * curve.index, curve, label=rows["label"].iloc[0], markersize=4, markevery=3, **line(str(variant)))
+            axes.plot(
+                100 * curve.index, curve, label=rows["label"].iloc[0], markersize=4, markevery=3, **line(str(variant))
+            )
         axes.set(
             title=title,
             xlabel="nominal coverage of the interval (%)",
@@ -106,10 +109,10 @@ def coverage(table: pd.DataFrame, title: str) -> Figure:
 
 
 def evidence(table: pd.DataFrame, title: str) -> Figure:
-    """How far the evidence still was from where it ended, at each EM iteration; one line for each variant and seed.
+    """The evidence at each EM iteration, less where it ended; one line for each variant and seed.
 
     Args:
-        table: variant, label, seed, iteration, log_likelihood (nats).
+        table: variant, label, seed, iteration, log_likelihood (nats per training row).
         title: of the figure.
     """
     with style():
@@ -118,12 +121,11 @@ def evidence(table: pd.DataFrame, title: str) -> Figure:
         for variant, rows in table.groupby("variant", sort=False):
             for number, (_, trace) in enumerate(rows.groupby("seed", sort=False)):
                 values = trace.sort_values("iteration")["log_likelihood"].to_numpy()
-                behind = values[-1] - values[:-1]
-                iterations = np.arange(len(behind))
                 label = rows["label"].iloc[0] if number == 0 else None
                 look = line(str(variant)) | {"marker": "", "label": label}
-                axes.plot(iterations, np.where(behind > 0, behind, np.nan), linewidth=1.1, **look)
-        axes.set(title=title, xlabel="EM iteration", ylabel="evidence still to come (nats)", yscale="log")
+                axes.plot(np.arange(len(values)), values - values[-1], linewidth=1.1, **look)
+        axes.set(title=title, xlabel="EM iteration", ylabel="evidence less its last value\n(nats per training row)")
+        axes.set_yscale("symlog", linthresh=0.01)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return figure
 
@@ -162,7 +164,14 @@ def _intervals_panel(axes: Axes, table: pd.DataFrame, level: float) -> str:
     reach = float(ndtri((1 + level) / 2)) * ordered["sd"].to_numpy()
     inside = np.abs(truth - mean) <= reach
     axes.errorbar(
-        place, mean, yerr=reach, fmt="none", ecolor=GREY, elinewidth=2.2, alpha=0.55, label=f"{100 * level:.0f}% interval"
+        place,
+        mean,
+        yerr=reach,
+        fmt="none",
+        ecolor=GREY,
+        elinewidth=2.2,
+        alpha=0.55,
+        label=f"{100 * level:.0f}% interval",
     )
     axes.plot(place[inside], truth[inside], "o", color=BLUE, markersize=3.5, label="truth, inside")
     axes.plot(place[~inside], truth[~inside], "x", color=VERMILION, markersize=5, label="truth, outside")
@@ -170,8 +179,8 @@ def _intervals_panel(axes: Axes, table: pd.DataFrame, level: float) -> str:
     return f"{inside.sum()} of {len(inside)}"
 
 
-def _merged_legend(panels: np.ndarray) -> tuple[list[object], list[str]]:
-    found: dict[str, object] = {}
+def _merged_legend(panels: np.ndarray) -> tuple[list[Artist], list[str]]:
+    found: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)

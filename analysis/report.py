@@ -92,21 +92,21 @@ def table_caption(facts: dict[str, Any]) -> str:
         "filling in impute by their own rule, with the variance per feature that it had on validation rows; all others "
         "by the exact posterior predictive of their model. Probe: accuracy of a logistic regression on the "
         "representation (posterior mean), learned from the training rows with what they have and tested on test rows "
-        "with modalities removed by the same mechanism, by a fixed seed. K: number of latents, the one with the highest "
-        "R@1 on validation rows over all seeds; no test row takes part in any choice. Fit s: wall-clock seconds of the "
-        "final fit, filling in included."
+        "with modalities removed by the same mechanism, by a fixed seed. K: number of latents, the one with the "
+        "highest R@1 on validation rows over all seeds; no test row takes part in any choice. Fit s: wall-clock "
+        "seconds of the final fit, filling in included."
     )
 
 
 def short_caption(facts: dict[str, Any]) -> str:
     """What a reader of the printed table must know; the page has it at length."""
-    level = f"{100 * facts['interval_level']:.0f}%"
+    level, seeds = f"{100 * facts['interval_level']:.0f}%", len(facts["seeds"])
     return (
-        f"Mean ± sd over {len(facts['seeds'])} seeds, {facts['num_train']} training and {facts['num_test']} test rows. "
-        f"R@1, R@10: over all ordered pairs of modalities, by {facts['scoring'].replace('_', ' ')}. RMSE (in sd), NLL "
-        f"(nats per feature) and coverage of {level} intervals: each modality of each test row imputed from the others. "
-        "Probe: tested on test rows masked by the same mechanism, by a fixed seed. K and all other settings were chosen "
-        "on validation rows, held out of the training rows. The report says more."
+        f"Mean ± sd over {seeds} seed{'s' * (seeds > 1)}, {facts['num_train']} training and {facts['num_test']} test "
+        f"rows. R@1, R@10: over all ordered pairs of modalities, by {facts['scoring'].replace('_', ' ')}. RMSE (in "
+        f"sd), NLL (nats per feature) and coverage of {level} intervals: each modality of each test row imputed from "
+        "the others. Probe: tested on test rows masked by the same mechanism, by a fixed seed. K and all other "
+        "settings were chosen on validation rows, held out of the training rows. The report says more."
     )
 
 
@@ -119,9 +119,7 @@ def _notes(results: pd.DataFrame) -> list[str]:
     return notes_text
 
 
-def _illustrations(
-    facts: dict[str, Any], summary: pd.DataFrame, tables: dict[str, pd.DataFrame]
-) -> list[Illustration]:
+def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[Illustration]:
     data, focus = facts["data"], facts["focus"]
     level = facts["interval_level"]
     parts: list[tuple[str, str, Figure]] = [
@@ -175,12 +173,16 @@ def _illustrations(
     parts.append(
         (
             "Evidence trace",
-            "How much the log-likelihood of the training data still had to rise, at each EM iteration of each final "
-            "fit (one line for each seed). It never falls; lines that end near zero have converged.",
+            "The log-likelihood of the training data at each EM iteration of each final fit (one line for each seed), "
+            "less its last value, on a scale that is logarithmic away from zero. What EM raises in every step is the "
+            "log-likelihood plus the weak prior that keeps noise variances from collapsing, so the log-likelihood "
+            "alone may pass a little above its last value.",
             figures.evidence(tables["evidence"], f"{data}: convergence of EM"),
         )
     )
-    return [Illustration(heading, caption, data_uri(figure), f"{heading}: {caption}") for heading, caption, figure in parts]
+    return [
+        Illustration(heading, caption, data_uri(figure), f"{heading}: {caption}") for heading, caption, figure in parts
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

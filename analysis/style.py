@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ _KNOWN = {
 }
 _OTHERS = [(ORANGE, "p", "-"), (GREEN, "h", "--"), (PURPLE, "<", ":"), (VERMILION, ">", "-.")]
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "figure.dpi": 144,
     "figure.constrained_layout.use": True,
     "font.size": 9,
@@ -50,7 +51,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def line(variant: str) -> dict[str, str]:
+def line(variant: str) -> dict[str, Any]:
     """Colour, marker and line style of a variant, as keywords of ``plot``; a new one gets one by its name.
 
     Example:

@@ -55,7 +55,7 @@ def formatted(summary: pd.DataFrame) -> pd.DataFrame:
     """
     text = pd.DataFrame({"training rows": summary["label"]})
     if "K" in summary:
-        text["K"] = ["–" if np.isnan(k) else f"{k:.0f}" for k in summary["K"].astype(float)]
+        text["K"] = ["-" if np.isnan(k) else f"{k:.0f}" for k in summary["K"].astype(float)]
     for name, (heading, digits, _) in METRICS.items():
         if name in summary:
             text[heading] = [
@@ -77,5 +77,5 @@ def best_rows(summary: pd.DataFrame, without: Sequence[str] = ("oracle",)) -> di
 
 def _cell(mean: float, sd: float, digits: int) -> str:
     if np.isnan(mean):
-        return "–"
+        return "-"
     return f"{mean:.{digits}f}" if np.isnan(sd) else f"{mean:.{digits}f}±{sd:.{digits}f}"

@@ -107,4 +107,5 @@ def without(data: MultimodalData, *names: str) -> MultimodalData:
 
 def _unit(rows: Array) -> NDArray[np.float64]:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    unit: NDArray[np.float64] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return unit

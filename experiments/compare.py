@@ -123,7 +123,9 @@ def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> d
 
 def _rich_table(summary: Any, facts: dict[str, Any]) -> Table:  # noqa: ANN401 - pandas has no annotations
     text, best = formatted(summary), best_rows(summary)
-    title = f"{facts['data']}, {100 * facts['missing_share']:.0f}% of training modalities missing ({facts['missingness']})"
+    title = (
+        f"{facts['data']}, {100 * facts['missing_share']:.0f}% of training modalities missing ({facts['missingness']})"
+    )
     table = Table(title=title, caption=short_caption(facts), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(text.columns):
         table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)

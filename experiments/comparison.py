@@ -35,7 +35,8 @@ class Comparison:
     Attributes:
         results: one row for each variant and seed: the metrics, and the settings of the run.
         coverage: nominal and actual coverage: variant, seed, level, coverage, width.
-        evidence: the log-likelihood trace of each final fit: variant, seed, iteration, log_likelihood.
+        evidence: the log-likelihood trace of each final fit: variant, seed, iteration, log_likelihood (nats
+            per row).
         pairs: recall for each ordered pair of modalities: variant, seed, query, candidate, R@1, R@10.
         intervals: imputed and true values of some test rows by the variant in focus.
         shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
@@ -95,7 +96,8 @@ class Comparer:
         tables: dict[str, list[pd.DataFrame]] = {"coverage": [], "evidence": [], "pairs": []}
         rows: list[dict[str, Any]] = []
         settings = flatten(self.cfg)
-        focus, intervals, first = None, pd.DataFrame(), {}
+        focus, intervals = None, pd.DataFrame()
+        first: dict[str, Calibrated] = {}
         for seed, task in tasks.items():
             bench = self._bench(task)
             for key, variant in self.variants.items():
@@ -115,7 +117,7 @@ class Comparer:
                     "note": "",
                 }
                 rows.append(named | measure(calibrated, bench, imputations, pairs) | facts | settings)
-                evidence = pd.DataFrame({"log_likelihood": calibrated.model.evidence}).rename_axis("iteration")
+                evidence = pd.DataFrame({"log_likelihood": calibrated.model.evidence_per_row}).rename_axis("iteration")
                 tables["evidence"].append(evidence.reset_index().assign(**named))
                 tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))

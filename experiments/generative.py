@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,13 @@ class FittedModel:
 
     Attributes:
         linear_gaussian: the parameters.
-        evidence: log-likelihood of the training data at each iteration, nats, (T,).
+        evidence_per_row: log-likelihood of the training data at each iteration, nats per row, (T,).
         stop_reason: why the iteration ended.
         seconds: wall-clock time of the fit.
     """
 
     linear_gaussian: LinearGaussian
-    evidence: NDArray[np.float64]
+    evidence_per_row: NDArray[np.float64]
     stop_reason: str
     seconds: float
 
@@ -46,7 +47,7 @@ class ModelFitter:
         max_iterations, tolerance: when EM stops; the tolerance in nats for each observed value.
     """
 
-    noise: str = "isotropic"
+    noise: Literal["isotropic", "diagonal"] = "isotropic"
     latent_dims: Sequence[int] = field(default=(32, 64, 96, 128))
     noise_pseudo_count: float = 0.0
     max_iterations: int = 500
@@ -57,9 +58,13 @@ class ModelFitter:
             raise ArgumentError(f"model.noise: expected 'isotropic' or 'diagonal', got {self.noise!r}.")
         given = list(self.latent_dims)
         if not given or not all(isinstance(k, int) and k > 0 for k in given):
-            raise ArgumentError(f"model.latent_dims: expected at least one number of latents, all above 0, got {given}.")
+            raise ArgumentError(
+                f"model.latent_dims: expected at least one number of latents, all above 0, got {given}."
+            )
         if not self.noise_pseudo_count >= 0:
-            raise ArgumentError(f"model.noise_pseudo_count: expected a number from 0 up, got {self.noise_pseudo_count}.")
+            raise ArgumentError(
+                f"model.noise_pseudo_count: expected a number from 0 up, got {self.noise_pseudo_count}."
+            )
         if not (self.max_iterations >= 1 and self.tolerance > 0):
             raise ArgumentError(
                 f"model.max_iterations, model.tolerance: expected at least 1 and a number above 0, got "
@@ -92,7 +97,7 @@ class ModelFitter:
                 noise_pseudo_count=self.noise_pseudo_count,
             )
         seconds = time.perf_counter() - started
-        evidence = np.asarray(result.log_likelihood, dtype=np.float64)
+        evidence = np.asarray(result.log_likelihood, dtype=np.float64) / len(data)
         return FittedModel(model.linear_gaussian().detach(), evidence, str(result.stop_reason), seconds)
 
 

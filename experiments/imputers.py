@@ -49,7 +49,7 @@ class Imputer(ABC):
         return self
 
     def choose(self, fit_rows: MultimodalData, validation: MultimodalData) -> Self:
-        """Choose settings and measure variances: learn from ``fit_rows``, look at ``validation``, both training rows."""
+        """Learn from ``fit_rows``, then choose settings and measure variances on ``validation``; both training rows."""
         self.fit(fit_rows)
         self._choose(fit_rows, validation)
         self.residual_variance = {}
@@ -78,10 +78,10 @@ class Imputer(ABC):
     def predict(self, data: MultimodalData, name: str) -> Array:
         """One modality (N, D_m) from the others; what the rows hold of it themselves is never read."""
 
-    def _learn(self, train: MultimodalData) -> None:
+    def _learn(self, train: MultimodalData) -> None:  # noqa: B027 - rules may need nothing more
         """What ``predict`` needs besides ``centre`` and ``scale``; nothing by default."""
 
-    def _choose(self, fit_rows: MultimodalData, validation: MultimodalData) -> None:
+    def _choose(self, fit_rows: MultimodalData, validation: MultimodalData) -> None:  # noqa: B027 - nor to choose
         """Settings to choose; none by default."""
 
 
@@ -113,8 +113,8 @@ class NearestNeighbours(Imputer):
     """
 
     def __init__(self, neighbours: Sequence[int] = (5, 10, 20, 40)) -> None:
-        self.neighbours = _positive("calibration.knn.imputer.neighbours", neighbours)
-        self.chosen = int(self.neighbours[0])
+        self.neighbours = [int(count) for count in _positive("calibration.knn.imputer.neighbours", neighbours)]
+        self.chosen = self.neighbours[0]
 
     def _learn(self, train: MultimodalData) -> None:
         self._train = train
@@ -129,9 +129,9 @@ class NearestNeighbours(Imputer):
                 order = self._nearest(seen, name)
                 truth = values(seen, name)
                 for place, count in enumerate(self.neighbours):
-                    error = truth - self._average(order, count, name)
+                    error: Array = truth - self._average(order, count, name)
                     errors[place] += np.mean(error**2) / self.scale[name] ** 2
-        self.chosen = int(self.neighbours[int(errors.argmin())])
+        self.chosen = self.neighbours[int(errors.argmin())]
 
     def predict(self, data: MultimodalData, name: str) -> Array:
         """The mean of the nearest rows that have the modality; the mean of all where no row is comparable."""

@@ -65,10 +65,8 @@ def impute_all(calibrated: Calibrated, data: MultimodalData) -> Imputations:
     )
 
 
-def measure(
-    calibrated: Calibrated, bench: Bench, imputations: Imputations, pairs: pd.DataFrame
-) -> dict[str, float]:
-    """The columns of the table: recall and accuracies in percent, RMSE in standard deviations, NLL in nats a feature."""
+def measure(calibrated: Calibrated, bench: Bench, imputations: Imputations, pairs: pd.DataFrame) -> dict[str, float]:
+    """The columns of the table: recall and accuracies in percent, RMSE in standard deviations, NLL in nats."""
     recall = mean_over_pairs(pairs)
     scores = score_imputation(
         imputations.mean, imputations.variance, bench.test, imputations.evaluated, level=bench.level

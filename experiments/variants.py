@@ -3,10 +3,10 @@
 A variant answers one question, :meth:`Variant.prepare`; all the rest (choosing K, fitting, retrieving, imputing) is the
 same for all, so that differences in the table come from the calibration alone.
 
-K is chosen on a validation part of the training rows, with what the missingness left of them: the model is fitted to the
-other training rows, and the K with the highest R@1 wins, over the pairs of modalities that the validation rows have,
-averaged over the seeds (one seed's validation rows are too few to tell neighbouring K apart). The winner is fitted again
-to all training rows. Test rows take no part.
+K is chosen on a validation part of the training rows, with what the missingness left of them: the model is fitted to
+the other training rows, and the K with the highest R@1 wins, over the pairs of modalities that the validation rows
+have, averaged over the seeds (the validation rows of one are too few to tell neighbouring K apart). The winner is
+fitted again to all training rows. Test rows take no part.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,9 +89,11 @@ class Choice:
     def best(cls, validations: Sequence[Validation]) -> Choice:
         """The highest R@1, averaged over the validations (one for each seed); of equals the smallest K.
 
-        Only a K that could be tried every time is considered.
+        Only a K that could be tried every time is considered; if there is none, the largest that every time could do.
         """
         shared = sorted(set.intersection(*(set(validation.recall) for validation in validations)))
+        if not shared:
+            return cls(min(max(validation.recall) for validation in validations))
         means = {k: float(np.mean([validation.recall[k] for validation in validations])) for k in shared}
         comparable = {k: mean for k, mean in means.items() if not np.isnan(mean)}
         latent_dim = max(comparable, key=lambda k: comparable[k]) if comparable else shared[0]
@@ -106,7 +109,7 @@ class Variant(ABC):
         noise: overrides the noise of ``model``, for a variant that is defined by it.
     """
 
-    def __init__(self, label: str, model: ModelFitter, noise: str | None = None) -> None:
+    def __init__(self, label: str, model: ModelFitter, noise: Literal["isotropic", "diagonal"] | None = None) -> None:
         self.label = label
         self.model = model if noise is None else replace(model, noise=noise)
 
