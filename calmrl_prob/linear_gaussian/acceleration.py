@@ -33,30 +33,33 @@ class AndersonAccelerator:
 
     def __init__(self, memory: int = 10) -> None:
         self._memory = memory
+        self._count = 0
         self._previous: tuple[Tensor, Tensor] | None = None
-        self._steps: list[Tensor] = []
-        self._changes: list[Tensor] = []
+        self._steps = self._changes = torch.empty(0)
 
     def reset(self) -> None:
         """Forget the past, as after a step that had to be taken back."""
         self._previous = None
-        self._steps.clear()
-        self._changes.clear()
+        self._count = 0
 
     def propose(self, point: Tensor, image: Tensor) -> Tensor:
         """The next point, from this one and its image; the image itself while there is no past."""
         residual = image - point
         if self._previous is not None:
-            self._steps = [*self._steps[-self._memory + 1 :], point - self._previous[0]]
-            self._changes = [*self._changes[-self._memory + 1 :], residual - self._previous[1]]
+            if self._steps.shape[-1] != len(point):
+                self._steps, self._changes = (point.new_empty(self._memory, len(point)) for _ in range(2))
+            row = self._count % self._memory  # the oldest makes room; their order does not matter
+            torch.sub(point, self._previous[0], out=self._steps[row])
+            torch.sub(residual, self._previous[1], out=self._changes[row])
+            self._count += 1
         self._previous = (point, residual)
-        if not self._changes:
+        if self._count == 0:
             return image
-        changes = torch.stack(self._changes)
+        steps, changes = (kept[: min(self._count, self._memory)] for kept in (self._steps, self._changes))
         inner = changes @ changes.mT
         scale = inner.diagonal().clamp(min=torch.finfo(inner.dtype).tiny).rsqrt()
         inner = inner * scale[:, None] * scale
         inner.diagonal().add_(1e-10)
         coefficients = scale * torch.linalg.solve(inner, scale * (changes @ residual))
-        accelerated: Tensor = image - coefficients @ (torch.stack(self._steps) + changes)
+        accelerated: Tensor = image - coefficients @ steps - coefficients @ changes
         return accelerated

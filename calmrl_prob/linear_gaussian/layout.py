@@ -38,10 +38,6 @@ class Bucket:
     capacity: int
     filled: Tensor | None
 
-    def view(self, padded: Tensor) -> Tensor:
-        """This bucket's part of a padded (T, K) array as (B, capacity, K)."""
-        return padded[self.start : self.stop].view(len(self.patterns), self.capacity, padded.shape[-1])
-
 
 class PatternLayout:
     """Where each instance stands when instances are laid out by pattern.

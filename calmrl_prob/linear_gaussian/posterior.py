@@ -170,7 +170,8 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureB
         precision = assemble_precision(blocks.patterns[bucket.patterns], group_precision)
         factor = factorize(precision)
         logdets[bucket.patterns] = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        solved.append(torch.cholesky_solve(bucket.view(padded).mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
+        rows = padded[bucket.start : bucket.stop].view(len(bucket.patterns), bucket.capacity, -1)
+        solved.append(torch.cholesky_solve(rows.mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
     mean = torch.cat(solved)[layout.slot] if solved else natural_mean
     constants = _pattern_constants(linear_gaussian, blocks.patterns, group_precision[-1], logdets)
     log_marginal = constants[blocks.pattern_index] + 0.5 * ((natural_mean * mean).sum(1) - squares)

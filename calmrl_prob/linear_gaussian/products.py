@@ -21,10 +21,17 @@ def project(values: Tensor, weights: Tensor) -> Tensor:
         values: X, shape (n, D).
         weights: A, shape (D, K).
     """
-    narrow = weights.to(values.dtype)
-    if values.dtype == torch.float64 and not values.is_cuda:
-        return (narrow.mT.contiguous() @ values.mT).mT
-    return (values @ narrow).to(weights.dtype)
+    out = weights.new_empty(weights.shape[1], len(values))
+    project_into(out, values, weights)
+    return out.mT
+
+
+def project_into(out: Tensor, values: Tensor, weights: Tensor) -> None:
+    """Write (X A)^T into ``out``, shape (K, n), in the type of A."""
+    if values.dtype == weights.dtype:
+        torch.mm(weights.mT.contiguous(), values.mT, out=out)
+    else:
+        out.copy_((values @ weights.to(values.dtype)).mT)
 
 
 def cross_product(values: Tensor, latents: Tensor) -> Tensor:

@@ -16,11 +16,16 @@ from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, To
 from calmrl_prob.linear_gaussian.layout import PatternLayout
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
-from calmrl_prob.linear_gaussian.products import cross_product, project, row_chunks
+from calmrl_prob.linear_gaussian.products import cross_product, project, project_into, row_chunks
 
 
 class RowwiseStep(ExpectationStep):
-    """What the forms that go over the rows share."""
+    """What the forms that go over the rows share.
+
+    Arrays with a row for each instance are kept from one call to the next: asking the system for fresh memory costs as
+    much as the arithmetic done in it. The natural means h stand in columns and the latents z in rows, which is how the
+    large products are fastest on both sides.
+    """
 
     def __init__(self, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int) -> None:
         self.shape = Shape.of(blocks.dims, blocks.device)
@@ -30,14 +35,17 @@ class RowwiseStep(ExpectationStep):
         every = blocks.patterns.new_ones(len(order), 1)
         # (P, G + 1): which groups a pattern has and, last, that it counts among all rows; in the order of the buckets
         self._members = torch.cat([blocks.patterns[order], every], dim=1).double()
+        like = {"dtype": torch.float64, "device": blocks.device}
+        self._natural = torch.zeros(latent_dim, self.layout.num_slots, **like)
+        self._latents = torch.zeros(self.layout.num_slots, latent_dim, **like)
 
     @abstractmethod
     def _project(self, weights: Tensor) -> Tensor:
-        """X A in every slot, with zeros for what is missing and at the padding; shape (T, K)."""
+        """(X A)^T in every slot, with zeros for what is missing and at the padding; shape (K, T)."""
 
     @abstractmethod
     def _cross(self, latents: Tensor) -> Tensor:
-        """sum x z^T for every feature, from z in the slots (T, K); shape (D, K)."""
+        """The sum of x z^T for every feature, from z in the slots (T, K); shape (D, K)."""
 
     def __call__(self, parameters: Parameters) -> Moments:
         """Expected moments and evidence at ``parameters``."""
@@ -47,32 +55,34 @@ class RowwiseStep(ExpectationStep):
         flat_precision = precision.reshape(len(precision), -1)
         offsets = self._members[:, :-1] @ offset
         identity = torch.eye(latent_dim, dtype=weights.dtype, device=weights.device).flatten()
-        natural = self._project(weights)
-        latents = torch.empty_like(natural)
+        natural, latents = self._project(weights), self._latents
         width = latent_dim + 1
-        moments = natural.new_zeros(self._members.shape[1], width * width)
-        half_logdet = natural.new_zeros(())
+        moments = weights.new_zeros(self._members.shape[1], width, width)
+        evidence = self.feature_log_density(parameters)
         first = 0
         for bucket in self.layout.buckets:
-            members = self._members[first : first + len(bucket.patterns)]
-            h, z = bucket.view(natural), bucket.view(latents)
-            h -= offsets[first : first + len(bucket.patterns), None]
+            size = len(bucket.patterns)
+            members = self._members[first : first + size]
+            h = natural[:, bucket.start : bucket.stop].view(latent_dim, size, bucket.capacity).permute(1, 2, 0)
+            z = latents[bucket.start : bucket.stop].view(size, bucket.capacity, latent_dim)
+            h -= offsets[first : first + size, None]
             if bucket.filled is not None:
                 h *= bucket.filled
-            first += len(bucket.patterns)
+            first += size
             inner = torch.addmm(identity, members[:, :-1], flat_precision).view(-1, latent_dim, latent_dim)
             factor = factorize(inner)
-            half_logdet += bucket.counts @ factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             covariance = torch.cholesky_inverse(factor)
             torch.bmm(h, covariance, out=z)
-            moment = natural.new_empty(len(members), width, width)
-            moment[:, :-1, :-1] = torch.baddbmm(covariance * bucket.counts[:, None, None], z.mT, z)
+            moment = weights.new_empty(size, width, width)
+            square = torch.bmm(z.mT, z)
+            half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            # h^T V h = z^T P z, so the sum over rows needs the K x K moments alone
+            evidence += 0.5 * torch.dot(inner.view(-1), square.view(-1)) - bucket.counts @ half_logdet
+            moment[:, :-1, :-1] = square.add_(covariance * bucket.counts[:, None, None])
             moment[:, -1, :-1] = moment[:, :-1, -1] = z.sum(1)
             moment[:, -1, -1] = bucket.counts
-            moments.addmm_(members.mT, moment.view(len(members), -1))
-        quadratic = torch.dot(natural.view(-1), latents.view(-1))
-        evidence = self.feature_log_density(parameters) + 0.5 * quadratic - half_logdet
-        return Moments(float(evidence), self._cross(latents), moments.view(-1, width, width))
+            moments.view(len(moments), -1).addmm_(members.mT, moment.view(size, -1))
+        return Moments(float(evidence), self._cross(latents), moments)
 
 
 class ByModality(RowwiseStep):
@@ -82,21 +92,22 @@ class ByModality(RowwiseStep):
         super().__init__(blocks, latent_dim)
         self.totals = block_totals(blocks)
         self._values = list(blocks.values.values())
-        self._slots = [self.layout.slot[rows] for rows in blocks.rows.values()]
+        # the rows of all modalities one after the other: one scatter and one gather serve them all
+        self._slots = torch.cat([self.layout.slot[rows] for rows in blocks.rows.values()])
+        self._row_counts = [len(values) for values in self._values]
+        self._scores = self._natural.new_empty(latent_dim, len(self._slots))
+        self._gathered = self._natural.new_empty(len(self._slots), latent_dim)
 
     def _project(self, weights: Tensor) -> Tensor:
-        out = weights.new_zeros(self.layout.num_slots, weights.shape[1])
-        for values, slots, part in zip(self._values, self._slots, self.shape.slices, strict=True):
-            out.index_add_(0, slots, project(values, weights[part]))
-        return out
+        scores = self._scores.split(self._row_counts, dim=1)
+        for values, part, out in zip(self._values, self.shape.slices, scores, strict=True):
+            project_into(out, values, weights[part])
+        return self._natural.zero_().index_add_(1, self._slots, self._scores)
 
     def _cross(self, latents: Tensor) -> Tensor:
-        return torch.cat(
-            [
-                cross_product(values, latents.index_select(0, slots))
-                for values, slots in zip(self._values, self._slots, strict=True)
-            ]
-        )
+        torch.index_select(latents, 0, self._slots, out=self._gathered)
+        gathered = self._gathered.split(self._row_counts)
+        return torch.cat([cross_product(*pair) for pair in zip(self._values, gathered, strict=True)])
 
 
 class ByPattern(RowwiseStep):
@@ -105,22 +116,18 @@ class ByPattern(RowwiseStep):
     def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
         super().__init__(blocks, latent_dim)
         self.totals = block_totals(blocks)
-        starts = [
-            (int(pattern), bucket.start + place * bucket.capacity)
-            for bucket in self.layout.buckets
-            for place, pattern in enumerate(bucket.patterns)
-        ]
         self._parts = []
-        for pattern, start in starts:
-            features = blocks.patterns[pattern][self.shape.feature_modality].nonzero().squeeze(1)
-            values = blocks.stacked(pattern, blocks.pattern_rows[pattern])
-            self._parts.append((values, features, slice(start, start + len(values))))
+        for bucket in self.layout.buckets:
+            for place, pattern in enumerate(bucket.patterns.tolist()):
+                features = blocks.patterns[pattern][self.shape.feature_modality].nonzero().squeeze(1)
+                values = blocks.stacked(pattern, blocks.pattern_rows[pattern])
+                start = bucket.start + place * bucket.capacity
+                self._parts.append((values, features, slice(start, start + len(values))))
 
     def _project(self, weights: Tensor) -> Tensor:
-        out = weights.new_zeros(self.layout.num_slots, weights.shape[1])
         for values, features, slots in self._parts:
-            out[slots] = project(values, weights[features])
-        return out
+            project_into(self._natural[:, slots], values, weights[features])
+        return self._natural
 
     def _cross(self, latents: Tensor) -> Tensor:
         out = latents.new_zeros(self.shape.total, latents.shape[1])
@@ -148,8 +155,7 @@ class ByFeature(RowwiseStep):
         return weights[:, :, None] * parameters.loadings[:, None, :], weights * parameters.intercepts[:, None]
 
     def _project(self, weights: Tensor) -> Tensor:
-        out = weights.new_zeros(self.layout.num_slots, weights.shape[1])
-        return out.index_copy_(0, self.layout.slot, project(self._values, weights))
+        return self._natural.zero_().index_copy_(1, self.layout.slot, project(self._values, weights).mT)
 
     def _cross(self, latents: Tensor) -> Tensor:
         return cross_product(self._values, latents.index_select(0, self.layout.slot))
