@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig
+from rich.console import Console
+from sklearn.impute import KNNImputer
+from sklearn.linear_model import Ridge
+
+from analysis.gather import gather_runs
+from calmrl_prob import MultimodalData
+from calmrl_prob.datasets import load_synthetic
+from calmrl_prob.errors import ArgumentError, CalmrlError
+from experiments.calibrated import Calibrated, direct_recall, without
+from experiments.compare import run
+from experiments.comparison import Comparer
+from experiments.generative import ModelFitter, Retriever
+from experiments.imputers import Imputer, Mean, NearestNeighbours, RidgePairs, Zero, has, values
+from experiments.settings import build, flatten
+from experiments.variants import AllRows, Choice, CompleteRows, Imputed, Oracle, Task, Validation, Variant
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "experiments" / "conf"
+GROUPS = [
+    (folder.name, path.stem)
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir() and folder.name != "experiment"
+    for path in sorted(folder.glob("*.yaml"))
+]
+TINY = [
+    "data=synthetic",
+    "data.source.num_instances=120",
+    "data.source.dims={a: 6, b: 5, c: 4}",
+    "data.source.latent_dim=3",
+    "model.latent_dims=[2,3]",
+    "seeds=[0,1]",
+    "report.shares=[0.3,0.9]",
+    "report.interval_rows=5",
+    "report.posterior_rows=10",
+    "report.posterior_draws=4",
+]
+
+
+def configured(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("compare", overrides=list(overrides))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run(configured(*TINY), folder, TINY, Console(quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def incomplete() -> MultimodalData:
+    complete = load_synthetic(num_instances=80, dims={"a": 5, "b": 4, "c": 3}, latent_dim=2, seed=1)
+    return complete.mask(torch.rand(80, 3, generator=torch.Generator().manual_seed(0)) < torch.tensor([2.0, 0.6, 0.6]))
+
+
+def task(incomplete: MultimodalData, complete: MultimodalData | None = None) -> Task:
+    fit_rows, validation_rows = incomplete.split_indices(0.8, seed=0)
+    return Task(incomplete, complete or incomplete, fit_rows, validation_rows, Retriever(), 0)
+
+
+# ---- configuration -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "option"), GROUPS)
+def test_every_option_of_every_group_can_be_built(group: str, option: str, tmp_path: Path) -> None:
+    overrides = [f"{group}={option}"]
+    if option == "npz":
+        np.savez(tmp_path / "own.npz", x_a=np.random.default_rng(0).normal(size=(20, 3)), x_b=np.eye(20))
+        overrides.append(f"data.source.path={tmp_path / 'own.npz'}")
+    cfg = configured(*overrides)
+    if group == "calibration":
+        built = build(cfg, f"calibration.{option}")
+        assert isinstance(built, Variant)
+        assert built.label
+    elif group == "missingness":
+        data = load_synthetic(num_instances=40)
+        mask = build(cfg, group)(data, seed=0)
+        assert mask.dtype == torch.bool
+        assert bool(mask.all()) == (option == "none")
+    else:
+        assert build(cfg, group) is not None
+    assert option in flatten(cfg).values() or group in ("calibration", "missingness", "model", "scoring")
+
+
+def test_preset_fixes_what_the_figure_to_reach_asks_for() -> None:
+    cfg = configured("experiment=emoji_k96", "missingness=pairs")
+    assert list(cfg.calibration) == ["complete_rows", "calmrl", "oracle"]
+    assert list(cfg.model.latent_dims) == [96]
+    assert (cfg.model.noise, cfg.scoring.score, cfg.missingness.complete) == ("isotropic", "likelihood_ratio", 0.15)
+
+
+def test_unknown_options_are_refused_by_hydra() -> None:
+    with pytest.raises(ConfigCompositionException, match="rte"):
+        configured("missingness.rte=0.5")
+    with pytest.raises(ConfigCompositionException, match="nonsense"):
+        configured("missingness=nonsense")
+
+
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [
+        ("seeds=[0,0]", "seeds"),
+        ("seeds=[]", "seeds"),
+        ("seeds=three", "seeds"),
+        ("validation_share=1.5", "validation_share"),
+        ("interval_level=yes", "interval_level"),
+        ("calibration=[]", "calibration"),
+        ("report.posterior_draws=0", "report.posterior_draws"),
+        ("report.shares=[2.0]", "report.shares"),
+        ("model.noise=diagnoal", "model.noise"),
+        ("model.latent_dims=[0]", "model.latent_dims"),
+        ("model.tolerance=0", "model.tolerance"),
+        ("scoring.score=cosine", "scoring.score"),
+        ("missingness.rate=0.95", "missingness.rate"),
+        ("data.test_share=0", "data.test_share"),
+        ("calibration.knn.imputer.neighbours=[]", "calibration.knn.imputer.neighbours"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(override: str, option: str) -> None:
+    with pytest.raises(CalmrlError, match=option.replace(".", r"\.")):
+        Comparer(configured(*TINY, override))
+
+
+# ---- imputers ------------------------------------------------------------------------------------------------------
+
+
+def test_nearest_neighbours_are_those_of_scikit_learn(incomplete: MultimodalData) -> None:
+    imputer = NearestNeighbours([4]).fit(incomplete)
+    scaled = np.hstack([values(incomplete, name) / imputer.scale[name] for name in incomplete.names])
+    theirs = np.split(KNNImputer(n_neighbors=4).fit_transform(scaled), np.cumsum([5, 4]), axis=1)
+    ours = imputer.complete(incomplete)
+    for name, expected in zip(incomplete.names, theirs, strict=True):
+        np.testing.assert_allclose(values(ours, name), expected * imputer.scale[name], rtol=1e-8)
+
+
+def test_ridge_from_one_source_is_scikit_learns(incomplete: MultimodalData) -> None:
+    imputer = RidgePairs([3.0]).fit(incomplete)
+    both = has(incomplete, "a") & has(incomplete, "b")
+    inputs = (values(incomplete, "a") - imputer.centre["a"]) / imputer.scale["a"]
+    expected = Ridge(alpha=3.0).fit(inputs[both], values(incomplete, "b")[both]).predict(inputs)
+    only_a = without(incomplete, "b", "c")
+    np.testing.assert_allclose(imputer.predict(only_a, "b"), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("make", [Zero, Mean, NearestNeighbours, RidgePairs])
+def test_imputers_never_read_what_they_predict(make: Callable[[], Imputer], incomplete: MultimodalData) -> None:
+    fit_rows, validation = (incomplete.subset(rows) for rows in incomplete.split_indices(0.8, seed=0))
+    imputer = make().choose(fit_rows, validation)
+    seen = incomplete.subset(incomplete.rows_with("a", "b", how="all"))
+    np.testing.assert_array_equal(imputer.predict(seen, "b"), imputer.predict(without(seen, "b"), "b"))
+    assert all((variance > 0).all() for variance in imputer.residual_variance.values())
+    completed = imputer.complete(incomplete)
+    assert bool(completed.observed_mask.all())
+    for name in incomplete.names:  # what was there stays
+        rows = has(incomplete, name)
+        np.testing.assert_array_equal(values(completed, name)[rows], values(incomplete, name)[rows])
+
+
+def test_better_imputers_have_smaller_variances() -> None:
+    data = load_synthetic(num_instances=200, dims={"a": 5, "b": 4}, latent_dim=2, noise_variance=0.05)
+    fit_rows, validation = data.split(0.7, seed=0)
+    mean, ridge = (make().choose(fit_rows, validation).residual_variance["b"].mean() for make in (Mean, RidgePairs))
+    assert ridge < 0.5 * mean
+
+
+def test_direct_recall_counts_ties_against_the_imputer() -> None:
+    data = load_synthetic(num_instances=30, noise_variance=1e-6, seed=0)
+    assert direct_recall(RidgePairs([1e-3]).fit(data), data)["R@1"].min() > 0.95
+    assert direct_recall(Mean().fit(data), data)["R@1"].max() == 0.0  # it predicts the same for all
+
+
+# ---- variants ------------------------------------------------------------------------------------------------------
+
+
+def test_variants_differ_in_the_rows_they_fit_and_in_nothing_else(incomplete: MultimodalData) -> None:
+    complete = load_synthetic(num_instances=80, dims={"a": 5, "b": 4, "c": 3}, latent_dim=2, seed=1)
+    given, rows, model = task(incomplete, complete), np.arange(60), ModelFitter(latent_dims=[2])
+    everything = AllRows("all", model).prepare(given, rows).data
+    assert torch.equal(everything.observed_mask, incomplete.observed_mask[:60])
+    only_complete = CompleteRows("complete", model).prepare(given, rows).data
+    assert len(only_complete) == int(incomplete.complete_rows()[:60].sum())
+    oracle = Oracle("oracle", model).prepare(given, rows).data
+    assert torch.equal(oracle["b"], complete["b"][:60])
+    filled = Imputed("mean", model, Mean()).prepare(given, rows)
+    assert bool(filled.data.observed_mask.all())
+    assert filled.imputer is not None
+
+
+def test_choice_averages_over_seeds_and_takes_the_smaller_of_equals() -> None:
+    seeds = [Validation({2: 0.1, 4: 0.5, 8: 0.3}), Validation({2: 0.1, 4: 0.3, 8: 0.5})]
+    assert Choice.best(seeds) == Choice(4)
+    assert Choice.best([Validation({2: 0.1, 4: 0.2}), Validation({2: 0.3})]) == Choice(2)  # 4 was not always possible
+    assert Choice.best([Validation({7: 0.1}), Validation({5: 0.3})]) == Choice(5)
+    assert Choice.best([Validation({2: 0.1}, direct=0.2)]) == Choice(2, direct=True)
+    assert Choice.best([Validation({2: float("nan"), 4: float("nan")})]) == Choice(2)
+
+
+def test_latents_are_never_more_than_the_rows_can_carry() -> None:
+    few = load_synthetic(num_instances=6, latent_dim=2)
+    assert ModelFitter(latent_dims=[2, 4, 64]).feasible(few) == [2, 4]
+    assert ModelFitter(latent_dims=[64]).feasible(few) == [5]
+    assert ModelFitter(latent_dims=[64]).fit(few, 5, seed=0).linear_gaussian.latent_dim == 5
+
+
+def test_no_test_row_and_no_removed_value_can_change_a_fit(incomplete: MultimodalData) -> None:
+    poisoned = {name: incomplete[name].nan_to_num(nan=1e6) for name in incomplete.names}
+    other = MultimodalData(poisoned, observed_mask=incomplete.observed_mask, labels=incomplete.labels)
+    variant, choice = Imputed("knn", ModelFitter(latent_dims=[2]), NearestNeighbours([3])), Choice(2)
+    one, two = (variant.calibrate(task(data), choice) for data in (incomplete, other))
+    assert isinstance(one, Calibrated)
+    np.testing.assert_array_equal(one.features(incomplete), two.features(other))
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_every_file_whole(finished: Path) -> None:
+    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    tables = {f"tables/{name}.csv" for name in ("coverage", "evidence", "pairs", "intervals", "shares")}
+    assert files == tables | {
+        "results.csv", "results.parquet", "config.yaml", "run.json", "idata.nc", "report.html",
+    }  # fmt: skip
+    results = pd.read_parquet(finished / "results.parquet")
+    assert len(results) == 8 * 2
+    metrics = results[["R@1", "R@10", "RMSE", "NLL", "coverage", "probe", "seconds"]]
+    assert np.isfinite(metrics.to_numpy()).all()
+    assert results["missingness.rate"].eq(0.5).all()
+    assert results["data.name"].eq("synthetic").all()
+    shares = pd.read_csv(finished / "tables" / "shares.csv")
+    assert set(shares["share"]) == {0.3}  # 0.9 would leave rows with nothing
+    idata = az.from_netcdf(finished / "idata.nc")
+    assert idata.posterior["z"].sizes["instance"] == 10
+
+
+def test_knowing_more_helps(finished: Path) -> None:
+    mean = pd.read_parquet(finished / "results.parquet").groupby("variant").mean(numeric_only=True)
+    assert mean.loc["calmrl", "NLL"] < mean.loc["mean", "NLL"]
+    assert mean.loc["calmrl", "RMSE"] < mean.loc["mean", "RMSE"] < mean.loc["zero", "RMSE"]
+    assert mean.loc["oracle", "RMSE"] <= mean.loc["complete_rows", "RMSE"]
+    assert 75 < mean.loc["oracle", "coverage"] < 97
+
+
+def test_same_seed_same_table(finished: Path, tmp_path: Path) -> None:
+    run(configured(*TINY), tmp_path, TINY, Console(quiet=True))
+    first, second = (pd.read_parquet(folder / "results.parquet") for folder in (finished, tmp_path))
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True)
+    for name in ("coverage", "evidence", "pairs", "intervals", "shares"):
+        path = Path("tables", f"{name}.csv")
+        assert (finished / path).read_bytes() == (tmp_path / path).read_bytes(), name
+
+
+def test_without_a_complete_row_the_others_are_still_compared(tmp_path: Path) -> None:
+    overrides = [*TINY, "missingness=hub", "calibration=[complete_rows,calmrl]", "seeds=[0]", "report.shares=[]"]
+    run(configured(*overrides), tmp_path, overrides, Console(quiet=True))
+    results = pd.read_parquet(tmp_path / "results.parquet").set_index("variant")
+    assert np.isnan(results.loc["complete_rows", "R@1"])
+    assert "complete rows only" in results.loc["complete_rows", "note"]
+    assert results.loc["calmrl", "R@1"] > 0
+    assert "left out" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_modalities_must_be_at_least_two() -> None:
+    with pytest.raises(ArgumentError, match="at least two"):
+        Comparer(configured("data.modalities=[name]"))
+
+
+def test_command_line_sweeps_and_runs_are_gathered(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "experiments.compare", "--multirun", *TINY, "calibration=[mean,calmrl]",
+        "report.shares=[]", "seeds=[0]", "missingness.rate=0.2,0.5", f"hydra.sweep.dir={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("CalMRL isotropic (paper)") == 2
+    gathered = gather_runs(tmp_path)
+    assert gathered["run"].unique().tolist() == ["0", "1"]
+    assert gathered.groupby("run")["missingness.rate"].first().tolist() == [0.2, 0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missingness", ["mcar", "pairs"])
+def test_the_figure_to_reach_on_emoji(missingness: str, tmp_path: Path) -> None:
+    overrides = ["experiment=emoji_k96", f"missingness={missingness}"]
+    assert run(configured(*overrides), tmp_path, overrides, Console(quiet=True)) >= 17.5
