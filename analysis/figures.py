@@ -109,10 +109,10 @@ def coverage(table: pd.DataFrame, title: str) -> Figure:
 
 
 def evidence(table: pd.DataFrame, title: str) -> Figure:
-    """The evidence at each EM iteration, less where it ended; one line for each variant and seed.
+    """How far the evidence still had to rise at each EM iteration; one line for each variant and seed.
 
     Args:
-        table: variant, label, seed, iteration, log_likelihood (nats per training row).
+        table: variant, label, seed, iteration, objective (nats per training row).
         title: of the figure.
     """
     with style():
@@ -120,12 +120,12 @@ def evidence(table: pd.DataFrame, title: str) -> Figure:
         axes = figure.subplots()
         for variant, rows in table.groupby("variant", sort=False):
             for number, (_, trace) in enumerate(rows.groupby("seed", sort=False)):
-                values = trace.sort_values("iteration")["log_likelihood"].to_numpy()
+                values = trace.sort_values("iteration")["objective"].to_numpy()
+                to_come = values[-1] - values[:-1]
                 label = rows["label"].iloc[0] if number == 0 else None
                 look = line(str(variant)) | {"marker": "", "label": label}
-                axes.plot(np.arange(len(values)), values - values[-1], linewidth=1.1, **look)
-        axes.set(title=title, xlabel="EM iteration", ylabel="evidence less its last value\n(nats per training row)")
-        axes.set_yscale("symlog", linthresh=0.01)
+                axes.plot(np.arange(len(to_come)), np.where(to_come > 0, to_come, np.nan), linewidth=1.1, **look)
+        axes.set(title=title, xlabel="EM iteration", ylabel="rise still to come\n(nats per training row)", yscale="log")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return figure
 

@@ -173,10 +173,9 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
     parts.append(
         (
             "Evidence trace",
-            "The log-likelihood of the training data at each EM iteration of each final fit (one line for each seed), "
-            "less its last value, on a scale that is logarithmic away from zero. What EM raises in every step is the "
-            "log-likelihood plus the weak prior that keeps noise variances from collapsing, so the log-likelihood "
-            "alone may pass a little above its last value.",
+            "How much the evidence of the training data still had to rise at each EM iteration of each final fit (one "
+            "line for each seed): the log-likelihood, plus the weak prior that keeps noise variances from collapsing. "
+            "It never falls. The table tables/evidence.csv has it, and the log-likelihood alone.",
             figures.evidence(tables["evidence"], f"{data}: convergence of EM"),
         )
     )

@@ -35,8 +35,7 @@ class Comparison:
     Attributes:
         results: one row for each variant and seed: the metrics, and the settings of the run.
         coverage: nominal and actual coverage: variant, seed, level, coverage, width.
-        evidence: the log-likelihood trace of each final fit: variant, seed, iteration, log_likelihood (nats
-            per row).
+        evidence: the trace of each final fit: variant, seed, iteration, log_likelihood, objective (nats per row).
         pairs: recall for each ordered pair of modalities: variant, seed, query, candidate, R@1, R@10.
         intervals: imputed and true values of some test rows by the variant in focus.
         shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
@@ -117,8 +116,7 @@ class Comparer:
                     "note": "",
                 }
                 rows.append(named | measure(calibrated, bench, imputations, pairs) | facts | settings)
-                evidence = pd.DataFrame({"log_likelihood": calibrated.model.evidence_per_row}).rename_axis("iteration")
-                tables["evidence"].append(evidence.reset_index().assign(**named))
+                tables["evidence"].append(calibrated.model.trace.assign(**named))
                 tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))
                 first.setdefault(key, calibrated)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-import calmrl_prob as cal
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ConvergenceWarning, DataError
+from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation import SCORES, cross_modal_recall
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 
 
 @dataclass(frozen=True)
@@ -25,13 +21,14 @@ class FittedModel:
 
     Attributes:
         linear_gaussian: the parameters.
-        evidence_per_row: log-likelihood of the training data at each iteration, nats per row, (T,).
+        trace: one row for each iteration, in nats per training row: iteration, log_likelihood, and objective, which is
+            what never falls: the log-likelihood plus the log prior of the noise variances.
         stop_reason: why the iteration ended.
         seconds: wall-clock time of the fit.
     """
 
     linear_gaussian: LinearGaussian
-    evidence_per_row: NDArray[np.float64]
+    trace: pd.DataFrame
     stop_reason: str
     seconds: float
 
@@ -84,21 +81,25 @@ class ModelFitter:
     def fit(self, data: MultimodalData, latent_dim: int, seed: int) -> FittedModel:
         """Fit K latents to data with any modalities missing."""
         started = time.perf_counter()
-        model = cal.SharedLatentModel(data.dims, latent_dim=latent_dim, noise=self.noise)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the stop reason is reported with the results
-            result = cal.fit(
-                model,
-                data,
-                method="em",
-                seed=seed,
-                max_iterations=self.max_iterations,
-                tolerance=self.tolerance,
-                noise_pseudo_count=self.noise_pseudo_count,
-            )
+        require_fittable(data)
+        result = fit_em(
+            data.blocks,
+            latent_dim,
+            noise=self.noise,
+            seed=seed,
+            max_iterations=self.max_iterations,
+            tolerance=self.tolerance,
+            noise_pseudo_count=self.noise_pseudo_count,
+        )
         seconds = time.perf_counter() - started
-        evidence = np.asarray(result.log_likelihood, dtype=np.float64) / len(data)
-        return FittedModel(model.linear_gaussian().detach(), evidence, str(result.stop_reason), seconds)
+        trace = pd.DataFrame(
+            {
+                "iteration": range(len(result.log_likelihood)),
+                "log_likelihood": result.log_likelihood.numpy() / len(data),
+                "objective": result.objective.numpy() / len(data),
+            }
+        )
+        return FittedModel(result.linear_gaussian, trace, result.stop_reason, seconds)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def run_folder(results: pd.DataFrame, tmp_path: Path) -> Path:
     named = [{"variant": key, "label": label, "seed": 0} for key, label in VARIANTS.items()]
     tables = {
         "coverage": [n | {"level": q, "coverage": q, "width": 1.0} for n in named for q in (0.1, 0.5, 0.9)],
-        "evidence": [n | {"iteration": t, "log_likelihood": -1.0 / (t + 1)} for n in named for t in range(4)],
+        "evidence": [n | {"iteration": t, "objective": -1.0 / (t + 1)} for n in named for t in range(4)],
         "pairs": [n | {"query": q, "candidate": c, "R@1": 0.5} for n in named for q, c in (("a", "b"), ("b", "a"))],
         "intervals": [
             {"modality": m, "row": r, "mean": 0.1 * r, "sd": 1.0, "truth": r} for m in "ab" for r in range(5)

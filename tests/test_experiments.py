@@ -242,6 +242,8 @@ def test_run_leaves_every_file_whole(finished: Path) -> None:
     assert np.isfinite(metrics.to_numpy()).all()
     assert results["missingness.rate"].eq(0.5).all()
     assert results["data.name"].eq("synthetic").all()
+    trace = pd.read_csv(finished / "tables" / "evidence.csv").groupby(["variant", "seed"])["objective"]
+    assert (trace.diff().dropna() >= -1e-12).all()  # EM never falls
     shares = pd.read_csv(finished / "tables" / "shares.csv")
     assert set(shares["share"]) == {0.3}  # 0.9 would leave rows with nothing
     idata = az.from_netcdf(finished / "idata.nc")
