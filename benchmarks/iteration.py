@@ -64,17 +64,17 @@ def bare_products(step: ExpectationStep, latent_dim: int) -> list[Product]:
     else:
         assert isinstance(step, ByPattern)
         tall = [values for values, _, _ in step._parts]
-    products = []
+    forth, back, between = [], [], []  # in the order of an iteration, because it decides what is still in the cache
     for values in tall:
         weights = normal(values.shape[1], latent_dim).to(values.dtype)
         latents = normal(len(values), latent_dim).to(values.dtype)
-        products += [fastest(values, weights), fastest(values.mT, latents)]
+        forth.append(fastest(values, weights))
+        back.append(fastest(values.mT, latents))
     for bucket in step.layout.buckets:
-        rows, square = normal(len(bucket.patterns), bucket.capacity, latent_dim), normal(
-            len(bucket.patterns), latent_dim, latent_dim
-        )
-        products += [fastest(rows, square), fastest(rows.mT, rows)]
-    return products
+        rows = normal(len(bucket.patterns), bucket.capacity, latent_dim)
+        square = normal(len(bucket.patterns), latent_dim, latent_dim)
+        between += [fastest(rows, square), fastest(rows.mT, rows)]
+    return [*forth, *between, *back]
 
 
 def iteration(step: ExpectationStep, shift: Tensor, problem: Problem) -> Callable[[], object]:

@@ -168,7 +168,7 @@ def test_gradient_ascent_finds_no_more() -> None:
 
 
 def test_a_converged_fit_is_within_its_tolerance() -> None:
-    """The tolerance is the gain that is still to come, per observed value: checked against a fit carried on to 1e-12."""
+    """The tolerance is the gain that is still to come, per observed value: checked by going on to 1e-13."""
     shrinking = torch.logspace(0.5, -0.7, 6).double()
     model = random_model({"a": 30, "b": 20, "c": 25}, 6, prior="standard")
     model = LinearGaussian(

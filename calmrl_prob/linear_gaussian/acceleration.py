@@ -2,9 +2,9 @@
 
 For x -> g(x) with residual f = g(x) - x, the next point is
 
-    g(x_k) - (dX + dF) gamma,   gamma = argmin |f_k - dF gamma|,
+    g(x_k) - dG gamma,   gamma = argmin |f_k - dF gamma|,
 
-with dX, dF the differences of the last iterates and residuals. EM takes it only where it raises the evidence (the
+with dG, dF the differences of the last images and residuals. EM takes it only where it raises the evidence (the
 guard is in ``em.py``). Source: Walker & Ni, Anderson acceleration for fixed-point iterations (2011); guarded for EM by
 Henderson & Varadhan, Damped Anderson acceleration with restarts and monotonicity control for accelerating EM (2019).
 """
@@ -35,7 +35,7 @@ class AndersonAccelerator:
         self._memory = memory
         self._count = 0
         self._previous: tuple[Tensor, Tensor] | None = None
-        self._steps = self._changes = torch.empty(0)
+        self._images = self._changes = self._inner = torch.empty(0)
 
     def reset(self) -> None:
         """Forget the past, as after a step that had to be taken back."""
@@ -46,20 +46,22 @@ class AndersonAccelerator:
         """The next point, from this one and its image; the image itself while there is no past."""
         residual = image - point
         if self._previous is not None:
-            if self._steps.shape[-1] != len(point):
-                self._steps, self._changes = (point.new_empty(self._memory, len(point)) for _ in range(2))
+            if self._images.shape[-1] != len(point):
+                self._images, self._changes = (point.new_zeros(self._memory, len(point)) for _ in range(2))
+                self._inner = point.new_zeros(self._memory, self._memory)
             row = self._count % self._memory  # the oldest makes room; their order does not matter
-            torch.sub(point, self._previous[0], out=self._steps[row])
+            torch.sub(image, self._previous[0], out=self._images[row])
             torch.sub(residual, self._previous[1], out=self._changes[row])
             self._count += 1
-        self._previous = (point, residual)
+            self._inner[row] = self._inner[:, row] = self._changes @ self._changes[row]
+        self._previous = (image, residual)
         if self._count == 0:
             return image
-        steps, changes = (kept[: min(self._count, self._memory)] for kept in (self._steps, self._changes))
-        inner = changes @ changes.mT
+        kept = slice(min(self._count, self._memory))
+        inner = self._inner[kept, kept]
         scale = inner.diagonal().clamp(min=torch.finfo(inner.dtype).tiny).rsqrt()
         inner = inner * scale[:, None] * scale
         inner.diagonal().add_(1e-10)
-        coefficients = scale * torch.linalg.solve(inner, scale * (changes @ residual))
-        accelerated: Tensor = image - coefficients @ steps - coefficients @ changes
+        coefficients = scale * torch.linalg.solve(inner, scale * (self._changes[kept] @ residual))
+        accelerated: Tensor = image - coefficients @ self._images[kept]
         return accelerated

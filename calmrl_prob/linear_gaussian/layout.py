@@ -25,18 +25,16 @@ class Bucket:
 
     Attributes:
         patterns: (B,) int64, which patterns.
-        counts: (B,) float64, their numbers of rows.
         start, stop: the slots they fill; ``stop - start = B * capacity``.
         capacity: rows reserved for each pattern.
-        filled: (B, capacity, 1) float64, 1 where a row stands and 0 at the padding; None if there is no padding.
+        filled: (B, capacity, 1) float64, 1 where a row stands and 0 at the padding.
     """
 
     patterns: Tensor
-    counts: Tensor
     start: int
     stop: int
     capacity: int
-    filled: Tensor | None
+    filled: Tensor
 
 
 class PatternLayout:
@@ -72,11 +70,8 @@ class PatternLayout:
             patterns = order[begin:end]
             stop = slots + (end - begin) * capacity
             first_slot[patterns] = torch.arange(slots, stop, max(capacity, 1), device=order.device)[: end - begin]
-            filled = None
-            if counts_list[begin] < capacity:
-                place = torch.arange(capacity, device=order.device)
-                filled = (place < counts[begin:end, None]).double().unsqueeze(-1)
-            self.buckets.append(Bucket(patterns, counts[begin:end].double(), slots, stop, capacity, filled))
+            filled = torch.arange(capacity, device=order.device) < counts[begin:end, None]
+            self.buckets.append(Bucket(patterns, slots, stop, capacity, filled.double().unsqueeze(-1)))
             begin, slots = end, stop
         self.num_slots = slots
         by_pattern = torch.argsort(pattern_index, stable=True)

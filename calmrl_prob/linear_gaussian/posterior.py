@@ -245,7 +245,7 @@ def factorize(matrices: Tensor) -> Tensor:
     """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrices)
-    if bool(info.any()) or not bool(factor.isfinite().all()):
+    if bool(info.any()) or not bool(factor[..., -1, :].isfinite().all()):  # the last row meets all that came before
         raise NumericalError(
             "precision or covariance: expected positive-definite matrices, got one that is not, in "
             f"{matrices.dtype}. Use float64, raise the noise floor, or look for loadings that are not finite."

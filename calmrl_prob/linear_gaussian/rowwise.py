@@ -34,7 +34,11 @@ class RowwiseStep(ExpectationStep):
         order = torch.cat([bucket.patterns for bucket in self.layout.buckets])
         every = blocks.patterns.new_ones(len(order), 1)
         # (P, G + 1): which groups a pattern has and, last, that it counts among all rows; in the order of the buckets
-        self._members = torch.cat([blocks.patterns[order], every], dim=1).double()
+        members = torch.cat([blocks.patterns[order], every], dim=1).double()
+        sizes = [len(bucket.patterns) for bucket in self.layout.buckets]
+        self._members = members.split(sizes)
+        self._weighted_members = (members * blocks.pattern_counts[order, None]).split(sizes)
+        self._group_counts = torch.cat([weighted.sum(0, keepdim=True) for weighted in self._weighted_members]).sum(0)
         like = {"dtype": torch.float64, "device": blocks.device}
         self._natural = torch.zeros(latent_dim, self.layout.num_slots, **like)
         self._latents = torch.zeros(self.layout.num_slots, latent_dim, **like)
@@ -53,36 +57,36 @@ class RowwiseStep(ExpectationStep):
         weights = parameters.loadings / parameters.noise_variance[:, None]
         precision, offset = self.group_precisions(weights, parameters)
         flat_precision = precision.reshape(len(precision), -1)
-        offsets = self._members[:, :-1] @ offset
         identity = torch.eye(latent_dim, dtype=weights.dtype, device=weights.device).flatten()
         natural, latents = self._project(weights), self._latents
-        width = latent_dim + 1
-        moments = weights.new_zeros(self._members.shape[1], width, width)
+        groups = self._members[0].shape[1]
+        first, second = weights.new_zeros(groups, latent_dim), weights.new_zeros(groups, latent_dim**2)
         evidence = self.feature_log_density(parameters)
-        first = 0
-        for bucket in self.layout.buckets:
-            size = len(bucket.patterns)
-            members = self._members[first : first + size]
+        for bucket, members, weighted in zip(self.layout.buckets, self._members, self._weighted_members, strict=True):
+            size = len(members)
             h = natural[:, bucket.start : bucket.stop].view(latent_dim, size, bucket.capacity).permute(1, 2, 0)
             z = latents[bucket.start : bucket.stop].view(size, bucket.capacity, latent_dim)
-            h -= offsets[first : first + size, None]
-            if bucket.filled is not None:
-                h *= bucket.filled
-            first += size
-            inner = torch.addmm(identity, members[:, :-1], flat_precision).view(-1, latent_dim, latent_dim)
+            h.addcmul_(bucket.filled, (members[:, :-1] @ offset)[:, None], value=-1)
+            inner = torch.addmm(identity, members[:, :-1], flat_precision).view(size, latent_dim, latent_dim)
             factor = factorize(inner)
-            covariance = torch.cholesky_inverse(factor)
+            covariance = torch.cholesky_inverse(factor).mT  # symmetric; LAPACK leaves it in columns
             torch.bmm(h, covariance, out=z)
-            moment = weights.new_empty(size, width, width)
             square = torch.bmm(z.mT, z)
-            half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             # h^T V h = z^T P z, so the sum over rows needs the K x K moments alone
-            evidence += 0.5 * torch.dot(inner.view(-1), square.view(-1)) - bucket.counts @ half_logdet
-            moment[:, :-1, :-1] = square.add_(covariance * bucket.counts[:, None, None])
-            moment[:, -1, :-1] = moment[:, :-1, -1] = z.sum(1)
-            moment[:, -1, -1] = bucket.counts
-            moments.view(len(moments), -1).addmm_(members.mT, moment.view(size, -1))
-        return Moments(float(evidence), self._cross(latents), moments)
+            evidence += 0.5 * torch.dot(inner.view(-1), square.view(-1))
+            evidence -= weighted[:, -1] @ factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            first.addmm_(members.mT, z.sum(1))
+            second.addmm_(members.mT, square.view(size, -1)).addmm_(weighted.mT, covariance.reshape(size, -1))
+        return Moments(float(evidence), self._cross(latents), self._augmented(first, second))
+
+    def _augmented(self, first: Tensor, second: Tensor) -> Tensor:
+        """Moments of the latent augmented by a 1, (G + 1, K + 1, K + 1), from sums of z and zz^T."""
+        groups, latent_dim = first.shape
+        moments = first.new_empty(groups, latent_dim + 1, latent_dim + 1)
+        moments[:, :-1, :-1] = second.view(groups, latent_dim, latent_dim)
+        moments[:, -1, :-1] = moments[:, :-1, -1] = first
+        moments[:, -1, -1] = self._group_counts
+        return moments
 
 
 class ByModality(RowwiseStep):
