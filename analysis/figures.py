@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
 from analysis.style import BLUE, GREY, VERMILION, line, style
@@ -125,6 +126,7 @@ def evidence(table: pd.DataFrame, title: str) -> Figure:
                 label = rows["label"].iloc[0] if number == 0 else None
                 look = line(str(variant)) | {"marker": "", "label": label}
                 axes.plot(np.arange(len(to_come)), np.where(to_come > 0, to_come, np.nan), linewidth=1.1, **look)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel="EM iteration", ylabel="rise still to come\n(nats per training row)", yscale="log")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return figure

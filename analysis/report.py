@@ -93,8 +93,9 @@ def table_caption(facts: dict[str, Any]) -> str:
         "by the exact posterior predictive of their model. Probe: accuracy of a logistic regression on the "
         "representation (posterior mean), learned from the training rows with what they have and tested on test rows "
         "with modalities removed by the same mechanism, by a fixed seed. K: number of latents, the one with the "
-        "highest R@1 on validation rows over all seeds; no test row takes part in any choice. Fit s: wall-clock "
-        "seconds of the final fit, filling in included."
+        "highest R@1 on validation rows over all seeds; no test row takes part in any choice. All models have the same "
+        f"prior on their noise variances, worth {facts['noise_pseudo_count']:g} observations (the paper has "
+        "none). Fit s: wall-clock seconds of the final fit, filling in included."
     )
 
 

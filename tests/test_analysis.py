@@ -57,6 +57,7 @@ def run_folder(results: pd.DataFrame, tmp_path: Path) -> Path:
         "data": "<emoji> & co", "modalities": ["a", "b"], "num_train": 100, "num_test": 50, "missingness": "mcar",
         "missing_share": 0.5, "share_mechanism": "by the same mechanism", "scoring": "likelihood_ratio",
         "seeds": [0, 2], "seconds": 1.0,
+        "noise_pseudo_count": 100.0,
         "interval_level": 0.9, "focus": VARIANTS["calmrl"], "overrides": [], "versions": {"python": "3"},
     }  # fmt: skip
     write_text(json.dumps(facts), tmp_path / "run.json")
