@@ -242,7 +242,7 @@ class FromStatistics(ExpectationStep):
         quadratic = weights.new_zeros(())
         for p, (scatter, features) in enumerate(self._parts):
             augmented = torch.cat([weights[features], -offsets[p : p + 1]])
-            scattered = (augmented.mT.contiguous() @ scatter).mT
+            scattered = (augmented.mT.contiguous() @ scatter.mT).mT  # symmetric, and half as fast the other way round
             natural = augmented.mT @ scattered
             solved = scattered @ covariance[p]
             cross.index_add_(0, features, solved[:-1])
