@@ -20,13 +20,11 @@ class Problem:
     target_seconds: float
     missing_rate: float = 0.3
 
-    @cache  # noqa: B019  # a handful of problems, each made once
+    @cache  # noqa: B019  # a handful of problems, each made once and kept
     def make(self, seed: int = 0) -> SyntheticData:
         """The data and the model that made them, float64."""
         dims = {f"m{i}": width for i, width in enumerate(self.widths)}
-        return make_synthetic(
-            self.num_instances, dims, self.latent_dim, missing_rate=self.missing_rate, seed=seed
-        )
+        return make_synthetic(self.num_instances, dims, self.latent_dim, missing_rate=self.missing_rate, seed=seed)
 
 
 PROBLEMS = {

@@ -1,0 +1,69 @@
+"""Other packages on the same data, in a process of their own: CPU seconds and held-out NLL.
+
+mofapy2 (Argelaguet et al., MOFA+, 2020) is an optional extra. Its loadings and noise precisions, as posterior means,
+are put into this package's predictive, so that all are scored by the same formula on the same masked values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import sys
+
+import torch
+
+from benchmarks.clock import cpu_seconds
+from benchmarks.fitting import held_out_nll
+from benchmarks.problems import PROBLEMS, Problem
+from calmrl_prob.linear_gaussian import LinearGaussian
+
+
+def available() -> bool:
+    """Whether mofapy2 is installed."""
+    return importlib.util.find_spec("mofapy2") is not None
+
+
+def run_mofa(problem: Problem, iterations: int) -> dict[str, object]:
+    """Fit with mofapy2's defaults but for its sparsity priors, which the truth does not have."""
+    from mofapy2.run.entry_point import entry_point  # an optional extra, so imported where it is used
+
+    made = problem.make()
+    views = [made.data[name].numpy() for name in made.data.names]
+    entry = entry_point()
+
+    def fit() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            entry.set_data_options(scale_views=False)
+            entry.set_data_matrix([[view] for view in views], likelihoods=["gaussian"] * len(views))
+            entry.set_model_options(
+                factors=problem.latent_dim, spikeslab_weights=False, ard_weights=True, ard_factors=False
+            )
+            entry.set_train_options(iter=iterations, convergence_mode="fast", seed=0, verbose=False)
+            entry.build()
+            entry.run()
+
+    seconds = cpu_seconds(fit)
+    nodes = entry.model.nodes
+    loadings = nodes["W"].getExpectation()
+    precision = nodes["Tau"].getExpectation()
+    model = LinearGaussian(
+        {name: torch.as_tensor(loadings[m]).double() for m, name in enumerate(made.data.names)},
+        {name: made.data[name].nanmean(0) for name in made.data.names},
+        {
+            name: 1 / torch.as_tensor(precision[m]).double().nan_to_num().amax(0)
+            for m, name in enumerate(made.data.names)
+        },
+    )
+    return {
+        "problem": problem.name,
+        "package": "mofapy2",
+        "cpu_s": seconds,
+        "iterations": iterations,
+        "nll": held_out_nll(model, problem),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run_mofa(PROBLEMS[sys.argv[1]], int(sys.argv[2]))))  # its output is its result
