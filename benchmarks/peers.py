@@ -47,7 +47,7 @@ def run_mofa(problem: Problem, iterations: int) -> dict[str, object]:
     seconds = cpu_seconds(fit)
     nodes = entry.model.nodes
     loadings = nodes["W"].getExpectation()
-    precision = nodes["Tau"].getExpectation()
+    taus = [torch.as_tensor(tau).double() for tau in nodes["Tau"].getExpectation()]
     model = LinearGaussian(
         {name: torch.as_tensor(loadings[m]).double() for m, name in enumerate(made.data.names)},
         {name: made.data[name].nanmean(0) for name in made.data.names},

@@ -39,9 +39,8 @@ class RowwiseStep(ExpectationStep):
         self._members = members.split(sizes)
         self._weighted_members = (members * blocks.pattern_counts[order, None]).split(sizes)
         self._group_counts = torch.cat([weighted.sum(0, keepdim=True) for weighted in self._weighted_members]).sum(0)
-        like = {"dtype": torch.float64, "device": blocks.device}
-        self._natural = torch.zeros(latent_dim, self.layout.num_slots, **like)
-        self._latents = torch.zeros(self.layout.num_slots, latent_dim, **like)
+        self._natural = self._group_counts.new_zeros(latent_dim, self.layout.num_slots)
+        self._latents = self._group_counts.new_zeros(self.layout.num_slots, latent_dim)
 
     @abstractmethod
     def _project(self, weights: Tensor) -> Tensor:
@@ -106,7 +105,8 @@ class ByModality(RowwiseStep):
         scores = self._scores.split(self._row_counts, dim=1)
         for values, part, out in zip(self._values, self.shape.slices, scores, strict=True):
             project_into(out, values, weights[part])
-        return self._natural.zero_().index_add_(1, self._slots, self._scores)
+        self._natural.zero_().index_add_(1, self._slots, self._scores)
+        return self._natural
 
     def _cross(self, latents: Tensor) -> Tensor:
         torch.index_select(latents, 0, self._slots, out=self._gathered)
@@ -159,7 +159,8 @@ class ByFeature(RowwiseStep):
         return weights[:, :, None] * parameters.loadings[:, None, :], weights * parameters.intercepts[:, None]
 
     def _project(self, weights: Tensor) -> Tensor:
-        return self._natural.zero_().index_copy_(1, self.layout.slot, project(self._values, weights).mT)
+        self._natural.zero_().index_copy_(1, self.layout.slot, project(self._values, weights).mT)
+        return self._natural
 
     def _cross(self, latents: Tensor) -> Tensor:
         return cross_product(self._values, latents.index_select(0, self.layout.slot))
