@@ -1,0 +1,62 @@
+"""Puts the results of a run of the comparison into README.md and docs/images/.
+
+Run ``python -m experiments.compare``, then ``python -m docs.make_images outputs/<date>/<time>``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import coverage, intervals, recall_by_share
+from analysis.style import png
+from analysis.tables import formatted, summarize
+
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+BEGIN, END = "<!-- begin: table of experiments.compare -->", "<!-- end -->"
+#: Variants in the coverage figure: more lie on top of each other.
+COVERAGE_OF = ("complete_rows", "ridge", "calmrl", "oracle")
+
+
+def draw(run: Path) -> None:
+    """Write the pictures of a run, by their names in the pages."""
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    shares, imputed, covered = (
+        pd.read_csv(run / "tables" / f"{name}.csv") for name in ("shares", "intervals", "coverage")
+    )
+    data, level = facts["data"], facts["interval_level"]
+    covered = covered[covered["variant"].isin(COVERAGE_OF)]
+    figures = {
+        "recall_by_share": recall_by_share(shares, f"Retrieval between modalities, {data}"),
+        "intervals": intervals(imputed, level, f"Imputed test values, {data}, {facts['focus']}"),
+        "coverage": coverage(covered, f"Coverage of imputation intervals, {data}"),
+    }
+    for name, figure in figures.items():
+        (DOCS / "images" / f"{name}.png").write_bytes(png(figure))
+
+
+def markdown(run: Path) -> str:
+    """The table of a run in Markdown."""
+    text = formatted(summarize(pd.read_csv(run / "results.csv")))
+    rows = [list(text.columns), ["---", *["---:"] * (text.shape[1] - 1)], *text.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    """Write pictures and table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run, such as outputs/2026-01-31/12-00-00")
+    run = parser.parse_args().run
+    draw(run)
+    page = README.read_text(encoding="utf-8")
+    between = re.compile(f"(?<={re.escape(BEGIN)}\n).*(?=\n{re.escape(END)})", re.DOTALL)
+    README.write_text(between.sub(lambda _: markdown(run), page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
