@@ -92,10 +92,10 @@ def table_caption(facts: dict[str, Any]) -> str:
         "filling in impute by their own rule, with the variance per feature that it had on validation rows; all others "
         "by the exact posterior predictive of their model. Probe: accuracy of a logistic regression on the "
         "representation (posterior mean), learned from the training rows with what they have and tested on test rows "
-        "with modalities removed by the same mechanism, by a fixed seed. K: number of latents, the one with the "
-        "highest R@1 on validation rows over all seeds; no test row takes part in any choice. All models have the same "
-        f"prior on their noise variances, worth {facts['noise_pseudo_count']:g} observations (the paper has "
-        "none). Fit s: wall-clock seconds of the final fit, filling in included."
+        "with modalities removed by the same mechanism, by a fixed seed. K: number of latents. Noise prior: weight, in "
+        "observations of each feature, of a prior that keeps noise variances from collapsing; 0 is none, as in the "
+        "paper. Each variant has one K and one weight, those with the highest R@1 on validation rows over all seeds; "
+        "no test row takes part in any choice. Fit s: wall-clock seconds of the final fit, filling in included."
     )
 
 
@@ -106,8 +106,9 @@ def short_caption(facts: dict[str, Any]) -> str:
         f"Mean ± sd over {seeds} seed{'s' * (seeds > 1)}, {facts['num_train']} training and {facts['num_test']} test "
         f"rows. R@1, R@10: over all ordered pairs of modalities, by {facts['scoring'].replace('_', ' ')}. RMSE (in "
         f"sd), NLL (nats per feature) and coverage of {level} intervals: each modality of each test row imputed from "
-        "the others. Probe: tested on test rows masked by the same mechanism, by a fixed seed. K and all other "
-        "settings were chosen on validation rows, held out of the training rows. The report says more."
+        "the others. Probe: tested on test rows masked by the same mechanism, by a fixed seed. Noise prior: its weight "
+        "in observations (the paper has none). K, this weight and all other settings were chosen on validation rows, "
+        "held out of the training rows. The report says more."
     )
 
 
@@ -135,8 +136,8 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
         parts.append(
             (
                 "Recall against share missing",
-                f"Training modalities are removed {facts['share_mechanism']}, at the first seed, with the number of "
-                "latents chosen in the table. Where a line ends, too few rows were left to fit to.",
+                f"Training modalities are removed {facts['share_mechanism']}, at the first seed, with K and the "
+                "noise prior of the table. Where a line ends, too few rows were left to fit to.",
                 figures.recall_by_share(tables["shares"], f"{data}: recall as more goes missing"),
             )
         )
@@ -175,8 +176,8 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
         (
             "Evidence trace",
             "How much the evidence of the training data still had to rise at each EM iteration of each final fit (one "
-            "line for each seed): the log-likelihood, plus the weak prior that keeps noise variances from collapsing. "
-            "It never falls. The table tables/evidence.csv has it, and the log-likelihood alone.",
+            "line for each seed): the log-likelihood, plus the log prior of the noise variances where the table "
+            "gives it a weight. It never falls. The table tables/evidence.csv has it, and the log-likelihood alone.",
             figures.evidence(tables["evidence"], f"{data}: convergence of EM"),
         )
     )

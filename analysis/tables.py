@@ -40,6 +40,8 @@ def summarize(results: pd.DataFrame, by: Sequence[str] = ("variant",)) -> pd.Dat
     table = groups.agg(label=("label", "first"), seeds=("seed", "nunique"))
     if "K" in results:
         table["K"] = groups["K"].first()
+    if "noise_pseudo_count" in results:
+        table["noise_pseudo_count"] = groups["noise_pseudo_count"].first()
     for name in present:
         table[name] = groups[name].mean()
         table[f"{name} sd"] = groups[name].std(ddof=1)
@@ -55,7 +57,9 @@ def formatted(summary: pd.DataFrame) -> pd.DataFrame:
     """
     text = pd.DataFrame({"training rows": summary["label"]})
     if "K" in summary:
-        text["K"] = ["-" if np.isnan(k) else f"{k:.0f}" for k in summary["K"].astype(float)]
+        text["K"] = [_number(k) for k in summary["K"].astype(float)]
+    if "noise_pseudo_count" in summary:
+        text["noise prior"] = [_number(weight) for weight in summary["noise_pseudo_count"].astype(float)]
     for name, (heading, digits, _) in METRICS.items():
         if name in summary:
             text[heading] = [
@@ -73,6 +77,10 @@ def best_rows(summary: pd.DataFrame, without: Sequence[str] = ("oracle",)) -> di
             column = summary.loc[rows, name]
             best[heading] = int(column.idxmax() if higher else column.idxmin())
     return best
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:g}"
 
 
 def _cell(mean: float, sd: float, digits: int) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import mean_over_pairs
-from experiments.generative import FittedModel, Retriever
+from experiments.generative import FittedModel, Retriever, Setting
 from experiments.imputers import Array, Imputer, has, predictable, values
 
 
@@ -22,15 +22,15 @@ class Calibrated:
 
     Attributes:
         model: the fitted generative model.
-        latent_dim: K, as chosen.
-        seconds: wall-clock time of the fit, imputation of the training rows included, the choice of K not.
+        setting: what was chosen for the model.
+        seconds: wall-clock time of the fit, imputation of the training rows included, the choice of settings not.
         retriever: how the model retrieves.
         imputer: a rule of its own for missing modalities; None for the model's exact posterior predictive.
         direct: retrieve by the rule's predictions and not by the model.
     """
 
     model: FittedModel
-    latent_dim: int
+    setting: Setting
     seconds: float
     retriever: Retriever
     imputer: Imputer | None = None

@@ -114,7 +114,6 @@ def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> d
         "scoring": comparer.retriever.score,
         "seeds": comparer.seeds,
         "interval_level": cfg.interval_level,
-        "noise_pseudo_count": float(cfg.model.noise_pseudo_count),
         "focus": focus.label if focus is not None else "",
         "overrides": list(overrides),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS_OF}},

@@ -77,7 +77,8 @@ class Comparer:
     @property
     def steps(self) -> int:
         """How often ``run`` reports progress."""
-        return 2 * len(self.variants) * len(self.seeds) + len(self.cfg.report.shares) * len(self.share_variants)
+        fits = len(self.variants) * (1 + len(self.seeds))
+        return fits + len(self.cfg.report.shares) * len(self.share_variants)
 
     def run(self, advance: Advance = lambda what: None) -> Comparison:
         """Choose, fit and measure everything.
@@ -109,7 +110,8 @@ class Comparer:
                 imputations = impute_all(calibrated, bench.test)
                 pairs = calibrated.recall(bench.test)
                 facts = {
-                    "K": calibrated.latent_dim,
+                    "K": calibrated.setting.latent_dim,
+                    "noise_pseudo_count": float(calibrated.setting.noise_pseudo_count),
                     "scoring_used": calibrated.scoring,
                     "stop_reason": calibrated.model.stop_reason,
                     "observed_share": float(task.incomplete.observed_mask.double().mean()),
@@ -137,20 +139,17 @@ class Comparer:
         """The settings of each variant, from validation rows; and of those that cannot be fitted, why."""
         choices, notes = {}, {}
         for key, variant in self.variants.items():
-            validations = []
-            for seed, task in tasks.items():
-                try:
-                    validations.append(variant.validate(task))
-                except DataError as error:  # no complete row, say: the other variants can still be compared
-                    notes[key] = str(error)
-                    logger.warning("left out, seed %d: %s", seed, error)
-                advance(f"{variant.label}, seed {seed}: chose K")
-            if key not in notes:
-                choices[key] = Choice.best(validations)
+            try:
+                choices[key] = variant.choose(list(tasks.values()))
+                logger.info("%s: %s", variant.label, choices[key])
+            except DataError as error:  # no complete row, say: the other variants can still be compared
+                notes[key] = str(error)
+                logger.warning("left out: %s", error)
+            advance(f"{variant.label}: settings chosen")
         return choices, notes
 
     def _shares(self, first: dict[str, Calibrated], choices: dict[str, Choice], advance: Advance) -> pd.DataFrame:
-        """R@1 against the share of missing cells, at the first seed and the settings chosen for it."""
+        """R@1 against the share of missing cells, at the first seed and the settings chosen for the table."""
         rows = []
         mechanism = self.mechanism if "rate" in self.cfg.missingness else mcar
         train, seed = self.split.train, self.seeds[0]

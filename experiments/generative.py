@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,23 @@ from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation import SCORES, cross_modal_recall
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What is chosen for a model. Of two settings the lesser is the one with fewer latents, then the weaker prior.
+
+    Attributes:
+        latent_dim: number of latents K.
+        noise_pseudo_count: weight, in observations of each feature, of the prior on noise variances; 0 for none.
+
+    Example:
+        >>> min(Setting(8, 0), Setting(4, 100), Setting(4, 30))
+        Setting(latent_dim=4, noise_pseudo_count=30)
+    """
+
+    latent_dim: int
+    noise_pseudo_count: float
 
 
 @dataclass(frozen=True)
@@ -40,13 +58,13 @@ class ModelFitter:
     Args:
         noise: "isotropic" (one variance for each modality) or "diagonal" (one for each feature).
         latent_dims: the numbers of latents K to choose from.
-        noise_pseudo_count: weight, in observations, of a prior that keeps noise variances from collapsing.
+        noise_pseudo_counts: the weights to choose from of the prior that keeps noise variances from collapsing.
         max_iterations, tolerance: when EM stops; the tolerance in nats for each observed value.
     """
 
     noise: Literal["isotropic", "diagonal"] = "isotropic"
     latent_dims: Sequence[int] = field(default=(32, 64, 96, 128))
-    noise_pseudo_count: float = 0.0
+    noise_pseudo_counts: Sequence[float] = field(default=(0.0,))
     max_iterations: int = 500
     tolerance: float = 1e-4
 
@@ -58,9 +76,10 @@ class ModelFitter:
             raise ArgumentError(
                 f"model.latent_dims: expected at least one number of latents, all above 0, got {given}."
             )
-        if not self.noise_pseudo_count >= 0:
+        weights = list(self.noise_pseudo_counts)
+        if not weights or not all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights):
             raise ArgumentError(
-                f"model.noise_pseudo_count: expected a number from 0 up, got {self.noise_pseudo_count}."
+                f"model.noise_pseudo_counts: expected at least one weight, all finite and from 0 up, got {weights}."
             )
         if not (self.max_iterations >= 1 and self.tolerance > 0):
             raise ArgumentError(
@@ -68,28 +87,29 @@ class ModelFitter:
                 f"{self.max_iterations} and {self.tolerance}."
             )
 
-    def feasible(self, data: MultimodalData) -> list[int]:
-        """The numbers of latents to try on these data: those below both the number of rows and the number of features.
+    def feasible(self, *data: MultimodalData) -> list[int]:
+        """The numbers of latents to try on all of these data: those below their numbers of rows and of features.
 
         If none is, the largest that is.
         """
-        most = min(len(data), sum(data.dims.values())) - 1
+        rows = min(map(len, data))
+        most = min(rows, *(sum(part.dims.values()) for part in data)) - 1
         if most < 1:
-            raise DataError(f"model.latent_dims: {len(data)} training rows are too few for any model; keep more.")
+            raise DataError(f"model.latent_dims: {rows} training rows are too few for any model; keep more.")
         return sorted({min(k, most) for k in self.latent_dims if k <= most} or {most})
 
-    def fit(self, data: MultimodalData, latent_dim: int, seed: int) -> FittedModel:
-        """Fit K latents to data with any modalities missing."""
+    def fit(self, data: MultimodalData, setting: Setting, seed: int) -> FittedModel:
+        """Fit to data with any modalities missing."""
         started = time.perf_counter()
         require_fittable(data)
         result = fit_em(
             data.blocks,
-            latent_dim,
+            setting.latent_dim,
             noise=self.noise,
             seed=seed,
             max_iterations=self.max_iterations,
             tolerance=self.tolerance,
-            noise_pseudo_count=self.noise_pseudo_count,
+            noise_pseudo_count=setting.noise_pseudo_count,
         )
         seconds = time.perf_counter() - started
         trace = pd.DataFrame(

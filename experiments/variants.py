@@ -1,20 +1,23 @@
 """The calibration variants: what the generative model is fitted to, and how missing modalities are filled in.
 
-A variant answers one question, :meth:`Variant.prepare`; all the rest (choosing K, fitting, retrieving, imputing) is the
+A variant answers one question, :meth:`Variant.prepare`; all the rest (choosing, fitting, retrieving, imputing) is the
 same for all, so that differences in the table come from the calibration alone.
 
-K is chosen on a validation part of the training rows, with what the missingness left of them: the model is fitted to
-the other training rows, and the K with the highest R@1 wins, over the pairs of modalities that the validation rows
-have, averaged over the seeds (the validation rows of one are too few to tell neighbouring K apart). The winner is
-fitted again to all training rows. Test rows take no part.
+Every variant, the oracle too, chooses the number of latents K and the weight of the noise prior on a validation part of
+the training rows, with what the missingness left of them: the model is fitted to the other training rows, and the
+highest R@1 wins, over the pairs of modalities that the validation rows have, averaged over the seeds (the validation
+rows of one are too few to tell neighbouring settings apart). The weight is chosen first, at the middle K, and then K,
+at that weight; the whole grid would take several times as long, since large models need the more iterations the weaker
+the prior. The winner is fitted again to all training rows. Test rows take no part.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import DataError
 from experiments.calibrated import Calibrated, direct_recall, recall_at_1
-from experiments.generative import ModelFitter, Retriever
+from experiments.generative import ModelFitter, Retriever, Setting
 from experiments.imputers import Imputer
 
 Rows = NDArray[np.int64]
@@ -66,38 +69,26 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Recall on validation rows, of models fitted to the other training rows.
-
-    Attributes:
-        recall: R@1 for each number of latents K; NaN where no validation row has two modalities.
-        direct: R@1 of retrieval by the imputer's own predictions; NaN where that is no option.
-    """
-
-    recall: dict[int, float]
-    direct: float = float("nan")
-
-
-@dataclass(frozen=True)
 class Choice:
-    """What validation decided: the number of latents, and whether to retrieve by the imputer's own predictions."""
+    """What validation decided: the model's setting, and whether to retrieve by the imputer's own predictions."""
 
-    latent_dim: int
+    setting: Setting
     direct: bool = False
 
     @classmethod
-    def best(cls, validations: Sequence[Validation]) -> Choice:
-        """The highest R@1, averaged over the validations (one for each seed); of equals the smallest K.
+    def best(cls, recall: Mapping[Setting, float], direct: float = math.nan) -> Choice:
+        """The highest R@1 on validation rows; of equals the fewest latents, then the weakest prior.
 
-        Only a K that could be tried every time is considered; if there is none, the largest that every time could do.
+        Args:
+            recall: R@1 of each setting tried; NaN, which is never the highest, where it could not be measured.
+            direct: R@1 of the imputer's own predictions; NaN where they are no option.
+
+        Example:
+            >>> Choice.best({Setting(64, 100): 0.4, Setting(32, 100): 0.4, Setting(96, 100): 0.3}).setting.latent_dim
+            32
         """
-        shared = sorted(set.intersection(*(set(validation.recall) for validation in validations)))
-        if not shared:
-            return cls(min(max(validation.recall) for validation in validations))
-        means = {k: float(np.mean([validation.recall[k] for validation in validations])) for k in shared}
-        comparable = {k: mean for k, mean in means.items() if not np.isnan(mean)}
-        latent_dim = max(comparable, key=lambda k: comparable[k]) if comparable else shared[0]
-        return cls(latent_dim, float(np.mean([v.direct for v in validations])) > means[latent_dim])
+        setting = min(recall, key=lambda tried: (math.inf if math.isnan(recall[tried]) else -recall[tried], tried))
+        return cls(setting, direct > recall[setting])
 
 
 class Variant(ABC):
@@ -125,20 +116,39 @@ class Variant(ABC):
         """The validation rows as this variant may see them."""
         return task.incomplete.subset(task.validation_rows)
 
-    def validate(self, task: Task) -> Validation:
-        """Try every number of latents: fit to the fit rows, retrieve among the validation rows."""
-        part, data = self.prepare(task, task.fit_rows), self.validation_data(task)
-        dims = self.model.feasible(part.data)
-        return Validation({k: recall_at_1(self._fit(task, part, k).recall(data)) for k in dims})
+    def choose(self, tasks: Sequence[Task]) -> Choice:
+        """Choose the weight of the noise prior at the middle K, then K at that weight, by R@1 on validation rows.
+
+        Raises:
+            DataError: one of the tasks leaves nothing to fit to.
+        """
+        trials = [(task, self.prepare(task, task.fit_rows), self.validation_data(task)) for task in tasks]
+
+        def recall(settings: Iterable[Setting]) -> dict[Setting, float]:
+            return {
+                setting: _mean(recall_at_1(self._fit(task, part, setting).recall(data)) for task, part, data in trials)
+                for setting in settings
+            }
+
+        latent_dims = self.model.feasible(*(part.data for _, part, _ in trials))
+        middle = latent_dims[len(latent_dims) // 2]
+        found = recall(Setting(middle, weight) for weight in self.model.noise_pseudo_counts)
+        weight = Choice.best(found).setting.noise_pseudo_count
+        found |= recall(Setting(latent_dim, weight) for latent_dim in latent_dims if latent_dim != middle)
+        return Choice.best(found, _mean(self.direct_recall(part, data) for _, part, data in trials))
+
+    def direct_recall(self, prepared: Prepared, data: MultimodalData) -> float:
+        """R@1 of retrieval without the model, in [0, 1]; NaN for a variant that always retrieves by the model."""
+        return math.nan
 
     def calibrate(self, task: Task, choice: Choice) -> Calibrated:
         """Fit to all training rows."""
-        fitted = self._fit(task, self.prepare(task, np.arange(len(task.incomplete))), choice.latent_dim)
+        fitted = self._fit(task, self.prepare(task, np.arange(len(task.incomplete))), choice.setting)
         return replace(fitted, direct=choice.direct)
 
-    def _fit(self, task: Task, prepared: Prepared, latent_dim: int) -> Calibrated:
-        model = self.model.fit(prepared.data, latent_dim, task.seed)
-        return Calibrated(model, latent_dim, prepared.seconds + model.seconds, task.retriever, prepared.imputer)
+    def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> Calibrated:
+        model = self.model.fit(prepared.data, setting, task.seed)
+        return Calibrated(model, setting, prepared.seconds + model.seconds, task.retriever, prepared.imputer)
 
 
 class AllRows(Variant):
@@ -187,14 +197,11 @@ class Imputed(Variant):
         self.imputer = imputer
         self.direct = direct
 
-    def validate(self, task: Task) -> Validation:
-        """As for every variant, and the rule's own retrieval if it may be used."""
-        found = super().validate(task)
-        if not self.direct:
-            return found
-        imputer = self.prepare(task, task.fit_rows).imputer
-        assert imputer is not None
-        return replace(found, direct=recall_at_1(direct_recall(imputer, self.validation_data(task))))
+    def direct_recall(self, prepared: Prepared, data: MultimodalData) -> float:
+        """R@1 by the rule's own predictions, if they may be used."""
+        if not self.direct or prepared.imputer is None:
+            return math.nan
+        return recall_at_1(direct_recall(prepared.imputer, data))
 
     def prepare(self, task: Task, rows: Rows) -> Prepared:
         """The rows, filled in by a rule that learned from them."""
@@ -204,3 +211,7 @@ class Imputed(Variant):
         started = time.perf_counter()
         filled = imputer.fit(data).complete(data)
         return Prepared(filled, imputer, time.perf_counter() - started)
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    return float(np.mean(list(numbers)))

@@ -28,7 +28,7 @@ VARIANTS = {"mean": "mean", "calmrl": "CalMRL isotropic (paper)", "oracle": "com
 @pytest.fixture
 def results() -> pd.DataFrame:
     rows = [
-        {"variant": key, "label": label, "seed": seed, "K": 4, "note": ""}
+        {"variant": key, "label": label, "seed": seed, "K": 4, "noise_pseudo_count": 30.0, "note": ""}
         | {"R@1": 10.0 * (place + 1) + seed, "R@10": 50.0, "RMSE": 1.0 - 0.1 * place, "NLL": 1.0, "coverage": 90.0}
         | {"probe": 80.0, "seconds": 0.5, "scoring_used": "likelihood_ratio"}
         for place, (key, label) in enumerate(VARIANTS.items())
@@ -57,7 +57,6 @@ def run_folder(results: pd.DataFrame, tmp_path: Path) -> Path:
         "data": "<emoji> & co", "modalities": ["a", "b"], "num_train": 100, "num_test": 50, "missingness": "mcar",
         "missing_share": 0.5, "share_mechanism": "by the same mechanism", "scoring": "likelihood_ratio",
         "seeds": [0, 2], "seconds": 1.0,
-        "noise_pseudo_count": 100.0,
         "interval_level": 0.9, "focus": VARIANTS["calmrl"], "overrides": [], "versions": {"python": "3"},
     }  # fmt: skip
     write_text(json.dumps(facts), tmp_path / "run.json")
@@ -69,7 +68,8 @@ def test_summary_is_mean_and_sample_deviation_over_seeds(results: pd.DataFrame) 
     summary = summarize(results).set_index("variant")
     assert summary.loc["calmrl", ["R@1", "R@1 sd", "seeds", "K"]].tolist() == [21.0, pytest.approx(2**0.5), 2, 4]
     assert list(summary.index) == list(VARIANTS)  # the order of the results
-    assert formatted(summarize(results)).loc[1, "R@1 %"] == "21.0±1.4"
+    text = formatted(summarize(results))
+    assert text.loc[1, ["K", "noise prior", "R@1 %"]].tolist() == ["4", "30", "21.0±1.4"]
 
 
 def test_what_is_lacking_is_a_dash(results: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import arviz as az
@@ -24,10 +25,10 @@ from calmrl_prob.errors import ArgumentError, CalmrlError
 from experiments.calibrated import Calibrated, direct_recall, without
 from experiments.compare import run
 from experiments.comparison import Comparer
-from experiments.generative import ModelFitter, Retriever
+from experiments.generative import FittedModel, ModelFitter, Retriever, Setting
 from experiments.imputers import Imputer, Mean, NearestNeighbours, RidgePairs, Zero, has, values
 from experiments.settings import build, flatten
-from experiments.variants import AllRows, Choice, CompleteRows, Imputed, Oracle, Task, Validation, Variant
+from experiments.variants import AllRows, Choice, CompleteRows, Imputed, Oracle, Prepared, Task, Variant
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "experiments" / "conf"
@@ -43,6 +44,7 @@ TINY = [
     "data.source.dims={a: 6, b: 5, c: 4}",
     "data.source.latent_dim=3",
     "model.latent_dims=[2,3]",
+    "model.noise_pseudo_counts=[0,20]",
     "seeds=[0,1]",
     "report.shares=[0.3,0.9]",
     "report.interval_rows=5",
@@ -102,6 +104,7 @@ def test_preset_fixes_what_the_figure_to_reach_asks_for() -> None:
     cfg = configured("experiment=emoji_k96", "missingness=pairs")
     assert list(cfg.calibration) == ["complete_rows", "calmrl", "oracle"]
     assert list(cfg.model.latent_dims) == [96]
+    assert 0 in cfg.model.noise_pseudo_counts  # the paper's own form can win
     assert (cfg.model.noise, cfg.scoring.score, cfg.missingness.complete) == ("isotropic", "likelihood_ratio", 0.15)
 
 
@@ -125,6 +128,8 @@ def test_unknown_options_are_refused_by_hydra() -> None:
         ("report.shares=[2.0]", "report.shares"),
         ("model.noise=diagnoal", "model.noise"),
         ("model.latent_dims=[0]", "model.latent_dims"),
+        ("model.noise_pseudo_counts=[-1]", "model.noise_pseudo_counts"),
+        ("model.noise_pseudo_counts=[]", "model.noise_pseudo_counts"),
         ("model.tolerance=0", "model.tolerance"),
         ("scoring.score=cosine", "scoring.score"),
         ("missingness.rate=0.95", "missingness.rate"),
@@ -202,26 +207,67 @@ def test_variants_differ_in_the_rows_they_fit_and_in_nothing_else(incomplete: Mu
     assert filled.imputer is not None
 
 
-def test_choice_averages_over_seeds_and_takes_the_smaller_of_equals() -> None:
-    seeds = [Validation({2: 0.1, 4: 0.5, 8: 0.3}), Validation({2: 0.1, 4: 0.3, 8: 0.5})]
-    assert Choice.best(seeds) == Choice(4)
-    assert Choice.best([Validation({2: 0.1, 4: 0.2}), Validation({2: 0.3})]) == Choice(2)  # 4 was not always possible
-    assert Choice.best([Validation({7: 0.1}), Validation({5: 0.3})]) == Choice(5)
-    assert Choice.best([Validation({2: 0.1}, direct=0.2)]) == Choice(2, direct=True)
-    assert Choice.best([Validation({2: float("nan"), 4: float("nan")})]) == Choice(2)
+def test_choice_takes_the_smaller_of_equals() -> None:
+    weak, strong, large = Setting(4, 0), Setting(4, 100), Setting(8, 0)
+    assert Choice.best({large: 0.5, strong: 0.5, weak: 0.5}) == Choice(weak)
+    assert Choice.best({large: 0.5, strong: 0.5, weak: 0.4}) == Choice(strong)
+    assert Choice.best({weak: float("nan"), large: 0.1}) == Choice(large)
+    assert Choice.best({large: float("nan"), weak: float("nan")}) == Choice(weak)
+    assert Choice.best({weak: 0.1}, direct=0.2) == Choice(weak, direct=True)
+    assert Choice.best({weak: 0.1}, direct=0.1) == Choice(weak)
+
+
+def test_weight_is_chosen_at_the_middle_k_then_k_at_that_weight(
+    incomplete: MultimodalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {Setting(2, 0): 0.9, Setting(2, 30): 0.4, Setting(3, 0): 0.1, Setting(3, 30): 0.2, Setting(4, 30): 0.3}
+    tried, seeds = [], {0: 0.05, 1: -0.05}
+
+    class Scored(AllRows):
+        def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> Calibrated:
+            tried.append((setting, task.seed))
+            return super()._fit(task, prepared, setting)
+
+    def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
+        setting, seed = tried[-1]
+        return pd.DataFrame({"query": ["a"], "candidate": ["b"], "R@1": [scores[setting] + seeds[seed]]})
+
+    monkeypatch.setattr(Calibrated, "recall", recall)
+    variant = Scored("scored", ModelFitter(latent_dims=[2, 3, 4], noise_pseudo_counts=[0, 30]))
+    choice = variant.choose([replace(task(incomplete), seed=seed) for seed in seeds])
+    assert choice == Choice(Setting(2, 30))  # the mean over the seeds; (2, 0) is not looked at
+    settings = [Setting(3, 0), Setting(3, 30), Setting(2, 30), Setting(4, 30)]
+    assert tried == [(setting, seed) for setting in settings for seed in seeds]
+
+
+def test_validation_rows_are_never_fitted_to(incomplete: MultimodalData, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+    fit = ModelFitter.fit
+
+    def seen(self: ModelFitter, data: MultimodalData, setting: Setting, seed: int) -> FittedModel:
+        fitted.append(data["a"])
+        return fit(self, data, setting, seed)
+
+    monkeypatch.setattr(ModelFitter, "fit", seen)
+    given = task(incomplete)
+    AllRows("all", ModelFitter(latent_dims=[2], noise_pseudo_counts=[0, 10])).choose([given])
+    expected = incomplete.subset(given.fit_rows)["a"]
+    assert len(fitted) == 2
+    assert all(torch.equal(rows.nan_to_num(), expected.nan_to_num()) for rows in fitted)
 
 
 def test_latents_are_never_more_than_the_rows_can_carry() -> None:
     few = load_synthetic(num_instances=6, latent_dim=2)
     assert ModelFitter(latent_dims=[2, 4, 64]).feasible(few) == [2, 4]
     assert ModelFitter(latent_dims=[64]).feasible(few) == [5]
-    assert ModelFitter(latent_dims=[64]).fit(few, 5, seed=0).linear_gaussian.latent_dim == 5
+    assert ModelFitter(latent_dims=[2, 4]).feasible(few, few.subset(slice(0, 4))) == [2]
+    assert ModelFitter(latent_dims=[64]).fit(few, Setting(5, 0), seed=0).linear_gaussian.latent_dim == 5
 
 
 def test_no_test_row_and_no_removed_value_can_change_a_fit(incomplete: MultimodalData) -> None:
     poisoned = {name: incomplete[name].nan_to_num(nan=1e6) for name in incomplete.names}
     other = MultimodalData(poisoned, observed_mask=incomplete.observed_mask, labels=incomplete.labels)
-    variant, choice = Imputed("knn", ModelFitter(latent_dims=[2]), NearestNeighbours([3])), Choice(2)
+    variant, choice = Imputed("knn", ModelFitter(latent_dims=[2]), NearestNeighbours([3])), Choice(Setting(2, 0))
     one, two = (variant.calibrate(task(data), choice) for data in (incomplete, other))
     assert isinstance(one, Calibrated)
     np.testing.assert_array_equal(one.features(incomplete), two.features(other))
@@ -238,6 +284,8 @@ def test_run_leaves_every_file_whole(finished: Path) -> None:
     }  # fmt: skip
     results = pd.read_parquet(finished / "results.parquet")
     assert len(results) == 8 * 2
+    assert results.groupby("variant")[["K", "noise_pseudo_count"]].nunique().eq(1).all(axis=None)  # one choice for all
+    assert set(results["noise_pseudo_count"]) <= {0, 20}
     metrics = results[["R@1", "R@10", "RMSE", "NLL", "coverage", "probe", "seconds"]]
     assert np.isfinite(metrics.to_numpy()).all()
     assert results["missingness.rate"].eq(0.5).all()
