@@ -54,7 +54,7 @@ def bare_products(step: ExpectationStep, latent_dim: int) -> list[Product]:
 
     if isinstance(step, FromStatistics):
         products = []
-        for scatter, _ in step._parts:
+        for scatter in step._scatters:
             weights, small = normal(len(scatter), latent_dim), normal(latent_dim, latent_dim)
             products += [fastest(scatter, weights), fastest(weights.mT, weights), fastest(weights, small)]
         return products
@@ -78,7 +78,7 @@ def bare_products(step: ExpectationStep, latent_dim: int) -> list[Product]:
 
 
 def iteration(step: ExpectationStep, shift: Tensor, problem: Problem) -> Callable[[], object]:
-    """One EM iteration at the true parameters, with a full Anderson memory."""
+    """One EM iteration at the true parameters, Anderson's proposal with a full memory included."""
     truth = problem.make().truth
     parameters = Parameters.from_linear_gaussian(truth, shift)
     size = step.shape.total

@@ -51,10 +51,7 @@ def run_mofa(problem: Problem, iterations: int) -> dict[str, object]:
     model = LinearGaussian(
         {name: torch.as_tensor(loadings[m]).double() for m, name in enumerate(made.data.names)},
         {name: made.data[name].nanmean(0) for name in made.data.names},
-        {
-            name: 1 / torch.as_tensor(precision[m]).double().nan_to_num().amax(0)
-            for m, name in enumerate(made.data.names)
-        },
+        {name: 1 / taus[m].nan_to_num().amax(0) for m, name in enumerate(made.data.names)},
     )
     return {
         "problem": problem.name,

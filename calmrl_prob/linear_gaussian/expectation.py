@@ -91,3 +91,13 @@ class ExpectationStep(ABC):
         augmented = torch.cat([parameters.loadings, parameters.intercepts[:, None]], dim=1)
         parts = torch.stack([weights[part].mT @ augmented[part] for part in self.shape.slices])
         return parts[..., :-1], parts[..., -1]
+
+
+def augment(first: Tensor, second: Tensor, count: Tensor) -> Tensor:
+    """Moments of [z; 1], shape (G, K + 1, K + 1), from sums of z (G, K) and zz^T (G, K^2), and counts (G,)."""
+    groups, latent_dim = first.shape
+    moments = first.new_empty(groups, latent_dim + 1, latent_dim + 1)
+    moments[:, :-1, :-1] = second.view(groups, latent_dim, latent_dim)
+    moments[:, -1, :-1] = moments[:, :-1, -1] = first
+    moments[:, -1, -1] = count
+    return moments

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals
+from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.layout import PatternLayout
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -76,16 +76,7 @@ class RowwiseStep(ExpectationStep):
             evidence -= weighted[:, -1] @ factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             first.addmm_(members.mT, z.sum(1))
             second.addmm_(members.mT, square.view(size, -1)).addmm_(weighted.mT, covariance.reshape(size, -1))
-        return Moments(float(evidence), self._cross(latents), self._augmented(first, second))
-
-    def _augmented(self, first: Tensor, second: Tensor) -> Tensor:
-        """Moments of the latent augmented by a 1, (G + 1, K + 1, K + 1), from sums of z and zz^T."""
-        groups, latent_dim = first.shape
-        moments = first.new_empty(groups, latent_dim + 1, latent_dim + 1)
-        moments[:, :-1, :-1] = second.view(groups, latent_dim, latent_dim)
-        moments[:, -1, :-1] = moments[:, :-1, -1] = first
-        moments[:, -1, -1] = self._group_counts
-        return moments
+        return Moments(float(evidence), self._cross(latents), augment(first, second, self._group_counts))
 
 
 class ByModality(RowwiseStep):

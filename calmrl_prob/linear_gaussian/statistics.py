@@ -18,7 +18,7 @@ from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals
+from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, gram
@@ -205,8 +205,8 @@ def pattern_totals(parts: list[tuple[Tensor, Tensor]], shape: Shape) -> tuple[Te
 class FromStatistics(ExpectationStep):
     """The E-step from sufficient statistics: its cost does not depend on the number of rows.
 
-    With A~ = [A_p; -b_p^T] and G~ = T_p A~, the natural means h = A_p^T x - b_p of all rows of a pattern enter as
-    sum [x; 1] h^T = G~ and sum h h^T = A~^T G~.
+    With A~ = [A_p; -b_p^T], the natural means h = A_p^T x - b_p of all rows of a pattern enter as
+    sum h [x; 1]^T = A~^T T_p and sum h h^T = A~^T T_p A~.
     """
 
     def __init__(self, statistics: SufficientStatistics) -> None:
@@ -215,13 +215,16 @@ class FromStatistics(ExpectationStep):
         device = next(iter(statistics.scatters.values())).device
         self.shape = Shape.of(statistics.dims, device)
         self.feature_group = self.shape.feature_modality
-        self._parts = [
-            (scatter, pattern_features(self.shape, present)) for present, scatter in statistics.scatters.items()
-        ]
+        parts = [(scatter, pattern_features(self.shape, present)) for present, scatter in statistics.scatters.items()]
         members = torch.tensor(list(statistics.scatters), dtype=torch.float64, device=device)
+        self._scatters = list(statistics.scatters.values())
+        self._present = [
+            [part for part, here in zip(self.shape.slices, present, strict=True) if here]
+            for present in statistics.scatters
+        ]
         self._members = torch.cat([members, members.new_ones(len(members), 1)], dim=1)
-        self._counts = torch.stack([scatter[-1, -1] for scatter, _ in self._parts])
-        _, total, square = pattern_totals(self._parts, self.shape)
+        self._counts = torch.stack([scatter[-1, -1] for scatter in self._scatters])
+        _, total, square = pattern_totals(parts, self.shape)
         self.totals = Totals(self._counts @ members, total, square, round(float(self._counts.sum())))
 
     def __call__(self, parameters: Parameters) -> Moments:
@@ -236,20 +239,21 @@ class FromStatistics(ExpectationStep):
         factor = factorize(inner.view(-1, latent_dim, latent_dim))
         covariance = torch.cholesky_inverse(factor)
         half_logdet = self._counts @ factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        cross = torch.zeros_like(weights)
-        width = latent_dim + 1
-        moments = weights.new_empty(len(members), width, width)
-        quadratic = weights.new_zeros(())
-        for p, (scatter, features) in enumerate(self._parts):
-            augmented = torch.cat([weights[features], -offsets[p : p + 1]])
-            scattered = (augmented.mT.contiguous() @ scatter.mT).mT  # symmetric, and half as fast the other way round
-            natural = augmented.mT @ scattered
-            solved = scattered @ covariance[p]
-            cross.index_add_(0, features, solved[:-1])
-            quadratic += (natural * covariance[p]).sum()
-            moments[p, :-1, :-1] = covariance[p] @ natural @ covariance[p] + self._counts[p] * covariance[p]
-            moments[p, -1, :-1] = moments[p, :-1, -1] = solved[-1]
-            moments[p, -1, -1] = self._counts[p]
+        columns = weights.mT.contiguous()  # (K, D): latents first throughout, which is how the products are fastest
+        cross = torch.zeros_like(columns)
+        natural, first = torch.empty_like(covariance), torch.empty_like(offsets)
+        for p, (scatter, present) in enumerate(zip(self._scatters, self._present, strict=True)):
+            augmented = torch.cat([*(columns[:, part] for part in present), -offsets[p, :, None]], dim=1)
+            scattered = augmented @ scatter.mT  # symmetric, and half as fast the other way round
+            torch.mm(scattered, augmented.mT, out=natural[p])
+            solved = covariance[p] @ scattered
+            first[p] = solved[:, -1]
+            sizes = [part.stop - part.start for part in present]
+            for part, block in zip(present, solved[:, :-1].split(sizes, dim=1), strict=True):
+                cross[:, part] += block
+        quadratic = torch.dot(natural.flatten(), covariance.flatten())
         evidence = self.feature_log_density(parameters) + 0.5 * quadratic - half_logdet
-        latent = (self._members.mT @ moments.view(len(moments), -1)).view(-1, width, width)
-        return Moments(float(evidence), cross, latent)
+        second = torch.baddbmm(covariance * self._counts[:, None, None], covariance @ natural, covariance)
+        groups = self._members.mT
+        latent = augment(groups @ first, groups @ second.flatten(1), groups @ self._counts)
+        return Moments(float(evidence), cross.mT, latent)
