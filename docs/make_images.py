@@ -54,8 +54,8 @@ def main() -> None:
     run = parser.parse_args().run
     draw(run)
     page = README.read_text(encoding="utf-8")
-    between = re.compile(f"(?<={re.escape(BEGIN)}\n).*(?=\n{re.escape(END)})", re.DOTALL)
-    README.write_text(between.sub(lambda _: markdown(run), page), encoding="utf-8")
+    table = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
+    README.write_text(table.sub(lambda _: f"{BEGIN}\n{markdown(run)}\n{END}", page), encoding="utf-8")
 
 
 if __name__ == "__main__":
