@@ -15,6 +15,7 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, IdentifiabilityWarning, SchemaError
+from calmrl_prob.linear_gaussian import FeatureBlocks
 
 NAN = float("nan")
 
@@ -329,8 +330,9 @@ class TestMaskAndPatterns:
         assert data.feature_mask("x").tolist() == [[True, False], [False, False], [True, True]]
         assert data.feature_mask("y").tolist() == [[True, True], [True, True], [False, False]]
         assert data.filled("x", -1.0).tolist() == [[1.0, -1.0], [-1.0, -1.0], [3.0, 4.0]]
-        with pytest.raises(DataError, match="single features"):
-            _ = data.blocks
+        blocks = data.blocks  # by feature, because the first row lacks one
+        assert isinstance(blocks, FeatureBlocks)
+        assert blocks.values[:, :2].tolist() == [[1.0, 0.0], [0.0, 0.0], [3.0, 4.0]]
         assert not data.subset([1, 2]).has_partial_rows
         assert data.subset([1, 2]).blocks.values["x"].tolist() == [[3.0, 4.0]]
 

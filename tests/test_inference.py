@@ -25,7 +25,7 @@ from calmrl_prob.errors import (
 )
 from calmrl_prob.inference import FIT_METHODS, as_linear_gaussian, fit, posterior
 from calmrl_prob.inference.progress import progress_bar
-from calmrl_prob.linear_gaussian import log_marginal
+from calmrl_prob.linear_gaussian import SufficientStatistics, log_marginal
 from calmrl_prob.model import SharedLatentModel
 from models.calmrl import CalMRL
 from models.factor_analysis import FactorAnalysis
@@ -214,7 +214,7 @@ def test_constant_rows_are_found_behind_missing_ones() -> None:
 def test_wrong_types_are_refused() -> None:
     with pytest.raises(ArgumentTypeError, match=r"model: .*got Linear"):
         fit(nn.Linear(2, 2), random_data())
-    with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData, got dict"):
+    with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData or SufficientStatistics, got dict"):
         fit(random_model(), {"image": X})
 
 
@@ -228,6 +228,25 @@ def test_every_method_raises_the_likelihood(method: str) -> None:
     after = log_marginal(model.linear_gaussian().detach(), data.blocks).sum()
     assert float(after) > float(before) + 1
     assert result.num_iterations >= 1
+
+
+def test_streamed_statistics_fit_as_the_rows_do() -> None:
+    """Data in chunks, then a fit from their sums: the model that the rows together give."""
+    data = generated_data(200)
+    rows, sums = SharedLatentModel(DIMS, 2), SharedLatentModel(DIMS, 2)
+    fit(rows, data, tolerance=1e-10)
+    statistics = SufficientStatistics(DIMS)
+    for start in range(0, 200, 64):
+        statistics.update(data.subset(slice(start, start + 64)).blocks)
+    result = fit(sums, statistics, tolerance=1e-10)
+    assert result.form == "statistics"
+    assert result.num_instances == 200
+    evidence = [float(log_marginal(m.linear_gaussian().detach(), data.blocks).sum()) for m in (rows, sums)]
+    assert evidence[1] == pytest.approx(evidence[0], rel=1e-8)
+    with pytest.raises(SchemaError, match="expected statistics of"):
+        fit(SharedLatentModel({"other": 3}, 1), statistics)
+    with pytest.raises(DataError, match="at least 2 instances"):
+        fit(sums, SufficientStatistics(DIMS))
 
 
 # ---- posterior ------------------------------------------------------------------------------------------------------

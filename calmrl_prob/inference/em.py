@@ -6,19 +6,15 @@ import inspect
 import logging
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import Callback
-from calmrl_prob.linear_gaussian.em import fit_em
+from calmrl_prob.linear_gaussian import EMResult, FeatureBlocks, ObservedBlocks, SufficientStatistics, fit_em
 
 logger = logging.getLogger(__name__)
 
-#: What the model and ``fit`` settle; every other keyword of ``fit_em`` is an option of the method.
-_SETTLED = ("noise", "prior_mean", "prior_covariance", "seed", "callback")
+#: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
+_SETTLED = ("latent_dim", "noise", "seed", "callback")
 EM_OPTIONS = tuple(
     name
     for name, parameter in inspect.signature(fit_em).parameters.items()
@@ -27,12 +23,13 @@ EM_OPTIONS = tuple(
 
 
 def run_em(
-    model: Fittable, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
-) -> tuple[NDArray[np.float64], int, bool, str]:
+    model: Fittable,
+    data: ObservedBlocks | FeatureBlocks | SufficientStatistics,
+    seed: int,
+    callback: Callback | None,
+    **options: Any,
+) -> EMResult:
     """Fit a model in place.
-
-    Returns:
-        The log likelihood of each iteration (T,), their number, whether it converged, and why it stopped.
 
     Raises:
         ArgumentError: an option that ``fit_em`` does not have.
@@ -40,9 +37,7 @@ def run_em(
     unknown = sorted(set(options) - set(EM_OPTIONS))
     if unknown:
         raise ArgumentError(f"options: method 'em' has no option {unknown[0]!r}; it has {list(EM_OPTIONS)}.")
-    result = fit_em(data.blocks, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
-    # The evidence is the same under any normal prior, so the fit is made with the standard one and then moved.
+    result = fit_em(data, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
     model.load_linear_gaussian(result.linear_gaussian)
     logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
-    trace = result.log_likelihood.detach().double().cpu().numpy()
-    return trace, result.num_iterations, result.converged, result.stop_reason
+    return result

@@ -9,21 +9,20 @@ from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData, require_fittable
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError, SchemaError
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.linear_gaussian import EMResult, FeatureBlocks, ObservedBlocks, SufficientStatistics
 
-#: Name -> function of (model, data, seed, callback, **options), which fits the model in place and returns the log
-#: likelihood of each iteration (T,), their number, whether it converged, and why it stopped.
-FIT_METHODS: dict[str, Callable[..., tuple[NDArray[np.float64], int, bool, str]]] = {"em": run_em}
+#: Name -> function of (model, blocks or statistics, seed, callback, **options), which fits the model in place and
+#: reports how that went.
+FIT_METHODS: dict[str, Callable[..., EMResult]] = {"em": run_em}
 
 #: Rows looked at to rule out that a feature is constant, before all rows are.
 _FIRST_ROWS = 256
@@ -31,7 +30,7 @@ _FIRST_ROWS = 256
 
 def fit(
     model: Fittable,
-    data: MultimodalData,
+    data: MultimodalData | SufficientStatistics,
     method: str = "em",
     *,
     seed: int = 0,
@@ -47,7 +46,8 @@ def fit(
     Args:
         model: a ``SharedLatentModel``, or anything like those in ``models/``. Its parameters are replaced, its prior
             is kept.
-        data: N instances with exactly the modalities of the model, in any order.
+        data: N instances with exactly the modalities of the model, in any order; or their sufficient statistics, for
+            data that do not fit in memory, with the modalities in the model's order.
         method: "em".
         seed: of whatever the method draws; the same seed gives the same fit.
         progress: show a progress bar on standard error.
@@ -76,7 +76,7 @@ def fit(
         >>> from calmrl_prob.model import SharedLatentModel
         >>> model = SharedLatentModel(data.dims, latent_dim=1)
         >>> result = fit(model, data)
-        >>> result.converged, bool((np.diff(result.log_likelihood) > -1e-6).all())
+        >>> result.converged, bool((result.objective[1:] >= result.objective[:-1]).all())
         (True, True)
     """
     if not isinstance(model, Fittable):
@@ -84,50 +84,64 @@ def fit(
             f"model: expected a SharedLatentModel, got {type(model).__name__}; or give your class dims, "
             "latent_dim, noise, linear_gaussian() and load_linear_gaussian()."
         )
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {type(data).__name__}; wrap it in MultimodalData.")
+    if not isinstance(data, MultimodalData | SufficientStatistics):
+        raise ArgumentTypeError(
+            f"data: expected MultimodalData or SufficientStatistics, got {type(data).__name__}; "
+            "wrap arrays in MultimodalData."
+        )
     if method not in FIT_METHODS:
         raise ArgumentError(f"method: expected one of {list(FIT_METHODS)}, got {method!r}.")
-    data.require_schema(model.dims)
-    require_fittable(data)
-    _require_carried(model, data)
-    _require_spread(model, data)
+    if isinstance(data, MultimodalData):
+        data.require_schema(model.dims)
+        require_fittable(data)
+        _require_spread(model, data)
+        blocks: ObservedBlocks | FeatureBlocks | SufficientStatistics = data.conform(model.dims).blocks
+    else:
+        if list(data.dims.items()) != list(model.dims.items()):
+            raise SchemaError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
+        if data.num_instances < 2:
+            raise DataError(f"data: expected statistics of at least 2 instances, got {data.num_instances}.")
+        blocks = data
+    num_instances = blocks.num_instances
+    _require_carried(model, num_instances)
     start = time.perf_counter()
     bar = progress_bar(method, options.get("max_iterations")) if progress else nullcontext()
     with bar as callback:
-        trace, num_iterations, converged, reason = FIT_METHODS[method](
-            model, data.conform(model.dims), seed, callback, **options
-        )
+        report = FIT_METHODS[method](model, blocks, seed, callback, **options)
     result = FitResult(
         model=model,
-        log_likelihood=trace,
-        num_iterations=num_iterations,
-        converged=converged,
-        stop_reason=reason,
+        log_likelihood=report.log_likelihood.numpy(),
+        objective=report.objective.numpy(),
+        num_iterations=report.num_iterations,
+        converged=report.converged,
+        stop_reason=report.stop_reason,
+        criterion=report.criterion,
+        tolerance=report.tolerance,
+        form=report.form,
         seconds=time.perf_counter() - start,
         method=method,
         seed=seed,
-        num_instances=len(data),
+        num_instances=num_instances,
         options=MappingProxyType(dict(options)),
     )
-    if not converged:
+    if not result.converged:
         warnings.warn(
-            f"method {method!r} stopped before its criterion was met: {reason}. Raise max_iterations, or raise "
-            "tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
+            f"method {method!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, or "
+            "raise tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
             ConvergenceWarning,
             stacklevel=2,
         )
     return result
 
 
-def _require_carried(model: Fittable, data: MultimodalData) -> None:
+def _require_carried(model: Fittable, num_instances: int) -> None:
     """Refuse more latents than the centred data have dimensions."""
     total = sum(model.dims.values())
-    largest = min(total, len(data)) - 1
+    largest = min(total, num_instances) - 1
     if model.latent_dim > largest:
         raise ArgumentError(
-            f"latent_dim: {model.latent_dim} latents are more than {len(data)} instances of {total} features in all "
-            f"can carry; the largest that they can is {largest}."
+            f"latent_dim: {model.latent_dim} latents are more than {num_instances} instances of {total} features in "
+            f"all can carry; the largest that they can is {largest}."
         )
 
 

@@ -19,10 +19,16 @@ class FitResult:
 
     Attributes:
         model: the fitted model.
-        log_likelihood: the total log marginal likelihood of the data at each iteration, shape (T,), nats.
-        num_iterations: T, as the method counts them.
+        log_likelihood: the total log marginal likelihood of the data after each step that was kept, the start's first,
+            shape (T,), nats.
+        objective: what the method raises, shape (T,), nats: the log likelihood, plus the log prior of the noise
+            variances if one was asked for. It never falls.
+        num_iterations: steps tried after the start, those that were taken back included.
         converged: whether the method's own criterion was met.
-        stop_reason: why it stopped, in words.
+        stop_reason: why it stopped.
+        criterion: the gain still to be expected when it stopped, in nats for each observed value.
+        tolerance: what the criterion was compared with.
+        form: the form of the E-step that was used: "modality", "pattern", "statistics" or "features".
         seconds: wall-clock time.
         method, seed, options: what was asked for.
         num_instances: N, of the data.
@@ -30,9 +36,13 @@ class FitResult:
 
     model: Fittable
     log_likelihood: NDArray[np.float64]
+    objective: NDArray[np.float64]
     num_iterations: int
     converged: bool
     stop_reason: str
+    criterion: float
+    tolerance: float
+    form: str
     seconds: float
     method: str
     seed: int
@@ -46,5 +56,6 @@ class FitResult:
         return (
             f"FitResult: {self.method}({settings}), {state} in {self.num_iterations} iterations, {self.seconds:.2f} s\n"
             f"  log likelihood {last:,.3f} nats, {last / self.num_instances:,.3f} per instance\n"
-            f"  stopped: {self.stop_reason}"
+            f"  stopped: {self.stop_reason}; expected gain {self.criterion:.1e} nats per value "
+            f"(tolerance {self.tolerance:.1e})"
         )
