@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
-from analysis.style import BLUE, GREY, VERMILION, line, style
+from analysis.style import BLACK, BLUE, GREY, VERMILION, line, style
 
 
 def recall_by_share(shares: pd.DataFrame, title: str) -> Figure:
@@ -45,8 +45,9 @@ def recall_bars(summary: pd.DataFrame, title: str) -> Figure:
         axes = figure.subplots()
         colours = [line(variant)["color"] for variant in shown["variant"]]
         axes.barh(shown["label"], shown["R@1"], xerr=shown["R@1 sd"].fillna(0.0), color=colours, capsize=3)
-        for place, value in enumerate(shown["R@1"]):
-            axes.text(0.4, place, f"{value:.1f}", va="center", ha="left", color="white", fontweight="bold")
+        for place, (value, spread) in enumerate(zip(shown["R@1"], shown["R@1 sd"].fillna(0.0), strict=True)):
+            axes.annotate(f"{value:.1f}", (value + spread, place), (5, 0), textcoords="offset points", va="center")
+        axes.margins(x=0.1)
         axes.set(title=title, xlabel="R@1 on test rows (%); whiskers: one standard deviation over seeds")
         axes.grid(visible=False, axis="y")
         return figure
@@ -76,36 +77,35 @@ def intervals(table: pd.DataFrame, level: float, title: str) -> Figure:
         for panel in panels[:, 0]:
             panel.set_ylabel("first feature (sd)")
         handles, labels = _merged_legend(panels.flat[: len(names)])
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
-        figure.suptitle(title)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.suptitle(title, fontsize=10)
         return figure
 
 
 def coverage(table: pd.DataFrame, title: str) -> Figure:
-    """Nominal against actual coverage, one line for each variant, mean over seeds.
+    """Nominal against actual coverage, and their difference, one line for each variant, mean over seeds.
 
     Args:
         table: variant, label, seed, level, coverage (shares in [0, 1]).
         title: of the figure.
     """
     with style():
-        figure = Figure(figsize=(6.4, 4.2))
-        axes = figure.subplots()
-        axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="perfectly calibrated")
+        figure = Figure(figsize=(7.4, 4.4))
+        whole, difference = figure.subplots(1, 2)
+        whole.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="perfectly calibrated")
+        difference.axhline(0, color=GREY, linewidth=1)
         for variant, rows in table.groupby("variant", sort=False):
             curve = 100 * rows.groupby("level")["coverage"].mean()
-            axes.plot(
-                100 * curve.index, curve, label=rows["label"].iloc[0], markersize=4, markevery=3, **line(str(variant))
-            )
-        axes.set(
-            title=title,
-            xlabel="nominal coverage of the interval (%)",
-            ylabel="true values inside (%)",
-            xlim=(0, 100),
-            ylim=(0, 100),
-            aspect="equal",
-        )
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            nominal = 100 * curve.index.to_numpy()
+            look = line(str(variant)) | {"markersize": 4, "markevery": 3, "linewidth": 1.2}
+            whole.plot(nominal, curve, label=rows["label"].iloc[0], **look)
+            difference.plot(nominal, curve - nominal, **look)
+        whole.set(ylabel="true values inside (%)", ylim=(0, 100))
+        difference.set(ylabel="inside minus nominal (percentage points)")
+        for axes in (whole, difference):
+            axes.set(xlabel="nominal coverage of the interval (%)", xlim=(0, 100))
+        figure.legend(loc="outside lower center", ncols=3)
+        figure.suptitle(title, fontsize=10)
         return figure
 
 
@@ -152,7 +152,7 @@ def recall_matrix(pairs: pd.DataFrame, title: str) -> Figure:
                     column, row, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black"
                 )
         axes.set(title=title, xlabel="candidates", ylabel="queries")
-        axes.set_xticks(range(len(names)), names, rotation=20)
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
         axes.grid(visible=False)
         figure.colorbar(image, label="R@1 (%)")
@@ -175,6 +175,7 @@ def _intervals_panel(axes: Axes, table: pd.DataFrame, level: float) -> str:
         alpha=0.55,
         label=f"{100 * level:.0f}% interval",
     )
+    axes.plot(place, mean, "_", color=BLACK, markersize=4, label="imputed value")
     axes.plot(place[inside], truth[inside], "o", color=BLUE, markersize=3.5, label="truth, inside")
     axes.plot(place[~inside], truth[~inside], "x", color=VERMILION, markersize=5, label="truth, outside")
     axes.set_xticks([])

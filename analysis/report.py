@@ -66,6 +66,7 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
             for row, cells in enumerate(text.to_numpy())
         ],
         caption=table_caption(facts),
+        column_notes=column_notes(facts),
         notes=_notes(results),
         illustrations=_illustrations(facts, summary, tables),
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
@@ -75,27 +76,39 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def table_caption(facts: dict[str, Any]) -> str:
-    """What the columns mean, in plain words."""
+def column_notes(facts: dict[str, Any]) -> dict[str, str]:
+    """What the columns of the table mean, in plain words: heading, meaning."""
     level = f"{100 * facts['interval_level']:.0f}%"
+    scoring = facts["scoring"].replace("_", " ")
+    return {
+        "K": "number of latents, chosen by each variant: the highest R@1 on validation rows over all seeds. No test "
+        "row takes part in any choice.",
+        "Noise prior": "weight, in observations of each feature, of a prior that keeps noise variances from "
+        "collapsing, chosen like K. 0 is no prior: the paper's own form. At any other weight CalMRL isotropic is the "
+        "model of the paper with this prior added.",
+        "R@1, R@10": "one modality of a test row asks for another modality of the same row among those of all test "
+        "rows: the share of queries whose answer comes first, or among the first ten, averaged over all ordered pairs "
+        f"of modalities. Scored by the {scoring} of the fitted model (ridge may score by the cosine of its own "
+        "prediction, if that was better on validation rows).",
+        "RMSE, NLL, coverage": "each modality of each test row is hidden in turn and imputed from the others. RMSE in "
+        "standard deviations of the modality (root mean square over its features), NLL in nats per feature in the same "
+        f"unit, coverage the share of true values inside the {level} interval, best at {level}. Rows fitted after "
+        "filling in impute by their own rule, with the variance per feature that it had on validation rows; all others "
+        "by the exact posterior predictive of their model.",
+        "Probe": "accuracy of a logistic regression on the representation (posterior mean), learned from the training "
+        "rows with what they have and tested on test rows with modalities removed by the same mechanism, by a fixed "
+        "seed.",
+        "Fit s": "wall-clock seconds of the final fit, filling in included, the choice of settings not.",
+    }
+
+
+def table_caption(facts: dict[str, Any]) -> str:
+    """What the table shows as a whole."""
     seeds = len(facts["seeds"])
     return (
         f"Mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; each seed removes other modalities from the "
         f"{facts['num_train']} training rows and holds out other validation rows. All scores are on the same "
-        f"{facts['num_test']} test rows. R@1 and R@10: a test row's modality asks for another modality of the same row "
-        "among those of all test rows; the share of queries whose answer comes first, or among the first ten, averaged "
-        f"over all ordered pairs of modalities; scored by {facts['scoring'].replace('_', ' ')} of the fitted model "
-        "(ridge may score by the cosine of its own prediction, if that was better on validation rows). RMSE, NLL and "
-        "coverage: each modality of each test row is hidden in turn and imputed from the others; RMSE in standard "
-        "deviations of the modality (root mean square over its features), NLL in nats per feature in the same unit, "
-        f"coverage the share of true values inside the {level} interval, which is best at {level}. Rows fitted after "
-        "filling in impute by their own rule, with the variance per feature that it had on validation rows; all others "
-        "by the exact posterior predictive of their model. Probe: accuracy of a logistic regression on the "
-        "representation (posterior mean), learned from the training rows with what they have and tested on test rows "
-        "with modalities removed by the same mechanism, by a fixed seed. K: number of latents. Noise prior: weight, in "
-        "observations of each feature, of a prior that keeps noise variances from collapsing; 0 is none, as in the "
-        "paper. Each variant has one K and one weight, those with the highest R@1 on validation rows over all seeds; "
-        "no test row takes part in any choice. Fit s: wall-clock seconds of the final fit, filling in included."
+        f"{facts['num_test']} test rows."
     )
 
 
@@ -136,8 +149,8 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
         parts.append(
             (
                 "Recall against share missing",
-                f"Training modalities are removed {facts['share_mechanism']}, at the first seed, with K and the "
-                "noise prior of the table. Where a line ends, too few rows were left to fit to.",
+                f"Training modalities are removed {facts['share_mechanism']}, at the first seed alone, with the K "
+                "and the noise prior that the table gives. Where a line ends, too few rows were left to fit to.",
                 figures.recall_by_share(tables["shares"], f"{data}: recall as more goes missing"),
             )
         )
@@ -147,10 +160,11 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
             (
                 "Imputation intervals against truth",
                 f"{focus}: one feature (the first) of some test rows, each modality imputed from the row's others, in "
-                f"standard deviations of the modality. Bars are {100 * level:.0f}% intervals of the posterior "
-                f"predictive, latent and noise variance together; about {100 * (1 - level):.0f}% of the true values "
-                "should lie outside. The first feature may vary more than the others, and one noise variance for all "
-                "features is then too small for it.",
+                f"standard deviations of the modality (root mean square over its features). Bars are "
+                f"{100 * level:.0f}% intervals of the posterior predictive, latent and noise variance together; about "
+                f"{100 * (1 - level):.0f}% of the true values should lie outside. Where the first feature varies more "
+                "than the others, as the leading one of principal components does, one noise variance for all features "
+                "is too small for it; the coverage below is over all features.",
                 figures.intervals(panel, level, f"{focus}: imputed and true values"),
             )
         )
@@ -167,8 +181,9 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
         (
             "Coverage",
             "Of the intervals that should hold a given share of true values, the share that they did hold, over all "
-            "features, modalities and test rows. Below the diagonal, the stated uncertainty is too small. Rules that "
-            "fill in had their variance measured on validation rows; models state theirs.",
+            "features, modalities and test rows; on the right, the difference between the two. Below the grey line, "
+            "the stated uncertainty is too small. Rules that fill in had their variance measured on "
+            "validation rows; models state theirs.",
             figures.coverage(tables["coverage"], f"{data}: are the intervals as wide as they should be?"),
         )
     )

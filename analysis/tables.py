@@ -55,7 +55,7 @@ def formatted(summary: pd.DataFrame) -> pd.DataFrame:
         >>> formatted(pd.DataFrame({"label": ["A"], "R@1": [12.04], "R@1 sd": [2.83]})).values.tolist()
         [['A', '12.0±2.8']]
     """
-    text = pd.DataFrame({"training rows": summary["label"]})
+    text = pd.DataFrame({"variant": summary["label"]})
     if "K" in summary:
         text["K"] = [_number(k) for k in summary["K"].astype(float)]
     if "noise_pseudo_count" in summary:

@@ -128,7 +128,7 @@ def _rich_table(summary: Any, facts: dict[str, Any]) -> Table:  # noqa: ANN401 -
     )
     table = Table(title=title, caption=short_caption(facts), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(text.columns):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(heading.replace(" ", "\n"), justify="left" if place == 0 else "right", no_wrap=True)
     for row, cells in enumerate(text.to_numpy()):
         table.add_row(
             *(f"[bold]{c}[/bold]" if best.get(h) == row else str(c) for h, c in zip(text.columns, cells, strict=True))
