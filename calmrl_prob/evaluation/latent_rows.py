@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, DataError, SchemaError
+from calmrl_prob.inference.posterior import Model, as_linear_gaussian
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
 from calmrl_prob.linear_gaussian.posterior import factorize, modality_precisions
 
@@ -18,14 +18,6 @@ from calmrl_prob.linear_gaussian.posterior import factorize, modality_precisions
 _ENCODE_ROWS = 8192
 #: Numbers (not bytes) in the (B, K, K) and (B, K, n) arrays of the patterns that are worked on at once.
 _BATCH_NUMBERS = 2**22
-
-
-class HasLinearGaussian(Protocol):
-    """A model that can state its linear-Gaussian form, such as ``SharedLatentModel``."""
-
-    def linear_gaussian(self) -> LinearGaussian:
-        """The parameters, as a LinearGaussian."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class Encoded:
         DataError: some rows lack single features.
     """
 
-    def __init__(self, model: LinearGaussian | HasLinearGaussian, data: MultimodalData, argument: str) -> None:
+    def __init__(self, model: Model, data: MultimodalData, argument: str) -> None:
         full = as_linear_gaussian(model)
         _check_schema(full, data, argument)
         blocks = data.blocks
@@ -173,22 +165,6 @@ class Encoded:
             projection[part.rows[name]] += centred @ lg.loadings[name]
             square[part.rows[name]] += centred.square().sum(1)
         return given.natural_mean, given.mean, projection, square.sqrt()
-
-
-def as_linear_gaussian(model: LinearGaussian | HasLinearGaussian) -> LinearGaussian:
-    """The linear-Gaussian form of a model, cut off from the autograd graph.
-
-    Raises:
-        ArgumentTypeError: the model has none.
-    """
-    if isinstance(model, LinearGaussian):
-        return model.detach()
-    if not hasattr(model, "linear_gaussian"):
-        raise ArgumentTypeError(
-            f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}. "
-            "Fit a SharedLatentModel, or build a LinearGaussian from your own parameters."
-        )
-    return model.linear_gaussian().detach()
 
 
 def _check_schema(lg: LinearGaussian, data: MultimodalData, argument: str) -> None:

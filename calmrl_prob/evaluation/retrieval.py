@@ -18,9 +18,9 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.evaluation.latent_rows import Encoded, HasLinearGaussian
+from calmrl_prob.evaluation.latent_rows import Encoded
 from calmrl_prob.evaluation.scores import SCORES, Factors, Score
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.inference.posterior import Model
 
 #: Scores closer than this, relative to the size of the numbers that they are sums of, are tied: what a float64 sum
 #: rounds away depends on where in a tile it stands, and a duplicate of the true candidate must tie wherever it is.
@@ -94,7 +94,7 @@ class Retrieval:
 
 @torch.no_grad()
 def retrieve(
-    model: LinearGaussian | HasLinearGaussian,
+    model: Model,
     queries: MultimodalData,
     candidates: MultimodalData,
     score: str = "likelihood_ratio",
@@ -178,7 +178,7 @@ def retrieve(
 
 
 def cross_modal_recall(
-    model: LinearGaussian | HasLinearGaussian,
+    model: Model,
     data: MultimodalData,
     names: Sequence[str] | None = None,
     score: str = "likelihood_ratio",

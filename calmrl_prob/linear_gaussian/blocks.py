@@ -15,7 +15,30 @@ from torch import Tensor
 from calmrl_prob.linear_gaussian.products import row_chunks
 
 
-class ObservedBlocks:
+class Patterned:
+    """N instances in P missing patterns: what both kinds of data below share."""
+
+    patterns: Tensor
+    pattern_index: Tensor
+    pattern_counts: Tensor
+
+    @property
+    def num_instances(self) -> int:
+        """Number of instances N."""
+        return len(self.pattern_index)
+
+    @property
+    def num_patterns(self) -> int:
+        """Number of distinct missing patterns P."""
+        return len(self.patterns)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data live."""
+        return self.pattern_index.device
+
+
+class ObservedBlocks(Patterned):
     """The rows of each modality that are present, and the pattern of every instance.
 
     Attributes:
@@ -64,24 +87,9 @@ class ObservedBlocks:
         return {name: value.shape[1] for name, value in self.values.items()}
 
     @property
-    def num_instances(self) -> int:
-        """Number of instances N."""
-        return int(self.observed_mask.shape[0])
-
-    @property
-    def num_patterns(self) -> int:
-        """Number of distinct missing patterns P."""
-        return int(self.patterns.shape[0])
-
-    @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the values."""
         return next(iter(self.values.values())).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the values live."""
-        return self.observed_mask.device
 
     def centred(self) -> tuple[ObservedBlocks, Tensor]:
         """The data about the mean of each feature, and that mean stacked over modalities, (D,) float64.
@@ -112,7 +120,7 @@ class ObservedBlocks:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-class FeatureBlocks:
+class FeatureBlocks(Patterned):
     """Data in which single features may be missing: every feature is treated as a modality of its own.
 
     Exact like ``ObservedBlocks``, and slower: nearly every row has a pattern of its own.
@@ -132,24 +140,9 @@ class FeatureBlocks:
         self.patterns, self.pattern_index, self.pattern_counts = find_patterns(feature_mask)
 
     @property
-    def num_instances(self) -> int:
-        """Number of instances N."""
-        return int(self.values.shape[0])
-
-    @property
-    def num_patterns(self) -> int:
-        """Number of distinct missing patterns P."""
-        return int(self.patterns.shape[0])
-
-    @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the values."""
         return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the values live."""
-        return self.values.device
 
     def centred(self) -> tuple[FeatureBlocks, Tensor]:
         """The data about the mean of each feature, and that mean, as in ``ObservedBlocks.centred``."""
