@@ -35,8 +35,8 @@ from experiments.comparison import TEST_SEED, Comparer, Comparison
 
 logger = logging.getLogger(__name__)
 
-#: Columns of text that the table needs; a narrower terminal wraps its lines.
-_TABLE_WIDTH = 118
+#: More columns of text than any table needs.
+_WIDE = 1000
 _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "numpy", "scikit-learn", "pandas", "arviz", "hydra-core")
 
 
@@ -64,7 +64,6 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
     """
     started = time.perf_counter()
     out = console or Console()
-    out.width = max(out.width, _TABLE_WIDTH)
     comparer = Comparer(cfg)
     with _progress(Console(stderr=True, quiet=out.quiet)) as progress:
         bar = progress.add_task("", total=comparer.steps)
@@ -73,7 +72,10 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
     _write(cfg, folder, found, facts)
     report = build_report(folder)
     summary = summarize(found.results)
-    out.print(_rich_table(summary, facts))
+    table = _rich_table(summary, facts)
+    # A narrower terminal wraps the lines, which loses less than cells cut short.
+    out.width = max(out.width, out.measure(table, options=out.options.update(width=_WIDE)).maximum)
+    out.print(table)
     out.print(f"Report: {report}", soft_wrap=True)
     focus = summary.loc[summary["variant"] == cfg.report.focus, "R@1"]
     return float(focus.iloc[0]) if len(focus) else float("nan")

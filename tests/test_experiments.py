@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -313,6 +314,15 @@ def test_same_seed_same_table(finished: Path, tmp_path: Path) -> None:
     for name in ("coverage", "evidence", "pairs", "intervals", "shares"):
         path = Path("tables", f"{name}.csv")
         assert (finished / path).read_bytes() == (tmp_path / path).read_bytes(), name
+
+
+def test_printed_table_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    overrides = [*TINY, "calibration=[mean,calmrl]", "seeds=[0,1]", "report.shares=[]"]
+    console = Console(file=io.StringIO(), width=40)
+    run(configured(*overrides), tmp_path, overrides, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
+    assert "…" not in printed
+    assert "CalMRL isotropic (paper)" in printed
 
 
 def test_without_a_complete_row_the_others_are_still_compared(tmp_path: Path) -> None:
