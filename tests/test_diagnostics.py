@@ -136,7 +136,8 @@ def test_attributes_tell_where_it_comes_from(idata: Any) -> None:  # noqa: ANN40
     for group in ("posterior", "observed_data"):
         attributes = idata[group].attrs
         assert attributes["seed"] == 3
-        assert attributes["version_torch"] == torch.__version__
+        # Without the build label: a CUDA build has it in torch.__version__, and not always in its metadata.
+        assert attributes["version_torch"].partition("+")[0] == torch.__version__.partition("+")[0]
         assert attributes["inference_library"] == "calmrl-prob"
         assert json.loads(attributes["configuration"])["dims"] == DIMS
 
