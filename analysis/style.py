@@ -22,6 +22,7 @@ _KNOWN = {
     "mean": (ORANGE, "s", "--"),
     "knn": (GREEN, "^", "-."),
     "ridge": (PURPLE, "D", "-."),
+    "calmrl_paper": (BLUE, "o", ":"),
     "calmrl": (BLUE, "o", "-"),
     "calmrl_diagonal": (SKY, "P", "-"),
     "oracle": (BLACK, "*", "-"),

@@ -97,12 +97,22 @@ class Variant(ABC):
     Args:
         label: what tables and figures call it.
         model: fits the generative model.
-        noise: overrides the noise of ``model``, for a variant that is defined by it.
+        noise, noise_pseudo_counts: override those of ``model``, for a variant that is defined by them.
     """
 
-    def __init__(self, label: str, model: ModelFitter, noise: Literal["isotropic", "diagonal"] | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        model: ModelFitter,
+        noise: Literal["isotropic", "diagonal"] | None = None,
+        noise_pseudo_counts: Sequence[float] | None = None,
+    ) -> None:
         self.label = label
-        self.model = model if noise is None else replace(model, noise=noise)
+        self.model = replace(
+            model,
+            noise=model.noise if noise is None else noise,
+            noise_pseudo_counts=model.noise_pseudo_counts if noise_pseudo_counts is None else noise_pseudo_counts,
+        )
 
     @abstractmethod
     def prepare(self, task: Task, rows: Rows) -> Prepared:

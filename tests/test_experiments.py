@@ -103,7 +103,7 @@ def test_every_option_of_every_group_can_be_built(group: str, option: str, tmp_p
 
 def test_preset_fixes_what_the_figure_to_reach_asks_for() -> None:
     cfg = configured("experiment=emoji_k96", "missingness=pairs")
-    assert list(cfg.calibration) == ["complete_rows", "calmrl", "oracle"]
+    assert list(cfg.calibration) == ["complete_rows", "calmrl_paper", "calmrl", "oracle"]
     assert list(cfg.model.latent_dims) == [96]
     assert 0 in cfg.model.noise_pseudo_counts  # the paper's own form can win
     assert (cfg.model.noise, cfg.scoring.score, cfg.missingness.complete) == ("isotropic", "likelihood_ratio", 0.15)
@@ -284,7 +284,7 @@ def test_run_leaves_every_file_whole(finished: Path) -> None:
         "results.csv", "results.parquet", "config.yaml", "run.json", "idata.nc", "report.html",
     }  # fmt: skip
     results = pd.read_parquet(finished / "results.parquet")
-    assert len(results) == 8 * 2
+    assert len(results) == 9 * 2
     assert results.groupby("variant")[["K", "noise_pseudo_count"]].nunique().eq(1).all(axis=None)  # one choice for all
     assert set(results["noise_pseudo_count"]) <= {0, 20}
     metrics = results[["R@1", "R@10", "RMSE", "NLL", "coverage", "probe", "seconds"]]
@@ -317,7 +317,7 @@ def test_same_seed_same_table(finished: Path, tmp_path: Path) -> None:
 
 
 def test_printed_table_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
-    overrides = [*TINY, "calibration=[mean,calmrl]", "seeds=[0,1]", "report.shares=[]"]
+    overrides = [*TINY, "calibration=[mean,calmrl_paper]", "seeds=[0,1]", "report.shares=[]"]
     console = Console(file=io.StringIO(), width=40)
     run(configured(*overrides), tmp_path, overrides, console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
@@ -342,7 +342,7 @@ def test_modalities_must_be_at_least_two() -> None:
 
 def test_command_line_sweeps_and_runs_are_gathered(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "experiments.compare", "--multirun", *TINY, "calibration=[mean,calmrl]",
+        sys.executable, "-m", "experiments.compare", "--multirun", *TINY, "calibration=[mean,calmrl_paper]",
         "report.shares=[]", "seeds=[0]", "missingness.rate=0.2,0.5", f"hydra.sweep.dir={tmp_path}",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
