@@ -10,6 +10,7 @@ from calmrl_prob.errors import DataError, IdentifiabilityWarning, SchemaError
 
 if TYPE_CHECKING:
     from calmrl_prob.data import MultimodalData
+    from calmrl_prob.linear_gaussian import SufficientStatistics
 
 
 def require_schema(data: MultimodalData, dims: Mapping[str, int]) -> None:
@@ -70,7 +71,7 @@ def require_fittable(data: MultimodalData) -> None:
     warn_unidentifiable(data)
 
 
-def warn_unidentifiable(data: MultimodalData) -> None:
+def warn_unidentifiable(data: MultimodalData | SufficientStatistics) -> None:
     """Warn if some modalities never share an instance with the rest, not even through others in between.
 
     Warns:

@@ -24,7 +24,7 @@ from calmrl_prob._intake import (
 from calmrl_prob._rows import Rows, Sizes, as_rows, split_rows
 from calmrl_prob._schema import require_fittable, warn_unidentifiable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
-from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, find_patterns
+from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, find_patterns, linked_groups
 
 __all__ = ["MultimodalData", "require_fittable", "warn_unidentifiable"]
 
@@ -514,11 +514,7 @@ class MultimodalData:
             >>> MultimodalData({"image": x, "text": x, "audio": x}, observed_mask=mask).modality_groups()
             [('image', 'text'), ('audio',)]
         """
-        together = (self.patterns[:, :, None] & self.patterns[:, None, :]).any(dim=0).cpu().numpy()
-        group = list(range(len(self.names)))
-        for i, j in zip(*np.nonzero(together), strict=True):
-            group = [group[i] if g == group[j] else g for g in group]
-        return [tuple(n for n, g in zip(self.names, group, strict=True) if g == k) for k in dict.fromkeys(group)]
+        return linked_groups(self.names, self.patterns)
 
     # ---- display and helpers ------------------------------------------------------------------------------------
 

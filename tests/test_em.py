@@ -341,5 +341,16 @@ def test_errors() -> None:
     with pytest.raises(DataError, match="'b' is observed in any row"):
         fit_em(nobody, 1)
     blocks.values["a"][0, 0] = torch.inf
-    with pytest.raises(NumericalError, match="not finite"):
+    with pytest.raises(NumericalError, match="modality 'a' holds values that are not finite"):
         fit_em(blocks, 2)
+
+
+def test_guesses_respect_the_noise_floor() -> None:
+    """Exact copies pull the noise to its floor: no accelerated step may pass below it and be taken for progress."""
+    rows = torch.randn(100, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks = ObservedBlocks.from_arrays({"a": rows, "b": rows.clone()}, torch.ones(100, 2, dtype=torch.bool))
+    plain, accelerated = (fit_em(blocks, 3, anderson_memory=memory) for memory in (0, 10))
+    assert accelerated.converged
+    assert float(accelerated.log_likelihood[-1]) == pytest.approx(float(plain.log_likelihood[-1]), rel=1e-6)
+    floor = 1e-4 * float(rows.var(0, correction=0).mean())
+    assert float(accelerated.linear_gaussian.noise_variance["a"][0]) == pytest.approx(floor, rel=1e-6)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, IdentifiabilityWarning, SchemaError
+from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.linear_gaussian.statistics import FromStatistics
+from calmrl_prob.model import SharedLatentModel
 from tests.conftest import random_blocks, random_mask, random_model
 
 DIMS = {"a": 5, "b": 3, "c": 4}
@@ -105,8 +107,20 @@ def test_statistics_fit_as_the_rows_do() -> None:
     assert float(from_sums.log_likelihood[-1]) == pytest.approx(float(from_rows.log_likelihood[-1]), rel=1e-9)
 
 
+def test_groups_that_never_meet_are_told_apart() -> None:
+    mask = torch.tensor([[True, True, False], [False, False, True]] * 5)
+    _, features = random_model(DIMS, 2).sample(10, torch.Generator().manual_seed(0))
+    statistics = SufficientStatistics.from_blocks(ObservedBlocks.from_arrays(features, mask))
+    assert statistics.modality_groups() == [("a", "b"), ("c",)]
+    model = SharedLatentModel(DIMS, 2)
+    with pytest.warns(IdentifiabilityWarning, match="no instance links"):
+        fit(model, statistics, tolerance=1e-3)
+
+
 def test_errors() -> None:
     statistics = SufficientStatistics(DIMS)
+    with pytest.raises(ArgumentTypeError, match="expected ObservedBlocks"):
+        statistics.update({"a": torch.ones(2, 5)})  # type: ignore[arg-type]  # on purpose
     with pytest.raises(SchemaError, match="expected modalities"):
         statistics.update(random_blocks(random_model({"a": 5}, 1), 10, rate=0))
     with pytest.raises(SchemaError, match="expected modalities"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError, SchemaError
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.posterior import Fittable
@@ -101,6 +101,7 @@ def fit(
             raise SchemaError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
         if data.num_instances < 2:
             raise DataError(f"data: expected statistics of at least 2 instances, got {data.num_instances}.")
+        warn_unidentifiable(data)
         blocks = data
     num_instances = blocks.num_instances
     _require_carried(model, num_instances)

@@ -179,3 +179,19 @@ def find_patterns(observed_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return ((distinct[:, None] >> bits) & 1).bool(), index, counts
     distinct, index, counts = torch.unique(observed_mask, dim=0, return_inverse=True, return_counts=True)
     return distinct, index, counts
+
+
+def linked_groups(names: tuple[str, ...], patterns: Tensor) -> list[tuple[str, ...]]:
+    """Groups of modalities that are linked by instances which have two of them.
+
+    Modalities are vertices; two are joined where some pattern has both; the groups are the connected components.
+
+    Args:
+        names: the M modalities.
+        patterns: (P, M) bool.
+    """
+    together = (patterns[:, :, None] & patterns[:, None, :]).any(dim=0)
+    group = list(range(len(names)))
+    for i, j in together.nonzero().tolist():
+        group = [group[i] if g == group[j] else g for g in group]
+    return [tuple(n for n, g in zip(names, group, strict=True) if g == k) for k in dict.fromkeys(group)]

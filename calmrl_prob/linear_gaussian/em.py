@@ -30,7 +30,7 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 _WINDOW = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EMResult:
     """What EM found and how.
 
@@ -40,7 +40,7 @@ class EMResult:
         objective: (T,) float64, the same plus the log prior of the noise variances: what never falls. Equal to
             ``log_likelihood`` without that prior.
         num_iterations: E-steps taken after the start's, those whose point was taken back included.
-        converged: whether the criterion fell below the tolerance.
+        converged: whether the criterion was at or below the tolerance.
         criterion: the gain still to be expected when it stopped, in nats for each observed value; after "rounding",
             what the last step lost.
         tolerance: what the criterion was compared with.
@@ -57,6 +57,13 @@ class EMResult:
     tolerance: float
     stop_reason: str
     form: str
+
+    def __repr__(self) -> str:
+        """One line: how it ended."""
+        return (
+            f"EMResult({self.stop_reason} after {self.num_iterations} iterations by {self.form}, "
+            f"log_likelihood={float(self.log_likelihood[-1]):.6g}, criterion={self.criterion:.1e})"
+        )
 
 
 @torch.no_grad()
@@ -128,9 +135,7 @@ def fit_em(
                 f"and {start.latent_dim}."
             )
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
-    floored = torch.maximum(parameters.noise_variance, noise_model.floor)
-    parameters = Parameters(parameters.loadings, parameters.intercepts, floored)
-
+    parameters = parameters.with_floor(noise_model.floor)
     moments = step(parameters)
     evidence = [moments.log_likelihood]
     objective = [moments.log_likelihood + noise_model.log_prior(parameters.noise_variance, step.shape)]
@@ -141,7 +146,8 @@ def fit_em(
         image = maximize(step, moments, noise_model, expand=expand)
         proposal = image
         if accelerator is not None:
-            proposal = parameters.unflatten(accelerator.propose(parameters.flatten(), image.flatten()))
+            accelerated = accelerator.propose(parameters.flatten(), image.flatten())
+            proposal = parameters.unflatten(accelerated).with_floor(noise_model.floor)
         candidate, value = _evaluate(step, proposal, noise_model)
         num_iterations += 1
         if proposal is not image and not value >= objective[-1]:  # also where it is NaN
@@ -172,7 +178,7 @@ def fit_em(
         torch.tensor(evidence, dtype=torch.float64),
         torch.tensor(objective, dtype=torch.float64),
         num_iterations,
-        stop_reason != "max_iterations",
+        criterion <= tolerance,
         criterion,
         tolerance,
         stop_reason,
@@ -188,6 +194,8 @@ def _prepare(
     if form not in forms:
         raise ArgumentError(f"form: expected one of {forms}, got {form!r}.")
     if isinstance(data, FeatureBlocks):
+        if form != "auto":
+            raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
         centred, shift = data.centred()
         by_feature = ByFeature(centred, latent_dim)
         return by_feature, shift, PairwiseCovariance.from_features(centred, *_mean_variance(by_feature)), "features"
@@ -266,7 +274,10 @@ def _check_options(
     broken = (~step.totals.square.isfinite()).nonzero().flatten().tolist()
     if broken:
         name = list(step.shape.dims)[int(step.shape.feature_modality[broken[0]])]
-        raise NumericalError(f"data: modality '{name}' holds values that are not finite. Remove or replace them.")
+        raise NumericalError(
+            f"data: modality '{name}' holds values that are not finite, or so large that their squares are not. "
+            "Remove or replace the former; divide the modality by its scale for the latter."
+        )
     empty = (step.totals.count == 0).nonzero().flatten().tolist()
     if empty:
         where = list(step.shape.dims)[empty[0]] if len(step.totals.count) == len(step.shape.dims) else empty[0]

@@ -89,4 +89,4 @@ def maximize(step: ExpectationStep, moments: Moments, noise_model: NoiseModel, *
         scale = factorize(every[:-1, :-1] - torch.outer(mean, mean))
         intercepts = intercepts + loadings @ mean
         loadings = loadings @ scale
-    return Parameters(loadings, intercepts, torch.maximum(noise, noise_model.floor))
+    return Parameters(loadings, intercepts, noise).with_floor(noise_model.floor)

@@ -63,6 +63,10 @@ class Parameters:
         loadings, intercepts, log_noise = vector.split([self.loadings.numel(), *[len(self.intercepts)] * 2])
         return Parameters(loadings.view_as(self.loadings), intercepts, log_noise.exp())
 
+    def with_floor(self, floor: Tensor) -> Parameters:
+        """The same with no noise variance below ``floor``, (D,)."""
+        return Parameters(self.loadings, self.intercepts, torch.maximum(self.noise_variance, floor))
+
     def to_linear_gaussian(
         self, shape: Shape, shift: Tensor, prior_mean: Tensor | None = None, prior_covariance: Tensor | None = None
     ) -> LinearGaussian:

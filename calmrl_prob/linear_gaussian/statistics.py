@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError, SchemaError
-from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.linear_gaussian.blocks import ObservedBlocks, linked_groups
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -71,6 +71,16 @@ class SufficientStatistics:
         """Number of instances seen."""
         return int(sum(float(scatter[-1, -1]) for scatter in self.scatters.values()))
 
+    def __repr__(self) -> str:
+        """One line: modalities with their widths, instances and patterns."""
+        widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
+        return f"SufficientStatistics({widths}; {self.num_instances} instances, {len(self.scatters)} patterns)"
+
+    def modality_groups(self) -> list[tuple[str, ...]]:
+        """Groups of modalities that instances link; nothing says how those of different groups go together."""
+        patterns = torch.tensor(list(self.scatters), dtype=torch.bool).view(-1, len(self.dims))
+        return linked_groups(self.names, patterns)
+
     @property
     def shift(self) -> Tensor:
         """The shift stacked over modalities, (D,); zero for a modality that has not occurred yet."""
@@ -86,8 +96,14 @@ class SufficientStatistics:
             This object, so that calls can be chained.
 
         Raises:
+            ArgumentTypeError: ``blocks`` is something else, or lacks single features.
             SchemaError: the modalities or widths differ from ``dims``.
         """
+        if not isinstance(blocks, ObservedBlocks):
+            raise ArgumentTypeError(
+                f"blocks: expected ObservedBlocks, as MultimodalData has them in its attribute blocks, got "
+                f"{type(blocks).__name__}. Statistics take whole modalities, present or missing."
+            )
         if blocks.dims != self.dims:
             raise SchemaError(f"blocks: expected modalities {self.dims}, got {blocks.dims}.")
         for name, values in blocks.values.items():
