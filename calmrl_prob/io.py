@@ -14,8 +14,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from calmrl_prob._arguments import short
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+
+
+def file_path(path: str | os.PathLike[str]) -> Path:
+    """A path that can be that of a file.
+
+    Raises:
+        ArgumentTypeError: it is no path.
+        ArgumentError: it is empty, or there is a folder.
+
+    Example:
+        >>> file_path("model.safetensors").name
+        'model.safetensors'
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"path: expected a str or Path, got {short(path)}; pass one such as 'data.npz'.")
+    if not os.fspath(path):
+        raise ArgumentError("path: expected the name of a file, got ''; pass one such as 'model.safetensors'.")
+    if Path(path).is_dir():
+        raise ArgumentError(f"path: expected a file, but {path} is a folder; name the file in it.")
+    return Path(path)
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ArgumentTypeError, ArgumentError: as :func:`file_path`.
+    """
+    found = file_path(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"path: there is no file {found} (looked from {Path.cwd()}); check its name.")
+    return found
 
 
 @contextmanager
@@ -31,6 +65,10 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         The temporary path.
 
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ArgumentError: ``path`` is empty or a folder.
+
     Example:
         >>> folder = tempfile.mkdtemp()
         >>> with write_atomically(Path(folder) / "note.txt") as temporary:
@@ -38,7 +76,12 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [entry.name for entry in Path(folder).iterdir()]
         ['note.txt']
     """
-    path = Path(path)
+    path = file_path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"path: there is no folder {path.parent} to write {path.name} into; create it first, as with "
+            f"Path({str(path.parent)!r}).mkdir(parents=True)."
+        )
     folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
     try:
         yield folder / path.name
@@ -67,12 +110,13 @@ def load_npz(
         path: the file.
         names: which modalities, in this order; all by default.
         dtype: torch.float32 or torch.float64; by default the widest in the file, float32 at least.
-        ids: the array that holds the identifiers.
+        ids: the array that holds the identifiers; only the usual "ids" may be absent.
 
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: it is damaged, not an .npz file, or its arrays break the rules above; file and array are named.
-        ArgumentError: a modality asked for is not in the file.
+        ArgumentError: a modality, or the array of identifiers, asked for is not in the file; or ``path`` is a folder.
+        ArgumentTypeError: ``path``, ``names`` or ``ids`` is of another type.
         DataError: the arrays are well formed, but their values are not (see :class:`MultimodalData`).
 
     Example:
@@ -84,9 +128,12 @@ def load_npz(
           text   4 features  100.0% observed
           partition: test 1, train 2
     """
-    path = Path(path)
-    if isinstance(names, str):
-        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {names!r}; use [{names!r}].")
+    path = existing_file(path)
+    if isinstance(names, str) or not (names is None or isinstance(names, Sequence)):
+        remedy = f"use [{names!r}]" if isinstance(names, str) else "use a list"
+        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {short(names)}; {remedy}.")
+    if not isinstance(ids, str):
+        raise ArgumentTypeError(f"ids: expected the name of an array in the file, got {short(ids)}.")
     arrays = _read_arrays(path, names)
     modalities = {key.removeprefix("x_"): array for key, array in arrays.items() if key.startswith("x_")}
     if not modalities:
@@ -106,6 +153,8 @@ def load_npz(
     num_instances = len(next(iter(modalities.values())))
     parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
     beside = {key: a for key, a in arrays.items() if not key.startswith("x_") and not key.endswith("_idx")}
+    if ids != "ids" and ids not in beside:
+        raise ArgumentError(f"ids: {path} has no array {ids!r} for every instance; it has {sorted(beside)}.")
     for key, array in beside.items():
         if array.shape[:1] != (num_instances,):
             raise FileFormatError(
@@ -129,23 +178,31 @@ def _read_arrays(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarra
     try:
         # opened here, because numpy leaves the file open when it finds the archive damaged
         with open(path, "rb") as file:
+            head = file.read(4)
+            file.seek(0)
+            if not head.startswith(b"PK"):  # numpy would take anything else for a pickle
+                kind = "a single array" if head == b"\x93NUM" else "something else" if head else "an empty file"
+                raise FileFormatError(
+                    f"{path}: expected an .npz archive, got {kind}; write arrays with numpy.savez, and read models "
+                    "with calmrl_prob.load."
+                )
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{path}: expected an .npz archive, got a single array; use numpy.savez.")
             arrays = {}
             for key in archive.files:
                 name = key.removeprefix("x_")
                 wanted = names is None or name == key or name in names
                 arrays[key] = archive[key] if wanted else np.empty((0, 0))
             return arrays
-    except FileNotFoundError:
-        raise
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if isinstance(error, FileFormatError):
             raise
         where = f"{path}: array {key!r}" if key else f"{path}"
-        remedy = "write it anew with numpy.savez, objects and texts as numbers or fixed-width strings"
-        raise FileFormatError(f"{where} cannot be read ({error}); {remedy}.") from error
+        if "allow_pickle" in str(error):
+            problem = "it holds Python objects, which are never unpickled"
+            remedy = "write it anew with numpy.savez, as numbers or fixed-width strings"
+        else:
+            problem, remedy = f"it is damaged: {error}", "copy the file again, or write it anew with numpy.savez"
+        raise FileFormatError(f"{where} cannot be read ({problem}); {remedy}.") from error
 
 
 def _partition(path: Path, parts: dict[str, np.ndarray], num_instances: int) -> np.ndarray:

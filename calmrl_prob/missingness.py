@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import real_number, short, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 Mechanism = Callable[..., Tensor]
 
@@ -40,14 +41,14 @@ def mcar(data: MultimodalData, rate: float = 0.5, *, seed: int = 0) -> Tensor:
 
     Raises:
         ArgumentError: ``rate`` is outside its bounds.
+        ArgumentTypeError: ``data`` is not MultimodalData, or a setting is not a number (so of every mechanism here).
 
     Example:
         >>> data = MultimodalData({name: torch.ones(100, 2) for name in ("image", "text", "audio")})
         >>> mcar(data, rate=0.5, seed=0).double().mean().item()
         0.5
     """
-    rng = np.random.default_rng(seed)
-    present = _present(data)
+    rng, present = _start(data, seed)
     removable = present & ~_set_aside(present, rng)
     count = int(np.rint(_target(rate, present, removable)))
     removed = rng.permutation(np.flatnonzero(removable))[:count]
@@ -90,9 +91,8 @@ def mar(
         >>> bool(observed[:50, 1].sum() > observed[50:, 1].sum())  # high image scores lose their text
         True
     """
-    rng = np.random.default_rng(seed)
+    rng, present = _start(data, seed)
     name = data.names[0] if driver is None else driver
-    present = _present(data)
     candidates = present.copy()
     if name in data:
         score = _modality_score(data, name)
@@ -140,8 +140,7 @@ def mnar(data: MultimodalData, rate: float = 0.5, *, strength: float = 2.0, seed
         >>> bool(x[observed[:, 0]].mean() < x.mean())  # high values go missing
         True
     """
-    rng = np.random.default_rng(seed)
-    present = _present(data)
+    rng, present = _start(data, seed)
     scores = np.stack([_modality_score(data, name) for name in data.names], axis=1)
     removable = present & ~_set_aside(present, rng)
     return _remove_by_score(data, rate, present, present, removable, scores, strength, rng)
@@ -166,8 +165,7 @@ def pairs(data: MultimodalData, complete: float = 0.15, *, seed: int = 0) -> Ten
         >>> pairs(data, complete=0.1, seed=0).sum(dim=1).bincount().tolist()  # 18 have two, 2 have three
         [0, 0, 18, 2]
     """
-    rng = np.random.default_rng(seed)
-    present = _present(data)
+    rng, present = _start(data, seed)
     priority = rng.random(present.shape)
     return _finish(_keep_first(present, priority, 2, complete, rng), data)
 
@@ -195,11 +193,10 @@ def hub(data: MultimodalData, hub: str | None = None, complete: float = 0.0, *, 
         >>> observed[:, 0].all().item(), observed.sum(dim=1).unique().tolist()
         (True, [2])
     """
-    rng = np.random.default_rng(seed)
+    rng, present = _start(data, seed)
     name = data.names[0] if hub is None else hub
     if name not in data:
         raise ArgumentError(f"hub: no modality is called {name!r}; the modalities are {list(data.names)}.")
-    present = _present(data)
     priority = rng.random(present.shape)
     priority[:, data.names.index(name)] = -1.0
     keep = 1 + present[:, data.names.index(name)]
@@ -210,8 +207,11 @@ def hub(data: MultimodalData, hub: str | None = None, complete: float = 0.0, *, 
 MECHANISMS: dict[str, Mechanism] = {"mcar": mcar, "mar": mar, "mnar": mnar, "pairs": pairs, "hub": hub}
 
 
-def _present(data: MultimodalData) -> np.ndarray:
-    return data.observed_mask.cpu().numpy().copy()
+def _start(data: MultimodalData, seed: int) -> tuple[np.random.Generator, np.ndarray]:
+    """The generator, and what is present (a copy)."""
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {short(data)}; wrap it in MultimodalData.")
+    return np.random.default_rng(whole_number("seed", seed)), data.observed_mask.cpu().numpy().copy()
 
 
 def _finish(observed: np.ndarray, data: MultimodalData) -> Tensor:
@@ -227,6 +227,7 @@ def _set_aside(present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _target(rate: float, candidates: np.ndarray, removable: np.ndarray) -> float:
     """The number of cells to remove."""
+    rate = real_number("rate", rate, 0.5)
     most = removable.sum() / max(int(candidates.sum()), 1)
     if not 0 <= rate <= most + 1e-12:
         raise ArgumentError(
@@ -239,6 +240,7 @@ def _keep_first(
     present: np.ndarray, priority: np.ndarray, keep: int | np.ndarray, complete: float, rng: np.random.Generator
 ) -> np.ndarray:
     """In each row the ``keep`` present cells with the lowest priority numbers; whole rows for a share of them."""
+    complete = real_number("complete", complete, 0.15)
     if not 0 <= complete <= 1:
         raise ArgumentError(f"complete: expected a share of the instances in [0, 1], got {complete}.")
     rank = np.where(present, priority, np.inf).argsort(axis=1).argsort(axis=1)
@@ -260,6 +262,9 @@ def _remove_by_score(
 ) -> Tensor:
     """Remove each removable cell with probability sigmoid(a + strength * score), a solved for to meet the rate."""
     target = _target(rate, candidates, removable)
+    strength = real_number("strength", strength, 2.0)
+    if not np.isfinite(strength):
+        raise ArgumentError(f"strength: expected a finite number, got {strength}.")
     log_odds = strength * scores[removable]
     probability = np.zeros(present.shape)
     probability[removable] = _calibrated(log_odds, target)

@@ -1,11 +1,13 @@
 """Models in files: one safetensors file each, with a JSON description in its header. Nothing is pickled.
 
-The header's metadata has the entries "format", "format_version", "library_version" and "config" (JSON); the tensors
-are the model's ``state_dict``, or the parameters of a ``LinearGaussian`` as "loadings/<name>" and so on.
+The header's metadata has the entries "format", "format_version", "library_version", "config" (JSON) and "sha256", the
+checksum of the config and the tensors (files without one are read too); the tensors are the model's ``state_dict``, or
+the parameters of a ``LinearGaussian`` as "loadings/<name>" and so on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from calmrl_prob._versions import installed_version
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, FileFormatError
-from calmrl_prob.io import write_atomically
+from calmrl_prob.io import existing_file, write_atomically
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import PRIORS
@@ -41,7 +43,9 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
         path: where; an existing file is replaced.
 
     Raises:
-        ArgumentTypeError: ``model`` is of another type.
+        ArgumentTypeError: ``model`` is of another type, or ``path`` is no path.
+        ArgumentError: ``path`` is empty or a folder.
+        FileNotFoundError: the folder of ``path`` does not exist.
         OSError: the file cannot be written.
 
     Example:
@@ -73,14 +77,16 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
             f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}; "
             "for another torch module save its state_dict with safetensors."
         )
+    # copies: tensors may share memory or be views, which the format does not know
+    separate = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    described = json.dumps(config)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "library_version": installed_version("calmrl-prob"),
-        "config": json.dumps(config),
+        "config": described,
+        "sha256": _checksum(described, separate),
     }
-    # copies: tensors may share memory or be views, which the format does not know
-    separate = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
     with write_atomically(path) as temporary:
         save_file(separate, temporary, metadata)
 
@@ -94,10 +100,9 @@ def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: the file is damaged, of another origin, or from a newer version.
+        ArgumentError, ArgumentTypeError: ``path`` is a folder, or no path.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {path}.")
+    path = existing_file(path)
     try:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
@@ -107,6 +112,11 @@ def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
         raise FileFormatError(
             f"{path}: not a safetensors file, or a damaged one ({error}); save the model again with calmrl_prob.save."
         ) from error
+    if metadata.get("sha256", expected := _checksum(metadata["config"], tensors)) != expected:
+        raise FileFormatError(
+            f"{path}: damaged, for its numbers are not those that were written (the sha256 checksum differs); "
+            "copy the file again, or save the model again."
+        )
     for key, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise FileFormatError(f"{path}: tensor {key!r} holds NaN or infinities; save the model again.")
@@ -117,6 +127,16 @@ def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
             f"{path}: the tensors and the description in the header do not fit together ({error}); "
             "save the model again with calmrl_prob.save."
         ) from error
+
+
+def _checksum(config: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of the description and of every tensor's name, type, shape and bytes, in order of name."""
+    digest = hashlib.sha256(config.encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

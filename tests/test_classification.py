@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,11 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.evaluation.classification import linear_probe
+from calmrl_prob.inference.posterior import PosteriorResult, posterior
+from calmrl_prob.linear_gaussian import LinearGaussian
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -113,7 +118,36 @@ def test_bad_input_is_named() -> None:
     holed[3, 1] = np.nan
     with pytest.raises(DataError, match="train_features: expected finite numbers, got NaN or infinity in row 3"):
         linear_probe(holed, y, x_test, y_test)
-    with pytest.raises(ArgumentError, match="penalties, folds"):
-        linear_probe(x, y, x_test, y_test, penalties=[0.0])
-    with pytest.raises(ArgumentError, match="penalties, folds"):
-        linear_probe(x, y, x_test, y_test, folds=1)
+    with pytest.raises(ArgumentTypeError, match=r"train_features: .*got PosteriorResult.*mean"):
+        linear_probe(_posterior(), y, x_test, y_test)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"penalties": [0.0]}, ArgumentError, r"penalties: expected one or more positive numbers, got \[0\.0\]"),
+        ({"penalties": []}, ArgumentError, "penalties"),
+        ({"penalties": 1.0}, ArgumentTypeError, "penalties: expected a list of numbers, got 1.0"),
+        ({"penalties": ["x"]}, ArgumentTypeError, "penalties: expected a number, got 'x'"),
+        ({"folds": 1}, ArgumentError, "folds: expected a whole number of at least 2, got 1"),
+        ({"seed": "x"}, ArgumentTypeError, "seed: expected a whole number .*got 'x'"),
+        ({"seed": None}, ArgumentTypeError, "seed: expected a whole number .*got None"),
+        ({"seed": -1}, ArgumentError, "seed: .*got -1"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        linear_probe(*make_classes(8), **settings)
+
+
+def test_the_result_shows_itself_in_a_line() -> None:
+    shown = repr(linear_probe(*make_classes(9), penalties=[1.0]))
+    assert shown.startswith("ProbeResult: accuracy ")
+    assert "on 240 test rows (inverse penalty 1)" in shown
+    assert len(shown) < 120
+
+
+def _posterior() -> PosteriorResult:
+    one = torch.ones(1, 1)
+    lg = LinearGaussian({"x": one}, {"x": one[0]}, {"x": one[0]})
+    return posterior(lg, MultimodalData({"x": torch.ones(3, 1)}))

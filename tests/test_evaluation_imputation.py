@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -169,10 +171,39 @@ def test_a_residual_variance_serves_imputers_without_one_and_torch_serves_as_num
     assert np.isfinite(table.loc[["a", "c"], "nll"]).all()
 
 
+def test_truth_that_lacks_single_features_is_refused_not_scored() -> None:
+    x = np.ones((4, 2))
+    x[2, 1] = np.nan
+    truth = MultimodalData({"a": x, "b": np.ones((4, 1))}, missing="features")
+    evaluated = np.array([[True, False]] * 4)
+    means, variances = {"a": np.zeros((4, 2))}, {"a": np.ones((4, 2))}
+    with pytest.raises(DataError, match=r"truth\['a'\]: .*row 2, feature 1; .*feature_mask\('a'\)"):
+        score_imputation(means, variances, truth, evaluated)
+    evaluated[:, 0] &= truth.feature_mask("a").all(1).numpy()  # the remedy
+    table = score_imputation(means, variances, truth, evaluated)
+    assert table["num_rows"].tolist() == [3]
+    assert table["rmse"].tolist() == [1.0]
+    assert np.isfinite(table[["nll", "crps", "coverage", "width"]].to_numpy(dtype=float)).all()
+
+
+@pytest.mark.parametrize("measure", [coverage_curve, pit_values])
+@pytest.mark.parametrize(("argument", "place"), [("truth", [np.nan, 0.0]), ("mean", [0.0, np.inf])])
+def test_calibration_refuses_what_is_not_finite(measure: Any, argument: str, place: list[float]) -> None:  # noqa: ANN401
+    given: dict[str, Any] = {"truth": 0.0, "mean": 0.0, "variance": 1.0, argument: place}
+    with pytest.raises(
+        DataError, match=rf"{argument}: expected finite numbers, got (nan at \[0\]|inf at \[1\]) \(1 of 2"
+    ):
+        measure(**given)
+
+
 def test_bad_tables_are_named() -> None:
     truth, evaluated, means, variances = make_table_input()
     with pytest.raises(ArgumentError, match="level"):
         score_imputation(means, variances, truth, evaluated, level=90)
+    with pytest.raises(ArgumentTypeError, match="level: expected a number, got 'x'"):
+        score_imputation(means, variances, truth, evaluated, level="x")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="truth: expected MultimodalData, got dict"):
+        score_imputation(means, variances, {}, evaluated)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="by: expected"):
         score_imputation(means, variances, truth, evaluated, by=("pattern",))
     with pytest.raises(ArgumentError, match=r"evaluated_mask: expected shape \(N, M\) = \(40, 3\), got \(40, 2\)"):

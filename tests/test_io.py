@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError
 from calmrl_prob.io import load_npz, write_atomically
@@ -64,6 +65,17 @@ class TestLoadNpz:
         with pytest.raises(ArgumentTypeError, match="expected a sequence"):
             load_npz(path, "image")
 
+    def test_a_wrong_name_for_the_identifiers_lists_the_arrays(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "small.npz", ids=None)
+        assert load_npz(path).ids is None
+        for wrong in ("imgae", "x_image", "train_idx"):
+            with pytest.raises(ArgumentError, match=rf"ids: .*no array '{wrong}'.*\['caption', 'labels'\]"):
+                load_npz(path, ids=wrong)
+        with pytest.raises(ArgumentTypeError, match="ids: expected the name"):
+            load_npz(path, ids=None)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentTypeError, match="names: expected a sequence"):
+            load_npz(path, 3)  # type: ignore[arg-type]
+
     def test_modalities_left_out_are_not_read(self, tmp_path: Path) -> None:
         path = write(tmp_path / "small.npz", x_text=np.array([[{}]], dtype=object))
         assert load_npz(path, ["image"]).dims == {"image": 2}
@@ -94,14 +106,34 @@ class TestLoadNpz:
             load_npz(write(tmp_path / "odd.npz", x_image=np.full((4, 2), np.inf)))
 
     def test_not_an_archive(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match=r"path: there is no file .*none\.npz"):
             load_npz(tmp_path / "none.npz")
+        with pytest.raises(ArgumentError, match=r"path: expected a file, but .* is a folder"):
+            load_npz(tmp_path)
         (tmp_path / "text.npz").write_text("hello")
         (tmp_path / "empty.npz").write_bytes(b"")
+        (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
         np.save(tmp_path / "single.npy", np.ones(3))
-        for name in ("text.npz", "empty.npz", "single.npy"):
-            with pytest.raises(FileFormatError, match=name):
+        save_file({"x": torch.ones(2)}, tmp_path / "model.npz")
+        problems = {
+            "text.npz": "got something else",
+            "empty.npz": "got an empty file",
+            "cut.npz": "damaged",
+            "single.npy": "got a single array",
+            "model.npz": "got something else.*read models with calmrl_prob.load",
+        }
+        for name, problem in problems.items():
+            with pytest.raises(FileFormatError, match=f"{name}.*{problem}") as caught:
                 load_npz(tmp_path / name)
+            assert "pickle" not in str(caught.value)
+            assert "objects" not in str(caught.value)
+
+    def test_objects_are_refused_without_advice_to_unpickle(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            FileFormatError, match=r"'labels' cannot be read \(it holds Python objects.*numbers"
+        ) as caught:
+            load_npz(write(tmp_path / "odd.npz", labels=np.array([None] * 4)))
+        assert "allow_pickle" not in str(caught.value)
 
     @pytest.mark.parametrize("keep", [0.3, 0.7, 0.99])
     def test_truncated(self, tmp_path: Path, keep: float) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.missingness import MECHANISMS, hub, mar, mcar, mnar, pairs
 
 NAMES = ("image", "text", "audio", "video")
@@ -121,6 +123,34 @@ class TestMcar:
             mcar(complete(), 0.8)
         with pytest.raises(ArgumentError, match=r"got -0\.1"):
             mcar(complete(), -0.1)
+
+
+@pytest.mark.parametrize("name", list(MECHANISMS))
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seed": "x"}, ArgumentTypeError, "seed: .*got 'x'"),
+        ({"seed": None}, ArgumentTypeError, "seed: .*got None"),
+        ({"seed": -1}, ArgumentError, "seed: .*got -1"),
+        ({"data": np.ones((3, 2))}, ArgumentTypeError, "data: expected MultimodalData, got ndarray; wrap it"),
+        ({"share": "x"}, ArgumentTypeError, "(rate|complete): expected a number, got 'x'; pass one such as 0"),
+        ({"share": None}, ArgumentTypeError, "(rate|complete): expected a number, got None"),
+    ],
+)
+def test_bad_arguments_are_named(name: str, change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = dict(change)
+    if "share" in arguments:
+        arguments["rate" if name in ("mcar", "mar", "mnar") else "complete"] = arguments.pop("share")
+    with pytest.raises(error, match=message):
+        MECHANISMS[name](arguments.pop("data", complete(20)), **arguments)
+
+
+@pytest.mark.parametrize("mechanism", [mar, mnar])
+def test_bad_strengths_are_named(mechanism: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ArgumentTypeError, match="strength: expected a number, got 'x'"):
+        mechanism(complete(20), strength="x")
+    with pytest.raises(ArgumentError, match="strength: expected a finite number, got nan"):
+        mechanism(complete(20), strength=np.nan)
 
 
 class TestMar:

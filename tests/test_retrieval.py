@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -396,6 +397,7 @@ def test_gradients_are_not_kept_and_dtype_of_model_does_not_matter() -> None:
 def test_a_pyro_model_serves_as_its_linear_gaussian_form() -> None:
     lg = make_model(20)
     model = SharedLatentModel(lg.dims, latent_dim=lg.latent_dim, noise="diagonal")
+    model.load_linear_gaussian(lg)  # fitted, so to say
     data = make_data(lg, 12, 17)
     np.testing.assert_array_equal(
         retrieve(model, data, data).target_scores, retrieve(model.linear_gaussian(), data, data).target_scores
@@ -413,7 +415,7 @@ def test_bad_arguments_are_named() -> None:
         retrieve(lg, data, data, targets=[0, 1, 8, 3, 4, 5, 6, 7])
     with pytest.raises(ArgumentError, match="targets: expected 8 row numbers"):
         retrieve(lg, data, data, targets=[0, 1])
-    with pytest.raises(ArgumentTypeError, match="SharedLatentModel or a LinearGaussian, got dict"):
+    with pytest.raises(ArgumentTypeError, match="a SharedLatentModel or a LinearGaussian, got"):
         retrieve({}, data, data)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="candidates: expected MultimodalData, got dict"):
         retrieve(lg, data, {"image": np.ones((3, 4))})  # type: ignore[arg-type]
@@ -421,11 +423,55 @@ def test_bad_arguments_are_named() -> None:
         retrieve(lg, MultimodalData({"video": np.ones((3, 4))}), data)
     with pytest.raises(SchemaError, match="candidates: modality 'image' has 9 features, the model expects 4"):
         retrieve(lg, data, MultimodalData({"image": np.ones((3, 9))}))
-    with pytest.raises(ArgumentError, match="names"):
-        cross_modal_recall(lg, data, names=["image", "video"])
     partial = MultimodalData({"image": np.array([[1.0, np.nan, 0.0, 1.0]])}, missing="features")
     with pytest.raises(DataError, match="queries: expected whole modalities"):
         retrieve(lg, partial, data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"top_k": -1}, ArgumentError, "top_k: expected a whole number of at least 0, got -1"),
+        ({"top_k": "x"}, ArgumentTypeError, "top_k: .*got 'x'"),
+        ({"chunk_size": 0}, ArgumentError, "chunk_size: .*at least 1, got 0"),
+        ({"chunk_size": 2.5}, ArgumentTypeError, "chunk_size: .*got 2.5"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    lg = make_model(17)
+    data = make_data(lg, 8, 14)
+    with pytest.raises(error, match=message):
+        retrieve(lg, data, data, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"names": ["image", "x"]}, SchemaError, r"no modality is called 'x'; the modalities are \['image'"),
+        ({"names": ["image", "image"]}, ArgumentError, "'image' stands twice"),
+        ({"names": ["image"]}, ArgumentError, r"at least 2 modalities of .*got \['image'\]"),
+        ({"names": "image"}, ArgumentTypeError, r"got 'image'; use \['image'\]"),
+        ({"names": 3}, ArgumentTypeError, "names: expected a sequence of modality names, got 3"),
+        ({"names": [3, "image"]}, ArgumentTypeError, "got 3 among them"),
+        ({"ks": ["x"]}, ArgumentTypeError, "ks: .*got 'x'"),
+        ({"data": np.ones((3, 2))}, ArgumentTypeError, "data: expected MultimodalData, got ndarray"),
+    ],
+)
+def test_bad_choices_of_modalities_are_named(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    lg = make_model(17)
+    with pytest.raises(error, match=message):
+        cross_modal_recall(lg, **{"data": make_data(lg, 8, 14), **settings})
+
+
+def test_a_retrieval_shows_itself_in_two_lines() -> None:
+    lg = make_model(13)
+    data = make_data(lg, 12, 12)
+    shown = repr(retrieve(lg, data, data, top_k=3))
+    assert shown.startswith("Retrieval: 12 queries among 12 candidates by likelihood_ratio, the best 3 listed\n")
+    assert "R@1 " in shown
+    assert "median rank" in shown
+    assert len(shown) < 250
+    assert "no ranks: the true candidates are not known" in repr(retrieve(lg, data, data.subset(slice(0, 5))))
 
 
 @pytest.mark.slow

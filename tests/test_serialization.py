@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from calmrl_prob import serialization
-from calmrl_prob.errors import ArgumentTypeError, FileFormatError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.serialization import load, save
@@ -24,10 +25,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, metadata: dict[str, str] | None = None, drop: str | None = None) -> None:
-    """The same file with other metadata, or without one of its tensors."""
+    """The same file with other metadata, or without one of its tensors; without a checksum, as files once were."""
     with safe_open(path, framework="pt") as archive:
         tensors = {key: archive.get_tensor(key) for key in archive.keys() if key != drop}  # noqa: SIM118
-        merged = {**archive.metadata(), **(metadata or {})}
+        merged = {key: text for key, text in archive.metadata().items() if key != "sha256"} | (metadata or {})
     save_file(tensors, path, merged)
 
 
@@ -84,6 +85,48 @@ def test_damaged_files_are_refused(path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(FileFormatError, match=r"model\.safetensors: .*save the model again"):
             load(path)
+
+
+def test_every_flipped_byte_is_noticed(path: Path) -> None:
+    save(random_model(), path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(header, len(whole), 7):  # anywhere among the numbers
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(FileFormatError, match=r"model\.safetensors: damaged.*sha256"):
+            load(path)
+    path.write_bytes(whole.replace(b"isotropic", b"isotropiC"))  # the description counts too
+    with pytest.raises(FileFormatError):
+        load(path)
+
+
+def test_files_without_a_checksum_are_read(path: Path) -> None:
+    model = random_model()
+    save(model, path)
+    rewrite(path)
+    loaded = load(path)
+    assert isinstance(loaded, SharedLatentModel)
+    assert torch.equal(loaded.state_dict()["loadings/text"], model.state_dict()["loadings/text"])
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("nodir/model", FileNotFoundError, r"there is no folder .*nodir to write model into; create it.*mkdir"),
+        ("", ArgumentError, "path: expected the name of a file, got ''"),
+        (".", ArgumentError, "path: expected a file, but .* is a folder"),
+        (3, ArgumentTypeError, "path: expected a str or Path, got 3"),
+    ],
+)
+def test_paths_that_cannot_be_written(tmp_path: Path, where: Any, error: type[Exception], message: str) -> None:  # noqa: ANN401
+    target = tmp_path / where if where and isinstance(where, str) else where
+    with pytest.raises(error, match=message) as caught:
+        save(random_model(), target)
+    assert ".unfinished" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    if error is not FileNotFoundError:
+        with pytest.raises(error, match=message):
+            load(target)
 
 
 def test_foreign_files_are_refused(path: Path) -> None:

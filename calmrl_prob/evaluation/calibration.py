@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, DataError
 
 
 def pit_values(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> NDArray[np.float64]:
@@ -24,6 +24,7 @@ def pit_values(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> NDArra
 
     Raises:
         ArgumentError: shapes do not fit, or a variance is not positive.
+        DataError: a true value or a mean is not finite.
 
     Example:
         >>> pit_values([0.0, 1.0], mean=[0.0, 0.0], variance=[1.0, 1.0]).round(2).tolist()
@@ -52,6 +53,7 @@ def coverage_curve(
 
     Raises:
         ArgumentError: shapes do not fit, a variance is not positive, or a level is not in (0, 1).
+        DataError: a true value or a mean is not finite.
 
     Example:
         >>> coverage_curve([-3.0, -0.1, 0.2, 0.9], mean=0.0, variance=1.0, levels=[0.5]).round(3).values.tolist()
@@ -80,6 +82,7 @@ def standardized_error(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -
 
     Raises:
         ArgumentError: shapes do not fit, or a variance is not positive.
+        DataError: a true value or a mean is not finite.
     """
     true_values, means, variances = (np.asarray(part, dtype=np.float64) for part in (truth, mean, variance))
     try:
@@ -91,4 +94,11 @@ def standardized_error(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -
         ) from error
     if not np.all(variances > 0):
         raise ArgumentError("variance: expected positive values in every cell; one is zero, negative or NaN.")
+    for argument, values in (("truth", true_values), ("mean", means)):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            raise DataError(
+                f"{argument}: expected finite numbers, got {values[bad][0]} at {np.argwhere(bad)[0].tolist()} "
+                f"({int(bad.sum())} of {values.size} cells); keep only cells where np.isfinite({argument})."
+            )
     return np.asarray((true_values - means) / np.sqrt(variances))

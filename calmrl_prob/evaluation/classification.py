@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,14 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob._arguments import real_number, short, whole_number
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 #: Inverse penalties of the logistic regression to choose from.
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeResult:
     """What the probe found on the test rows.
 
@@ -36,6 +37,12 @@ class ProbeResult:
     chance: float
     inverse_penalty: float
     predictions: NDArray[np.generic]
+
+    def __repr__(self) -> str:
+        return (
+            f"ProbeResult: accuracy {self.accuracy:.1%}, balanced {self.balanced_accuracy:.1%}, chance "
+            f"{self.chance:.1%}, on {len(self.predictions):,} test rows (inverse penalty {self.inverse_penalty:g})"
+        )
 
 
 def linear_probe(
@@ -64,7 +71,8 @@ def linear_probe(
 
     Raises:
         DataError: numbers of rows or columns differ, a feature is not finite, or training has only one class.
-        ArgumentError: ``penalties`` or ``folds`` cannot be used.
+        ArgumentError: ``penalties``, ``folds`` or ``seed`` cannot be used.
+        ArgumentTypeError: something is not an array of numbers, or a setting of another type.
 
     Example:
         >>> features = np.array([[-1.0], [-1.2], [-0.9], [1.1], [0.8], [1.0]])
@@ -73,10 +81,12 @@ def linear_probe(
         >>> result.accuracy, result.predictions.tolist()
         (1.0, ['cat', 'dog'])
     """
-    if not penalties or min(penalties) <= 0 or folds < 2:
-        raise ArgumentError(
-            f"penalties, folds: expected positive values and at least 2 folds, got {list(penalties)} and {folds}."
-        )
+    seed, folds = whole_number("seed", seed), whole_number("folds", folds, 2)
+    if isinstance(penalties, str) or not isinstance(penalties, Iterable):
+        raise ArgumentTypeError(f"penalties: expected a list of numbers, got {short(penalties)}; pass [1.0], say.")
+    penalties = [real_number("penalties", penalty, 1.0) for penalty in penalties]
+    if not penalties or not min(penalties) > 0:
+        raise ArgumentError(f"penalties: expected one or more positive numbers, got {penalties}.")
     x_train, y_train = _check(train_features, train_labels, "train")
     x_test, y_test = _check(test_features, test_labels, "test")
     if x_train.shape[1] != x_test.shape[1]:
@@ -130,7 +140,13 @@ def _check(
     features: ArrayLike | Tensor, labels: ArrayLike | Tensor, side: str
 ) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
     given_features = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
-    x = np.asarray(given_features, dtype=np.float64)
+    try:
+        x = np.asarray(given_features, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"{side}_features: expected an (N, K) array of numbers, got {type(features).__name__}; pass an array, such "
+            "as the attribute mean of what calmrl_prob.posterior returns."
+        ) from error
     y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if x.ndim != 2:
         raise DataError(f"{side}_features: expected shape (N, K), got {x.shape}.")

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
+from calmrl_prob._arguments import real_number, short
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 
@@ -126,7 +127,8 @@ def score_imputation(
 
     Raises:
         SchemaError: an evaluated modality is not in ``means``, or has another shape.
-        DataError: an evaluated cell has no truth, or its mean or variance is not finite (or not positive).
+        DataError: an evaluated cell has no truth, or lacks a single feature of it, or its mean or variance is not
+            finite (or not positive).
         ArgumentError: ``level``, ``by`` or a mask cannot be used.
 
     Example:
@@ -138,7 +140,9 @@ def score_imputation(
     """
     if tuple(by) not in (("modality",), ("modality", "pattern")):
         raise ArgumentError(f"by: expected ('modality',) or ('modality', 'pattern'), got {by!r}.")
-    if not 0 < level < 1:
+    if not isinstance(truth, MultimodalData):
+        raise ArgumentTypeError(f"truth: expected MultimodalData, got {short(truth)}; wrap it in MultimodalData.")
+    if not 0 < real_number("level", level, 0.9) < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level}.")
     present = truth.observed_mask.cpu().numpy()
     evaluated = _as_mask(evaluated_mask, present.shape, "evaluated_mask")
@@ -198,6 +202,8 @@ def _cells(
     mean = mean[rows].astype(np.float64)
     _refuse(~np.isfinite(mean), rows, f"means['{name}']", "a finite number")
     true_values = _to_numpy(truth[name])[rows].astype(np.float64)
+    remedy = f"evaluate only rows that have every feature: evaluated_mask[:, m] &= truth.feature_mask({name!r}).all(1)"
+    _refuse(~np.isfinite(true_values), rows, f"truth['{name}']", "a finite number", remedy)
     if variances is None or name not in variances:
         return true_values, mean, None
     variance = _to_numpy(variances[name])
@@ -211,11 +217,14 @@ def _cells(
     return true_values, mean, variance
 
 
-def _refuse(bad: NDArray[np.bool_], rows: NDArray[np.int64], argument: str, expected: str) -> None:
+def _refuse(
+    bad: NDArray[np.bool_], rows: NDArray[np.int64], argument: str, expected: str, remedy: str = "leave that row out"
+) -> None:
     if bad.any():
         row, feature = np.argwhere(bad)[0]
         raise DataError(
-            f"{argument}: expected {expected} in every evaluated cell; not so in row {rows[row]}, feature {feature}."
+            f"{argument}: expected {expected} in every evaluated cell; not so in row {rows[row]}, feature {feature}; "
+            f"{remedy}."
         )
 
 

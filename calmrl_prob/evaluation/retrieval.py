@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob._arguments import chosen_names, short, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.latent_rows import Encoded
 from calmrl_prob.evaluation.scores import SCORES, Factors, Score
 from calmrl_prob.inference.posterior import Model
@@ -57,7 +58,7 @@ RETRIEVAL_METRICS: dict[str, Callable[[NDArray[np.int64]], float]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Retrieval:
     """What ``retrieve`` found. Row numbers are those of the data given to it.
 
@@ -80,6 +81,14 @@ class Retrieval:
     ranks: NDArray[np.int64] | None = None
     target_scores: NDArray[np.float64] | None = None
     no_targets: str = ""
+
+    def __repr__(self) -> str:
+        num_queries, k = self.top_indices.shape
+        known = f"the true candidate is known for each: {_listed(self.metrics())}" if self.ranks is not None else ""
+        return (
+            f"Retrieval: {num_queries:,} queries among {self.num_candidates:,} candidates by {self.score}, "
+            f"the best {k} listed\n  {known or f'no ranks: {self.no_targets}'}"
+        )
 
     def metrics(self) -> dict[str, float]:
         """R@1, R@5, R@10 (shares in [0, 1]), median rank and mean reciprocal rank.
@@ -120,7 +129,8 @@ def retrieve(
             for each pair of missing patterns and of N_q N_c K multiplications.
 
     Raises:
-        ArgumentError: an unknown score, or targets that do not fit.
+        ArgumentError: an unknown score, targets that do not fit, or ``chunk_size`` below 1 or ``top_k`` below 0.
+        ArgumentTypeError: an argument is of another type.
         SchemaError: a modality is unknown to the model or has another width.
         DataError: some rows lack single features.
 
@@ -136,8 +146,7 @@ def retrieve(
     """
     if score not in SCORES:
         raise ArgumentError(f"score: expected one of {sorted(SCORES)}, got {score!r}.")
-    if chunk_size < 1 or top_k < 0:
-        raise ArgumentError(f"chunk_size, top_k: expected at least 1 and 0, got {chunk_size} and {top_k}.")
+    chunk_size, top_k = whole_number("chunk_size", chunk_size, 1), whole_number("top_k", top_k)
     query_side, candidate_side = Encoded(model, queries, "queries"), Encoded(model, candidates, "candidates")
     target_rows, reason = _find_targets(queries, candidates, targets)
     device = query_side.pattern_index.device
@@ -199,6 +208,11 @@ def cross_modal_recall(
         One row for each ordered pair, with columns query, candidate, num_queries, R@k for each k (shares in [0, 1]),
         median_rank and mean_reciprocal_rank; NaN for a pair that no row has. ``mean_over_pairs`` sums it up.
 
+    Raises:
+        SchemaError: a modality that the data or the model do not have, or of another width than the model's.
+        ArgumentError: an unknown score, a modality named twice, or fewer than two.
+        ArgumentTypeError: ``names`` is not a sequence of strings, or ``data`` is not MultimodalData.
+
     Example:
         >>> from calmrl_prob.linear_gaussian import LinearGaussian
         >>> one, zero = torch.ones(1, 1), torch.zeros(1)
@@ -207,8 +221,11 @@ def cross_modal_recall(
         >>> cross_modal_recall(lg, data)[["query", "candidate", "R@1"]].values.tolist()
         [['a', 'b', 1.0], ['b', 'a', 1.0]]
     """
-    chosen = list(data.names if names is None else names)
-    present = {name: data.observed_mask[:, list(data.names).index(name)] for name in _known(chosen, data)}
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {short(data)}; wrap it in MultimodalData.")
+    chosen = chosen_names(data.names if names is None else names, data.names, least=2)
+    present = {name: data.observed(name) for name in chosen}
+    ks = [whole_number("ks", k, 1) for k in ks]
     rows_of_table: list[dict[str, float | str]] = []
     for query in chosen:
         for candidate in chosen:
@@ -338,10 +355,5 @@ def _match_ids(query_ids: NDArray[np.generic], candidate_ids: NDArray[np.generic
     return torch.tensor([row_of[identity] for identity in asked], dtype=torch.int64), ""
 
 
-def _known(names: Sequence[str], data: MultimodalData) -> Sequence[str]:
-    unknown = [name for name in names if name not in data.names]
-    if unknown or len(set(names)) < max(2, len(names)):
-        raise ArgumentError(
-            f"names: expected at least two different modalities of {list(data.names)}, got {list(names)}."
-        )
-    return names
+def _listed(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in metrics.items())

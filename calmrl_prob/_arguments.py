@@ -1,0 +1,107 @@
+"""Checks that many functions make of their arguments, so that a wrong one is refused by its own name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+
+
+def whole_number(argument: str, value: object, least: int = 0) -> int:
+    """A whole number that is not below ``least``.
+
+    Raises:
+        ArgumentTypeError: it is no whole number.
+        ArgumentError: it is too small.
+
+    Example:
+        >>> whole_number("seed", 3)
+        3
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"{argument}: expected a whole number of at least {least}, got {value!r}; pass an int such as {least}."
+        ) from error
+    if number < least:
+        raise ArgumentError(f"{argument}: expected a whole number of at least {least}, got {number}.")
+    return number
+
+
+def real_number(argument: str, value: object, example: float) -> float:
+    """A single real number.
+
+    Raises:
+        ArgumentTypeError: it is none.
+
+    Example:
+        >>> real_number("rate", 0.5, 0.3)
+        0.5
+    """
+    try:
+        if isinstance(value, str | bytes):  # float() would read "0.5"
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            f"{argument}: expected a number, got {short(value)}; pass one such as {example}."
+        ) from error
+
+
+def chosen_names(names: Iterable[str], known: Sequence[str], argument: str = "names", least: int = 1) -> list[str]:
+    """Distinct modalities out of the known ones, ``least`` of them or more, in the order chosen.
+
+    Raises:
+        ArgumentTypeError: not a sequence of strings.
+        ArgumentError: too few, or one that stands twice.
+        SchemaError: one is unknown.
+
+    Example:
+        >>> chosen_names(("text",), ["image", "text"])
+        ['text']
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        remedy = f"use [{names!r}]" if isinstance(names, str) else f"use one such as {list(known)}"
+        raise ArgumentTypeError(f"{argument}: expected a sequence of modality names, got {short(names)}; {remedy}.")
+    chosen = list(names)
+    for name in chosen:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"{argument}: expected names of modalities, got {short(name)} among them.")
+        if name not in known:
+            raise SchemaError(f"{argument}: no modality is called {name!r}; the modalities are {list(known)}.")
+        if chosen.count(name) > 1:
+            raise ArgumentError(f"{argument}: modality {name!r} stands twice in {chosen}; name each once.")
+    if len(chosen) < least:
+        count = "one modality" if least == 1 else f"{least} modalities"
+        raise ArgumentError(f"{argument}: expected at least {count} of {list(known)}, got {chosen}.")
+    return chosen
+
+
+def usable_device(device: torch.device | str | int | None) -> torch.device | str | int | None:
+    """A device that torch can put a tensor on, here and now.
+
+    Raises:
+        ArgumentError: it cannot.
+
+    Example:
+        >>> usable_device("cpu")
+        'cpu'
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ArgumentError(
+            f"device: torch cannot use {device!r} on this machine ({reason}); pass 'cpu', or a GPU that it has."
+        ) from error
+    return device
+
+
+def short(value: object) -> str:
+    """A value as messages show it: itself if that is short, else its type."""
+    shown = repr(value) if isinstance(value, str | bytes | int | float | list | tuple | type(None)) else ""
+    return shown if 0 < len(shown) <= 60 else type(value).__name__
