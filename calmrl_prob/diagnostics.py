@@ -15,7 +15,8 @@ from torch import Tensor
 from calmrl_prob._versions import installed_version
 from calmrl_prob.arviz_adapter import Group, Variable, to_container
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.arguments import checked_seed, chosen_names, whole_number
 from calmrl_prob.inference.posterior import (
     Model,
     as_linear_gaussian,
@@ -77,9 +78,13 @@ def to_arviz(
         An ``arviz.InferenceData`` before ArviZ 1.0, an ``xarray.DataTree`` since; both have ``to_netcdf``.
 
     Raises:
-        ArgumentError: ``num_draws`` is not a multiple of ``num_chains``.
+        ArgumentError: ``num_draws`` is not a multiple of ``num_chains``, one of them is below 1, ``seed`` is negative,
+            or ``names`` has one twice.
         SchemaError: a modality that the model does not know, or one of another width.
-        ArgumentTypeError: ``model`` or ``data`` is of another type, or ``names`` is a string.
+        ArgumentTypeError: an argument is of another type (``names`` a string, say).
+
+    Warns:
+        UnfittedWarning: the model still has the random parameters that it started from.
 
     Example:
         >>> lg = LinearGaussian({"image": torch.ones(3, 1)}, {"image": torch.zeros(3)}, {"image": torch.tensor(1.0)})
@@ -87,16 +92,16 @@ def to_arviz(
         >>> dict(idata["posterior_predictive"]["image"].sizes)
         {'chain': 4, 'draw': 5, 'instance': 2, 'feature_image': 3}
     """
-    if checked_draws(num_draws) % checked_draws(num_chains):
+    num_draws, num_chains = checked_draws(num_draws), whole_number(num_chains, "num_chains")
+    seed = checked_seed(seed)
+    if num_draws % num_chains:
         raise ArgumentError(
             f"num_draws: expected a multiple of num_chains, {num_chains}, so that all chains have equally many, "
             f"got {num_draws}."
         )
-    if isinstance(names, str):
-        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {names!r}; use [{names!r}].")
     lg = as_linear_gaussian(model)
     data = fitted_to(lg, data)
-    drawn = lg.names if names is None else lg.select(names).names if names else ()
+    drawn = chosen_names(names, lg.names, none_allowed=True)
     result = posterior(lg, data)
     generator = seeded_generator(seed, lg.device)
     latents = result.exact.sample(num_draws, generator)

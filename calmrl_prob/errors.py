@@ -46,3 +46,7 @@ class IdentifiabilityWarning(CalmrlWarning):
 
 class ConvergenceWarning(CalmrlWarning):
     """An iteration stopped before its criterion was met."""
+
+
+class UnfittedWarning(CalmrlWarning):
+    """A model is asked about data while its parameters are still the random ones that it starts from."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.inference.arguments import chosen_names, real_number
 from calmrl_prob.inference.posterior import (
     Model,
     PosteriorResult,
@@ -24,6 +25,12 @@ T = TypeVar("T")
 
 #: Numbers that are worked on at once in the model's type before they are stored in the data's.
 _CHUNK_BUDGET = 2**22
+
+
+class UnknownModalityError(SchemaError, KeyError):
+    """A modality was looked up that is not there; a KeyError too, as looking up in a mapping should raise."""
+
+    __str__ = Exception.__str__  # a KeyError would show the message in quotes
 
 
 class ByModality(Mapping[str, T]):
@@ -42,7 +49,7 @@ class ByModality(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._names:
-            raise KeyError(f"{name!r}; there are {list(self._names)}")
+            raise UnknownModalityError(f"modality {name!r}: it is not among those here, {list(self._names)}.")
         if name not in self._known:
             self._known[name] = self._compute(name)
         return self._known[name]
@@ -109,7 +116,9 @@ class Imputation:
 
         Raises:
             ArgumentError: ``level`` is not strictly between 0 and 1.
+            ArgumentTypeError: it is not one number.
         """
+        level = real_number(level, "level", "one number between 0 and 1, such as 0.9")
         if not 0 < level < 1:
             raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
         quantile = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
@@ -134,7 +143,8 @@ class Imputation:
             For each modality (S, N, D_m), in data units: S N D_m numbers.
 
         Raises:
-            ArgumentError: ``num_draws`` is below 1.
+            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
+            ArgumentTypeError: one of them is not a whole number.
         """
         generator = seeded_generator(seed, self._lg.device)
         latents = self.posterior.exact.sample(checked_draws(num_draws), generator)
@@ -193,8 +203,11 @@ def impute(model: Model, data: MultimodalData, names: Sequence[str] | None = Non
 
     Raises:
         SchemaError: a modality that the model does not know, or one of another width.
-        ArgumentTypeError: ``model`` or ``data`` is of another type, or ``names`` is a string.
-        ArgumentError: data and model are on different devices.
+        ArgumentTypeError: ``model``, ``data`` or ``names`` is of another type (``names`` a string, say).
+        ArgumentError: data and model are on different devices, or ``names`` has none or one twice.
+
+    Warns:
+        UnfittedWarning: the model still has the random parameters that it started from.
 
     Example:
         >>> from calmrl_prob.linear_gaussian import LinearGaussian
@@ -214,8 +227,6 @@ def impute(model: Model, data: MultimodalData, names: Sequence[str] | None = Non
         >>> tuple(result.sample(10, seed=1)["image"].shape)
         (10, 1, 2)
     """
-    if isinstance(names, str):
-        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {names!r}; use [{names!r}].")
     lg = as_linear_gaussian(model)
-    chosen = lg.names if names is None else lg.select(names).names
+    chosen = chosen_names(names, lg.names)
     return Imputation(fitted_to(lg, data), posterior(lg, data), chosen)

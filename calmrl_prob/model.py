@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, Literal
 
 import pyro
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.inference.arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.linear_gaussian import LinearGaussian, posterior
 from calmrl_prob.priors import NormalPrior, Prior
 
@@ -56,8 +58,9 @@ class SharedLatentModel(PyroModule):
         dtype: of the parameters and all K-dimensional algebra.
 
     Raises:
-        ArgumentError: no modality, a width or K below 1, an unknown kind of noise, a prior for another K, or a
-            modality named as one of the model's own sites.
+        ArgumentError: no modality, a width or K below 1, an unknown kind of noise, a prior for another K, a modality
+            named as one of the model's own sites, a negative seed, or a type other than float32 and float64.
+        ArgumentTypeError: an argument is of another type.
 
     Example:
         >>> model = SharedLatentModel({"image": 3, "text": 2}, latent_dim=2)
@@ -84,16 +87,16 @@ class SharedLatentModel(PyroModule):
     ) -> None:
         super().__init__()
         self.dims = _checked_dims(dims)
-        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ArgumentError(f"latent_dim: expected a whole number of at least 1, got {latent_dim!r}.")
+        latent_dim, seed, dtype = whole_number(latent_dim, "latent_dim"), checked_seed(seed), checked_dtype(dtype)
         if noise not in ("isotropic", "diagonal"):
             raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
         self.latent_dim = latent_dim
         self.noise: Literal["isotropic", "diagonal"] = noise
+        self._seed, self._start_dtype = seed, dtype
         if prior is None:
             prior = NormalPrior(latent_dim, dtype=dtype)
         if not isinstance(prior, Prior):
-            raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {type(prior).__name__}.")
+            raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {described(prior)}.")
         if prior.latent_dim != latent_dim:
             raise ArgumentError(
                 f"prior: it has {prior.latent_dim} latents, the model {latent_dim}; use the same number."
@@ -101,7 +104,7 @@ class SharedLatentModel(PyroModule):
         self.prior = copy.deepcopy(prior).to(dtype)
         generator = torch.Generator().manual_seed(seed)
         for name, width in self.dims.items():
-            loadings = _START_SCALE * torch.randn(width, latent_dim, generator=generator, dtype=dtype)
+            loadings = _start(width, latent_dim, generator, dtype)
             noise_shape = (width,) if noise == "diagonal" else ()
             self.register_parameter(_key("loadings", name), nn.Parameter(loadings))
             self.register_parameter(_key("intercepts", name), nn.Parameter(torch.zeros(width, dtype=dtype)))
@@ -136,6 +139,26 @@ class SharedLatentModel(PyroModule):
         """
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    @torch.no_grad()
+    def unfitted(self) -> bool:
+        """Whether all parameters are those that a new model of this seed starts from: nothing was fitted or loaded.
+
+        Intercepts of 0, noise variances of 1 and the random loadings of the first modality tell. It is seen from the
+        parameters themselves, so it holds however they were changed. ``posterior``, ``impute``, ``retrieve`` and the
+        others that ask a model about data warn of it; sampling from the model and gradient steps do not.
+
+        Example:
+            >>> model = SharedLatentModel({"image": 3}, latent_dim=2)
+            >>> model.unfitted
+            True
+        """
+        if any(bool(getattr(self, _key(kind, n)).any()) for n in self.names for kind in ("intercepts", "log_noise")):
+            return False
+        loadings: Tensor = getattr(self, _key("loadings", self.names[0]))
+        start = _start(len(loadings), self.latent_dim, torch.Generator().manual_seed(self._seed), self._start_dtype)
+        return torch.equal(loadings.cpu(), start.to(loadings.dtype))
+
     def __repr__(self) -> str:
         widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
         settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}, prior={self.prior.name}"
@@ -161,6 +184,7 @@ class SharedLatentModel(PyroModule):
             W = W1 L1 L0^-1,    mu = mu1 + W1 m1 - W m0
 
         Raises:
+            ArgumentTypeError: it is not a LinearGaussian.
             SchemaError: the modalities or their widths differ.
             ArgumentError: K differs, or the noise of some modality differs by feature while this model's is isotropic.
 
@@ -171,6 +195,11 @@ class SharedLatentModel(PyroModule):
             >>> torch.equal(model.linear_gaussian().loadings["image"], source.linear_gaussian().loadings["image"])
             True
         """
+        if not isinstance(linear_gaussian, LinearGaussian):
+            raise ArgumentTypeError(
+                f"linear_gaussian: expected a LinearGaussian, got {described(linear_gaussian)}; of another model give "
+                "model.linear_gaussian()."
+            )
         if linear_gaussian.dims != self.dims:  # equal mappings, in any order
             raise SchemaError(
                 f"linear_gaussian: expected the modalities {self.dims}, got {linear_gaussian.dims}; "
@@ -216,8 +245,17 @@ class SharedLatentModel(PyroModule):
             The latents (N, K).
 
         Raises:
+            ArgumentTypeError: ``data`` is neither.
+            ArgumentError: the number is below 1.
             SchemaError: the data have a modality that the model does not know, or of another width.
         """
+        if not isinstance(data, MultimodalData):
+            if isinstance(data, bool) or not isinstance(data, Integral):
+                raise ArgumentTypeError(
+                    f"data: expected MultimodalData, or how many instances to sample, got {described(data)}; "
+                    "wrap arrays in MultimodalData."
+                )
+            data = whole_number(data, "data, as a number of instances to sample")
         parameters = {
             name: _parameter_site(self._pyro_get_fullname(name), parameter)
             for name, parameter in self.named_parameters()
@@ -269,6 +307,9 @@ class ConjugateGuide(nn.Module):
     Args:
         model: the model; its current parameters are read at each call.
 
+    Raises:
+        ArgumentTypeError: it is not a SharedLatentModel.
+
     Example:
         >>> from pyro.infer import Trace_ELBO
         >>> model = SharedLatentModel({"image": 3, "text": 2}, latent_dim=2)
@@ -281,14 +322,19 @@ class ConjugateGuide(nn.Module):
 
     def __init__(self, model: SharedLatentModel) -> None:
         super().__init__()
+        if not isinstance(model, SharedLatentModel):
+            raise ArgumentTypeError(f"model: expected a SharedLatentModel, got {described(model)}.")
         self.model = model
 
     def forward(self, data: MultimodalData) -> Tensor:
         """Sample the latents of all instances, (N, K), from the exact posterior.
 
         Raises:
+            ArgumentTypeError: ``data`` is not MultimodalData.
             SchemaError: the data have a modality that the model does not know, or of another width.
         """
+        if not isinstance(data, MultimodalData):
+            raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
         # in the model's type throughout, or rounding in the data's would part guide and model
         blocks = data.conform(self.model.dims).to(dtype=self.model.dtype).blocks
         given = posterior(self.model.linear_gaussian(), blocks)
@@ -302,15 +348,18 @@ class ConjugateGuide(nn.Module):
 
 def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(dims, Mapping):
-        raise ArgumentTypeError(f"dims: expected a mapping of modality names to widths, got {type(dims).__name__}.")
+        raise ArgumentTypeError(f"dims: expected a mapping of modality names to widths, got {described(dims)}.")
     if not dims:
         raise ArgumentError("dims: expected at least one modality, got none.")
-    for name, width in dims.items():
+    for name in dims:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise ArgumentError(f"dims[{name!r}]: expected a whole number of features of at least 1, got {width!r}.")
-    return dict(dims)
+    return {name: whole_number(width, f"dims[{name!r}]") for name, width in dims.items()}
+
+
+def _start(width: int, latent_dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """The small random loadings (D_m, K) that a new model starts from."""
+    return _START_SCALE * torch.randn(width, latent_dim, generator=generator, dtype=dtype)
 
 
 def _key(kind: str, name: str) -> str:

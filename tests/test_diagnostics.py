@@ -177,10 +177,16 @@ def test_names_limit_what_is_drawn(lg: LinearGaussian, data: MultimodalData) -> 
 def test_bad_arguments_are_refused(lg: LinearGaussian, data: MultimodalData) -> None:
     with pytest.raises(ArgumentError, match=r"multiple of num_chains, 4.*got 10"):
         to_arviz(lg, data, num_draws=10)
-    with pytest.raises(ArgumentError, match="num_draws"):
+    with pytest.raises(ArgumentError, match=r"num_draws: .*got 0"):
         to_arviz(lg, data, num_draws=0)
+    with pytest.raises(ArgumentError, match=r"num_chains: .*got 0"):
+        to_arviz(lg, data, num_chains=0)
+    with pytest.raises(ArgumentTypeError, match=r"seed: .*got 'x'"):
+        to_arviz(lg, data, seed="x")
     with pytest.raises(ArgumentTypeError, match="names"):
         to_arviz(lg, data, 8, names="text")
+    with pytest.raises(ArgumentError, match="'text' stands there twice"):
+        to_arviz(lg, data, 8, names=["text", "text"])
 
 
 def test_no_dimension_is_called_sample() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,10 @@ from model_cases import (
 from scipy import stats
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError, UnfittedWarning
 from calmrl_prob.imputation import impute
+from calmrl_prob.inference import posterior
+from calmrl_prob.model import SharedLatentModel
 
 PARTS = ("mean", "completed", "latent_variance", "noise_variance", "variance")
 
@@ -145,8 +149,10 @@ def test_names_choose_modalities_and_values_are_computed_once() -> None:
     assert result.mean["audio"] is result.mean["audio"]
     assert list(result.sample(2)) == ["audio"]
     assert result.observed_mask.shape == (12, 1)
-    with pytest.raises(KeyError, match="there are"):
-        result.mean["text"]
+    for error in (KeyError, SchemaError):
+        with pytest.raises(error, match=r"^modality 'text': .*\['audio'\]"):
+            result.mean["text"]
+    assert result.mean.get("text") is None
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,15 +174,63 @@ def test_bad_input_is_refused() -> None:
     model, data = random_model(), random_data()
     with pytest.raises(SchemaError, match="'image': expected 4 features, got 3"):
         impute(model, MultimodalData({"image": torch.ones(2, 3)}))
-    with pytest.raises(SchemaError, match="video"):
-        impute(model, data, names=["video"])
-    with pytest.raises(ArgumentTypeError, match="names"):
-        impute(model, data, names="audio")
     with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData, got dict"):
         impute(model, {"image": torch.ones(2, 4)})
     with pytest.raises(ArgumentTypeError, match="model: expected a SharedLatentModel"):
         impute("model", data)
-    with pytest.raises(ArgumentError, match="level"):
-        impute(model, data).interval(90)
-    with pytest.raises(ArgumentError, match="num_draws"):
-        impute(model, data).sample(0)
+    with pytest.raises(ArgumentTypeError, match=r"model: .*got the class SharedLatentModel itself"):
+        impute(SharedLatentModel, data)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["video"], SchemaError, "no modality 'video'; it has"),
+        ("audio", ArgumentTypeError, r"got 'audio'; use \['audio'\]"),
+        (3, ArgumentTypeError, "sequence of modality names, got 3"),
+        (["audio", 3], ArgumentTypeError, "got 3 at place 1"),
+        ([], ArgumentError, "got none; leave names out"),
+        (["audio", "text", "audio"], ArgumentError, "'audio' stands there twice"),
+    ],
+)
+def test_bad_names_are_refused(names: Any, error: type[Exception], message: str) -> None:  # noqa: ANN401
+    with pytest.raises(error, match=f"names: .*{message}"):
+        impute(random_model(), random_data(), names=names)
+
+
+@pytest.mark.parametrize(
+    ("level", "error"),
+    [(90, ArgumentError), (0, ArgumentError), (float("nan"), ArgumentError)]
+    + [(level, ArgumentTypeError) for level in ("x", None, True, [0.5, 0.9])],
+)
+def test_bad_levels_are_refused(level: Any, error: type[Exception]) -> None:  # noqa: ANN401
+    with pytest.raises(error, match=r"level: expected .*number between 0 and 1.*got"):
+        impute(random_model(), random_data()).interval(level)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_draws": 0}, ArgumentError, "num_draws: .*got 0"),
+        ({"num_draws": "x"}, ArgumentTypeError, "num_draws: .*got 'x'"),
+        ({"num_draws": 2, "seed": "x"}, ArgumentTypeError, "seed: .*got 'x'"),
+        ({"num_draws": 2, "seed": None}, ArgumentTypeError, "seed: .*got None"),
+        ({"num_draws": 2, "seed": 2**63}, ArgumentError, "seed: .*got 9223372036854775808"),
+    ],
+)
+def test_bad_draws_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        impute(random_model(), random_data()).sample(**arguments)
+    with pytest.raises(error, match=message):
+        posterior(random_model(), random_data()).sample(**arguments)
+
+
+def test_numpy_seeds_count_as_seeds() -> None:
+    result = impute(random_model(), random_data())
+    assert torch.equal(result.sample(2, np.int64(3))["text"], result.sample(2, 3)["text"])
+
+
+def test_a_model_that_was_not_fitted_says_so_once() -> None:
+    with pytest.warns(UnfittedWarning) as caught:
+        impute(SharedLatentModel(DIMS, 2), random_data())
+    assert [warning.filename for warning in caught] == [__file__]

@@ -22,6 +22,7 @@ from calmrl_prob.errors import (
     DataError,
     IdentifiabilityWarning,
     SchemaError,
+    UnfittedWarning,
 )
 from calmrl_prob.inference import FIT_METHODS, as_linear_gaussian, fit, posterior
 from calmrl_prob.inference.progress import progress_bar
@@ -177,13 +178,13 @@ HALF_CONSTANT = torch.where(torch.arange(6)[:, None] < 2, torch.nan, torch.ones(
         ({"x": X[:1]}, {"latent_dim": 1}, {}, DataError, "at least 2 instances, got 1"),
         ({"x": X[:, :2]}, {"latent_dim": 1}, {}, SchemaError, "'x': expected 3 features, got 2"),
         ({"x": X, "y": X}, {"latent_dim": 1}, {}, SchemaError, "y"),
-        ({"x": torch.ones(6, 3)}, {"latent_dim": 1}, {}, DataError, "modality 'x': all of its rows are the same"),
+        ({"x": torch.ones(6, 3)}, {"latent_dim": 1}, {}, DataError, "modality 'x': all of the 6 rows .* the same"),
         (
             {"x": CONSTANT},
             {"latent_dim": 1, "noise": "diagonal"},
             {},
             DataError,
-            "'x': 1 features are constant, first 2",
+            "'x': feature 2 is constant",
         ),
     ],
 )
@@ -207,11 +208,80 @@ def test_constant_features_are_fine_under_isotropic_noise() -> None:
 
 def test_constant_rows_are_found_behind_missing_ones() -> None:
     data = MultimodalData({"x": X, "y": HALF_CONSTANT})
-    with pytest.raises(DataError, match="modality 'y': all of its rows are the same"):
+    with pytest.raises(DataError, match=r"modality 'y': all of the \d+ rows .* the same"):
         fit(SharedLatentModel(data.dims, 1), data)
 
 
+def test_a_modality_of_one_instance_is_refused_as_such() -> None:
+    once = X.clone()
+    once[1:] = torch.nan
+    data = MultimodalData({"x": X, "y": once})
+    with pytest.raises(DataError, match="modality 'y': only 1 instance has it"):
+        fit(SharedLatentModel(data.dims, 1), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tolerance": "x"}, ArgumentTypeError, "tolerance: expected a number, got 'x'"),
+        ({"tolerance": -1.0}, ArgumentError, "tolerance: expected at least 0"),
+        ({"noise_pseudo_count": "x"}, ArgumentTypeError, "noise_pseudo_count: expected a number, got 'x'"),
+        ({"noise_floor": None}, ArgumentTypeError, "noise_floor: expected a number, got None"),
+        ({"max_iterations": "x", "progress": True}, ArgumentTypeError, "max_iterations: expected a whole number"),
+        ({"max_iterations": 2.5}, ArgumentError, r"max_iterations: .*got 2\.5"),
+        ({"anderson_memory": -1}, ArgumentError, "anderson_memory: .*got -1"),
+        ({"seed": "x"}, ArgumentTypeError, "seed: expected a whole number.*got 'x'"),
+        ({"seed": None}, ArgumentTypeError, "seed: .*got None"),
+        ({"seed": -1}, ArgumentError, "seed: .*got -1"),
+        ({"method": ["em"]}, ArgumentError, r"method: .*got \['em'\]"),
+        ({"start": "spectral"}, ArgumentTypeError, "start: expected a LinearGaussian or a model.*got 'spectral'"),
+        ({"start": SharedLatentModel}, ArgumentTypeError, "start: .*got the class SharedLatentModel itself"),
+        ({"prior_mean": "x"}, ArgumentTypeError, "prior_mean: expected numbers"),
+        ({"prior_mean": torch.zeros(3)}, ArgumentError, r"prior_mean: expected shape \(1,\), got \(3,\)"),
+        ({"prior_covariance": -torch.eye(1)}, ArgumentError, "prior_covariance: expected a symmetric positive"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fit(SharedLatentModel({"x": 3}, 1), MultimodalData({"x": X}), **options)
+
+
+def test_a_fit_starts_from_a_model_as_from_its_linear_gaussian_form() -> None:
+    data, start = generated_data(100), random_model("diagonal")
+    lg = start.linear_gaussian().detach()
+    fits = []
+    for given in (start, lg):
+        model = SharedLatentModel(DIMS, 2, "diagonal")
+        with pytest.warns(ConvergenceWarning):
+            fits.append(fit(model, data, start=given, max_iterations=3).log_likelihood)
+    assert np.array_equal(*fits)
+    assert fits[0][0] == pytest.approx(float(log_marginal(lg, data.blocks).sum()), rel=1e-9)
+
+
+def test_a_prior_may_be_given_in_single_precision() -> None:
+    data = MultimodalData({"x": X})
+    prior = {"prior_mean": torch.ones(1), "prior_covariance": 2 * torch.eye(1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with_prior = fit(SharedLatentModel(data.dims, 1), data, max_iterations=5, **prior)
+        without = fit(SharedLatentModel(data.dims, 1), data, max_iterations=5)
+    np.testing.assert_allclose(with_prior.log_likelihood, without.log_likelihood, rtol=1e-9)
+
+
+def test_a_model_that_was_not_fitted_says_so() -> None:
+    data, model = generated_data(20), SharedLatentModel(DIMS, 2)
+    with pytest.warns(UnfittedWarning, match=r"random loadings.*calmrl_prob\.fit") as caught:
+        posterior(model, data)
+    assert [warning.filename for warning in caught] == [__file__]
+    model.load_linear_gaussian(random_model().linear_gaussian())
+    posterior(model, data)  # warnings are errors here
+
+
 def test_wrong_types_are_refused() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"model: .*got the class SharedLatentModel itself"):
+        fit(SharedLatentModel, generated_data(5))
+    with pytest.raises(ArgumentTypeError, match=r"model: .*got the class SharedLatentModel itself"):
+        posterior(SharedLatentModel, generated_data(5))
     with pytest.raises(ArgumentTypeError, match=r"model: .*got Linear"):
         fit(nn.Linear(2, 2), random_data())
     with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData or SufficientStatistics, got dict"):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -282,12 +283,66 @@ def test_loading_what_does_not_fit_is_refused() -> None:
         ({"dims": {"image": 3}, "latent_dim": 0}, ArgumentError, "latent_dim.*got 0"),
         ({"dims": {"image": 3}, "noise": "full"}, ArgumentError, "noise.*'full'"),
         ({"dims": {"image": 3}, "latent_dim": 2, "prior": NormalPrior(3)}, ArgumentError, "3 latents, the model 2"),
-        ({"dims": {"image": 3}, "latent_dim": 2, "prior": "normal"}, ArgumentTypeError, "prior.*str"),
+        ({"dims": {"image": 3}, "latent_dim": 2, "prior": "normal"}, ArgumentTypeError, "prior.*'normal'"),
+        ({"dims": {"image": 3}, "dtype": "float32"}, ArgumentTypeError, "dtype: expected torch.float32 .*'float32'"),
+        ({"dims": {"image": 3}, "dtype": torch.float16}, ArgumentError, "dtype: expected .*got torch.float16"),
+        ({"dims": {"image": 3}, "seed": "x"}, ArgumentTypeError, "seed: .*got 'x'"),
+        ({"dims": {"image": 3}, "seed": None}, ArgumentTypeError, "seed: .*got None"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         SharedLatentModel(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (0, ArgumentError, "number of instances.*got 0"),
+        (True, ArgumentTypeError, "got True"),
+        (2.0, ArgumentTypeError, r"got 2\.0"),
+        (np.ones((2, 4)), ArgumentTypeError, "got ndarray; wrap"),
+        (None, ArgumentTypeError, "got None"),
+    ],
+)
+def test_only_data_or_a_number_of_instances_are_taken(data: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"data.*{message}"):
+        random_model()(data)
+    with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData"):
+        ConjugateGuide(random_model())(data)
+
+
+def test_a_guide_needs_a_model_and_a_model_parameters() -> None:
+    with pytest.raises(ArgumentTypeError, match="model: expected a SharedLatentModel, got None"):
+        ConjugateGuide(None)
+    with pytest.raises(ArgumentTypeError, match=r"linear_gaussian: .*got SharedLatentModel"):
+        random_model().load_linear_gaussian(random_model())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_knows_whether_it_was_fitted_however_that_was_done(dtype: torch.dtype) -> None:
+    start = SharedLatentModel(DIMS, 2, seed=7, dtype=dtype)
+    assert start.unfitted
+    assert copy.deepcopy(start).to(torch.float64).unfitted
+    loaded, filled, stepped = (copy.deepcopy(start) for _ in range(3))
+    loaded.load_linear_gaussian(random_model().linear_gaussian())
+    filled.load_state_dict(random_model().state_dict())
+    stepped(random_data())  # running it changes nothing
+    assert stepped.unfitted
+    optimizer = torch.optim.SGD(stepped.parameters(), lr=1e-3)
+    Trace_ELBO().differentiable_loss(stepped, ConjugateGuide(stepped), random_data()).backward()
+    optimizer.step()
+    for model in (loaded, filled, stepped):
+        assert not model.unfitted
+    known = SharedLatentModel(DIMS, 2)  # intercepts 0 and noise 1 that somebody chose are no start
+    known.load_linear_gaussian(
+        LinearGaussian(
+            {name: torch.ones(width, 2) for name, width in DIMS.items()},
+            {name: torch.zeros(width) for name, width in DIMS.items()},
+            {name: torch.ones(width) for name, width in DIMS.items()},
+        )
+    )
+    assert not known.unfitted
 
 
 def test_data_that_do_not_fit_are_refused() -> None:

@@ -6,10 +6,19 @@ import inspect
 import logging
 from typing import Any
 
-from calmrl_prob.errors import ArgumentError
-from calmrl_prob.inference.posterior import Fittable
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.arguments import described, real_number, whole_number
+from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback
-from calmrl_prob.linear_gaussian import EMResult, FeatureBlocks, ObservedBlocks, SufficientStatistics, fit_em
+from calmrl_prob.linear_gaussian import (
+    EMResult,
+    FeatureBlocks,
+    LinearGaussian,
+    ObservedBlocks,
+    SufficientStatistics,
+    fit_em,
+)
+from calmrl_prob.priors import NormalPrior
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +41,44 @@ def run_em(
     """Fit a model in place.
 
     Raises:
-        ArgumentError: an option that ``fit_em`` does not have.
+        ArgumentError: an option that ``fit_em`` does not have, or one out of range.
+        ArgumentTypeError: an option of another type.
     """
     unknown = sorted(set(options) - set(EM_OPTIONS))
     if unknown:
         raise ArgumentError(f"options: method 'em' has no option {unknown[0]!r}; it has {list(EM_OPTIONS)}.")
+    options = _checked(options, model.latent_dim)
     result = fit_em(data, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
     model.load_linear_gaussian(result.linear_gaussian)
     logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
     return result
+
+
+def _checked(options: dict[str, Any], latent_dim: int) -> dict[str, Any]:
+    """The options as ``fit_em`` takes them: a start as LinearGaussian, the prior in double precision.
+
+    ``fit_em`` itself looks at the ranges of numbers and at how the start fits the data.
+    """
+    options = dict(options)
+    for argument in {"tolerance", "noise_floor", "noise_pseudo_count"} & set(options):
+        options[argument] = real_number(options[argument], argument)
+    for argument in {"max_iterations", "anderson_memory"} & set(options):
+        options[argument] = whole_number(options[argument], argument, least=0)
+    start = options.get("start")
+    if isinstance(start, HasLinearGaussian) and not isinstance(start, type):
+        options["start"] = start.linear_gaussian().detach()
+    elif start is not None and not isinstance(start, LinearGaussian):
+        raise ArgumentTypeError(
+            f"start: expected a LinearGaussian or a model that has one, got {described(start)}; leave it out to start "
+            "from the data."
+        )
+    mean, covariance = options.get("prior_mean"), options.get("prior_covariance")
+    try:
+        prior = NormalPrior(latent_dim, mean, covariance)
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise type(error)(f"prior_{error}") from None  # the messages begin with "mean" or "covariance"
+    if mean is not None:
+        options["prior_mean"] = prior.mean
+    if covariance is not None:
+        options["prior_covariance"] = prior.covariance
+    return options

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError, SchemaError
+from calmrl_prob.inference.arguments import checked_seed, described
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import progress_bar
@@ -81,15 +82,16 @@ def fit(
     """
     if not isinstance(model, Fittable):
         raise ArgumentTypeError(
-            f"model: expected a SharedLatentModel, got {type(model).__name__}; or give your class dims, "
+            f"model: expected a SharedLatentModel, got {described(model)}; or give your class dims, "
             "latent_dim, noise, linear_gaussian() and load_linear_gaussian()."
         )
     if not isinstance(data, MultimodalData | SufficientStatistics):
         raise ArgumentTypeError(
-            f"data: expected MultimodalData or SufficientStatistics, got {type(data).__name__}; "
+            f"data: expected MultimodalData or SufficientStatistics, got {described(data)}; "
             "wrap arrays in MultimodalData."
         )
-    if method not in FIT_METHODS:
+    seed = checked_seed(seed)
+    if not isinstance(method, str) or method not in FIT_METHODS:
         raise ArgumentError(f"method: expected one of {list(FIT_METHODS)}, got {method!r}.")
     if isinstance(data, MultimodalData):
         data.require_schema(model.dims)
@@ -106,7 +108,8 @@ def fit(
     num_instances = blocks.num_instances
     _require_carried(model, num_instances)
     start = time.perf_counter()
-    bar = progress_bar(method, options.get("max_iterations")) if progress else nullcontext()
+    total = options.get("max_iterations")  # what it is instead of a number, the method refuses
+    bar = progress_bar(method, total if isinstance(total, int) else None) if progress else nullcontext()
     with bar as callback:
         report = FIT_METHODS[method](model, blocks, seed, callback, **options)
     result = FitResult(
@@ -155,14 +158,21 @@ def _require_spread(model: Fittable, data: MultimodalData) -> None:
             columns = columns[_constant(data[name][:, columns])]
         if len(columns) == width:
             raise DataError(
-                f"modality {name!r}: all of its rows are the same, so there is nothing to learn; "
+                f"modality {name!r}: {_sameness(data, name)}, so there is nothing to learn; "
                 "leave it out with data.select."
             )
         if len(columns) and model.noise == "diagonal":
+            first = int(columns[0])
+            which = f"feature {first} is" if len(columns) == 1 else f"{len(columns)} features, first {first}, are"
             raise DataError(
-                f"modality {name!r}: {len(columns)} features are constant, first {int(columns[0])}, so their noise "
-                "variances would go to zero; leave those features out, or use noise='isotropic'."
+                f"modality {name!r}: {which} constant, so that noise variances would go to zero; leave constant "
+                "features out, or use noise='isotropic'."
             )
+
+
+def _sameness(data: MultimodalData, name: str) -> str:
+    count = int(data.observed(name).sum())
+    return "only 1 instance has it" if count == 1 else f"all of the {count} rows that it has are the same"
 
 
 def _constant(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, UnfittedWarning
+from calmrl_prob.inference.arguments import checked_seed, described, whole_number
 from calmrl_prob.linear_gaussian import LinearGaussian, Posterior
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
 
@@ -86,7 +88,8 @@ class PosteriorResult:
         """Independent draws of the latents, shape (S, N, K).
 
         Raises:
-            ArgumentError: ``num_draws`` is below 1.
+            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
+            ArgumentTypeError: one of them is not a whole number.
         """
         return self.exact.sample(checked_draws(num_draws), seeded_generator(seed, self.mean.device))
 
@@ -120,6 +123,9 @@ def posterior(model: Model, data: MultimodalData) -> PosteriorResult:
         ArgumentTypeError: ``model`` or ``data`` is of another type.
         ArgumentError: they are on different devices.
 
+    Warns:
+        UnfittedWarning: the model still has the random parameters that it started from.
+
     Example:
         >>> lg = LinearGaussian({"x": torch.ones(1, 1)}, {"x": torch.zeros(1)}, {"x": torch.tensor(1.0)})
         >>> result = posterior(lg, MultimodalData({"x": torch.tensor([[2.0], [4.0]])}))
@@ -137,13 +143,23 @@ def as_linear_gaussian(model: Model) -> LinearGaussian:
 
     Raises:
         ArgumentTypeError: the model has none.
+
+    Warns:
+        UnfittedWarning: the model still has the random parameters that it started from.
     """
     if isinstance(model, LinearGaussian):
         return model.detach()
-    if isinstance(model, HasLinearGaussian):
+    if isinstance(model, HasLinearGaussian) and not isinstance(model, type):
+        if getattr(model, "unfitted", False):
+            warnings.warn(
+                "model: it still has the random loadings that it started from, so what it says of the data means "
+                "nothing; fit it with calmrl_prob.fit, or load parameters.",
+                UnfittedWarning,
+                stacklevel=4,  # past the function that asks and its torch.no_grad, to whoever called it
+            )
         return model.linear_gaussian().detach()
     raise ArgumentTypeError(
-        f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}; "
+        f"model: expected a SharedLatentModel or a LinearGaussian, got {described(model)}; "
         "or give your class a method linear_gaussian()."
     )
 
@@ -157,7 +173,7 @@ def fitted_to(linear_gaussian: LinearGaussian, data: MultimodalData) -> Multimod
         ArgumentError: data and model are on different devices.
     """
     if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {type(data).__name__}; wrap it in MultimodalData.")
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if data.device != linear_gaussian.device:
         raise ArgumentError(
             f"data: it is on {data.device}, the model on {linear_gaussian.device}; move one with .to(device=...)."
@@ -169,13 +185,17 @@ def checked_draws(num_draws: int) -> int:
     """A number of draws, if it is one.
 
     Raises:
-        ArgumentError: it is not a whole number of at least 1.
+        ArgumentError: it is below 1.
+        ArgumentTypeError: it is not a number.
     """
-    if isinstance(num_draws, bool) or not isinstance(num_draws, int) or num_draws < 1:
-        raise ArgumentError(f"num_draws: expected a whole number of at least 1, got {num_draws!r}.")
-    return num_draws
+    return whole_number(num_draws, "num_draws")
 
 
 def seeded_generator(seed: int, device: torch.device) -> torch.Generator:
-    """A generator on a device, at the start of the stream that ``seed`` names."""
-    return torch.Generator(device=device).manual_seed(seed)
+    """A generator on a device, at the start of the stream that ``seed`` names.
+
+    Raises:
+        ArgumentError: the seed is negative or too large.
+        ArgumentTypeError: it is not a whole number.
+    """
+    return torch.Generator(device=device).manual_seed(checked_seed(seed))

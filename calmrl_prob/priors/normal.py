@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.arguments import checked_dtype, described, whole_number
 from calmrl_prob.priors.prior import Prior
 
 
@@ -26,7 +27,8 @@ class NormalPrior(Prior):
         dtype: of both.
 
     Raises:
-        ArgumentError: a shape does not fit, or the covariance is not symmetric and positive definite.
+        ArgumentTypeError: K is not a number, a mean or covariance not of numbers, or ``dtype`` not a torch.dtype.
+        ArgumentError: K is below 1, a shape does not fit, or the covariance is not symmetric and positive definite.
 
     Example:
         >>> prior = NormalPrior(2, covariance=torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
@@ -47,9 +49,10 @@ class NormalPrior(Prior):
         covariance: Tensor | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
+        latent_dim, dtype = whole_number(latent_dim, "latent_dim"), checked_dtype(dtype)
         super().__init__(latent_dim)
-        mean = torch.zeros(latent_dim) if mean is None else torch.as_tensor(mean)
-        covariance = torch.eye(latent_dim) if covariance is None else torch.as_tensor(covariance)
+        mean = torch.zeros(latent_dim) if mean is None else _numbers(mean, "mean")
+        covariance = torch.eye(latent_dim) if covariance is None else _numbers(covariance, "covariance")
         if mean.shape != (latent_dim,):
             raise ArgumentError(f"mean: expected shape ({latent_dim},), got {tuple(mean.shape)}.")
         if covariance.shape != (latent_dim, latent_dim):
@@ -80,3 +83,10 @@ class NormalPrior(Prior):
         """One line."""
         standard = not bool(self.mean.any()) and torch.equal(self.covariance, torch.eye(self.latent_dim).to(self.mean))
         return f"NormalPrior(latent_dim={self.latent_dim}, standard={standard})"
+
+
+def _numbers(values: object, argument: str) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(f"{argument}: expected numbers in an array, got {described(values)}.") from error
