@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob._arguments import chosen_names, whole_number
 from calmrl_prob._versions import installed_version
 from calmrl_prob.arviz_adapter import Group, Variable, to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.inference.arguments import checked_seed, chosen_names, whole_number
+from calmrl_prob.inference.arguments import checked_seed
 from calmrl_prob.inference.posterior import (
     Model,
     as_linear_gaussian,
@@ -92,7 +93,7 @@ def to_arviz(
         >>> dict(idata["posterior_predictive"]["image"].sizes)
         {'chain': 4, 'draw': 5, 'instance': 2, 'feature_image': 3}
     """
-    num_draws, num_chains = checked_draws(num_draws), whole_number(num_chains, "num_chains")
+    num_draws, num_chains = checked_draws(num_draws), whole_number("num_chains", num_chains, least=1)
     seed = checked_seed(seed)
     if num_draws % num_chains:
         raise ArgumentError(
@@ -101,7 +102,7 @@ def to_arviz(
         )
     lg = as_linear_gaussian(model)
     data = fitted_to(lg, data)
-    drawn = chosen_names(names, lg.names, none_allowed=True)
+    drawn = lg.names if names is None else chosen_names(names, lg.names, least=0)
     result = posterior(lg, data)
     generator = seeded_generator(seed, lg.device)
     latents = result.exact.sample(num_draws, generator)

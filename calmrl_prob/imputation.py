@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import chosen_names, real_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
-from calmrl_prob.inference.arguments import chosen_names, real_number
 from calmrl_prob.inference.posterior import (
     Model,
     PosteriorResult,
@@ -118,7 +118,7 @@ class Imputation:
             ArgumentError: ``level`` is not strictly between 0 and 1.
             ArgumentTypeError: it is not one number.
         """
-        level = real_number(level, "level", "one number between 0 and 1, such as 0.9")
+        level = real_number("level", level, 0.9)
         if not 0 < level < 1:
             raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
         quantile = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
@@ -228,5 +228,5 @@ def impute(model: Model, data: MultimodalData, names: Sequence[str] | None = Non
         (10, 1, 2)
     """
     lg = as_linear_gaussian(model)
-    chosen = chosen_names(names, lg.names)
+    chosen = lg.names if names is None else chosen_names(names, lg.names)
     return Imputation(fitted_to(lg, data), posterior(lg, data), chosen)

@@ -23,9 +23,10 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
+from calmrl_prob._arguments import whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.inference.arguments import checked_dtype, checked_seed, described, whole_number
+from calmrl_prob.inference.arguments import checked_dtype, checked_seed, described
 from calmrl_prob.linear_gaussian import LinearGaussian, posterior
 from calmrl_prob.priors import NormalPrior, Prior
 
@@ -87,7 +88,8 @@ class SharedLatentModel(PyroModule):
     ) -> None:
         super().__init__()
         self.dims = _checked_dims(dims)
-        latent_dim, seed, dtype = whole_number(latent_dim, "latent_dim"), checked_seed(seed), checked_dtype(dtype)
+        latent_dim = whole_number("latent_dim", latent_dim, least=1)
+        seed, dtype = checked_seed(seed), checked_dtype(dtype)
         if noise not in ("isotropic", "diagonal"):
             raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
         self.latent_dim = latent_dim
@@ -255,7 +257,7 @@ class SharedLatentModel(PyroModule):
                     f"data: expected MultimodalData, or how many instances to sample, got {described(data)}; "
                     "wrap arrays in MultimodalData."
                 )
-            data = whole_number(data, "data, as a number of instances to sample")
+            data = whole_number("data, as a number of instances to sample", data, least=1)
         parameters = {
             name: _parameter_site(self._pyro_get_fullname(name), parameter)
             for name, parameter in self.named_parameters()
@@ -354,7 +356,7 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
     for name in dims:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
-    return {name: whole_number(width, f"dims[{name!r}]") for name, width in dims.items()}
+    return {name: whole_number(f"dims[{name!r}]", width, least=1) for name, width in dims.items()}
 
 
 def _start(width: int, latent_dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

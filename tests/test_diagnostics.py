@@ -185,7 +185,7 @@ def test_bad_arguments_are_refused(lg: LinearGaussian, data: MultimodalData) -> 
         to_arviz(lg, data, seed="x")
     with pytest.raises(ArgumentTypeError, match="names"):
         to_arviz(lg, data, 8, names="text")
-    with pytest.raises(ArgumentError, match="'text' stands there twice"):
+    with pytest.raises(ArgumentError, match="'text' stands twice"):
         to_arviz(lg, data, 8, names=["text", "text"])
 
 

@@ -228,7 +228,7 @@ def test_a_modality_of_one_instance_is_refused_as_such() -> None:
         ({"noise_pseudo_count": "x"}, ArgumentTypeError, "noise_pseudo_count: expected a number, got 'x'"),
         ({"noise_floor": None}, ArgumentTypeError, "noise_floor: expected a number, got None"),
         ({"max_iterations": "x", "progress": True}, ArgumentTypeError, "max_iterations: expected a whole number"),
-        ({"max_iterations": 2.5}, ArgumentError, r"max_iterations: .*got 2\.5"),
+        ({"max_iterations": 2.5}, ArgumentTypeError, r"max_iterations: .*got 2\.5"),
         ({"anderson_memory": -1}, ArgumentError, "anderson_memory: .*got -1"),
         ({"seed": "x"}, ArgumentTypeError, "seed: expected a whole number.*got 'x'"),
         ({"seed": None}, ArgumentTypeError, "seed: .*got None"),

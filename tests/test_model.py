@@ -277,7 +277,7 @@ def test_loading_what_does_not_fit_is_refused() -> None:
         ({"dims": {"z": 3}}, ArgumentError, "'z' is taken"),
         ({"dims": {"instances": 3}}, ArgumentError, "'instances' is taken"),
         ({"dims": {"image": 0}}, ArgumentError, r"dims\['image'\].*got 0"),
-        ({"dims": {"image": 2.5}}, ArgumentError, r"dims\['image'\].*got 2.5"),
+        ({"dims": {"image": 2.5}}, ArgumentTypeError, r"dims\['image'\].*got 2.5"),
         ({"dims": {"": 2}}, ArgumentTypeError, "not empty"),
         ({"dims": [3, 4]}, ArgumentTypeError, "mapping"),
         ({"dims": {"image": 3}, "latent_dim": 0}, ArgumentError, "latent_dim.*got 0"),

@@ -6,8 +6,9 @@ import inspect
 import logging
 from typing import Any
 
+from calmrl_prob._arguments import real_number, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.arguments import described, real_number, whole_number
+from calmrl_prob.inference.arguments import described
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.linear_gaussian import (
@@ -29,6 +30,9 @@ EM_OPTIONS = tuple(
     for name, parameter in inspect.signature(fit_em).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _SETTLED
 )
+#: Options that are numbers, with a value that messages suggest, and those that count something.
+_NUMBERS = {"tolerance": 1e-6, "noise_floor": 1e-4, "noise_pseudo_count": 1.0}
+_COUNTS = ("max_iterations", "anderson_memory")
 
 
 def run_em(
@@ -60,10 +64,12 @@ def _checked(options: dict[str, Any], latent_dim: int) -> dict[str, Any]:
     ``fit_em`` itself looks at the ranges of numbers and at how the start fits the data.
     """
     options = dict(options)
-    for argument in {"tolerance", "noise_floor", "noise_pseudo_count"} & set(options):
-        options[argument] = real_number(options[argument], argument)
-    for argument in {"max_iterations", "anderson_memory"} & set(options):
-        options[argument] = whole_number(options[argument], argument, least=0)
+    for argument, default in _NUMBERS.items():
+        if argument in options:
+            options[argument] = real_number(argument, options[argument], default)
+    for argument in _COUNTS:
+        if argument in options:
+            options[argument] = whole_number(argument, options[argument])
     start = options.get("start")
     if isinstance(start, HasLinearGaussian) and not isinstance(start, type):
         options["start"] = start.linear_gaussian().detach()

@@ -9,9 +9,10 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, UnfittedWarning
-from calmrl_prob.inference.arguments import checked_seed, described, whole_number
+from calmrl_prob.inference.arguments import checked_seed, described
 from calmrl_prob.linear_gaussian import LinearGaussian, Posterior
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
 
@@ -188,7 +189,7 @@ def checked_draws(num_draws: int) -> int:
         ArgumentError: it is below 1.
         ArgumentTypeError: it is not a number.
     """
-    return whole_number(num_draws, "num_draws")
+    return whole_number("num_draws", num_draws, least=1)
 
 
 def seeded_generator(seed: int, device: torch.device) -> torch.Generator:

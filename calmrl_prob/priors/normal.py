@@ -8,8 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.arguments import checked_dtype, described, whole_number
+from calmrl_prob.inference.arguments import checked_dtype, described
 from calmrl_prob.priors.prior import Prior
 
 
@@ -49,7 +50,7 @@ class NormalPrior(Prior):
         covariance: Tensor | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        latent_dim, dtype = whole_number(latent_dim, "latent_dim"), checked_dtype(dtype)
+        latent_dim, dtype = whole_number("latent_dim", latent_dim, least=1), checked_dtype(dtype)
         super().__init__(latent_dim)
         mean = torch.zeros(latent_dim) if mean is None else _numbers(mean, "mean")
         covariance = torch.eye(latent_dim) if covariance is None else _numbers(covariance, "covariance")
