@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from calmrl_prob._intake import RowCheck
@@ -80,6 +81,23 @@ def refuse_bad_rows(
             f"modality {name!r}: {_rows(bad)} NaN in some features, first {describe_row(row, ids)}, which lacks "
             f"{lacking} of {values.shape[1]}; missing='features' handles this exactly, but slower. "
             "Otherwise fill them, or make the whole row NaN if the modality is missing there."
+        )
+
+
+def refuse_overflow(name: str, narrowed: Tensor, infinite: Tensor, ids: np.ndarray | None) -> None:
+    """Refuse present rows ``infinite`` (N,) that hold infinities since the values were brought to a narrower type.
+
+    Raises:
+        DataError: there are such rows.
+    """
+    if bool(infinite.any()):
+        row = int(infinite.nonzero()[0])
+        feature = int(narrowed[row].isinf().nonzero()[0])
+        kind = str(narrowed.dtype).removeprefix("torch.")
+        raise DataError(
+            f"modality {name!r}: {_rows(infinite)} values that {kind} cannot hold (beyond "
+            f"{torch.finfo(narrowed.dtype).max:.2g}), first {describe_row(row, ids)}, feature {feature}; rescale them, "
+            "or keep float64."
         )
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def text(data: MultimodalData) -> str:
     """A few lines: the size, then each modality, then what else is known of the instances."""
-    table = [(name, f"{width} features", f"{share:.1%} observed") for name, width, share in _modalities(data)]
+    kind = "of entries observed" if data.missing == "features" else "observed"
+    table = [(name, f"{width} features", f"{share:.1%} {kind}") for name, width, share in _modalities(data)]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = [f"  {name:<{widths[0]}}  {dim:>{widths[1]}}  {share:>{widths[2]}}" for name, dim, share in table]
     return "\n".join([f"MultimodalData: {_summary(data)}", *lines, *(f"  {line}" for line in _beside(data))])
@@ -25,10 +26,11 @@ def html(data: MultimodalData) -> str:
         f"<tr><td>{escape(name)}</td><td>{width}</td><td>{share:.1%}</td></tr>"
         for name, width, share in _modalities(data)
     )
+    kind = "entries observed" if data.missing == "features" else "observed"
     beside = "".join(f"<br>{escape(line)}" for line in _beside(data))
     return (
         f"<div><strong>MultimodalData</strong>: {escape(_summary(data))}"
-        f"<table><thead><tr><th>modality</th><th>features</th><th>observed</th></tr></thead>"
+        f"<table><thead><tr><th>modality</th><th>features</th><th>{kind}</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{beside}</div>"
     )
 
@@ -46,7 +48,10 @@ def _plural(word: str) -> str:
 
 
 def _modalities(data: MultimodalData) -> list[tuple[str, int, float]]:
-    shares = data.observed_mask.double().mean(dim=0).tolist()
+    if data.missing == "features":  # of entries: where only some features of a row are there, its mask says too much
+        shares = [int(data.feature_mask(name).sum()) / (len(data) * width) for name, width in data.dims.items()]
+    else:
+        shares = data.observed_mask.double().mean(dim=0).tolist()
     return [(name, width, share) for (name, width), share in zip(data.dims.items(), shares, strict=True)]
 
 

@@ -244,7 +244,8 @@ def _to_numpy(name: str, value: object) -> np.ndarray:
         remedy = "use .toarray()" if hasattr(value, "toarray") else "wrap it in numpy.asarray"
         raise ArgumentTypeError(f"{expected}, torch tensor or pandas DataFrame, got {type(value).__name__}; {remedy}.")
     if array.dtype.kind not in "fiub":
-        raise ArgumentTypeError(f"{expected}, got dtype {array.dtype}; convert it to numbers first.")
+        remedy = "use .astype(float) if they are numbers" if array.dtype == object else "convert it to numbers first"
+        raise ArgumentTypeError(f"{expected}, got dtype {array.dtype}; {remedy}.")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     return cast("np.ndarray", array)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import real_number, short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -58,14 +60,15 @@ def split_rows(
     all rows sorted by that place: part sizes are exact, and class shares as even as they can be.
 
     Raises:
-        ArgumentError: the sizes do not fit N, or leave a part without rows.
+        ArgumentError: the sizes do not fit N, or leave a part without rows; or the seed is negative.
+        ArgumentTypeError: the sizes are not numbers, or the seed is no whole number.
 
     Example:
         >>> [len(part) for part in split_rows(10, [0.5, 0.3, 0.2], seed=0)]
         [5, 3, 2]
     """
     cuts = _cuts(num_instances, sizes)
-    order = np.random.default_rng(seed).permutation(num_instances)
+    order = np.random.default_rng(whole_number("seed", seed)).permutation(num_instances)
     if classes is not None:
         place = np.empty(num_instances)
         shuffled = classes[order]
@@ -78,9 +81,14 @@ def split_rows(
 
 def _cuts(num_instances: int, sizes: Sizes) -> list[int]:
     """Where to cut N shuffled rows."""
-    whole = 1.0 if isinstance(sizes, float) else num_instances
-    listed = [sizes, whole - sizes] if isinstance(sizes, int | float) else list(sizes)
-    integers = all(isinstance(size, int | np.integer) for size in listed)
+    if isinstance(sizes, str) or not isinstance(sizes, Real | Iterable):
+        raise ArgumentTypeError(f"sizes: expected a number or a list of numbers, got {short(sizes)}; use 0.8, say.")
+    given: list[Any] = [sizes] if isinstance(sizes, Real) else list(sizes)
+    for size in given:
+        real_number("sizes", size, 0.8)
+    whole = num_instances if isinstance(sizes, Integral) else 1.0
+    listed: list[Any] = [sizes, whole - sizes] if isinstance(sizes, Real) else given
+    integers = all(isinstance(size, Integral) for size in listed)
     total = num_instances if integers else 1.0
     if not listed or min(listed) <= 0 or abs(sum(listed) - total) > 1e-9:
         expected = f"numbers that sum to N = {num_instances}, or fractions that sum to 1, all above 0"

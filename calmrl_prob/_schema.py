@@ -6,45 +6,70 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from calmrl_prob.errors import DataError, IdentifiabilityWarning, SchemaError
+from calmrl_prob._arguments import short
+from calmrl_prob.errors import ArgumentTypeError, DataError, IdentifiabilityWarning, SchemaError
 
 if TYPE_CHECKING:
     from calmrl_prob.data import MultimodalData
     from calmrl_prob.linear_gaussian import SufficientStatistics
 
 
-def require_schema(data: MultimodalData, dims: Mapping[str, int]) -> None:
+def require_schema(
+    data: MultimodalData, dims: Mapping[str, int], argument: str = "data", source: str = "the model"
+) -> None:
     """Check that data have exactly the modalities in ``dims``, in any order, with those widths.
 
+    Args:
+        data: what is checked.
+        dims: the number of features of each modality, of ``source``.
+        argument: how messages call ``data``.
+        source: what has those modalities.
+
     Raises:
+        ArgumentTypeError: ``dims`` is not a mapping.
         SchemaError: a modality is missing or unknown, or has another width; the message lists them.
     """
+    _require_mapping(dims)
     lacking = [name for name in dims if name not in data]
     extra = [name for name in data.names if name not in dims]
     if lacking or extra:
         found = [f"lack {lacking}"] * bool(lacking) + [f"have {extra} besides"] * bool(extra)
-        remedies = ["add those that no instance has with data.conform(dims)"] * bool(lacking)
-        remedies += ["leave the others out with data.select(names)"] * bool(extra)
+        remedies = ["add those that no instance has with conform(dims)"] * bool(lacking)
+        remedies += ["leave the others out with select(names)"] * bool(extra)
         raise SchemaError(
-            f"data: expected the modalities {list(dims)}, but the data {' and '.join(found)}; {'; '.join(remedies)}."
+            f"{argument}: expected the modalities {list(dims)} of {source}, but the data {' and '.join(found)}; "
+            f"{'; '.join(remedies)}."
         )
-    require_widths(data, dims)
+    require_widths(data, dims, argument, source)
 
 
-def require_widths(data: MultimodalData, dims: Mapping[str, int]) -> None:
-    """Check that every modality of the data is in ``dims`` with its width.
+def require_widths(
+    data: MultimodalData, dims: Mapping[str, int], argument: str = "data", source: str = "the model"
+) -> None:
+    """Check that every modality of the data is in ``dims`` with its width; arguments as in :func:`require_schema`.
 
     Raises:
+        ArgumentTypeError: ``dims`` is not a mapping.
         SchemaError: one is not.
     """
+    _require_mapping(dims)
     for name, width in data.dims.items():
         if name not in dims:
-            raise SchemaError(f"data: modality {name!r} is unknown, expected {list(dims)}; leave it out with select.")
+            raise SchemaError(
+                f"{argument}: modality {name!r} is unknown, expected {list(dims)}; leave it out with select."
+            )
         if width != dims[name]:
             raise SchemaError(
-                f"modality {name!r}: expected {dims[name]} features, got {width}; "
-                "make the representations as those that the model was made for."
+                f"{argument}: modality {name!r}: expected {dims[name]} features, got {width}; "
+                f"make the representations as those that {source} has."
             )
+
+
+def _require_mapping(dims: object) -> None:
+    if not isinstance(dims, Mapping):
+        raise ArgumentTypeError(
+            f"dims: expected a mapping of modalities to numbers of features, got {short(dims)}; pass model.dims, say."
+        )
 
 
 def require_fittable(data: MultimodalData) -> None:

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from calmrl_prob import _display, _schema
-from calmrl_prob._checks import check_distinct, describe_row, join_columns, refuse_bad_rows, refuse_empty, same_kind
+from calmrl_prob._arguments import chosen_names, short, usable_device
+from calmrl_prob._checks import (
+    check_distinct,
+    describe_row,
+    join_columns,
+    refuse_bad_rows,
+    refuse_empty,
+    refuse_overflow,
+    same_kind,
+)
 from calmrl_prob._intake import (
     as_column,
     as_matrix,
@@ -98,9 +107,13 @@ class MultimodalData:
             raise ArgumentError(f"missing: expected 'modalities' or 'features', got {missing!r}.")
         if empty not in ("refuse", "drop"):
             raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
+        for argument, value in {"covariates": covariates, "attributes": attributes}.items():
+            if not (value is None or isinstance(value, Mapping)):
+                raise ArgumentTypeError(f"{argument}: expected a mapping of names, got {short(value)}; pass a dict.")
         given = named_arrays(arrays)
         self.names: tuple[str, ...] = tuple(given)
         self.missing: Literal["modalities", "features"] = missing
+        index = frame_index(given)  # before the row counts, since frames of unequal length are to be reindexed
         self._values = same_kind({name: as_matrix(name, array) for name, array in given.items()})
         n, device = self.num_instances, self.device
         self.labels = None if labels is None else as_column("labels", labels, n)
@@ -110,7 +123,6 @@ class MultimodalData:
             for name, column in (covariates or {}).items()
         }
         self.attributes: dict[str, str] = dict(attributes or {})
-        index = frame_index(given)
         self.ids = index if ids is None else as_column("ids", ids, n)
         check_distinct(self.ids)
 
@@ -192,6 +204,10 @@ class MultimodalData:
     def rows_with(self, *names: str, how: Literal["any", "all"] = "any") -> Tensor:
         """The instances that have any (or all) of the named modalities: (N,) bool.
 
+        Raises:
+            ArgumentError: no modality is named, or ``how`` is not one of its options.
+            SchemaError: there is no such modality.
+
         Example:
             >>> x = torch.tensor([[1.0], [torch.nan], [2.0]])
             >>> data = MultimodalData({"image": x, "text": torch.ones(3, 1)})
@@ -200,7 +216,9 @@ class MultimodalData:
         """
         if how not in ("any", "all"):
             raise ArgumentError(f"how: expected 'any' or 'all', got {how!r}.")
-        columns = torch.stack([self.observed(name) for name in names or self.names], dim=1)
+        if not names:
+            raise ArgumentError(f"names: expected one or more modalities of {list(self.names)}, got none; name them.")
+        columns = torch.stack([self.observed(name) for name in names], dim=1)
         return columns.any(dim=1) if how == "any" else columns.all(dim=1)
 
     def complete_rows(self) -> Tensor:
@@ -274,9 +292,8 @@ class MultimodalData:
             rows: a slice, (n,) row numbers (negative ones count from the end; one may come twice), or (N,) bool.
 
         Raises:
-            ArgumentError: a row number is out of range, or the booleans are not N.
-            ArgumentTypeError: ``rows`` is neither.
-            DataError: no instance is chosen.
+            ArgumentError: a row number is out of range, the booleans are not N, or no instance is chosen.
+            ArgumentTypeError: ``rows`` is none of these.
 
         Example:
             >>> data = MultimodalData({"image": torch.arange(4.0)[:, None]}, ids=["a", "b", "c", "d"])
@@ -300,17 +317,17 @@ class MultimodalData:
 
         Raises:
             SchemaError: there is no such modality.
-            DataError: an instance would be left with nothing, or a name stands twice.
+            ArgumentError: no modality is named, or one twice.
+            ArgumentTypeError: ``names`` is not a sequence of strings.
+            DataError: an instance would be left with nothing.
 
         Example:
             >>> data = MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)})
             >>> data.select(["text"]).dims
             {'text': 4}
         """
-        chosen = [names] if isinstance(names, str) else list(names)
-        if not chosen or len(set(chosen)) < len(chosen):
-            raise DataError(f"names: expected one or more distinct modalities, got {chosen}.")
-        columns = [self.names.index(self._known(name)) for name in chosen]
+        chosen = chosen_names([names] if isinstance(names, str) else names, self.names)
+        columns = [self.names.index(name) for name in chosen]
         mask = self.observed_mask[:, columns]
         refuse_empty(mask, self.ids, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
         return self._derive(
@@ -355,7 +372,8 @@ class MultimodalData:
             The parts, each with its instances in their original order.
 
         Raises:
-            ArgumentError: the sizes do not fit, or leave a part without instances.
+            ArgumentError: the sizes do not fit, or leave a part without instances; or the seed is negative.
+            ArgumentTypeError: the sizes are not numbers, or the seed is no whole number.
 
         Example:
             >>> data = MultimodalData({"image": torch.arange(10.0)[:, None]})
@@ -405,16 +423,24 @@ class MultimodalData:
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same data in another floating-point type (torch.float32 or torch.float64) or on another device.
 
+        Raises:
+            ArgumentTypeError: ``dtype`` is neither of the two.
+            ArgumentError: torch cannot use the device.
+            DataError: a present value is too large for ``dtype``.
+
         Example:
             >>> MultimodalData({"image": torch.ones(2, 3)}).to(torch.float64).dtype
             torch.float64
         """
         if dtype not in (None, torch.float32, torch.float64):
             raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}.")
-        return self._derive(
-            _values={name: values.to(device=device, dtype=dtype) for name, values in self._values.items()},
-            observed_mask=self.observed_mask.to(device=device),
-        )
+        usable_device(device)
+        moved = {name: values.to(device=device, dtype=dtype) for name, values in self._values.items()}
+        observed_mask = self.observed_mask.to(device=device)
+        if dtype is not None and dtype.itemsize < self.dtype.itemsize:
+            for m, (name, values) in enumerate(moved.items()):
+                refuse_overflow(name, values, check_rows(values).infinite & observed_mask[:, m], self.ids)
+        return self._derive(_values=moved, observed_mask=observed_mask)
 
     @classmethod
     def concat(cls, parts: Sequence[MultimodalData]) -> MultimodalData:
@@ -425,6 +451,7 @@ class MultimodalData:
 
         Raises:
             ArgumentError: there are no parts.
+            ArgumentTypeError: ``parts`` is not a sequence of MultimodalData.
             SchemaError: modalities or widths differ.
             DataError: ids repeat; or some parts have ids, labels, partition or a covariate that others lack.
 
@@ -433,12 +460,18 @@ class MultimodalData:
             >>> MultimodalData.concat([data.subset([3]), data.subset([0])])["image"].tolist()
             [[3.0], [0.0]]
         """
+        if isinstance(parts, MultimodalData) or not isinstance(parts, Iterable):
+            kind = "a single MultimodalData" if isinstance(parts, MultimodalData) else short(parts)
+            raise ArgumentTypeError(f"parts: expected a list of MultimodalData, got {kind}; pass [first, second, ...].")
         parts = list(parts)
         if not parts:
             raise ArgumentError("parts: expected at least one MultimodalData, got none.")
+        for i, part in enumerate(parts):
+            if not isinstance(part, MultimodalData):
+                raise ArgumentTypeError(f"parts[{i}]: expected MultimodalData, got {short(part)}; wrap it in that.")
         first = parts[0]
-        for part in parts[1:]:
-            part.require_schema(first.dims)
+        for i, part in enumerate(parts[1:], start=1):
+            _schema.require_schema(part, first.dims, f"parts[{i}]", "parts[0]")
             if part.device != first.device:
                 raise DataError(f"parts: expected one device, got {first.device}, {part.device}; use .to(device=...).")
         dtype = max((part.dtype for part in parts), key=lambda kind: kind.itemsize)

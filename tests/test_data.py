@@ -148,6 +148,8 @@ class TestDataFrames:
         frames = {"x": frame, "y": frame.loc[["q", "p"]]}
         with pytest.raises(DataError, match=r"modality 'y'.*index differs.*'x'.*reindex"):
             MultimodalData(frames)
+        with pytest.raises(DataError, match=r"modality 'y'.*index differs.*reindex"):  # not: different row counts
+            MultimodalData({"x": frame, "y": frame.loc[["q"]]})
 
     def test_text_columns_are_refused_by_name(self) -> None:
         with pytest.raises(ArgumentTypeError, match=r"modality 'x'.*column 'v'"):
@@ -179,7 +181,7 @@ class TestRefusals:
             ({"x": np.ones(3)}, DataError, r"'x': expected shape \(N, D\), got \(3,\); use x\[:, None\]"),
             ({"x": np.ones((3, 2, 2))}, DataError, r"'x': expected shape \(N, D\).*flatten"),
             ({"x": np.array([["a"], ["b"]])}, ArgumentTypeError, "'x'.*got dtype <U1"),
-            ({"x": np.array([[None], [1]], dtype=object)}, ArgumentTypeError, "'x'.*got dtype object"),
+            ({"x": np.array([[None], [1]], dtype=object)}, ArgumentTypeError, "'x'.*got dtype object; use .astype"),
             ({"x": [[1.0], [2.0]]}, ArgumentTypeError, "'x'.*got list; wrap it in numpy.asarray"),
             ({"x": torch.ones(3, 2, dtype=torch.complex64)}, ArgumentTypeError, "'x': expected real numbers"),
             ({"x": np.ones((3, 2), np.complex64)}, ArgumentTypeError, "'x'.*complex64"),
@@ -246,6 +248,8 @@ class TestRefusals:
             ({"labels": np.ones((3, 1))}, DataError, r"labels: expected shape \(3,\).*got \(3, 1\)"),
             ({"covariates": {"age": [1.0]}}, DataError, r"covariates\['age'\]: expected shape \(3, ...\)"),
             ({"partition": "train"}, DataError, "partition"),
+            ({"covariates": [1, 2, 3]}, ArgumentTypeError, "covariates: expected a mapping of names"),
+            ({"attributes": "emoji"}, ArgumentTypeError, "attributes: expected a mapping of names, got 'emoji'"),
             ({"observed_mask": np.ones((3, 2), bool)}, DataError, r"observed_mask: expected shape \(N, M\) = \(3, 1\)"),
             ({"observed_mask": np.ones((3, 1), int)}, ArgumentTypeError, "True = PRESENT, got int64; use .astype"),
             ({"observed_mask": torch.ones(3, 1)}, ArgumentTypeError, "True = PRESENT, got torch.float32"),
@@ -282,7 +286,7 @@ class TestMaskAndPatterns:
         data = MultimodalData({"x": x, "y": np.ones((4, 1))}, observed_mask=mask)
         assert data.observed_mask[:, 0].tolist() == [True, False, False, True]
         assert data.rows_with("x").tolist() == data.complete_rows().tolist() == [True, False, False, True]
-        assert data.rows_with(how="any").all()
+        assert data.rows_with("x", "y", how="any").all()
 
     @given(st.integers(0, 10_000), st.integers(1, 70))
     @settings(max_examples=25, deadline=None, derandomize=True)
@@ -404,8 +408,7 @@ class TestDerived:
         assert part.names == ("audio", "text")
         assert same(part["audio"], data["audio"][data.rows_with("audio", "text")])
         assert torch.equal(part.observed_mask, data.observed_mask[data.rows_with("audio", "text")][:, [2, 1]])
-        with pytest.raises(DataError, match="distinct modalities"):
-            data.select(["text", "text"])
+        assert data.subset(data.rows_with("text")).select("text").names == ("text",)
 
     @pytest.mark.parametrize("sizes", [0.25, 10, [0.25, 0.5, 0.25], [10, 20, 10], [4, 36]])
     def test_split_is_a_partition_of_the_rows(self, sizes: Any) -> None:  # noqa: ANN401
@@ -434,6 +437,38 @@ class TestDerived:
     def test_split_sizes_that_do_not_fit(self, sizes: Any) -> None:  # noqa: ANN401
         with pytest.raises(ArgumentError, match="sizes"):
             ragged().split(sizes)
+
+    @pytest.mark.parametrize("sizes", [np.int64(10), np.float64(0.25), np.float32(0.25), np.array([10, 30])])
+    def test_split_takes_numpy_numbers(self, sizes: Any) -> None:  # noqa: ANN401
+        assert [len(part) for part in ragged().split(sizes)] == [10, 30]
+
+    @pytest.mark.parametrize(
+        ("call", "error", "message"),
+        [
+            (lambda d: d.select(None), ArgumentTypeError, "names: expected a sequence of modality names, got None"),
+            (lambda d: d.select([3]), ArgumentTypeError, "names: .*got 3 among them"),
+            (lambda d: d.select([]), ArgumentError, "names: expected at least one modality"),
+            (lambda d: d.select(["text", "text"]), ArgumentError, "names: modality 'text' stands twice"),
+            (lambda d: d.select(["video"]), SchemaError, r"names: no modality is called 'video'; .*\['image'"),
+            (lambda d: d.rows_with(), ArgumentError, "names: expected one or more modalities .*got none"),
+            (lambda d: d.split(None), ArgumentTypeError, "sizes: expected a number or a list of numbers, got None"),
+            (lambda d: d.split("x"), ArgumentTypeError, "sizes: .*got 'x'"),
+            (lambda d: d.split([0.5, "x"]), ArgumentTypeError, "sizes: expected a number, got 'x'"),
+            (lambda d: d.split(0.5, seed="x"), ArgumentTypeError, "seed: .*got 'x'"),
+            (lambda d: d.split(0.5, seed=None), ArgumentTypeError, "seed: .*got None"),
+            (lambda d: d.split(0.5, seed=-1), ArgumentError, "seed: .*got -1"),
+            (lambda d: d.conform(None), ArgumentTypeError, "dims: expected a mapping .*got None; pass model.dims"),
+            (lambda d: d.require_schema(["text"]), ArgumentTypeError, "dims: expected a mapping"),
+            (lambda d: d.concat(d), ArgumentTypeError, r"parts: .*got a single MultimodalData; pass \[first, second"),
+            (lambda d: d.concat(None), ArgumentTypeError, "parts: expected a list of MultimodalData, got None"),
+            (lambda d: d.concat([d, 3]), ArgumentTypeError, r"parts\[1\]: expected MultimodalData, got 3"),
+            (lambda d: d.to(device="nonsense"), ArgumentError, "device: torch cannot use 'nonsense'.*pass 'cpu'"),
+            (lambda d: d.to(device="cuda:99"), ArgumentError, "device: torch cannot use 'cuda:99' on this machine"),
+        ],
+    )
+    def test_bad_arguments_are_named(self, call: Any, error: type[Exception], message: str) -> None:  # noqa: ANN401
+        with pytest.raises(error, match=message):
+            call(ragged())
 
     def test_stratify_without_labels(self) -> None:
         with pytest.raises(ArgumentError, match="no labels"):
@@ -478,6 +513,10 @@ class TestDerived:
             MultimodalData.concat([data, data])
         with pytest.raises(SchemaError, match="lack"):
             MultimodalData.concat([data, MultimodalData({"image": np.ones((2, 4))})])
+        wider = MultimodalData({"image": np.ones((2, 4)), "text": np.ones((2, 3)), "audio": np.ones((2, 2))})
+        with pytest.raises(SchemaError, match=r"parts\[1\]: modality 'audio': expected 1 features, got 2") as caught:
+            MultimodalData.concat([data, wider])
+        assert "model" not in str(caught.value)
         nameless = MultimodalData({name: np.ones((2, width)) for name, width in data.dims.items()})
         with pytest.raises(DataError, match="ids: 1 of 2 parts have it"):
             MultimodalData.concat([data.subset([0]), nameless])
@@ -490,6 +529,21 @@ class TestDerived:
         assert data.dtype == torch.float64
         with pytest.raises(ArgumentTypeError, match=r"expected torch\.float32 or torch\.float64"):
             data.to(torch.float16)
+
+    def test_narrowing_never_makes_infinities(self) -> None:
+        x = np.ones((4, 2))
+        x[1] = 1e39
+        x[2, 1] = -1e39
+        data = MultimodalData({"y": np.ones((4, 1)), "x": x}, ids=list("abcd"))
+        with pytest.raises(
+            DataError, match=r"'x': 2 rows hold values that float32 cannot hold .*first row 1 \(id 'b'\), feature 0"
+        ):
+            data.to(torch.float32)
+        hidden = data.mask({"x": [True, False, False, True]})  # what is absent is not looked at
+        assert hidden.to(torch.float32).filled("x").isfinite().all()
+        assert data.to(torch.float64)["x"].tolist() == x.tolist()
+        gaps = MultimodalData({"x": np.array([[NAN, 1.0], [2.0, NAN]])}, missing="features").to(torch.float32)
+        assert gaps.feature_mask("x").tolist() == [[False, True], [True, False]]
 
     def test_schema(self) -> None:
         data = ragged()
@@ -531,6 +585,15 @@ class TestDisplay:
         for part in ("40 instances", "3 modalities", "missing patterns", "float64", "image", "4 features", "observed"):
             assert part in shown
         assert "test 10, train 30" in shown
+
+    def test_single_features_are_counted_where_they_may_be_missing(self) -> None:
+        x = np.ones((5, 4))
+        x[:, 0] = NAN
+        x[4] = NAN
+        data = MultimodalData({"x": x, "y": np.ones((5, 2))}, missing="features")
+        assert "  x  4 features   60.0% of entries observed\n  y  2 features  100.0% of entries observed" in repr(data)
+        assert "<td>60.0%</td>" in data._repr_html_()
+        assert "of entries" not in repr(MultimodalData({"y": np.ones((5, 2))}))
 
     def test_html_is_escaped(self) -> None:
         shown = MultimodalData({"<b>": ONES})._repr_html_()

@@ -9,7 +9,7 @@ import torch
 
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.datasets import DATASETS, load_emoji, load_leaves, make_synthetic
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal
 
 
@@ -138,13 +138,30 @@ class TestSynthetic:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_instances": 0}, "num_instances: expected a size of at least 1"),
-            ({"dims": {"x": 0}}, "x: expected a size"),
+            ({"num_instances": 0}, "num_instances: expected a whole number of at least 1, got 0"),
+            ({"dims": {"x": 0}}, "x: expected a whole number of at least 1"),
             ({"noise_variance": 0.0}, "noise_variance: expected a positive"),
             ({"noise": "full"}, "noise: expected 'isotropic' or 'diagonal', got 'full'"),
             ({"missing_rate": 0.9}, "rate"),
+            ({"dims": {}}, "dims: expected at least one modality"),
+            ({"seed": -1}, "seed: .*got -1"),
         ],
     )
     def test_refusals(self, options: dict[str, object], message: str) -> None:
         with pytest.raises(ArgumentError, match=message):
+            make_synthetic(**options)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_instances": "x"}, "num_instances: .*got 'x'"),
+            ({"latent_dim": 2.5}, "latent_dim: .*got 2.5"),
+            ({"dims": 3}, "dims: expected a mapping .*got 3"),
+            ({"noise_variance": None}, "noise_variance: expected a number, got None"),
+            ({"seed": None}, "seed: .*got None"),
+            ({"dtype": "float32"}, r"dtype: expected torch\.float32 or torch\.float64, got float32"),
+        ],
+    )
+    def test_types_that_do_not_fit(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(ArgumentTypeError, match=message):
             make_synthetic(**options)  # type: ignore[arg-type]

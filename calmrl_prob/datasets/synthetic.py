@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import real_number, short, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 from calmrl_prob.missingness import mcar
 
@@ -59,6 +60,7 @@ def make_synthetic(
 
     Raises:
         ArgumentError: a size is below 1, the noise is not positive, or ``missing_rate`` cannot be met.
+        ArgumentTypeError: an argument is of another type.
 
     Example:
         >>> data, truth, latents, complete = make_synthetic(200, {"image": 5, "text": 3}, missing_rate=0.2, seed=0)
@@ -72,15 +74,20 @@ def make_synthetic(
         >>> latents.shape, bool(complete.complete_rows().all())
         (torch.Size([200, 3]), True)
     """
+    if not (dims is None or isinstance(dims, Mapping)):
+        raise ArgumentTypeError(f"dims: expected a mapping of names to numbers of features, got {short(dims)}.")
     widths = {"image": 8, "text": 6, "audio": 4} if dims is None else dict(dims)
+    if not widths:
+        raise ArgumentError("dims: expected at least one modality, got none; leave dims out for three.")
+    if dtype not in (torch.float32, torch.float64):
+        raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}.")
     for argument, size in {"num_instances": num_instances, "latent_dim": latent_dim, **widths}.items():
-        if size < 1:
-            raise ArgumentError(f"{argument}: expected a size of at least 1, got {size}.")
-    if not noise_variance > 0:
+        whole_number(argument, size, 1)
+    if not real_number("noise_variance", noise_variance, 0.5) > 0:
         raise ArgumentError(f"noise_variance: expected a positive number, got {noise_variance}.")
     if noise not in ("isotropic", "diagonal"):
         raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole_number("seed", seed))
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
