@@ -33,7 +33,7 @@ def recall_by_share(shares: pd.DataFrame, title: str) -> Figure:
 
 
 def recall_bars(summary: pd.DataFrame, title: str) -> Figure:
-    """R@1 of each variant, mean over seeds with one standard deviation.
+    """R@1 of each variant, mean over seeds, with one standard deviation if there are several.
 
     Args:
         summary: as ``analysis.tables.summarize`` makes it.
@@ -44,11 +44,14 @@ def recall_bars(summary: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(6.4, 0.6 + 0.34 * len(shown)))
         axes = figure.subplots()
         colours = [line(variant)["color"] for variant in shown["variant"]]
-        axes.barh(shown["label"], shown["R@1"], xerr=shown["R@1 sd"].fillna(0.0), color=colours, capsize=3)
-        for place, (value, spread) in enumerate(zip(shown["R@1"], shown["R@1 sd"].fillna(0.0), strict=True)):
+        several = bool(shown["R@1 sd"].notna().any())
+        spreads = shown["R@1 sd"].fillna(0.0)
+        axes.barh(shown["label"], shown["R@1"], xerr=spreads if several else None, color=colours, capsize=3)
+        for place, (value, spread) in enumerate(zip(shown["R@1"], spreads, strict=True)):
             axes.annotate(f"{value:.1f}", (value + spread, place), (5, 0), textcoords="offset points", va="center")
         axes.margins(x=0.1)
-        axes.set(title=title, xlabel="R@1 on test rows (%); whiskers: one standard deviation over seeds")
+        whiskers = "; whiskers: one standard deviation over seeds" if several else ""
+        axes.set(title=title, xlabel="R@1 on test rows (%)" + whiskers)
         axes.grid(visible=False, axis="y")
         return figure
 
@@ -133,24 +136,24 @@ def evidence(table: pd.DataFrame, title: str) -> Figure:
 
 
 def recall_matrix(pairs: pd.DataFrame, title: str) -> Figure:
-    """R@1 from each modality (rows) to each other (columns), mean over seeds.
+    """R@1 from each modality (rows) to each other (columns), mean over seeds; blank where no row has both.
 
     Args:
-        pairs: query, candidate, R@1 (shares in [0, 1]).
+        pairs: query, candidate, R@1 (shares in [0, 1]; NaN where no row has both).
         title: of the figure.
     """
     with style():
-        names = list(dict.fromkeys(pairs["query"]))
-        matrix = 100 * pairs.pivot_table(index="query", columns="candidate", values="R@1").reindex(names)[names]
+        names = list(dict.fromkeys([*pairs["query"], *pairs["candidate"]]))
+        mean = pairs.groupby(["query", "candidate"])["R@1"].mean().unstack()
+        matrix = 100 * mean.reindex(index=names, columns=names).to_numpy()
+        highest = np.max(matrix, initial=0.0, where=np.isfinite(matrix)) or 1.0
         figure = Figure(figsize=(1.8 + 0.8 * len(names), 1.2 + 0.55 * len(names)))
         axes = figure.subplots()
-        image = axes.imshow(matrix, cmap="cividis", vmin=0, aspect="auto")
-        middle = np.nanmax(matrix.to_numpy()) / 2
-        for (row, column), value in np.ndenumerate(matrix.to_numpy()):
+        image = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
+        for (row, column), value in np.ndenumerate(matrix):
             if np.isfinite(value):
-                axes.text(
-                    column, row, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black"
-                )
+                colour = "white" if value < highest / 2 else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
         axes.set(title=title, xlabel="candidates", ylabel="queries")
         axes.set_xticks(range(len(names)), names, rotation=20, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)

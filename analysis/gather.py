@@ -41,11 +41,20 @@ def gather_runs(folder: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def unfinished_runs(folder: str | os.PathLike[str]) -> list[str]:
+    """Folders below ``folder``, relative to it, with the log of a run but no results: it was refused or interrupted."""
+    root = Path(folder)
+    logs = sorted((path.relative_to(root) for path in root.rglob("compare.log")), key=_by_value)
+    return [str(path.parent) for path in logs if not (root / path.parent / "results.parquet").exists()]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write ``gathered.csv`` and ``gathered.parquet`` into the folder."""
     parser = argparse.ArgumentParser(prog="python -m analysis.gather", description=__doc__)
     parser.add_argument("folder", type=Path, help="of a sweep, such as multirun/2026-01-31/12-00-00")
     folder = parser.parse_args(arguments).folder
+    for skipped in unfinished_runs(folder):
+        print(f"skipped {folder / skipped}: no results; its compare.log may tell why.", file=sys.stderr)
     try:
         gathered = gather_runs(folder)
     except CalmrlError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     results = read_table(folder / "results.parquet")
     tables = {name: read_table(folder / "tables" / f"{name}.csv") for name in TABLES}
     summary = summarize(results)
+    variants = set(summary["variant"])
     best = best_rows(summary)
     text = formatted(summary)
     environment = jinja2.Environment(
@@ -65,8 +67,9 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
             [(cell, best.get(heading) == row) for heading, cell in zip(text.columns, cells, strict=True)]
             for row, cells in enumerate(text.to_numpy())
         ],
-        caption=table_caption(facts),
-        column_notes=column_notes(facts),
+        caption=f"{table_caption(facts)} Bold: best of its column{', the oracle aside' * ('oracle' in variants)}.",
+        column_notes=column_notes(facts, variants),
+        warnings=facts.get("warnings", []),
         notes=_notes(results),
         illustrations=_illustrations(facts, summary, tables),
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
@@ -76,20 +79,23 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def column_notes(facts: dict[str, Any]) -> dict[str, str]:
-    """What the columns of the table mean, in plain words: heading, meaning."""
+def column_notes(facts: dict[str, Any], variants: Collection[str]) -> dict[str, str]:
+    """What the columns of the table mean, in plain words: heading, meaning; of the variants that it shows."""
+    several = len(facts["seeds"]) > 1
+    ridge = " (ridge may score by the cosine of its own prediction, if that was better on validation rows)"
+    calmrl = " At any other weight CalMRL isotropic is the model of the paper with this prior added."
     level = f"{100 * facts['interval_level']:.0f}%"
     scoring = facts["scoring"].replace("_", " ")
     return {
-        "K": "number of latents, chosen by each variant: the highest R@1 on validation rows over all seeds. No test "
-        "row takes part in any choice.",
+        "K": "number of latents, chosen by each variant: the highest R@1 on validation rows"
+        + " over all seeds" * several
+        + ". No "
+        "test row takes part in any choice.",
         "Noise prior": "weight, in observations of each feature, of a prior that keeps noise variances from "
-        "collapsing, chosen like K. 0 is no prior: the paper's own form. At any other weight CalMRL isotropic is the "
-        "model of the paper with this prior added.",
+        "collapsing, chosen like K. 0 is no prior: the paper's own form." + calmrl * ("calmrl" in variants),
         "R@1, R@10": "one modality of a test row asks for another modality of the same row among those of all test "
         "rows: the share of queries whose answer comes first, or among the first ten, averaged over all ordered pairs "
-        f"of modalities. Scored by the {scoring} of the fitted model (ridge may score by the cosine of its own "
-        "prediction, if that was better on validation rows).",
+        f"of modalities. Scored by the {scoring} of the fitted model{ridge * ('ridge' in variants)}.",
         "RMSE, NLL, coverage": "each modality of each test row is hidden in turn and imputed from the others. RMSE in "
         "standard deviations of the modality (root mean square over its features), NLL in nats per feature in the same "
         f"unit, coverage the share of true values inside the {level} interval, best at {level}. Rows fitted after "
@@ -104,19 +110,22 @@ def column_notes(facts: dict[str, Any]) -> dict[str, str]:
 
 def table_caption(facts: dict[str, Any]) -> str:
     """What the table shows as a whole."""
-    seeds = len(facts["seeds"])
-    return (
-        f"Mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; each seed removes other modalities from the "
-        f"{facts['num_train']} training rows and holds out other validation rows. All scores are on the same "
-        f"{facts['num_test']} test rows."
+    seeds = facts["seeds"]
+    spread = (
+        f"Mean ± standard deviation over {len(seeds)} seeds; each seed removes other modalities from the "
+        f"{facts['num_train']} training rows and holds out other validation rows."
+        if len(seeds) > 1
+        else f"One seed ({seeds[0]}), so that nothing is known of the spread; {facts['num_train']} training rows."
     )
+    return f"{spread} All scores are on the same {facts['num_test']} test rows."
 
 
 def short_caption(facts: dict[str, Any]) -> str:
     """What a reader of the printed table must know; the page has it at length."""
-    level, seeds = f"{100 * facts['interval_level']:.0f}%", len(facts["seeds"])
+    level, seeds = f"{100 * facts['interval_level']:.0f}%", facts["seeds"]
+    spread = f"Mean ± sd over {len(seeds)} seeds" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     return (
-        f"Mean ± sd over {seeds} seed{'s' * (seeds > 1)}, {facts['num_train']} training and {facts['num_test']} test "
+        f"{spread}, {facts['num_train']} training and {facts['num_test']} test "
         f"rows. R@1, R@10: over all ordered pairs of modalities, by {facts['scoring'].replace('_', ' ')}. RMSE (in "
         f"sd), NLL (nats per feature) and coverage of {level} intervals: each modality of each test row imputed from "
         "the others. Probe: tested on test rows masked by the same mechanism, by a fixed seed. Noise prior: its weight "
@@ -136,12 +145,16 @@ def _notes(results: pd.DataFrame) -> list[str]:
 
 def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[Illustration]:
     data, focus = facts["data"], facts["focus"]
-    level = facts["interval_level"]
+    level, variants = facts["interval_level"], set(summary["variant"])
+    oracle = (
+        "The oracle was fitted before anything was removed: the gap to it is what the missing modalities cost."
+        if "oracle" in variants
+        else ""
+    )
     parts: list[tuple[str, str, Figure]] = [
         (
             "Retrieval",
-            "R@1 of each variant. The oracle was fitted before anything was removed: the gap to it is what the missing "
-            "modalities cost.",
+            f"R@1 of each variant. {oracle}".strip(),
             figures.recall_bars(summary, f"{data}: retrieval after calibration"),
         )
     ]
@@ -149,8 +162,11 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
         parts.append(
             (
                 "Recall against share missing",
-                f"Training modalities are removed {facts['share_mechanism']}, at the first seed alone, with the K "
-                "and the noise prior that the table gives. Where a line ends, too few rows were left to fit to.",
+                f"Training modalities are removed {facts['share_mechanism']}. Settings are not chosen anew for each "
+                f"share: K, the noise prior and the way to score are those of the table, chosen at the share of the "
+                f"run ({100 * facts['missing_share']:.0f}%) and kept, so that away from it a variant may do worse, and "
+                "variants may change places, for that reason alone. One seed, the first. Where a line ends, too few "
+                "rows were left to fit to.",
                 figures.recall_by_share(tables["shares"], f"{data}: recall as more goes missing"),
             )
         )
@@ -171,7 +187,7 @@ def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[st
         parts.append(
             (
                 "Recall by pair of modalities",
-                f"{focus}: R@1 from each modality to each other, mean over seeds.",
+                f"{focus}: R@1 from each modality to each other, mean over seeds. Blank: no test row has both.",
                 figures.recall_matrix(
                     tables["pairs"][tables["pairs"]["label"] == focus], f"{focus}: R@1 from rows to columns"
                 ),

@@ -49,6 +49,7 @@ def main() -> None:
     from benchmarks.problems import PROBLEMS
 
     console = Console()
+    console.width = max(console.width, 120)  # tables are read in full, in a log file too
     console.print(f"torch {torch.__version__}, {os.cpu_count()} cores, 1 thread, CUDA: {torch.cuda.is_available()}")
     cases = [(problem, dtype) for problem in PROBLEMS.values() for dtype in (torch.float64, torch.float32)]
     rows = [fitting.measure(*case) for case in track(cases, "fits", console=console, transient=True)]

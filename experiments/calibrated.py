@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +76,17 @@ class Calibrated:
 def direct_recall(imputer: Imputer, data: MultimodalData) -> pd.DataFrame:
     """Retrieval by the cosine between an imputer's prediction of the candidate's modality and the candidate.
 
-    Both are centred by the training mean. Ties count against the imputer.
+    Both are centred by the training mean. Ties count against the imputer. NaN for a pair that no row has.
     """
-    table = []
+    table: list[dict[str, str | float]] = []
+    nan = float("nan")
     for query in data.names:
         for candidate in data.names:
             rows = has(data, query) & has(data, candidate)
-            if query == candidate or not rows.any():
+            if query == candidate:
+                continue
+            if not rows.any():
+                table.append({"query": query, "candidate": candidate, "num_queries": 0, "R@1": nan, "R@10": nan})
                 continue
             both = data.subset(rows)
             asked = without(both, *(name for name in data.names if name != query))
@@ -97,6 +102,21 @@ def direct_recall(imputer: Imputer, data: MultimodalData) -> pd.DataFrame:
 def recall_at_1(recall: pd.DataFrame) -> float:
     """Mean R@1 over the pairs of modalities, in [0, 1]."""
     return mean_over_pairs(recall)["R@1"]
+
+
+def standard_error(recall: Sequence[pd.DataFrame]) -> float:
+    """Binomial standard error of the R@1 of several tables together, in [0, 1]: sqrt(p (1 - p) / number of queries).
+
+    A row asks in several pairs of modalities, and its answers go together, so this is too small rather than too large.
+
+    Example:
+        >>> table = pd.DataFrame({"query": ["a"], "candidate": ["b"], "num_queries": [100], "R@1": [0.2]})
+        >>> round(standard_error([table]), 2)
+        0.04
+    """
+    number = sum(int(table["num_queries"].sum()) for table in recall)
+    share = float(np.mean([recall_at_1(table) for table in recall]))
+    return float(np.sqrt(share * (1.0 - share) / number)) if number else float("nan")
 
 
 def without(data: MultimodalData, *names: str) -> MultimodalData:

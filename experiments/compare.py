@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,6 +33,7 @@ import calmrl_prob as cal
 from analysis.files import TABLES, write_table, write_text
 from analysis.report import build_report, short_caption
 from analysis.tables import best_rows, formatted, summarize
+from calmrl_prob.errors import CalmrlError
 from calmrl_prob.io import write_atomically
 from experiments.comparison import TEST_SEED, Comparer, Comparison
 
@@ -44,7 +48,14 @@ _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "numpy", "scikit-learn", "pa
 def main(cfg: DictConfig) -> float:
     """Run one comparison; returns the R@1 of the variant in focus, for sweepers that optimise."""
     settings = HydraConfig.get()
-    return run(cfg, Path(settings.runtime.output_dir), list(settings.overrides.task))
+    try:
+        return run(cfg, Path(settings.runtime.output_dir), list(settings.overrides.task))
+    except CalmrlError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        logger.info("refused: %s", error)  # so that the log in the folder of this run tells why it holds no results
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> float:
@@ -70,13 +81,14 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
         found = comparer.run(lambda what: progress.update(bar, advance=1, description=what))
     facts = _facts(comparer, found, overrides) | {"seconds": time.perf_counter() - started}
     _write(cfg, folder, found, facts)
-    report = build_report(folder)
     summary = summarize(found.results)
     table = _rich_table(summary, facts)
     # A narrower terminal wraps the lines, which loses less than cells cut short.
     out.width = max(out.width, out.measure(table, options=out.options.update(width=_WIDE)).maximum)
     out.print(table)
-    out.print(f"Report: {report}", soft_wrap=True)
+    for warning in found.warnings:
+        out.print(f"[bold]Warning:[/bold] {escape(warning)}", highlight=False)
+    out.print(f"Report: {build_report(folder)}", soft_wrap=True)
     focus = summary.loc[summary["variant"] == cfg.report.focus, "R@1"]
     return float(focus.iloc[0]) if len(focus) else float("nan")
 
@@ -118,6 +130,7 @@ def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> d
         "interval_level": cfg.interval_level,
         "focus": focus.label if focus is not None else "",
         "overrides": list(overrides),
+        "warnings": list(found.warnings),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS_OF}},
         "threads": torch.get_num_threads(),
     }

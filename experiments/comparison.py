@@ -41,6 +41,7 @@ class Comparison:
         shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
         focus: the fitted variant of ``report.focus``; None if it is not among the variants.
         masked_test: test rows with modalities removed, for it.
+        warnings: what a reader of the table must know.
     """
 
     results: pd.DataFrame
@@ -51,6 +52,7 @@ class Comparison:
     shares: pd.DataFrame
     focus: Calibrated | None
     masked_test: MultimodalData
+    warnings: tuple[str, ...] = ()
 
 
 class Comparer:
@@ -133,6 +135,7 @@ class Comparer:
             shares=self._shares(first, choices, advance),
             focus=focus,
             masked_test=self.masked_test,
+            warnings=self._warnings(choices),
         )
 
     def _choose(self, tasks: dict[int, Task], advance: Advance) -> tuple[dict[str, Choice], dict[str, str]]:
@@ -147,6 +150,18 @@ class Comparer:
                 logger.warning("left out: %s", error)
             advance(f"{variant.label}: settings chosen")
         return choices, notes
+
+    def _warnings(self, choices: dict[str, Choice]) -> tuple[str, ...]:
+        found: dict[str, list[str]] = {}
+        for key, choice in choices.items():
+            for warning in choice.warnings:
+                found.setdefault(warning, []).append(self.variants[key].label)
+        focus = self.cfg.report.focus
+        unknown = [
+            f"report.focus: {focus!r} is not among the variants compared ({', '.join(self.variants)}), so there are no "
+            "interval figure, no recall by pair of modalities and no idata.nc."
+        ] if focus is not None and focus not in self.variants else []  # fmt: skip
+        return (*(f"{', '.join(labels)}: {warning}" for warning, labels in found.items()), *unknown)
 
     def _shares(self, first: dict[str, Calibrated], choices: dict[str, Choice], advance: Advance) -> pd.DataFrame:
         """R@1 against the share of missing cells, at the first seed and the settings chosen for the table."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def split(
     """Choose modalities, and part training from test rows.
 
     Args:
-        name: what tables and titles call the data.
+        name: what tables and titles call the data; of the path of an .npz file, the name of the file.
         source: all rows. Its own parts "train" and "test" are used where it has them.
         modalities: which to use, all by default. Rows that have none of them are left out.
         test_share: share of rows to test on, where the source brings no parts.
@@ -45,6 +46,7 @@ def split(
     Raises:
         ArgumentError: fewer than two modalities, or a share that cannot be used.
     """
+    name = PurePath(name).name.removesuffix(".npz")
     names = list(source.names if modalities is None else modalities)
     if len(names) < 2:
         raise ArgumentError(f"data.modalities: expected at least two, since one is imputed from the rest; got {names}.")

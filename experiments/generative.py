@@ -81,11 +81,12 @@ class ModelFitter:
             raise ArgumentError(
                 f"model.noise_pseudo_counts: expected at least one weight, all finite and from 0 up, got {weights}."
             )
-        if not (self.max_iterations >= 1 and self.tolerance > 0):
+        if not isinstance(self.max_iterations, int) or self.max_iterations < 1:
             raise ArgumentError(
-                f"model.max_iterations, model.tolerance: expected at least 1 and a number above 0, got "
-                f"{self.max_iterations} and {self.tolerance}."
+                f"model.max_iterations: expected a whole number from 1 up, got {self.max_iterations!r}."
             )
+        if not isinstance(self.tolerance, int | float) or not self.tolerance > 0:
+            raise ArgumentError(f"model.tolerance: expected a number above 0, got {self.tolerance!r}.")
 
     def feasible(self, *data: MultimodalData) -> list[int]:
         """The numbers of latents to try on all of these data: those below their numbers of rows and of features.

@@ -239,6 +239,6 @@ def _ordered_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _positive(option: str, numbers: Sequence[float]) -> list[float]:
     given = list(numbers)
-    if not given or min(given) <= 0:
+    if not given or not all(isinstance(number, int | float) and number > 0 for number in given):
         raise ArgumentError(f"{option}: expected at least one number, all above 0, got {given}.")
     return given

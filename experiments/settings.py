@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from calmrl_prob.errors import ArgumentError, CalmrlError
+from calmrl_prob.errors import ArgumentError, CalmrlError, FileFormatError
+
+#: Options that not every choice of their group has, and that are numbers where they are there.
+_NUMBERS = ("missingness.rate", "missingness.complete", "missingness.strength", "data.test_share")
 
 
 def build(cfg: DictConfig, option: str) -> Any:  # noqa: ANN401 - whatever its _target_ makes
     """Instantiate one part of the configuration.
 
     Raises:
-        CalmrlError: a value cannot work; the message names the option.
+        CalmrlError: a value cannot work, or a file cannot be read; the message names the option.
         hydra.errors.InstantiationException: anything else.
     """
     try:
         return hydra.utils.instantiate(OmegaConf.select(cfg, option))
     except InstantiationException as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, CalmrlError):
+        while cause is not None and not isinstance(cause, CalmrlError | OSError):
             cause = cause.__cause__
-        if cause is None:
-            raise
-        raise type(cause)(f"in the option {option}: {cause}") from error
+        if isinstance(cause, CalmrlError):
+            raise type(cause)(f"in the option {option}: {cause}") from error
+        if isinstance(cause, OSError):
+            why = f"{cause.filename} cannot be read: {cause.strerror}." if cause.filename else str(cause)
+            raise FileFormatError(f"in the option {option}: {why}") from error
+        raise
 
 
 def check(cfg: DictConfig) -> None:
@@ -35,12 +42,20 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ArgumentError: naming the option, what was expected and what came.
     """
+    lacking = list(_missing(OmegaConf.to_container(cfg, resolve=False)))
+    if lacking:
+        example = "my.npz" if lacking[0].endswith("path") else "..."
+        raise ArgumentError(f"{', '.join(lacking)}: must be given, such as {lacking[0]}={example}.")
+    for option in _NUMBERS:
+        value = OmegaConf.select(cfg, option)
+        if value is not None and not _is_number(value):
+            raise ArgumentError(f"{option}: expected a number, got {value!r}.")
     seeds = cfg.seeds
     if not _list_of(seeds, int) or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ArgumentError(f"seeds: expected different whole numbers from 0 up, such as [0,1,2], got {seeds}.")
     for option in ("validation_share", "interval_level"):
         value = cfg[option]
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        if not _is_number(value) or not 0 < value < 1:
             raise ArgumentError(f"{option}: expected a number between 0 and 1, both excluded, got {value!r}.")
     if not cfg.get("calibration"):
         raise ArgumentError("calibration: expected at least one variant, such as 'calibration=[calmrl,oracle]'.")
@@ -76,6 +91,19 @@ def flatten(cfg: DictConfig) -> dict[str, str | int | float | bool | None]:
     assert isinstance(content, dict)
     visit("", {key: value for key, value in content.items() if key not in ("calibration", "report", "seeds")})
     return flat
+
+
+def _missing(value: object, prefix: str = "") -> Iterator[str]:
+    """The options that still are "???"; OmegaConf's own search fails where another option repeats one of them."""
+    if value == "???":
+        yield prefix
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _missing(inner, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _list_of(value: object, kind: Any) -> bool:  # noqa: ANN401 - a class or a union of classes

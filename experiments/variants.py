@@ -18,7 +18,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -26,11 +26,14 @@ from numpy.typing import NDArray
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import DataError
-from experiments.calibrated import Calibrated, direct_recall, recall_at_1
+from experiments.calibrated import Calibrated, direct_recall, recall_at_1, standard_error
 from experiments.generative import ModelFitter, Retriever, Setting
 from experiments.imputers import Imputer
 
 Rows = NDArray[np.int64]
+
+#: Settings this close to the best are not told apart: about the 95% interval of one R@1.
+_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Choice:
-    """What validation decided: the model's setting, and whether to retrieve by the imputer's own predictions."""
+    """What validation decided.
+
+    Attributes:
+        setting: of the model.
+        direct: retrieve by the imputer's own predictions.
+        warnings: what a reader of the table must know about the choice.
+    """
 
     setting: Setting
     direct: bool = False
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def best(cls, recall: Mapping[Setting, float], direct: float = math.nan) -> Choice:
@@ -134,18 +144,30 @@ class Variant(ABC):
         """
         trials = [(task, self.prepare(task, task.fit_rows), self.validation_data(task)) for task in tasks]
 
+        errors: dict[Setting, float] = {}
+
         def recall(settings: Iterable[Setting]) -> dict[Setting, float]:
-            return {
-                setting: _mean(recall_at_1(self._fit(task, part, setting).recall(data)) for task, part, data in trials)
-                for setting in settings
-            }
+            found = {}
+            for setting in settings:
+                tables = [self._fit(task, part, setting).recall(data) for task, part, data in trials]
+                found[setting], errors[setting] = _mean(map(recall_at_1, tables)), standard_error(tables)
+            return found
 
         latent_dims = self.model.feasible(*(part.data for _, part, _ in trials))
         middle = latent_dims[len(latent_dims) // 2]
         found = recall(Setting(middle, weight) for weight in self.model.noise_pseudo_counts)
         weight = Choice.best(found).setting.noise_pseudo_count
         found |= recall(Setting(latent_dim, weight) for latent_dim in latent_dims if latent_dim != middle)
-        return Choice.best(found, _mean(self.direct_recall(part, data) for _, part, data in trials))
+        choice = Choice.best(found, _mean(self.direct_recall(part, data) for _, part, data in trials))
+        return replace(choice, warnings=(*self._unasked(latent_dims), *_undecided(found, errors[choice.setting])))
+
+    def _unasked(self, latent_dims: Sequence[int]) -> Iterable[str]:
+        """Says so where none of the numbers of latents that were asked for could be tried."""
+        if not set(latent_dims) & set(self.model.latent_dims):
+            yield (
+                f"none of model.latent_dims {list(self.model.latent_dims)} is below both the number of rows fitted to "
+                f"and that of features; K = {latent_dims[0]}, the largest that is, was used instead."
+            )
 
     def direct_recall(self, prepared: Prepared, data: MultimodalData) -> float:
         """R@1 of retrieval without the model, in [0, 1]; NaN for a variant that always retrieves by the model."""
@@ -221,6 +243,19 @@ class Imputed(Variant):
         started = time.perf_counter()
         filled = imputer.fit(data).complete(data)
         return Prepared(filled, imputer, time.perf_counter() - started)
+
+
+def _undecided(recall: Mapping[Setting, float], error: float) -> Iterable[str]:
+    """Says so where several settings were tried and none is worse on validation rows than the best by much."""
+    reach = _STANDARD_ERRORS * error
+    if len(recall) > 1 and all(map(math.isnan, recall.values())):
+        yield "no validation row has two modalities, so that R@1 could not choose: K and the noise prior are the least."
+    elif len(recall) > 1 and not max(recall.values()) - min(recall.values()) > reach:
+        yield (
+            f"validation recall cannot tell the settings apart: the R@1 of all {len(recall)} tried is within two "
+            f"standard errors ({100 * reach:.1f} percentage points) of the best. K and the noise prior, and with them "
+            "RMSE, NLL and coverage, could as well be others; more seeds or a larger validation_share may decide."
+        )
 
 
 def _mean(numbers: Iterable[float]) -> float:

@@ -124,6 +124,28 @@ def test_report_names_the_file_it_lacks(run_folder: Path) -> None:
         build_report(run_folder)
 
 
+def test_matrix_is_blank_where_no_row_has_both() -> None:
+    pairs = pd.DataFrame({"query": ["a", "b", "c"], "candidate": ["b", "a", "d"], "R@1": [0.5, 0.25, np.nan]})
+    axes = figures.recall_matrix(pairs, "title").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c", "d"]
+    assert sorted(text.get_text() for text in axes.texts) == ["25.0", "50.0"]
+    assert figures.recall_matrix(pairs.assign(**{"R@1": np.nan}), "nothing").axes[0].texts[:] == []
+
+
+def test_one_seed_has_no_spread(results: pd.DataFrame, run_folder: Path) -> None:
+    one = results[results["seed"] == 0]
+    assert "whiskers" not in figures.recall_bars(summarize(one), "title").axes[0].get_xlabel()
+    assert "whiskers" in figures.recall_bars(summarize(results), "title").axes[0].get_xlabel()
+    write_table(one, run_folder / "results.parquet")
+    facts = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    write_text(json.dumps(facts | {"seeds": [0], "warnings": ["mind <this>"]}), run_folder / "run.json")
+    page = build_report(run_folder).read_text(encoding="utf-8")
+    assert "±" not in page
+    assert "One seed (0)" in page
+    assert "chosen at the share of the run (50%) and kept" in page
+    assert "mind &lt;this&gt;" in page
+
+
 def test_figures_leave_global_settings_alone_and_repeat_to_the_byte(run_folder: Path) -> None:
     before = dict(mpl.rcParams)
     table = pd.read_csv(run_folder / "tables" / "coverage.csv")
@@ -157,10 +179,14 @@ def test_gather_joins_runs_in_order_with_their_settings(results: pd.DataFrame, t
 
 def test_gather_writes_both_files(results: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(results, tmp_path / "0" / "results.parquet")
+    for folder in ("0", "1"):
+        write_text("log", tmp_path / folder / "compare.log")
     assert gather_main([str(tmp_path)]) == 0
     csv, parquet = pd.read_csv(tmp_path / "gathered.csv"), pd.read_parquet(tmp_path / "gathered.parquet")
     assert len(csv) == len(parquet) == len(results)
-    assert "1 runs" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "1 runs" in captured.out
+    assert captured.err == f"skipped {tmp_path / '1'}: no results; its compare.log may tell why.\n"
 
 
 def test_gather_says_where_it_found_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from sklearn.impute import KNNImputer
 from sklearn.linear_model import Ridge
 
-from analysis.gather import gather_runs
+from analysis.gather import gather_runs, unfinished_runs
 from calmrl_prob import MultimodalData
 from calmrl_prob.datasets import load_synthetic
 from calmrl_prob.errors import ArgumentError, CalmrlError
@@ -86,6 +86,8 @@ def test_every_option_of_every_group_can_be_built(group: str, option: str, tmp_p
     if option == "npz":
         np.savez(tmp_path / "own.npz", x_a=np.random.default_rng(0).normal(size=(20, 3)), x_b=np.eye(20))
         overrides.append(f"data.source.path={tmp_path / 'own.npz'}")
+        assert build(configured(*overrides), "data").name == "own"  # what titles say
+        return
     cfg = configured(*overrides)
     if group == "calibration":
         built = build(cfg, f"calibration.{option}")
@@ -132,10 +134,15 @@ def test_unknown_options_are_refused_by_hydra() -> None:
         ("model.noise_pseudo_counts=[-1]", "model.noise_pseudo_counts"),
         ("model.noise_pseudo_counts=[]", "model.noise_pseudo_counts"),
         ("model.tolerance=0", "model.tolerance"),
+        ("model.tolerance=x", "model.tolerance"),
+        ("model.max_iterations=1.5", "model.max_iterations"),
         ("scoring.score=cosine", "scoring.score"),
         ("missingness.rate=0.95", "missingness.rate"),
+        ("missingness.rate=abc", "missingness.rate"),
         ("data.test_share=0", "data.test_share"),
+        ("data.test_share=x", "data.test_share"),
         ("calibration.knn.imputer.neighbours=[]", "calibration.knn.imputer.neighbours"),
+        ("calibration.ridge.imputer.penalties=[x]", "calibration.ridge.imputer.penalties"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(override: str, option: str) -> None:
@@ -231,14 +238,37 @@ def test_weight_is_chosen_at_the_middle_k_then_k_at_that_weight(
 
     def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
         setting, seed = tried[-1]
-        return pd.DataFrame({"query": ["a"], "candidate": ["b"], "R@1": [scores[setting] + seeds[seed]]})
+        return pd.DataFrame(
+            {"query": ["a"], "candidate": ["b"], "num_queries": [100], "R@1": [scores[setting] + seeds[seed]]}
+        )
 
     monkeypatch.setattr(Calibrated, "recall", recall)
     variant = Scored("scored", ModelFitter(latent_dims=[2, 3, 4], noise_pseudo_counts=[0, 30]))
     choice = variant.choose([replace(task(incomplete), seed=seed) for seed in seeds])
+    assert not choice.warnings  # 0.4 and 0.2 are more than two standard errors apart
     assert choice == Choice(Setting(2, 30))  # the mean over the seeds; (2, 0) is not looked at
     settings = [Setting(3, 0), Setting(3, 30), Setting(2, 30), Setting(4, 30)]
     assert tried == [(setting, seed) for setting in settings for seed in seeds]
+
+
+@pytest.mark.parametrize(("queries", "warned"), [(20, True), (2000, False)])
+def test_a_choice_that_validation_recall_cannot_make_is_told(
+    queries: int, warned: bool, incomplete: MultimodalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
+        share = 0.5 if calibrated.setting.noise_pseudo_count else 0.4
+        return pd.DataFrame({"query": ["a"], "candidate": ["b"], "num_queries": [queries], "R@1": [share]})
+
+    monkeypatch.setattr(Calibrated, "recall", recall)
+    choice = AllRows("all", ModelFitter(latent_dims=[2], noise_pseudo_counts=[0, 10])).choose([task(incomplete)])
+    assert choice == Choice(Setting(2, 10))
+    assert any("cannot tell the settings apart" in warning for warning in choice.warnings) == warned
+
+
+def test_numbers_of_latents_that_cannot_be_tried_are_told(incomplete: MultimodalData) -> None:
+    choice = AllRows("all", ModelFitter(latent_dims=[5000])).choose([task(incomplete)])
+    assert choice.setting.latent_dim == 11  # of 12 features
+    assert any("5000" in warning and "K = 11" in warning for warning in choice.warnings)
 
 
 def test_validation_rows_are_never_fitted_to(incomplete: MultimodalData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +363,64 @@ def test_without_a_complete_row_the_others_are_still_compared(tmp_path: Path) ->
     assert "complete rows only" in results.loc["complete_rows", "note"]
     assert results.loc["calmrl", "R@1"] > 0
     assert "left out" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("variants", ["calmrl,ridge", "mean"])
+def test_test_rows_that_all_lack_a_modality_leave_a_blank(variants: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(90, 2))
+    dims = {"x_a": 4, "x_b": 3, "x_c": 5}
+    arrays = {name: z @ rng.normal(size=(2, d)) + 0.3 * rng.normal(size=(90, d)) for name, d in dims.items()}
+    arrays["x_c"][60:] = np.nan
+    np.savez(tmp_path / "own.npz", **arrays, train_idx=np.arange(60), test_idx=np.arange(60, 90))
+    overrides = [
+        *TINY[4:], "data=npz", f"data.source.path={tmp_path / 'own.npz'}", "missingness=none",
+        f"calibration=[{variants}]", f"report.focus={variants.split(',')[-1]}", "report.shares=[]", "seeds=[0]",
+    ]  # fmt: skip
+    console = Console(file=io.StringIO(), width=120)
+    run(configured(*overrides), tmp_path / "run", overrides, console)
+    assert "own, 0% of training" in console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
+    pairs = pd.read_csv(tmp_path / "run" / "tables" / "pairs.csv")
+    lacking = (pairs["query"] == "c") | (pairs["candidate"] == "c")
+    assert len(pairs) == 6 * len(variants.split(","))
+    assert pairs.loc[lacking, "R@1"].isna().all()
+    assert pairs.loc[~lacking, "R@1"].notna().all()
+    results = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert np.isfinite(results[["R@1", "RMSE", "NLL", "coverage"]].to_numpy()).all()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Recall by pair of modalities" in page
+    assert "<h1>own:" in page
+    assert ("ridge may" in page) == ("ridge" in variants)
+
+
+def test_a_focus_that_is_not_compared_is_told(tmp_path: Path) -> None:
+    overrides = [*TINY, "calibration=[mean]", "seeds=[0]", "report.shares=[]", "report.focus=nope"]
+    console = Console(file=io.StringIO(), width=200)
+    assert np.isnan(run(configured(*overrides), tmp_path, overrides, console))
+    assert "'nope' is not among the variants" in console.file.getvalue()  # type: ignore[attr-defined]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "is not among the variants" in page
+    assert "oracle" not in page.partition("<details>")[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data=npz"], "data.source.path: must be given"),
+        (["data=npz", "data.source.path=no/such.npz"], "no/such.npz"),
+        ([*TINY, "missingness.rate=0.9"], "missingness.rate: expected a share"),
+    ],
+)
+def test_command_line_refuses_in_a_line(overrides: list[str], told: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.compare", *overrides, f"hydra.run.dir={tmp_path / 'refused'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    assert unfinished_runs(tmp_path) == ["refused"]
+    assert told in (tmp_path / "refused" / "compare.log").read_text(encoding="utf-8")
 
 
 def test_modalities_must_be_at_least_two() -> None:
