@@ -435,7 +435,8 @@ def test_command_line_sweeps_and_runs_are_gathered(tmp_path: Path) -> None:
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("CalMRL isotropic (paper)") == 2
+    assert done.stdout.count("Report: ") == 2
+    assert "CalMRL isotropic (paper)" in done.stdout
     gathered = gather_runs(tmp_path)
     assert gathered["run"].unique().tolist() == ["0", "1"]
     assert gathered.groupby("run")["missingness.rate"].first().tolist() == [0.2, 0.5]
