@@ -24,6 +24,7 @@ from calmrl_prob.errors import (
     SchemaError,
     UnfittedWarning,
 )
+from calmrl_prob.evaluation import retrieve
 from calmrl_prob.inference import FIT_METHODS, as_linear_gaussian, fit, posterior
 from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.linear_gaussian import SufficientStatistics, log_marginal
@@ -273,6 +274,9 @@ def test_a_model_that_was_not_fitted_says_so() -> None:
     with pytest.warns(UnfittedWarning, match=r"random loadings.*calmrl_prob\.fit") as caught:
         posterior(model, data)
     assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UnfittedWarning) as caught:
+        retrieve(model, *(MultimodalData({name: torch.ones(3, DIMS[name])}) for name in ("image", "text")))
+    assert {warning.filename for warning in caught} == {__file__}
     model.load_linear_gaussian(random_model().linear_gaussian())
     posterior(model, data)  # warnings are errors here
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -156,13 +157,21 @@ def as_linear_gaussian(model: Model) -> LinearGaussian:
                 "model: it still has the random loadings that it started from, so what it says of the data means "
                 "nothing; fit it with calmrl_prob.fit, or load parameters.",
                 UnfittedWarning,
-                stacklevel=4,  # past the function that asks and its torch.no_grad, to whoever called it
+                stacklevel=_level_of_caller(),
             )
         return model.linear_gaussian().detach()
     raise ArgumentTypeError(
         f"model: expected a SharedLatentModel or a LinearGaussian, got {described(model)}; "
         "or give your class a method linear_gaussian()."
     )
+
+
+def _level_of_caller() -> int:
+    """The ``stacklevel`` at which a warning of the function that calls this points out of calmrl_prob and torch."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("calmrl_prob", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def fitted_to(linear_gaussian: LinearGaussian, data: MultimodalData) -> MultimodalData:
