@@ -433,7 +433,7 @@ class MultimodalData:
             torch.float64
         """
         if dtype not in (None, torch.float32, torch.float64):
-            raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}.")
+            raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}.")
         usable_device(device)
         moved = {name: values.to(device=device, dtype=dtype) for name, values in self._values.items()}
         observed_mask = self.observed_mask.to(device=device)

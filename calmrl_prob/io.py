@@ -132,6 +132,8 @@ def load_npz(
     if isinstance(names, str) or not (names is None or isinstance(names, Sequence)):
         remedy = f"use [{names!r}]" if isinstance(names, str) else "use a list"
         raise ArgumentTypeError(f"names: expected a sequence of modality names, got {short(names)}; {remedy}.")
+    if names is not None and (not names or len(set(names)) < len(names)):
+        raise ArgumentError(f"names: expected one or more distinct modalities, got {list(names)}; None takes all.")
     if not isinstance(ids, str):
         raise ArgumentTypeError(f"ids: expected the name of an array in the file, got {short(ids)}.")
     arrays = _read_arrays(path, names)

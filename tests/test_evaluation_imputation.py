@@ -196,6 +196,13 @@ def test_calibration_refuses_what_is_not_finite(measure: Any, argument: str, pla
         measure(**given)
 
 
+@pytest.mark.parametrize("argument", ["truth", "mean", "variance", "levels"])
+def test_calibration_refuses_what_are_no_numbers(argument: str) -> None:
+    given: dict[str, Any] = {"truth": 0.0, "mean": 0.0, "variance": 1.0, argument: "x"}
+    with pytest.raises(ArgumentTypeError, match=f"{argument}: expected an array of numbers, got 'x'"):
+        coverage_curve(**given)
+
+
 def test_bad_tables_are_named() -> None:
     truth, evaluated, means, variances = make_table_input()
     with pytest.raises(ArgumentError, match="level"):

@@ -73,6 +73,9 @@ class TestLoadNpz:
                 load_npz(path, ids=wrong)
         with pytest.raises(ArgumentTypeError, match="ids: expected the name"):
             load_npz(path, ids=None)  # type: ignore[arg-type]
+        for wrong_names in ([], ["text", "text"]):
+            with pytest.raises(ArgumentError, match="names: expected one or more distinct modalities, got"):
+                load_npz(path, wrong_names)
         with pytest.raises(ArgumentTypeError, match="names: expected a sequence"):
             load_npz(path, 3)  # type: ignore[arg-type]
 

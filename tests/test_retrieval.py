@@ -431,6 +431,7 @@ def test_bad_arguments_are_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        ({"score": ["x"]}, ArgumentError, "score: expected one of"),
         ({"top_k": -1}, ArgumentError, "top_k: expected a whole number of at least 0, got -1"),
         ({"top_k": "x"}, ArgumentTypeError, "top_k: .*got 'x'"),
         ({"chunk_size": 0}, ArgumentError, "chunk_size: .*at least 1, got 0"),
@@ -453,6 +454,7 @@ def test_bad_settings_are_named(settings: dict[str, Any], error: type[Exception]
         ({"names": "image"}, ArgumentTypeError, r"got 'image'; use \['image'\]"),
         ({"names": 3}, ArgumentTypeError, "names: expected a sequence of modality names, got 3"),
         ({"names": [3, "image"]}, ArgumentTypeError, "got 3 among them"),
+        ({"ks": 3}, ArgumentTypeError, "ks: expected a sequence of whole numbers, got 3"),
         ({"ks": ["x"]}, ArgumentTypeError, "ks: .*got 'x'"),
         ({"data": np.ones((3, 2))}, ArgumentTypeError, "data: expected MultimodalData, got ndarray"),
     ],

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob._arguments import short
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 
 def pit_values(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> NDArray[np.float64]:
@@ -59,7 +60,7 @@ def coverage_curve(
         >>> coverage_curve([-3.0, -0.1, 0.2, 0.9], mean=0.0, variance=1.0, levels=[0.5]).round(3).values.tolist()
         [[0.5, 0.5, 1.349]]
     """
-    chosen = np.asarray([*np.arange(1, 20) / 20, 0.99] if levels is None else levels, dtype=np.float64)
+    chosen = _numbers("levels", [*np.arange(1, 20) / 20, 0.99] if levels is None else levels)
     if chosen.ndim != 1 or not np.all((chosen > 0) & (chosen < 1)):
         raise ArgumentError(f"levels: expected numbers between 0 and 1, both excluded, got {levels}.")
     distance = np.sort(np.abs(standardized_error(truth, mean, variance)), axis=None)
@@ -84,7 +85,9 @@ def standardized_error(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -
         ArgumentError: shapes do not fit, or a variance is not positive.
         DataError: a true value or a mean is not finite.
     """
-    true_values, means, variances = (np.asarray(part, dtype=np.float64) for part in (truth, mean, variance))
+    true_values, means, variances = (
+        _numbers(argument, part) for argument, part in {"truth": truth, "mean": mean, "variance": variance}.items()
+    )
     try:
         np.broadcast_shapes(true_values.shape, means.shape, variances.shape)
     except ValueError as error:
@@ -102,3 +105,10 @@ def standardized_error(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -
                 f"({int(bad.sum())} of {values.size} cells); keep only cells where np.isfinite({argument})."
             )
     return np.asarray((true_values - means) / np.sqrt(variances))
+
+
+def _numbers(argument: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{argument}: expected an array of numbers, got {short(values)}.") from error

@@ -6,7 +6,7 @@ true candidate and merged into the best so far, and dropped. Memory is O((N_q + 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -144,7 +144,7 @@ def retrieve(
         >>> found.top_indices.ravel().tolist(), found.ranks.tolist(), found.metrics()["R@1"]
         ([0, 1, 2], [1, 1, 1], 1.0)
     """
-    if score not in SCORES:
+    if score not in list(SCORES):
         raise ArgumentError(f"score: expected one of {sorted(SCORES)}, got {score!r}.")
     chunk_size, top_k = whole_number("chunk_size", chunk_size, 1), whole_number("top_k", top_k)
     query_side, candidate_side = Encoded(model, queries, "queries"), Encoded(model, candidates, "candidates")
@@ -225,6 +225,8 @@ def cross_modal_recall(
         raise ArgumentTypeError(f"data: expected MultimodalData, got {short(data)}; wrap it in MultimodalData.")
     chosen = chosen_names(data.names if names is None else names, data.names, least=2)
     present = {name: data.observed(name) for name in chosen}
+    if not isinstance(ks, Iterable):
+        raise ArgumentTypeError(f"ks: expected a sequence of whole numbers, got {short(ks)}; pass [1, 5], say.")
     ks = [whole_number("ks", k, 1) for k in ks]
     rows_of_table: list[dict[str, float | str]] = []
     for query in chosen:
