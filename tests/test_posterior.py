@@ -291,6 +291,9 @@ def test_errors() -> None:
         LinearGaussian(model.loadings, model.intercepts, {"a": torch.tensor(0.0)})
     with pytest.raises(ArgumentError, match=r"intercepts\['a'\]: expected shape \(3,\)"):
         LinearGaussian(model.loadings, {"a": torch.zeros(2)}, model.noise_variance)
+    far = torch.tensor([[1.0] * 3, [1e200] * 3], dtype=torch.float64)
+    with pytest.raises(NumericalError, match="evidence of 1 instances is not finite, first row 1"):
+        posterior(model, ObservedBlocks.from_arrays({"a": far}, torch.ones(2, 1).bool()))
     broken = LinearGaussian({"a": torch.full((3, 2), torch.nan)}, {"a": torch.zeros(3)}, {"a": torch.tensor(1.0)})
     with pytest.raises(NumericalError, match="positive-definite"):
         posterior(broken, ObservedBlocks.from_arrays({"a": torch.ones(1, 3)}, torch.tensor([[True]])))

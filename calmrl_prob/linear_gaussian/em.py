@@ -7,6 +7,7 @@ arXiv 2511.12034, Corollary 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 #: Anderson's memory, because gains are small for a while after each time that it had to start anew.
 _WINDOW = 12
 
+_NOT_FINITE = (
+    "data: the evidence is not finite. Look for features of very different scale (standardise them), raise "
+    "noise_floor, or lower latent_dim."
+)
+
 
 @dataclass(frozen=True, repr=False)
 class EMResult:
@@ -40,7 +46,8 @@ class EMResult:
         objective: (T,) float64, the same plus the log prior of the noise variances: what never falls. Equal to
             ``log_likelihood`` without that prior.
         num_iterations: E-steps taken after the start's, those whose point was taken back included.
-        converged: whether the criterion was at or below the tolerance.
+        converged: whether the criterion fell to the tolerance, or steps to what rounding takes from them; with float32
+            data that may come first.
         criterion: the gain still to be expected when it stopped, in nats for each observed value; after "rounding",
             what the last step lost.
         tolerance: what the criterion was compared with.
@@ -136,12 +143,13 @@ def fit_em(
             )
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
     parameters = parameters.with_floor(noise_model.floor)
-    moments = step(parameters)
-    evidence = [moments.log_likelihood]
-    objective = [moments.log_likelihood + noise_model.log_prior(parameters.noise_variance, step.shape)]
+    moments, value = _evaluate(step, parameters, noise_model)
+    if moments is None:
+        raise NumericalError(_NOT_FINITE)
+    evidence, objective = [moments.log_likelihood], [value]
     num_values = float(step.feature_count.sum())
     accelerator = AndersonAccelerator(anderson_memory) if anderson_memory else None
-    num_iterations, criterion, stop_reason = 0, float("inf"), "max_iterations"
+    num_iterations, criterion, stop_reason = 0, math.inf, "max_iterations"
     while num_iterations < max_iterations:
         image = maximize(step, moments, noise_model, expand=expand)
         proposal = image
@@ -157,10 +165,7 @@ def fit_em(
             candidate, value = _evaluate(step, image, noise_model)
             num_iterations += 1
         if candidate is None:
-            raise NumericalError(
-                "data: the evidence is not finite. Look for features of very different scale (standardise them), "
-                "raise noise_floor, or lower latent_dim."
-            )
+            raise NumericalError(_NOT_FINITE)
         if value < objective[-1]:  # an EM step can only lose what rounding takes
             stop_reason, criterion = "rounding", (objective[-1] - value) / num_values
             break
@@ -178,7 +183,7 @@ def fit_em(
         torch.tensor(evidence, dtype=torch.float64),
         torch.tensor(objective, dtype=torch.float64),
         num_iterations,
-        criterion <= tolerance,
+        stop_reason != "max_iterations",
         criterion,
         tolerance,
         stop_reason,
@@ -232,15 +237,16 @@ def _evaluate(step: ExpectationStep, parameters: Parameters, noise_model: NoiseM
     try:
         moments = step(parameters)
     except NumericalError:
-        return None, float("nan")
-    return moments, moments.log_likelihood + noise_model.log_prior(parameters.noise_variance, step.shape)
+        return None, math.nan
+    value = moments.log_likelihood + noise_model.log_prior(parameters.noise_variance, step.shape)
+    return (moments, value) if math.isfinite(value) else (None, math.nan)
 
 
 def _gain_to_come(objective: list[float]) -> float:
     """What an infinite number of further steps would add, if gains go on shrinking as they did."""
     window = min(_WINDOW, (len(objective) - 1) // 2)
     if window < 3:
-        return float("inf")
+        return math.inf
     recent = objective[-1] - objective[-1 - window]
     before = objective[-1 - window] - objective[-1 - 2 * window]
     ratio = min(recent / before, 1 - 1e-6) if before > 0 else 0.0

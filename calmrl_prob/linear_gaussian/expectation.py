@@ -32,13 +32,11 @@ class Totals:
         count: (G,) rows with each group; a group is a modality, or a feature where single features may be missing.
         total: (D,) sum of x over the rows that have it.
         square: (D,) sum of its square.
-        num_instances: N.
     """
 
     count: Tensor
     total: Tensor
     square: Tensor
-    num_instances: int
 
 
 @dataclass(frozen=True)

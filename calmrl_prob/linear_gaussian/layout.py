@@ -43,13 +43,11 @@ class PatternLayout:
     Attributes:
         buckets: the groups of patterns, smallest counts first.
         slot: (N,) int64, the place of each instance in the padded arrays.
-        slot_pattern: (T,) int64, the pattern of each slot; P at the padding.
         num_slots: T.
     """
 
     buckets: list[Bucket]
     slot: Tensor
-    slot_pattern: Tensor
     num_slots: int
 
     def __init__(self, pattern_index: Tensor, pattern_counts: Tensor, latent_dim: int) -> None:
@@ -79,5 +77,3 @@ class PatternLayout:
         place = torch.arange(len(pattern_index), device=pattern_index.device)
         self.slot = torch.empty_like(pattern_index)
         self.slot[by_pattern] = (first_slot - starts)[pattern_index[by_pattern]] + place
-        self.slot_pattern = torch.full((slots,), len(pattern_counts), device=pattern_index.device)
-        self.slot_pattern[self.slot] = pattern_index

@@ -145,7 +145,8 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureB
         The posterior, with natural means, means and log marginals of all instances.
 
     Raises:
-        NumericalError: a posterior precision is not positive definite in this floating-point type.
+        NumericalError: a posterior precision is not positive definite in this floating-point type, or the evidence of
+            an instance is not finite.
 
     Example:
         >>> import torch
@@ -175,6 +176,12 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureB
     mean = torch.cat(solved)[layout.slot] if solved else natural_mean
     constants = _pattern_constants(linear_gaussian, blocks.patterns, group_precision[-1], logdets)
     log_marginal = constants[blocks.pattern_index] + 0.5 * ((natural_mean * mean).sum(1) - squares)
+    broken = (~log_marginal.isfinite()).nonzero().flatten()
+    if len(broken):
+        raise NumericalError(
+            f"blocks: the evidence of {len(broken)} instances is not finite, first row {int(broken[0])}. Their values "
+            "are not finite, or so far from the model's that squares overflow; rescale or remove them."
+        )
     return Posterior(
         linear_gaussian,
         blocks.patterns,
@@ -244,13 +251,25 @@ def factorize(matrices: Tensor) -> Tensor:
         NumericalError: one is not positive definite, or not finite.
     """
     factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(matrices)
-    if bool(info.any()) or not bool(factor[..., -1, :].isfinite().all()):  # the last row meets all that came before
-        raise NumericalError(
-            "precision or covariance: expected positive-definite matrices, got one that is not, in "
-            f"{matrices.dtype}. Use float64, raise the noise floor, or look for loadings that are not finite."
-        )
+    factor, failures = torch.linalg.cholesky_ex(matrices)
+    require_definite(failures)
     return factor
+
+
+def require_definite(failures: Tensor) -> None:
+    """Refuse factorisations that failed.
+
+    Args:
+        failures: what ``torch.linalg.cholesky_ex`` reports: 0 where it went well, and not 0 for NaN either.
+
+    Raises:
+        NumericalError: one of them failed.
+    """
+    if bool(failures.any()):
+        raise NumericalError(
+            "precision or covariance: expected positive-definite matrices, got one that is not, or is not finite. "
+            "Use float64, raise the noise floor, or look for loadings that are not finite."
+        )
 
 
 def _pattern_constants(lg: LinearGaussian, patterns: Tensor, prior_precision: Tensor, logdets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.layout import PatternLayout
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
-from calmrl_prob.linear_gaussian.posterior import factorize
+from calmrl_prob.linear_gaussian.posterior import require_definite
 from calmrl_prob.linear_gaussian.products import cross_product, project, project_into, row_chunks
 
 
@@ -61,13 +61,15 @@ class RowwiseStep(ExpectationStep):
         groups = self._members[0].shape[1]
         first, second = weights.new_zeros(groups, latent_dim), weights.new_zeros(groups, latent_dim**2)
         evidence = self.feature_log_density(parameters)
+        failures = []
         for bucket, members, weighted in zip(self.layout.buckets, self._members, self._weighted_members, strict=True):
             size = len(members)
             h = natural[:, bucket.start : bucket.stop].view(latent_dim, size, bucket.capacity).permute(1, 2, 0)
             z = latents[bucket.start : bucket.stop].view(size, bucket.capacity, latent_dim)
             h.addcmul_(bucket.filled, (members[:, :-1] @ offset)[:, None], value=-1)
             inner = torch.addmm(identity, members[:, :-1], flat_precision).view(size, latent_dim, latent_dim)
-            factor = factorize(inner)
+            factor, failure = torch.linalg.cholesky_ex(inner)
+            failures.append(failure)
             covariance = torch.cholesky_inverse(factor).mT  # symmetric; LAPACK leaves it in columns
             torch.bmm(h, covariance, out=z)
             square = torch.bmm(z.mT, z)
@@ -76,6 +78,7 @@ class RowwiseStep(ExpectationStep):
             evidence -= weighted[:, -1] @ factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             first.addmm_(members.mT, z.sum(1))
             second.addmm_(members.mT, square.view(size, -1)).addmm_(weighted.mT, covariance.reshape(size, -1))
+        require_definite(torch.cat(failures))
         return Moments(float(evidence), self._cross(latents), augment(first, second, self._group_counts))
 
 
@@ -142,7 +145,6 @@ class ByFeature(RowwiseStep):
             blocks.feature_mask.sum(0).double(),
             blocks.values.double().sum(0),
             blocks.values.double().square().sum(0),
-            blocks.num_instances,
         )
 
     def group_precisions(self, weights: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
@@ -169,4 +171,4 @@ def block_totals(blocks: ObservedBlocks) -> Totals:
         totals.append(total)
         squares.append(square)
     count = blocks.pattern_counts.double() @ blocks.patterns.double()
-    return Totals(count, torch.cat(totals), torch.cat(squares), blocks.num_instances)
+    return Totals(count, torch.cat(totals), torch.cat(squares))

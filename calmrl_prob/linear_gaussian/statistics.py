@@ -241,7 +241,7 @@ class FromStatistics(ExpectationStep):
         self._members = torch.cat([members, members.new_ones(len(members), 1)], dim=1)
         self._counts = torch.stack([scatter[-1, -1] for scatter in self._scatters])
         _, total, square = pattern_totals(parts, self.shape)
-        self.totals = Totals(self._counts @ members, total, square, round(float(self._counts.sum())))
+        self.totals = Totals(self._counts @ members, total, square)
 
     def __call__(self, parameters: Parameters) -> Moments:
         """Expected moments and evidence at ``parameters``."""
