@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._arguments import chosen_names, whole_number
+from calmrl_prob._arguments import checked_seed, chosen_names, whole_number
 from calmrl_prob._versions import installed_version
 from calmrl_prob.arviz_adapter import Group, Variable, to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.inference.arguments import checked_seed
 from calmrl_prob.inference.posterior import (
     Model,
     as_linear_gaussian,

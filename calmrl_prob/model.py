@@ -23,10 +23,9 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import whole_number
+from calmrl_prob._arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.inference.arguments import checked_dtype, checked_seed, described
 from calmrl_prob.linear_gaussian import LinearGaussian, posterior
 from calmrl_prob.priors import NormalPrior, Prior
 

@@ -6,9 +6,8 @@ import inspect
 import logging
 from typing import Any
 
-from calmrl_prob._arguments import real_number, whole_number
+from calmrl_prob._arguments import described, real_number, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.arguments import described
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.linear_gaussian import (

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import checked_seed, described
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError, SchemaError
-from calmrl_prob.inference.arguments import checked_seed, described
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import progress_bar

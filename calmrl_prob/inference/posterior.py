@@ -10,10 +10,9 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import whole_number
+from calmrl_prob._arguments import checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, UnfittedWarning
-from calmrl_prob.inference.arguments import checked_seed, described
 from calmrl_prob.linear_gaussian import LinearGaussian, Posterior
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
 

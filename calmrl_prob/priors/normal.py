@@ -8,9 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import whole_number
+from calmrl_prob._arguments import checked_dtype, described, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.arguments import checked_dtype, described
 from calmrl_prob.priors.prior import Prior
 
 
