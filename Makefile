@@ -30,7 +30,6 @@ $(BENCH_STAMP): $(STAMP)
 
 demo: $(STAMP) ## compare calibration variants on the emoji data: one table, and a report in outputs/
 	@$(BIN)/python -m experiments.compare
-	@echo "Report: $$(find outputs -name report.html -exec ls -t {} + | head -n 1)"
 
 check: $(STAMP) ## lint, formatting, types
 	@$(BIN)/ruff check -q .

@@ -57,7 +57,7 @@ def run_mofa(problem: Problem, iterations: int) -> dict[str, object]:
         "problem": problem.name,
         "package": "mofapy2",
         "cpu_s": seconds,
-        "iterations": iterations,
+        "most_iterations": iterations,
         "nll": held_out_nll(model, problem),
     }
 
