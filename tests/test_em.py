@@ -23,6 +23,7 @@ from calmrl_prob.linear_gaussian.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
 from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern
+from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance
 from calmrl_prob.linear_gaussian.statistics import FromStatistics
 from tests.conftest import random_blocks, random_mask, random_model
 
@@ -354,3 +355,44 @@ def test_guesses_respect_the_noise_floor() -> None:
     assert float(accelerated.log_likelihood[-1]) == pytest.approx(float(plain.log_likelihood[-1]), rel=1e-6)
     floor = 1e-4 * float(rows.var(0, correction=0).mean())
     assert float(accelerated.linear_gaussian.noise_variance["a"][0]) == pytest.approx(floor, rel=1e-6)
+
+
+def test_expansion_leaves_the_model_as_it_is() -> None:
+    """Absorbing the latent's free mean and covariance into loadings and intercepts changes no density."""
+    model = random_model(DIMS, 3, prior="standard")
+    blocks = random_blocks(random_model(DIMS, 3, seed=1), 80, rate=0.4)
+    centred, shift = blocks.centred()
+    step = ByModality(centred, 3)
+    moments = step(Parameters.from_linear_gaussian(model, shift))
+    unlimited = NoiseModel(False, torch.zeros(22).double(), 0.0, torch.ones(22).double())
+    plain, expanded = (
+        maximize(step, moments, unlimited, expand=expand).to_linear_gaussian(step.shape, shift)
+        for expand in (False, True)
+    )
+    every = moments.latent[-1] / moments.latent[-1, -1, -1]
+    mean = every[-1, :-1]
+    free = LinearGaussian(
+        plain.loadings, plain.intercepts, plain.noise_variance, mean, every[:-1, :-1] - torch.outer(mean, mean)
+    )
+    assert float(mean.abs().max()) > 0.01
+    torch.testing.assert_close(log_marginal(expanded, blocks), log_marginal(free, blocks), rtol=1e-10, atol=1e-10)
+
+
+def test_the_covariance_of_the_start_without_forming_it() -> None:
+    """C Y from rows is C Y with C formed: X_i^T X_j N / (n_i n_j) off the diagonal blocks, X_i^T X_i / n_i on them."""
+    blocks, _ = random_blocks(random_model(DIMS, 3), 120, rate=0.4).centred()
+    zero = torch.zeros(22, dtype=torch.float64)
+    y = torch.randn(22, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    filled = {name: torch.zeros(120, width, dtype=torch.float64) for name, width in DIMS.items()}
+    for name, values in blocks.values.items():
+        filled[name][blocks.rows[name]] = values
+    counts = {name: len(values) for name, values in blocks.values.items()}
+    rows = [
+        torch.cat(
+            [filled[a].mT @ filled[b] * (1 / counts[a] if a == b else 120 / (counts[a] * counts[b])) for b in DIMS],
+            dim=1,
+        )
+        for a in DIMS
+    ]
+    got = PairwiseCovariance.from_blocks(blocks, zero, zero).times(y)
+    torch.testing.assert_close(got, torch.cat(rows) @ y, rtol=1e-10, atol=1e-10)
