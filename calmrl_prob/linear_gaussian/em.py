@@ -102,7 +102,7 @@ def fit_em(
         prior_mean: the latent's prior mean (K,); zeros by default. It stays as it is, as does the covariance.
         prior_covariance: the latent's prior covariance (K, K); the identity by default.
         form: of the E-step: "modality", "pattern", "statistics", or "auto" to choose by cost. All give the same fit.
-        max_iterations: E-steps at most.
+        max_iterations: E-steps at most, and one more if the last of them was a guess that had to be taken back.
         tolerance: stop when the gain in evidence still to be expected is below this, in nats for each observed
             value. It is extrapolated from the decay of the last gains, so that a slow crawl is not taken for arrival.
         noise_floor: least noise variance as a share of the feature's variance; keeps the evidence bounded.

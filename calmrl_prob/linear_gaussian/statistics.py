@@ -84,7 +84,9 @@ class SufficientStatistics:
     @property
     def shift(self) -> Tensor:
         """The shift stacked over modalities, (D,); zero for a modality that has not occurred yet."""
-        return torch.cat([self._shift.get(name, torch.zeros(width).double()) for name, width in self.dims.items()])
+        device = next((known.device for known in self._shift.values()), None)
+        unseen = {name: torch.zeros(width, dtype=torch.float64, device=device) for name, width in self.dims.items()}
+        return torch.cat([{**unseen, **self._shift}[name] for name in self.dims])
 
     def update(self, blocks: ObservedBlocks) -> SufficientStatistics:
         """Add a chunk of instances, in place.
