@@ -6,9 +6,9 @@ All forms do the same arithmetic on different operands. With T iterations to exp
     by pattern      T (2 sum_m n_m D_m K + 2 N K^2 + 6 P C)
     statistics      S sum_p n_p D_p^2 + T (sum_p (D_p^2 K + 2 D_p K^2) + 20 P C)
 
-where C is the cost of a small call in multiply-adds (a form takes 5, 6 or 20 of them for each modality or pattern) and S
-the price of a multiply-add in the symmetric product of the pass against one in a tall, narrow product. K^3 terms are the
-same in all and left out.
+where C is the cost of a small call in multiply-adds (a form takes 5, 6 or 20 of them for each modality or pattern) and
+S the price of a multiply-add in the symmetric product of the pass against one in a tall, narrow product. K^3 terms are
+the same in all and left out.
 """
 
 from __future__ import annotations
