@@ -65,9 +65,9 @@ class Imputation:
         x_n^m | x_n ~ N(W^m E[z_n] + mu^m,  W^m V_n W^mT + Psi^m)        (by the exact route)
 
     By other routes it is a mixture of such normals: over the components of the prior, draws of parameters, or draws of
-    latents. Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when first asked
-    for, and kept: N D_m numbers each, so ask for what is needed (or impute a subset of the instances). For a modality
-    that the instance has, mean and variance are those of a second, independent measurement of it.
+    latents. Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when first
+    asked for, and kept: N D_m numbers each, so ask for what is needed (or impute a subset of the instances). For a
+    modality that the instance has, mean and variance are those of a second, independent measurement of it.
 
     Attributes:
         names: the modalities imputed.
