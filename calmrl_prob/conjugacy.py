@@ -300,7 +300,7 @@ class _Probe:
         for evaluation in self.at(batch, torch.cat(points)):
             for name, site in evaluation.sites.items():
                 latent = name in self.prober.latents
-                mean = site.mean.view(len(_SCALES), 3, number, -1)
+                mean = site.mean.reshape(len(_SCALES), 3, number, -1)
                 middle = (mean[:, 0] + mean[:, 1]) / 2
                 size = mean.abs().amax(dim=(1, 2, 3)) + 1e-30
                 gap = (mean[:, 2] - middle).abs().amax(dim=(1, 2)) / size
@@ -314,14 +314,14 @@ class _Probe:
                     )
                 parts = {"diagonal": site.diagonal, "factor": site.factor, "freedom": site.degrees_of_freedom}
                 for part in parts.values():
-                    if part is not None and _moves(part.view(len(points), -1)):
+                    if part is not None and _moves(part.reshape(len(points), -1)):
                         raise NotConjugateError(
                             name,
                             "scale depends on the latent",
                             f"The {'prior covariance' if latent else 'noise variance'} changes with the latents.",
                             "svi",
                         )
-            if _moves(evaluation.log_weight.view(len(points), -1)):
+            if _moves(evaluation.log_weight.reshape(len(points), -1)):
                 raise NotConjugateError(
                     next(iter(self.prober.discrete), next(iter(self.prober.latents))),
                     "discrete site",
