@@ -228,6 +228,7 @@ def discover(
             "svi",
         )
     prober = Prober(bound, call)
+    prober.require_gaussian(call)
     probe = _Probe(prober, seen, values)
     if check:
         _check_stable(bound, seen, few, call, values)
