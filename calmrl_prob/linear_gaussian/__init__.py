@@ -2,12 +2,14 @@
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 __all__ = [
     "EMResult",
+    "Evidence",
     "FeatureBlocks",
     "LinearGaussian",
     "ObservedBlocks",
@@ -15,6 +17,7 @@ __all__ = [
     "Predictive",
     "SufficientStatistics",
     "fit_em",
+    "log_evidence",
     "log_marginal",
     "posterior",
     "predict",

@@ -17,13 +17,12 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError, DataError, NumericalError
 from calmrl_prob.linear_gaussian.acceleration import AndersonAccelerator
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.cost import choose_form
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
+from calmrl_prob.linear_gaussian.forms import prepare
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
-from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern
-from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance, spectral_start
-from calmrl_prob.linear_gaussian.statistics import FromStatistics, SufficientStatistics
+from calmrl_prob.linear_gaussian.spectral import spectral_start
+from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 #: The gain still to come is judged from the gains of up to this many steps against as many before them: more than
@@ -129,8 +128,10 @@ def fit_em(
         >>> round(float(result.linear_gaussian.noise_variance["x"][0]), 1)
         0.1
     """
-    step, shift, covariance, used_form = _prepare(data, latent_dim, form)
+    prepared = prepare(data, latent_dim, form)
+    step, shift = prepared.step, prepared.shift
     _check_options(step, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
+    covariance = prepared.covariance()
     noise_model = _noise_model(covariance.variance, step, noise == "isotropic", noise_floor, noise_pseudo_count)
     if start is None:
         generator = torch.Generator().manual_seed(seed)
@@ -187,39 +188,8 @@ def fit_em(
         criterion,
         tolerance,
         stop_reason,
-        used_form,
+        prepared.form,
     )
-
-
-def _prepare(
-    data: ObservedBlocks | FeatureBlocks | SufficientStatistics, latent_dim: int, form: str
-) -> tuple[ExpectationStep, Tensor, PairwiseCovariance, str]:
-    """The E-step in the form asked for, the shift it works about, and the covariance for the start."""
-    forms = ("auto", "modality", "pattern", "statistics")
-    if form not in forms:
-        raise ArgumentError(f"form: expected one of {forms}, got {form!r}.")
-    if isinstance(data, FeatureBlocks):
-        if form != "auto":
-            raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
-        centred, shift = data.centred()
-        by_feature = ByFeature(centred, latent_dim)
-        return by_feature, shift, PairwiseCovariance.from_features(centred, *_mean_variance(by_feature)), "features"
-    if isinstance(data, ObservedBlocks):
-        form = choose_form(data, latent_dim) if form == "auto" else form
-        if form != "statistics":
-            blocks, shift = data.centred()
-            rowwise = ByModality(blocks, latent_dim) if form == "modality" else ByPattern(blocks, latent_dim)
-            return rowwise, shift, PairwiseCovariance.from_blocks(blocks, *_mean_variance(rowwise)), form
-        data = SufficientStatistics.from_blocks(data)
-    step = FromStatistics(data)
-    return step, data.shift.to(step.totals.total.device), PairwiseCovariance.from_statistics(data), "statistics"
-
-
-def _mean_variance(step: ExpectationStep) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each feature over the rows that have it, about the shift."""
-    count = step.feature_count.clamp(min=1)
-    mean = step.totals.total / count
-    return mean, (step.totals.square / count - mean.square()).clamp(min=0)
 
 
 def _noise_model(

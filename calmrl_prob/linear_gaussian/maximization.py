@@ -90,3 +90,19 @@ def maximize(step: ExpectationStep, moments: Moments, noise_model: NoiseModel, *
         intercepts = intercepts + loadings @ mean
         loadings = loadings @ scale
     return Parameters(loadings, intercepts, noise).with_floor(noise_model.floor)
+
+
+def expected_residual(step: ExpectationStep, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
+    """What [W, mu], shape (D, K + 1), leaves unexplained, over the rows that have each feature.
+
+    Returns:
+        sum E[(x - w~^T z~) z~^T], shape (D, K + 1), and sum E[(x - w~^T z~)^2], shape (D,).
+    """
+    right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
+    latent = moments.latent[:-1]
+    if len(latent) == len(right):
+        explained = torch.bmm(latent, joint[:, :, None]).squeeze(2)
+    else:
+        parts = zip(step.shape.slices, latent, strict=True)
+        explained = torch.cat([joint[part] @ inner for part, inner in parts])
+    return right - explained, step.totals.square + (joint * (explained - 2 * right)).sum(1)
