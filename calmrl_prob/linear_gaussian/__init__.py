@@ -3,6 +3,12 @@
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em import EMResult, fit_em
 from calmrl_prob.linear_gaussian.evidence import Evidence, log_evidence
+from calmrl_prob.linear_gaussian.mixture import (
+    LinearGaussianMixture,
+    MixturePosterior,
+    mixture_posterior,
+    predict_mixture,
+)
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
@@ -12,6 +18,8 @@ __all__ = [
     "Evidence",
     "FeatureBlocks",
     "LinearGaussian",
+    "LinearGaussianMixture",
+    "MixturePosterior",
     "ObservedBlocks",
     "Posterior",
     "Predictive",
@@ -19,6 +27,8 @@ __all__ = [
     "fit_em",
     "log_evidence",
     "log_marginal",
+    "mixture_posterior",
     "posterior",
     "predict",
+    "predict_mixture",
 ]
