@@ -31,6 +31,7 @@ from calmrl_prob.linear_gaussian.posterior import (
     factorize,
     project_data,
 )
+from calmrl_prob.linear_gaussian.products import row_chunks
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 
@@ -82,6 +83,62 @@ class LatentLikelihood:
             blocks.pattern_index,
             blocks.pattern_counts,
         )
+
+    @classmethod
+    def nothing(cls, num_instances: int, like: Tensor) -> LatentLikelihood:
+        """The factors of instances that have no modality at all: 1.
+
+        Args:
+            num_instances: N.
+            like: something (..., K) of the type and on the device to use.
+        """
+        latent_dim = like.shape[-1]
+        index = torch.zeros(num_instances, dtype=torch.int64, device=like.device)
+        return cls(
+            like.new_zeros(num_instances),
+            like.new_zeros(num_instances, latent_dim),
+            like.new_zeros(1, latent_dim, latent_dim),
+            index,
+            index.new_full((1,), num_instances),
+        )
+
+    def followed_by(self, other: LatentLikelihood) -> LatentLikelihood:
+        """The factors of these instances and then of others."""
+        return LatentLikelihood(
+            torch.cat([self.constant, other.constant]),
+            torch.cat([self.natural_mean, other.natural_mean]),
+            torch.cat([self.pattern_precision, other.pattern_precision]),
+            torch.cat([self.pattern_index, other.pattern_index + len(self.pattern_precision)]),
+            torch.cat([self.pattern_counts, other.pattern_counts]),
+        )
+
+    def log_average(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """log of the integral of p(x_n | z_n) N(z_n; mean_n, covariance_n), for each instance by itself.
+
+        With g = h - P mean and A = I + covariance P:
+
+            c + h^T mean - 1/2 mean^T P mean + 1/2 g^T A^-1 covariance g - 1/2 logdet A
+
+        Args:
+            mean: (N, K).
+            covariance: (N, K, K), positive semidefinite.
+
+        Returns:
+            Shape (N,), nats.
+        """
+        out = []
+        for chunk in row_chunks(len(mean), self.latent_dim**2):
+            m, S = mean[chunk], covariance[chunk]
+            P = self.pattern_precision[self.pattern_index[chunk]]
+            force = (P @ m[:, :, None]).squeeze(2)
+            gradient = self.natural_mean[chunk] - force
+            identity = torch.eye(self.latent_dim, dtype=m.dtype, device=m.device)
+            grown, pivots = torch.linalg.lu_factor(identity + S @ P)
+            moved = torch.linalg.lu_solve(grown, pivots, S @ gradient[:, :, None]).squeeze(2)
+            logdet = grown.diagonal(dim1=-2, dim2=-1).abs().log().sum(1)
+            linear = ((self.natural_mean[chunk] - 0.5 * force) * m).sum(1)
+            out.append(self.constant[chunk] + linear + 0.5 * (gradient * moved).sum(1) - 0.5 * logdet)
+        return torch.cat(out)
 
     @property
     def num_instances(self) -> int:
@@ -158,7 +215,7 @@ class LatentLikelihood:
             natural_mean=natural_mean,
             pattern_precision=0.5 * (precision + precision.mT),
         )
-        return Conditional(outer, covariance, local_mean, back)
+        return Conditional(outer, half.mT, covariance, local_mean, back)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +224,14 @@ class Conditional:
 
     Attributes:
         likelihood: log p(x_n | f_n), of f.
+        root: a square root of V_p, V_p = root root^T, shape (P, K, K).
         covariance: V_p, shape (P, K, K).
         offset: V_p h_n, shape (N, K).
         slope: I - V_p P_p, shape (P, K, K).
     """
 
     likelihood: LatentLikelihood
+    root: Tensor
     covariance: Tensor
     offset: Tensor
     slope: Tensor
