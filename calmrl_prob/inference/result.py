@@ -21,8 +21,8 @@ class FitResult:
         model: the fitted model.
         log_likelihood: the total log marginal likelihood of the data after each step that was kept, the start's first,
             shape (T,), nats.
-        objective: what the method raises, shape (T,), nats: the log likelihood, plus the log prior of the noise
-            variances if one was asked for. It never falls.
+        objective: what the method raises, shape (T,), nats: the log likelihood, plus the log priors of noise variances
+            and loadings if they were asked for. It never falls.
         num_iterations: steps tried after the start, those that were taken back included.
         converged: whether the method's own criterion was met.
         stop_reason: why it stopped.
