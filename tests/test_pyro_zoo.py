@@ -52,7 +52,7 @@ def density_by_row(site: dict[str, Any], rows: int) -> Array:
 
 
 def joint_density(case: Conjugate) -> tuple[Array, Array]:
-    """Latents (N, K) drawn from the prior, and their log density together with the data's, by Pyro; of the rows of a case."""
+    """Latents drawn from the prior, and their log density together with the data, by Pyro: of the rows of a case."""
     rows = len(case.data)
     sites = run(case.model, case)
     drawn = {n: s["value"] for n, s in sites.items() if not s["is_observed"] and not n.endswith("_unobserved")}
