@@ -14,6 +14,7 @@ from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.inference import PosteriorResult
+from calmrl_prob.tracing import BoundModel
 from tests.model_cases import DIMS, random_data
 
 DRAWS = 4000
@@ -156,6 +157,19 @@ def test_arviz_takes_every_route(case: Case) -> None:
     assert dict(idata["posterior_predictive"]["text"].sizes)["feature_text"] == DIMS["text"]
     assert idata["posterior"].attrs["route"] == result.route
     assert bool(np.isfinite(idata["log_likelihood"]["text"].values[..., data.observed("text").numpy()]).all())
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_elbo_is_the_evidence_for_every_single_draw(route: str) -> None:
+    """log p(x, z) - log q(z) = log p(x) whatever z is: the traced model's densities against the exact posterior's."""
+    model, data = ROUTES[route][0], example_data()
+    exact = cal.posterior(model, data)
+    bound = BoundModel(model)
+    for z in (*exact.sample(3, seed=4), exact.mean + 5.0):
+        call = bound.call(data, {"z": z}, densities=True)
+        sites = (*call.latents.values(), *call.observed.values())
+        joint = torch.stack([site.instance_log_density() for site in sites]).sum(0)
+        assert torch.allclose(joint - exact.log_density(z), exact.log_marginal, rtol=1e-9, atol=1e-8)
 
 
 @pytest.mark.parametrize("route", ROUTES)
