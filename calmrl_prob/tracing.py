@@ -142,10 +142,11 @@ class BoundModel(nn.Module):
         with (
             torch.random.fork_rng(devices),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):
-            torch.manual_seed(seed)
+            _seed(seed, devices)
             try:
                 self(data)
                 _require_shapes(tracer.trace)
@@ -326,6 +327,13 @@ class Call:
                     f"site {site.name!r}: expected {len(data)} instances along the plate {PLATE!r}, got the batch "
                     f"shape {tuple(site.fn.batch_shape)}; give the plate the size len(data)."
                 )
+
+
+def _seed(seed: int, devices: list[torch.device]) -> None:
+    """What ``torch.manual_seed`` does, but for half a millisecond spent on devices that are not there."""
+    torch.default_generator.manual_seed(seed)
+    if devices:
+        torch.cuda.manual_seed_all(seed)
 
 
 class _Substitute(Messenger):

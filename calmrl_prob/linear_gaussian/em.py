@@ -19,9 +19,9 @@ from calmrl_prob.linear_gaussian.acceleration import AndersonAccelerator
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
 from calmrl_prob.linear_gaussian.forms import prepare
-from calmrl_prob.linear_gaussian.loadings_prior import ARDLoadings, LoadingsPrior, NormalLoadings
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
+from calmrl_prob.linear_gaussian.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
 from calmrl_prob.linear_gaussian.spectral import spectral_start
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
@@ -114,7 +114,7 @@ def fit_em(
         noise_pseudo_count: weight, in observations of each feature, of an inverse-gamma prior whose variance is half
             of the feature's; 0 for none.
         loadings_prior: "normal", "ard" (automatic relevance determination: a latent can be switched off for a
-            modality; ``loadings_prior.py``), or None for maximum likelihood. Both shrink w_dk / s_d, with s_d^2 the
+            modality; ``penalties.py``), or None for maximum likelihood. Both shrink w_dk / s_d, with s_d^2 the
             variance of the feature (isotropic noise: of the modality's features on average).
         loadings_precision: of the normal prior: w_dk / s_d ~ N(0, 1 / loadings_precision). K by default, which lets
             the latents together explain as much as there is.
@@ -220,7 +220,7 @@ def _scale(variance: Tensor, step: ExpectationStep, isotropic: bool) -> Tensor:
 
 def _loadings_prior(
     name: str | None, precision: float | None, step: ExpectationStep, scale: Tensor, latent_dim: int
-) -> LoadingsPrior | None:
+) -> LoadingsPenalty | None:
     if name not in (None, "normal", "ard"):
         raise ArgumentError(f"loadings_prior: expected 'normal', 'ard' or None, got {name!r}.")
     if precision is not None and name != "normal":
@@ -230,12 +230,12 @@ def _loadings_prior(
     if precision is not None and not 0 < precision < math.inf:
         raise ArgumentError(f"loadings_precision: expected a positive number, got {precision}.")
     if name == "normal":
-        return NormalLoadings(step.shape, scale, float(latent_dim if precision is None else precision))
-    return ARDLoadings(step.shape, scale) if name == "ard" else None
+        return NormalPenalty(step.shape, scale, float(latent_dim if precision is None else precision))
+    return ARDPenalty(step.shape, scale) if name == "ard" else None
 
 
 def _evaluate(
-    step: ExpectationStep, parameters: Parameters, noise_model: NoiseModel, prior: LoadingsPrior | None
+    step: ExpectationStep, parameters: Parameters, noise_model: NoiseModel, prior: LoadingsPenalty | None
 ) -> tuple[Moments | None, float]:
     """Moments and objective; (None, NaN) where a guess has left the range of floating point."""
     try:

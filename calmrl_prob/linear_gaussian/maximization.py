@@ -9,7 +9,7 @@ z~ = [z; 1]:
 and, for isotropic noise, psi averaged over the modality's features. nu pseudo-observations with mean square s_d^2 make
 the weak inverse-gamma prior on the noise variance; nu = 0 is maximum likelihood.
 
-With a prior of the loadings (``loadings_prior.py``) the moments are joined by psi_d / s_d^2 diag(alpha, 0), psi as it
+With a prior of the loadings (``penalties.py``) the moments are joined by psi_d / s_d^2 diag(alpha, 0), psi as it
 was before the step; the objective, evidence plus log prior, still never falls (Meng & Rubin, Maximum likelihood
 estimation via the ECM algorithm, 1993).
 
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
-from calmrl_prob.linear_gaussian.loadings_prior import LoadingsPrior
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.penalties import LoadingsPenalty
 from calmrl_prob.linear_gaussian.posterior import factorize
 
 
@@ -72,7 +72,7 @@ def maximize(
     noise_model: NoiseModel,
     *,
     expand: bool,
-    loadings_prior: LoadingsPrior | None = None,
+    loadings_prior: LoadingsPenalty | None = None,
     current: Parameters | None = None,
 ) -> Parameters:
     """The parameters that the moments ask for.
@@ -89,7 +89,7 @@ def maximize(
     factor = factorize(moments.latent[:-1])
     penalty = None
     if loadings_prior is not None and current is not None:
-        penalty = Penalty.at(loadings_prior, current)
+        penalty = PenalisedStep.at(loadings_prior, current)
         joint = penalty.solve(step, factor, right)
     elif len(factor) == len(right):
         joint = torch.cholesky_solve(right[:, :, None], factor).squeeze(2)
@@ -117,7 +117,7 @@ def maximize(
 
 
 @dataclass(frozen=True)
-class Penalty:
+class PenalisedStep:
     """A normal prior of the loadings in one M-step: (W, mu) for the noise as it was, then the noise.
 
     Attributes:
@@ -131,7 +131,7 @@ class Penalty:
     scale: Tensor
 
     @classmethod
-    def at(cls, prior: LoadingsPrior, current: Parameters) -> Penalty:
+    def at(cls, prior: LoadingsPenalty, current: Parameters) -> PenalisedStep:
         """The normal prior that touches ``prior`` at the loadings as they are."""
         precision = prior.precision(current.loadings)[prior.shape.feature_modality]
         return cls(precision, current.noise_variance / prior.scale, prior.scale)
