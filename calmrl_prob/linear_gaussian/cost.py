@@ -13,6 +13,8 @@ the same in all and left out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,9 @@ def form_costs(blocks: ObservedBlocks, latent_dim: int) -> dict[str, float]:
     }
 
 
-def choose_form(blocks: ObservedBlocks, latent_dim: int) -> str:
-    """The cheapest form: "modality", "pattern" or "statistics"."""
+def choose_form(
+    blocks: ObservedBlocks, latent_dim: int, forms: Sequence[str] = ("modality", "pattern", "statistics")
+) -> str:
+    """The cheapest of some forms."""
     costs = form_costs(blocks, latent_dim)
-    return min(costs, key=lambda form: costs[form])
+    return min(forms, key=lambda form: costs[form])

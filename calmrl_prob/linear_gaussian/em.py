@@ -7,70 +7,41 @@ arXiv 2511.12034, Corollary 4).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError, DataError, NumericalError
-from calmrl_prob.linear_gaussian.acceleration import AndersonAccelerator
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.linear_gaussian.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
+from calmrl_prob.linear_gaussian.convergence import Ascent, Evaluation, ascend
 from calmrl_prob.linear_gaussian.cost import choose_form
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
-from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.maximization import maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
-from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern
+from calmrl_prob.linear_gaussian.preparation import (
+    check_options,
+    mean_variance,
+    noise_model_for,
+    require_same_shape,
+    rowwise_step,
+)
 from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance, spectral_start
 from calmrl_prob.linear_gaussian.statistics import FromStatistics, SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
-#: The gain still to come is judged from the gains of up to this many steps against as many before them: more than
-#: Anderson's memory, because gains are small for a while after each time that it had to start anew.
-_WINDOW = 12
 
-_NOT_FINITE = (
-    "data: the evidence is not finite. Look for features of very different scale (standardise them), raise "
-    "noise_floor, or lower latent_dim."
-)
-
-
-@dataclass(frozen=True, repr=False)
-class EMResult:
+@dataclass(frozen=True, repr=False, kw_only=True)
+class EMResult(Ascent):
     """What EM found and how.
 
     Attributes:
         linear_gaussian: the fitted model.
-        log_likelihood: (T,) float64, evidence of the data after each step that was kept, nats; the start's first.
-        objective: (T,) float64, the same plus the log prior of the noise variances: what never falls. Equal to
-            ``log_likelihood`` without that prior.
-        num_iterations: E-steps taken after the start's, those whose point was taken back included.
-        converged: whether the criterion fell to the tolerance, or steps to what rounding takes from them; with float32
-            data that may come first.
-        criterion: the gain still to be expected when it stopped, in nats for each observed value; after "rounding",
-            what the last step lost.
-        tolerance: what the criterion was compared with.
-        stop_reason: "converged", "rounding" (gains vanished in floating point) or "max_iterations".
-        form: the form of the E-step: "modality", "pattern", "statistics" or "features".
     """
 
     linear_gaussian: LinearGaussian
-    log_likelihood: Tensor
-    objective: Tensor
-    num_iterations: int
-    converged: bool
-    criterion: float
-    tolerance: float
-    stop_reason: str
-    form: str
-
-    def __repr__(self) -> str:
-        """One line: how it ended."""
-        return (
-            f"EMResult({self.stop_reason} after {self.num_iterations} iterations by {self.form}, "
-            f"log_likelihood={float(self.log_likelihood[-1]):.6g}, criterion={self.criterion:.1e})"
-        )
 
 
 @torch.no_grad()
@@ -130,65 +101,36 @@ def fit_em(
         0.1
     """
     step, shift, covariance, used_form = _prepare(data, latent_dim, form)
-    _check_options(step, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
-    noise_model = _noise_model(covariance.variance, step, noise == "isotropic", noise_floor, noise_pseudo_count)
+    check_options(step, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
+    noise_model = noise_model_for(covariance.variance, step, noise == "isotropic", noise_floor, noise_pseudo_count)
     if start is None:
         generator = torch.Generator().manual_seed(seed)
         parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
     else:
-        if start.dims != step.shape.dims or start.latent_dim != latent_dim:
-            raise ArgumentError(
-                f"start: expected modalities {dict(step.shape.dims)} and latent_dim {latent_dim}, got {start.dims} "
-                f"and {start.latent_dim}."
-            )
+        require_same_shape(start, step.shape, latent_dim)
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
-    parameters = parameters.with_floor(noise_model.floor)
-    moments, value = _evaluate(step, parameters, noise_model)
-    if moments is None:
-        raise NumericalError(_NOT_FINITE)
-    evidence, objective = [moments.log_likelihood], [value]
-    num_values = float(step.feature_count.sum())
-    accelerator = AndersonAccelerator(anderson_memory) if anderson_memory else None
-    num_iterations, criterion, stop_reason = 0, math.inf, "max_iterations"
-    while num_iterations < max_iterations:
-        image = maximize(step, moments, noise_model, expand=expand)
-        proposal = image
-        if accelerator is not None:
-            accelerated = accelerator.propose(parameters.flatten(), image.flatten())
-            proposal = parameters.unflatten(accelerated).with_floor(noise_model.floor)
-        candidate, value = _evaluate(step, proposal, noise_model)
-        num_iterations += 1
-        if proposal is not image and not value >= objective[-1]:  # also where it is NaN
-            if accelerator is not None:
-                accelerator.reset()
-            proposal = image
-            candidate, value = _evaluate(step, image, noise_model)
-            num_iterations += 1
-        if candidate is None:
-            raise NumericalError(_NOT_FINITE)
-        if value < objective[-1]:  # an EM step can only lose what rounding takes
-            stop_reason, criterion = "rounding", (objective[-1] - value) / num_values
-            break
-        parameters, moments = proposal, candidate
-        evidence.append(moments.log_likelihood)
-        objective.append(value)
-        if callback is not None:
-            callback(num_iterations, moments.log_likelihood)
-        criterion = _gain_to_come(objective) / num_values
-        if criterion <= tolerance:
-            stop_reason = "converged"
-            break
-    return EMResult(
-        parameters.to_linear_gaussian(step.shape, shift, prior_mean, prior_covariance),
-        torch.tensor(evidence, dtype=torch.float64),
-        torch.tensor(objective, dtype=torch.float64),
-        num_iterations,
-        stop_reason != "max_iterations",
-        criterion,
-        tolerance,
-        stop_reason,
-        used_form,
+
+    def evaluate(point: Parameters) -> Evaluation[Parameters, Moments]:
+        moments = step(point)
+        log_prior = noise_model.log_prior(point.noise_variance, step.shape)
+        return Evaluation(point, moments, moments.log_likelihood, moments.log_likelihood + log_prior)
+
+    guess = AndersonGuess(
+        anderson_memory, Parameters.flatten, lambda point, vector: point.unflatten(vector).with_floor(noise_model.floor)
     )
+    last, ascent = ascend(
+        parameters.with_floor(noise_model.floor),
+        evaluate,
+        lambda found: maximize(step, found.moments, noise_model, expand=expand),
+        num_values=float(step.feature_count.sum()),
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        form=used_form,
+        callback=callback,
+        guess=guess if anderson_memory else None,
+    )
+    fitted = last.point.to_linear_gaussian(step.shape, shift, prior_mean, prior_covariance)
+    return EMResult(linear_gaussian=fitted, **vars(ascent))
 
 
 def _prepare(
@@ -198,93 +140,16 @@ def _prepare(
     forms = ("auto", "modality", "pattern", "statistics")
     if form not in forms:
         raise ArgumentError(f"form: expected one of {forms}, got {form!r}.")
-    if isinstance(data, FeatureBlocks):
-        if form != "auto":
-            raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
-        centred, shift = data.centred()
-        by_feature = ByFeature(centred, latent_dim)
-        return by_feature, shift, PairwiseCovariance.from_features(centred, *_mean_variance(by_feature)), "features"
     if isinstance(data, ObservedBlocks):
         form = choose_form(data, latent_dim) if form == "auto" else form
-        if form != "statistics":
-            blocks, shift = data.centred()
-            rowwise = ByModality(blocks, latent_dim) if form == "modality" else ByPattern(blocks, latent_dim)
-            return rowwise, shift, PairwiseCovariance.from_blocks(blocks, *_mean_variance(rowwise)), form
-        data = SufficientStatistics.from_blocks(data)
-    step = FromStatistics(data)
-    return step, data.shift.to(step.totals.total.device), PairwiseCovariance.from_statistics(data), "statistics"
-
-
-def _mean_variance(step: ExpectationStep) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each feature over the rows that have it, about the shift."""
-    count = step.feature_count.clamp(min=1)
-    mean = step.totals.total / count
-    return mean, (step.totals.square / count - mean.square()).clamp(min=0)
-
-
-def _noise_model(
-    variance: Tensor, step: ExpectationStep, isotropic: bool, floor: float, pseudo_count: float
-) -> NoiseModel:
-    """Floors and prior in the units of the data; a constant feature takes its modality's scale, or the unit."""
-    typical = torch.cat([variance[part].mean().expand(part.stop - part.start) for part in step.shape.slices])
-    typical = torch.where(typical > 0, typical, 1.0)
-    scale = typical if isotropic else torch.maximum(variance, 1e-6 * typical)
-    return NoiseModel(isotropic, floor * scale, pseudo_count, 0.5 * scale)
-
-
-def _evaluate(step: ExpectationStep, parameters: Parameters, noise_model: NoiseModel) -> tuple[Moments | None, float]:
-    """Moments and objective; (None, NaN) where a guess has left the range of floating point."""
-    try:
-        moments = step(parameters)
-    except NumericalError:
-        return None, math.nan
-    value = moments.log_likelihood + noise_model.log_prior(parameters.noise_variance, step.shape)
-    return (moments, value) if math.isfinite(value) else (None, math.nan)
-
-
-def _gain_to_come(objective: list[float]) -> float:
-    """What an infinite number of further steps would add, if gains go on shrinking as they did."""
-    window = min(_WINDOW, (len(objective) - 1) // 2)
-    if window < 3:
-        return math.inf
-    recent = objective[-1] - objective[-1 - window]
-    before = objective[-1 - window] - objective[-1 - 2 * window]
-    ratio = min(recent / before, 1 - 1e-6) if before > 0 else 0.0
-    return recent * max(ratio, 0.5) / (1 - max(ratio, 0.5))
-
-
-def _check_options(
-    step: ExpectationStep,
-    latent_dim: int,
-    noise: str,
-    max_iterations: int,
-    tolerance: float,
-    noise_floor: float,
-    pseudo_count: float,
-) -> None:
-    if not 1 <= latent_dim <= step.shape.total:
-        raise ArgumentError(
-            f"latent_dim: expected 1 to {step.shape.total} (the total number of features), got {latent_dim}."
-        )
-    if noise not in ("isotropic", "diagonal"):
-        raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
-    limits = {
-        "max_iterations": (max_iterations, 0),
-        "tolerance": (tolerance, 0),
-        "noise_floor": (noise_floor, 1e-12),
-        "noise_pseudo_count": (pseudo_count, 0),
-    }
-    for argument, (value, least) in limits.items():
-        if not value >= least:
-            raise ArgumentError(f"{argument}: expected at least {least}, got {value}.")
-    broken = (~step.totals.square.isfinite()).nonzero().flatten().tolist()
-    if broken:
-        name = list(step.shape.dims)[int(step.shape.feature_modality[broken[0]])]
-        raise NumericalError(
-            f"data: modality '{name}' holds values that are not finite, or so large that their squares are not. "
-            "Remove or replace the former; divide the modality by its scale for the latter."
-        )
-    empty = (step.totals.count == 0).nonzero().flatten().tolist()
-    if empty:
-        where = list(step.shape.dims)[empty[0]] if len(step.totals.count) == len(step.shape.dims) else empty[0]
-        raise DataError(f"data: nothing of modality or feature {where!r} is observed in any row. Leave it out.")
+        if form == "statistics":
+            data = SufficientStatistics.from_blocks(data)
+    if isinstance(data, SufficientStatistics):
+        gathered = FromStatistics(data)
+        shift = data.shift.to(gathered.totals.total.device)
+        return gathered, shift, PairwiseCovariance.from_statistics(data), "statistics"
+    step, shift, centred, form = rowwise_step(data, latent_dim, form)
+    moments = mean_variance(step)
+    if isinstance(centred, FeatureBlocks):
+        return step, shift, PairwiseCovariance.from_features(centred, *moments), form
+    return step, shift, PairwiseCovariance.from_blocks(centred, *moments), form
