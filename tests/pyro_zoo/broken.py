@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -295,20 +296,6 @@ def inverted_mask() -> Broken:
 
 
 @broken
-def nan_observed() -> Broken:
-    """data[name] itself, NaN where absent."""
-
-    def model(data: MultimodalData) -> None:
-        with pyro.plate("instances", len(data)):
-            z = latent(2)
-            for name in data.names:
-                features = dist.Normal(z @ tensor(W[name]).T + tensor(B[name]), tensor(S[name])).to_event(1)
-                pyro.sample(name, features.mask(data.observed(name)), obs=data[name])
-
-    return Broken(model, make_data(), ("image", "filled"))
-
-
-@broken
 def standardised_inside() -> Broken:
     """Observes standardised values, which are not the data's."""
 
@@ -402,3 +389,41 @@ def same_site_twice() -> Broken:
             decode(z, data, ("text",))
 
     return Broken(model, make_data(), ("text",))
+
+
+@broken
+def rows_of_the_closure() -> Broken:
+    """A closure over numbers of all the rows, which fits no other rows."""
+    dose = tensor(np.linspace(-1.0, 1.0, 14))[:, None]
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(dose)):
+            z = latent(2)
+            for name in data.names:
+                observe(name, z @ tensor(W[name]).T + dose, tensor(S[name]), data)
+
+    return Broken(model, make_data(), ("data.covariates",))
+
+
+@broken
+def mask_by_row_over_features_that_are_missing() -> Broken:
+    """Data that lack single features, a mask of whole rows: what is absent from a present row counts as zero."""
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            decode(latent(2), data, data.names)
+
+    return Broken(model, make_data(missing="features"), (("image", "text", "audio"), "data.feature_mask"))
+
+
+@broken
+def centred_by_its_own_mean() -> Broken:
+    """The intercept is the mean of whatever rows the model is called with."""
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = latent(2)
+            for name in data.names:
+                observe(name, z @ tensor(W[name]).T + data[name].nanmean(0), tensor(S[name]), data)
+
+    return Broken(model, make_data(), ("image",))
