@@ -192,38 +192,6 @@ def indices_of_the_plate() -> Conjugate:
     return Conjugate(model, data, truth, form="by instance")
 
 
-def standardised_age(data: MultimodalData) -> Conjugate:
-    """A covariate standardised inside the model, by the rows that it is called with."""
-
-    def model(data: MultimodalData) -> None:
-        age = covariate(data, "age")
-        age = ((age - age.mean()) / age.std())[:, None]
-        with pyro.plate("instances", len(data)):
-            z = latent(2)
-            for name in data.names:
-                observe(name, affine(z, name) + age, tensor(S[name]), data)
-
-    age = data.covariates["age"]
-    age = (age - age.mean()) / age.std(ddof=1)
-
-    def truth(row: int) -> Mixture:
-        return [(1.0, standard(W, {name: b + age[row] for name, b in B.items()}, S))]
-
-    return Conjugate(model, data, truth, form="by instance")
-
-
-@conjugate
-def standardised_covariate() -> Conjugate:
-    """As written for data in memory: the mean of a part is not the mean of the whole."""
-    return standardised_age(make_data())
-
-
-@conjugate
-def standardised_covariate_of_many_rows() -> Conjugate:
-    """More rows than any chunk has."""
-    return standardised_age(make_data(5000))
-
-
 @conjugate
 def few_slopes_among_many() -> Conjugate:
     """Random slopes for the oldest few of 3,000 rows, whose ages all differ."""
