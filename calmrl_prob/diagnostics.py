@@ -20,11 +20,10 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.posterior import (
     Model,
     as_linear_gaussian,
-    checked_draws,
     fitted_to,
     posterior,
-    seeded_generator,
 )
+from calmrl_prob.inference.results import checked_draws, seeded_generator
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 _DRAWS = ("chain", "draw")

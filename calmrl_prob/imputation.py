@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import chosen_names, real_number
+from calmrl_prob._arguments import chosen_names, described, real_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, SchemaError
-from calmrl_prob.inference.posterior import (
-    Model,
-    PosteriorResult,
-    as_linear_gaussian,
-    checked_draws,
-    fitted_to,
-    posterior,
-    seeded_generator,
-)
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.inference.posterior import Model, as_linear_gaussian, fitted_to, posterior
+from calmrl_prob.inference.predictive import Predictive
+from calmrl_prob.inference.results import PosteriorResult, checked_draws, seeded_generator
 
 T = TypeVar("T")
-
-#: Numbers that are worked on at once in the model's type before they are stored in the data's.
-_CHUNK_BUDGET = 2**22
 
 
 class UnknownModalityError(SchemaError, KeyError):
@@ -70,9 +62,10 @@ class ByModality(Mapping[str, T]):
 class Imputation:
     """The posterior predictive of modalities for N instances, in the data's units and type, on the data's device.
 
-        x_n^m | x_n ~ N(W^m E[z_n] + mu^m,  W^m V_n W^mT + Psi^m)
+        x_n^m | x_n ~ N(W^m E[z_n] + mu^m,  W^m V_n W^mT + Psi^m)        (by the exact route)
 
-    Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when first asked
+    By other routes it is a mixture of such normals: over the components of the prior, draws of parameters, or draws of
+    latents. Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when first asked
     for, and kept: N D_m numbers each, so ask for what is needed (or impute a subset of the instances). For a modality
     that the instance has, mean and variance are those of a second, independent measurement of it.
 
@@ -80,10 +73,10 @@ class Imputation:
         names: the modalities imputed.
         posterior: of the latents, given what each instance has.
         observed_mask: (N, M) bool over ``names``, True = PRESENT in the data.
-        mean: W^m E[z_n] + mu^m, shape (N, D_m): the predictive mean for all rows, the paper's imputation.
+        mean: E[x_n^m | x_n], shape (N, D_m): the predictive mean for all rows, the paper's imputation.
         completed: shape (N, D_m): the data where observed, ``mean`` where missing.
-        latent_variance: diag(W^m V_n W^mT), shape (N, D_m): what seeing more modalities could remove.
-        noise_variance: diag(Psi^m), shape (D_m,): what it could not.
+        latent_variance: shape (N, D_m), diag(W^m V_n W^mT): what seeing more modalities could remove.
+        noise_variance: diag(Psi^m), shape (D_m,), or (N, D_m) where it differs by instance: what it could not.
         parameter_variance: from not knowing the parameters, shape (N, D_m); None where they were fitted as one value.
         variance: the sum of these, shape (N, D_m), data units squared.
     """
@@ -91,14 +84,45 @@ class Imputation:
     def __init__(self, data: MultimodalData, given: PosteriorResult, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.posterior = given
-        self.parameter_variance: Mapping[str, Tensor] | None = None
         self._data = data
-        self._lg = given.linear_gaussian
-        self.mean: Mapping[str, Tensor] = ByModality(self.names, self._mean)
-        self.completed: Mapping[str, Tensor] = ByModality(self.names, self._completed)
-        self.latent_variance: Mapping[str, Tensor] = ByModality(self.names, self._latent_variance)
-        self.noise_variance: Mapping[str, Tensor] = ByModality(self.names, self._noise_variance)
-        self.variance: Mapping[str, Tensor] = ByModality(self.names, self._variance)
+        self._predictive: Mapping[str, Predictive] = ByModality(
+            self.names, lambda name: given.predictive(name, data.dtype)
+        )
+
+    @property
+    def mean(self) -> Mapping[str, Tensor]:
+        """E[x_n^m | x_n], shape (N, D_m)."""
+        return ByModality(self.names, lambda name: self._predictive[name].mean)
+
+    @property
+    def latent_variance(self) -> Mapping[str, Tensor]:
+        """The part of the variance that seeing more modalities could remove, shape (N, D_m)."""
+        return ByModality(self.names, lambda name: self._predictive[name].latent_variance)
+
+    @property
+    def noise_variance(self) -> Mapping[str, Tensor]:
+        """The part that they could not, shape (D_m,), or (N, D_m) where it depends on the instance."""
+        return ByModality(self.names, lambda name: self._predictive[name].noise_variance)
+
+    @property
+    def parameter_variance(self) -> Mapping[str, Tensor] | None:
+        """The part from not knowing the parameters, shape (N, D_m); None where they were fitted as one value."""
+        parts = ByModality(self.names, lambda name: self._predictive[name].parameter_variance)
+        return None if parts[self.names[0]] is None else parts  # type: ignore[return-value]  # all or none
+
+    @property
+    def variance(self) -> Mapping[str, Tensor]:
+        """The sum of the parts, shape (N, D_m)."""
+        return ByModality(self.names, lambda name: self._predictive[name].variance)
+
+    @cached_property
+    def completed(self) -> Mapping[str, Tensor]:
+        """The data where observed, ``mean`` where missing, shape (N, D_m)."""
+
+        def complete(name: str) -> Tensor:
+            return torch.where(self._data.feature_mask(name), self._data[name], self.mean[name])
+
+        return ByModality(self.names, complete)
 
     @property
     def observed_mask(self) -> Tensor:
@@ -106,7 +130,9 @@ class Imputation:
         return torch.stack([self._data.observed(name) for name in self.names], dim=1)
 
     def interval(self, level: float = 0.9) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Central predictive intervals of each feature: mean -/+ q sqrt(variance), q the normal quantile.
+        """Central predictive intervals of each feature: the quantiles of its predictive at (1 -/+ level) / 2.
+
+        Where that is normal, mean -/+ q sqrt(variance) with q the normal quantile.
 
         Args:
             level: probability that the interval is to hold, between 0 and 1.
@@ -121,13 +147,33 @@ class Imputation:
         level = real_number("level", level, 0.9)
         if not 0 < level < 1:
             raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
-        quantile = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
 
         def ends(name: str) -> tuple[Tensor, Tensor]:
-            reach = quantile * self.variance[name].sqrt()
-            return self.mean[name] - reach, self.mean[name] + reach
+            predictive = self._predictive[name]
+            return predictive.quantile((1 - level) / 2), predictive.quantile((1 + level) / 2)
 
         return ByModality(self.names, ends)
+
+    def log_density(self, truth: MultimodalData) -> Mapping[str, Tensor]:
+        """log p(x_nd | x_n) of what ``truth`` has, feature by feature, shape (N, D_m), nats; NaN where it has nothing.
+
+        Args:
+            truth: the same N instances with modalities that were hidden from the model.
+
+        Raises:
+            SchemaError: it lacks a modality that was imputed, or has another number of instances.
+            ArgumentTypeError: it is not MultimodalData.
+        """
+        if not isinstance(truth, MultimodalData):
+            raise ArgumentTypeError(
+                f"truth: expected MultimodalData, got {described(truth)}; wrap it in MultimodalData."
+            )
+        if len(truth) != len(self._data):
+            raise SchemaError(f"truth: expected the {len(self._data)} instances that were imputed, got {len(truth)}.")
+        lacking = [name for name in self.names if name not in truth]
+        if lacking:
+            raise SchemaError(f"truth: it lacks the modalities {lacking}; impute with names={list(truth.names)}.")
+        return ByModality(self.names, lambda name: self._predictive[name].log_density(truth[name].to(self._data.dtype)))
 
     @torch.no_grad()
     def sample(self, num_draws: int, seed: int = 0, *, keep_observed: bool = False) -> dict[str, Tensor]:
@@ -146,47 +192,23 @@ class Imputation:
             ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
             ArgumentTypeError: one of them is not a whole number.
         """
-        generator = seeded_generator(seed, self._lg.device)
-        latents = self.posterior.exact.sample(checked_draws(num_draws), generator)
-        draws = {}
-        for name in self.names:
-            scale = self._lg.noise_variance[name].sqrt().to(self._data.dtype)
-            out = scale.new_empty(*latents.shape[:2], len(scale))
-            for s, z in enumerate(latents):  # one draw at a time, so that the model's wider type takes little memory
-                location = torch.addmm(self._lg.intercepts[name], z, self._lg.loadings[name].mT)
-                out[s].normal_(generator=generator).mul_(scale).add_(location.to(scale.dtype))
-            if keep_observed:
-                out = torch.where(self._data.feature_mask(name), self._data[name], out)
-            draws[name] = out
-        return draws
+        generator = seeded_generator(seed, self.posterior.mean.device)
+        out: dict[str, Tensor] = {}
+        for s, draw in enumerate(self.posterior.draws(checked_draws(num_draws), generator, self.names)):
+            for name in self.names:
+                location = draw.location[name].to(self._data.dtype)
+                if name not in out:
+                    out[name] = location.new_empty(num_draws, *location.shape)
+                scale = draw.noise_variance[name].sqrt().to(location.dtype)
+                out[name][s].normal_(generator=generator).mul_(scale).add_(location)
+        if keep_observed:
+            out = {n: torch.where(self._data.feature_mask(n), self._data[n], drawn) for n, drawn in out.items()}
+        return out
 
     def __repr__(self) -> str:
         missing = (~self.observed_mask).sum(dim=0).tolist()
         counts = ", ".join(f"{name}: {count}" for name, count in zip(self.names, missing, strict=True))
         return f"Imputation of {len(self._data)} instances (missing: {counts})"
-
-    def _mean(self, name: str) -> Tensor:
-        loadings, intercept = self._lg.loadings[name], self._lg.intercepts[name]
-        out = loadings.new_empty(len(self._data), len(loadings), dtype=self._data.dtype)
-        step = max(1, _CHUNK_BUDGET // len(loadings))
-        for start in range(0, len(out), step):
-            rows = slice(start, start + step)
-            out[rows] = torch.addmm(intercept, self.posterior.mean[rows].to(loadings.dtype), loadings.mT)
-        return out
-
-    def _completed(self, name: str) -> Tensor:
-        return torch.where(self._data.feature_mask(name), self._data[name], self.mean[name])
-
-    def _latent_variance(self, name: str) -> Tensor:
-        by_pattern = self.posterior.exact.feature_variance(self._lg.loadings[name]).to(self._data.dtype)
-        return by_pattern[self.posterior.pattern_index]
-
-    def _noise_variance(self, name: str) -> Tensor:
-        return self._lg.noise_variance[name].to(self._data.dtype)
-
-    def _variance(self, name: str) -> Tensor:
-        total = self.latent_variance[name] + self.noise_variance[name]
-        return total if self.parameter_variance is None else total + self.parameter_variance[name]
 
 
 @torch.no_grad()

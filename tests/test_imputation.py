@@ -157,7 +157,7 @@ def test_names_choose_modalities_and_values_are_computed_once() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = impute(random_model(), random_data()).mean["image"]
-    monkeypatch.setattr("calmrl_prob.imputation._CHUNK_BUDGET", 20)
+    monkeypatch.setattr("calmrl_prob.inference.exact._CHUNK_BUDGET", 20)
     torch.testing.assert_close(impute(random_model(), random_data()).mean["image"], whole, rtol=1e-14, atol=1e-14)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from calmrl_prob.inference.fit import FIT_METHODS, fit
-from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian, PosteriorResult, as_linear_gaussian, posterior
+from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian, as_linear_gaussian, posterior
+from calmrl_prob.inference.predictive import MixturePredictive, NormalPredictive, Predictive
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.results import PosteriorResult
 
 __all__ = [
     "FIT_METHODS",
     "FitResult",
     "Fittable",
     "HasLinearGaussian",
+    "MixturePredictive",
+    "NormalPredictive",
     "PosteriorResult",
+    "Predictive",
     "as_linear_gaussian",
     "fit",
     "posterior",

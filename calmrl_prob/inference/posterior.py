@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, described, whole_number
+from calmrl_prob._arguments import described
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, UnfittedWarning
-from calmrl_prob.linear_gaussian import LinearGaussian, Posterior
+from calmrl_prob.inference.exact import GaussianPosterior
+from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
 
 
@@ -43,64 +42,8 @@ class Fittable(HasLinearGaussian, Protocol):
 Model = LinearGaussian | HasLinearGaussian
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class PosteriorResult:
-    """The posterior p(z_n | x_n) = N(mean_n, covariance_n) of N instances.
-
-    Attributes:
-        exact: what the engine computed, with natural parameters and patterns.
-        route: how it was computed; "exact" is closed form, with no error but rounding.
-    """
-
-    exact: Posterior
-    route: Literal["exact"] = "exact"
-
-    @property
-    def mean(self) -> Tensor:
-        """E[z_n | x_n], shape (N, K), in units of the prior."""
-        return self.exact.mean
-
-    @property
-    def covariance(self) -> Tensor:
-        """Cov[z_n | x_n], shape (N, K, K), made when asked for: N K^2 numbers. ``pattern_covariance`` has P K^2."""
-        return self.exact.covariance
-
-    @property
-    def pattern_covariance(self) -> Tensor:
-        """The covariance of each missing pattern, shape (P, K, K): it depends on nothing else."""
-        return self.exact.pattern_covariance
-
-    @property
-    def pattern_index(self) -> Tensor:
-        """The missing pattern of each instance, shape (N,) int64."""
-        return self.exact.pattern_index
-
-    @property
-    def log_marginal(self) -> Tensor:
-        """log p(x_n) of what each instance has, shape (N,), nats."""
-        return self.exact.log_marginal
-
-    @property
-    def linear_gaussian(self) -> LinearGaussian:
-        """The model that it is the posterior of."""
-        return self.exact.linear_gaussian
-
-    def sample(self, num_draws: int, seed: int = 0) -> Tensor:
-        """Independent draws of the latents, shape (S, N, K).
-
-        Raises:
-            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
-            ArgumentTypeError: one of them is not a whole number.
-        """
-        return self.exact.sample(checked_draws(num_draws), seeded_generator(seed, self.mean.device))
-
-    def __repr__(self) -> str:
-        num_instances, latent_dim = self.mean.shape
-        return f"PosteriorResult({num_instances} instances, {latent_dim} latents, route={self.route!r})"
-
-
 @torch.no_grad()
-def posterior(model: Model, data: MultimodalData) -> PosteriorResult:
+def posterior(model: Model, data: MultimodalData) -> GaussianPosterior:
     """The posterior of the latents of each instance, given the modalities that it has.
 
     With Omega_n those modalities, W^m loadings, mu^m intercepts, Psi^m diagonal noise covariances and N(m0, S0) the
@@ -136,7 +79,7 @@ def posterior(model: Model, data: MultimodalData) -> PosteriorResult:
         ([1.0, 2.0], [0.5, 0.5])
     """
     lg = as_linear_gaussian(model)
-    return PosteriorResult(exact_posterior(lg, fitted_to(lg, data).blocks))
+    return GaussianPosterior(exact_posterior(lg, fitted_to(lg, data).blocks))
 
 
 def as_linear_gaussian(model: Model) -> LinearGaussian:
@@ -188,23 +131,3 @@ def fitted_to(linear_gaussian: LinearGaussian, data: MultimodalData) -> Multimod
             f"data: it is on {data.device}, the model on {linear_gaussian.device}; move one with .to(device=...)."
         )
     return data.conform(linear_gaussian.dims)
-
-
-def checked_draws(num_draws: int) -> int:
-    """A number of draws, if it is one.
-
-    Raises:
-        ArgumentError: it is below 1.
-        ArgumentTypeError: it is not a number.
-    """
-    return whole_number("num_draws", num_draws, least=1)
-
-
-def seeded_generator(seed: int, device: torch.device) -> torch.Generator:
-    """A generator on a device, at the start of the stream that ``seed`` names.
-
-    Raises:
-        ArgumentError: the seed is negative or too large.
-        ArgumentTypeError: it is not a whole number.
-    """
-    return torch.Generator(device=device).manual_seed(checked_seed(seed))

@@ -1,0 +1,179 @@
+"""The posterior predictive of one modality, feature by feature: what every route's imputation is made of.
+
+    p(x_nd | x_n) = sum_c w_nc N(x_nd; mean_ncd, latent_ncd + noise_ncd)
+
+with one component where the posterior is Gaussian, and several for mixture priors, draws of parameters, or draws of
+latents. Its variance has three parts (the law of total variance): latent, which seeing more modalities could remove;
+noise, which it could not; and parameter, from not knowing the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: Halvings of the bracket of a mixture's quantile: 2^-60 of its width is below rounding.
+_BISECTIONS = 60
+
+
+class Predictive(ABC):
+    """p(x_n^m | x_n) of D features of N instances, in the data's units. Normal, unless a subclass says otherwise."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """(N, D)."""
+
+    @property
+    @abstractmethod
+    def latent_variance(self) -> Tensor:
+        """(N, D): from not knowing the latents."""
+
+    @property
+    @abstractmethod
+    def noise_variance(self) -> Tensor:
+        """(D,) or (N, D): what no modality could tell."""
+
+    @property
+    def parameter_variance(self) -> Tensor | None:
+        """(N, D): from not knowing the parameters; None where they were fitted as one value."""
+        return None
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """The sum of the parts, (N, D)."""
+        total = self.latent_variance + self.noise_variance
+        return total if self.parameter_variance is None else total + self.parameter_variance
+
+    def quantile(self, probability: float) -> Tensor:
+        """The value that each feature stays below with this probability, (N, D)."""
+        standard = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
+        return self.mean + standard * self.variance.sqrt()
+
+    def log_density(self, values: Tensor) -> Tensor:
+        """log p(x_nd | x_n) at ``values`` (N, D), nats, shape (N, D)."""
+        return normal_log_density(values, self.mean, self.variance)
+
+
+class NormalPredictive(Predictive):
+    """A normal predictive from its moments.
+
+    Args:
+        mean: (N, D).
+        latent_variance: (N, D).
+        noise_variance: (D,) or (N, D).
+
+    Example:
+        >>> predictive = NormalPredictive(torch.zeros(1, 1), torch.full((1, 1), 3.0), torch.ones(1))
+        >>> predictive.variance.tolist(), round(float(predictive.quantile(0.975)), 2)
+        ([[4.0]], 3.92)
+    """
+
+    def __init__(self, mean: Tensor, latent_variance: Tensor, noise_variance: Tensor) -> None:
+        self._mean, self._latent_variance, self._noise_variance = mean, latent_variance, noise_variance
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, D)."""
+        return self._mean
+
+    @property
+    def latent_variance(self) -> Tensor:
+        """(N, D)."""
+        return self._latent_variance
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """(D,) or (N, D)."""
+        return self._noise_variance
+
+
+class MixturePredictive(Predictive):
+    """A mixture of normals, weighted by instance.
+
+    Args:
+        log_weight: (C, N), log of weights that sum to one over C.
+        location: (C, N, D).
+        latent_variance: (C, N, D), within each component; 0 where components are draws of the latents.
+        noise_variance: (C, D) or (C, N, D).
+        between: what tells the components apart: "latent" (components of the prior, draws of the latents) or
+            "parameter" (draws of the parameters). The variance between their means counts as that part.
+
+    Example:
+        >>> half = torch.full((2, 1), 0.5).log()
+        >>> two = MixturePredictive(half, torch.tensor([[[-3.0]], [[3.0]]]), torch.zeros(2, 1, 1), torch.ones(2, 1))
+        >>> two.variance.tolist(), abs(round(float(two.quantile(0.5)), 3))
+        ([[10.0]], 0.0)
+    """
+
+    def __init__(
+        self,
+        log_weight: Tensor,
+        location: Tensor,
+        latent_variance: Tensor,
+        noise_variance: Tensor,
+        between: Literal["latent", "parameter"] = "latent",
+    ) -> None:
+        self.log_weight, self.location = log_weight, location
+        self._within = latent_variance
+        self._noise = noise_variance if noise_variance.ndim == 3 else noise_variance[:, None]
+        self._between = between
+
+    def _average(self, values: Tensor) -> Tensor:
+        return torch.einsum("cn,cnd->nd", self.log_weight.exp(), values.expand_as(self.location))
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(N, D)."""
+        return self._average(self.location)
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        return self._average((self.location - self.mean).square())
+
+    @cached_property
+    def latent_variance(self) -> Tensor:
+        """(N, D)."""
+        within = self._average(self._within)
+        return within + self._spread if self._between == "latent" else within
+
+    @cached_property
+    def noise_variance(self) -> Tensor:
+        """(N, D)."""
+        return self._average(self._noise)
+
+    @property
+    def parameter_variance(self) -> Tensor | None:
+        """(N, D), where the components are draws of the parameters."""
+        return self._spread if self._between == "parameter" else None
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        return (self._within + self._noise).sqrt().expand_as(self.location)
+
+    def quantile(self, probability: float) -> Tensor:
+        """By bisection of the mixture's distribution function, between the extreme quantiles of its components."""
+        standard = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
+        ends = self.location + standard * self._scale
+        low, high = ends.amin(0), ends.amax(0)
+        weight = self.log_weight.exp()
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            below = torch.einsum("cn,cnd->nd", weight, torch.special.ndtr((middle - self.location) / self._scale))
+            low, high = torch.where(below < probability, middle, low), torch.where(below < probability, high, middle)
+        return (low + high) / 2
+
+    def log_density(self, values: Tensor) -> Tensor:
+        """log sum_c w_nc N(x_nd; ...), nats, shape (N, D)."""
+        parts = normal_log_density(values, self.location, self._scale.square())
+        return torch.logsumexp(self.log_weight[:, :, None] + parts, dim=0)
+
+
+def normal_log_density(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """log N(x; mean, variance), elementwise, nats."""
+    return -0.5 * ((2 * math.pi * variance).log() + (values - mean).square() / variance)
