@@ -14,9 +14,10 @@ arXiv 2511.12034.
 from importlib.metadata import PackageNotFoundError, version
 
 from calmrl_prob import datasets, evaluation, missingness
+from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
-from calmrl_prob.errors import CalmrlError, CalmrlWarning
+from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
 from calmrl_prob.evaluation import cross_modal_recall, retrieve
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, posterior
@@ -33,20 +34,25 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 __all__ = [
     "CalmrlError",
     "CalmrlWarning",
+    "ConjugateForm",
     "ConjugateGuide",
     "FitResult",
     "Imputation",
     "LinearGaussian",
+    "ModelError",
     "MultimodalData",
+    "NotConjugateError",
     "PosteriorResult",
     "SharedLatentModel",
     "SufficientStatistics",
     "__version__",
     "cross_modal_recall",
     "datasets",
+    "discover",
     "evaluation",
     "fit",
     "impute",
+    "linear_gaussian",
     "load",
     "load_npz",
     "missingness",

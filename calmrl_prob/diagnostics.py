@@ -17,14 +17,15 @@ from calmrl_prob._versions import installed_version
 from calmrl_prob.arviz_adapter import Group, Variable, to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.exact import GaussianPosterior
 from calmrl_prob.inference.posterior import (
     Model,
     as_linear_gaussian,
     fitted_to,
-    posterior,
 )
 from calmrl_prob.inference.results import checked_draws, seeded_generator
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import posterior as exact_posterior
 
 _DRAWS = ("chain", "draw")
 #: Packages whose versions are written into the attributes.
@@ -101,7 +102,7 @@ def to_arviz(
     lg = as_linear_gaussian(model)
     data = fitted_to(lg, data)
     drawn = lg.names if names is None else chosen_names(names, lg.names, least=0)
-    result = posterior(lg, data)
+    result = GaussianPosterior(exact_posterior(lg, data.blocks))
     generator = seeded_generator(seed, lg.device)
     latents = result.exact.sample(num_draws, generator)
 

@@ -32,6 +32,24 @@ class FileFormatError(CalmrlError, ValueError):
     """A file is missing what is needed, is damaged, or was not written by calmrl_prob."""
 
 
+class ModelError(CalmrlError, ValueError):
+    """A Pyro model breaks the form that every route needs: the plate, one observed site per modality, stable sites."""
+
+
+class NotConjugateError(CalmrlError, ValueError):
+    """A Pyro model has no linear-Gaussian form.
+
+    Attributes:
+        site: the sample site that breaks the form.
+        condition: which condition it breaks, such as "non-gaussian prior" or "location not affine".
+        route: the route that serves instead.
+    """
+
+    def __init__(self, site: str, condition: str, detail: str, route: str) -> None:
+        super().__init__(f"site {site!r}: {condition}. {detail} The route that serves: {route}.")
+        self.site, self.condition, self.route = site, condition, route
+
+
 class NumericalError(CalmrlError, ArithmeticError):
     """A computation left the range where its result means anything (a precision not positive definite, say)."""
 

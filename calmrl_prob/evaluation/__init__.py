@@ -11,6 +11,7 @@ from calmrl_prob.evaluation.retrieval import (
     retrieve,
 )
 from calmrl_prob.evaluation.scores import SCORES
+from calmrl_prob.evaluation.simulation import SimulationRanks, simulate_model, simulation_ranks
 
 __all__ = [
     "IMPUTATION_METRICS",
@@ -19,6 +20,7 @@ __all__ = [
     "SCORES",
     "ProbeResult",
     "Retrieval",
+    "SimulationRanks",
     "coverage_curve",
     "cross_modal_recall",
     "linear_probe",
@@ -26,4 +28,6 @@ __all__ = [
     "pit_values",
     "retrieve",
     "score_imputation",
+    "simulate_model",
+    "simulation_ranks",
 ]

@@ -2,6 +2,12 @@
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.mixture import (
+    LinearGaussianMixture,
+    MixturePosterior,
+    mixture_posterior,
+    predict_mixture,
+)
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
@@ -10,12 +16,16 @@ __all__ = [
     "EMResult",
     "FeatureBlocks",
     "LinearGaussian",
+    "LinearGaussianMixture",
+    "MixturePosterior",
     "ObservedBlocks",
     "Posterior",
     "Predictive",
     "SufficientStatistics",
     "fit_em",
     "log_marginal",
+    "mixture_posterior",
     "posterior",
     "predict",
+    "predict_mixture",
 ]

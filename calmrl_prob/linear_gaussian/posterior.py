@@ -38,6 +38,7 @@ class Posterior:
         patterns: (P, G) bool, G modalities (features where single features may be missing); pattern_index: (N,) int64.
         natural_mean: h_n, shape (N, K).
         mean: (N, K), latent units.
+        mahalanobis: (x_n - E x_n)^T Cov[x_n]^-1 (x_n - E x_n) of what the instance has, shape (N,).
         log_marginal: log p(x_n), shape (N,), nats.
     """
 
@@ -48,6 +49,7 @@ class Posterior:
         pattern_index: Tensor,
         natural_mean: Tensor,
         mean: Tensor,
+        mahalanobis: Tensor,
         log_marginal: Tensor,
         group_precision: Tensor,
     ) -> None:
@@ -56,6 +58,7 @@ class Posterior:
         self.pattern_index = pattern_index
         self.natural_mean = natural_mean
         self.mean = mean
+        self.mahalanobis = mahalanobis
         self.log_marginal = log_marginal
         self._group_precision = group_precision  # (G + 1, K, K), the prior's last
 
@@ -99,23 +102,49 @@ class Posterior:
         Returns:
             Shape (S, N, K); draws are independent.
         """
-        noise = torch.randn(
-            num_draws, *self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
-        draws = torch.empty_like(noise)
+        shape = (num_draws, *self.mean.shape)
+        noise = torch.randn(*shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        rows = torch.arange(shape[1], device=self.mean.device).expand(shape[:2])
+        return self.mean + self.deviate(noise.flatten(0, 1), rows.flatten()).view(shape)
+
+    def deviate(self, noise: Tensor, rows: Tensor) -> Tensor:
+        """Turn standard normal noise into deviations from the mean: e -> L^-T e with P = L L^T, of covariance V.
+
+        Args:
+            noise: shape (R, K).
+            rows: (R,) int64, the instance that each row of noise is for; any order, any number of times each.
+
+        Returns:
+            Shape (R, K).
+        """
+        wanted = self.pattern_index[rows]
+        out = torch.empty_like(noise)
         step = max(1, CHUNK_BUDGET // self.mean.shape[1] ** 2)
         for start in range(0, len(self.patterns), step):
             factor = factorize(assemble_precision(self.patterns[start : start + step], self._group_precision))
             stop = start + len(factor)
-            rows = ((self.pattern_index >= start) & (self.pattern_index < stop)).nonzero().squeeze(1)
-            order = rows[torch.argsort(self.pattern_index[rows], stable=True)]
-            counts = torch.bincount(self.pattern_index[order] - start, minlength=len(factor)).tolist()
+            chosen = ((wanted >= start) & (wanted < stop)).nonzero().squeeze(1)
+            order = chosen[torch.argsort(wanted[chosen], stable=True)]
+            counts = torch.bincount(wanted[order] - start, minlength=len(factor)).tolist()
             for local, members in enumerate(order.split(counts)):
-                if len(members):  # V = L^-T L^-1, so L^-T e has covariance V
-                    draws[:, members] = torch.linalg.solve_triangular(
-                        factor[local].mT, noise[:, members].mT, upper=True
-                    ).mT
-        return draws + self.mean
+                if len(members):
+                    out[members] = torch.linalg.solve_triangular(factor[local].mT, noise[members].mT, upper=True).mT
+        return out
+
+
+@dataclass(frozen=True)
+class Projection:
+    """All that a posterior needs of the data, whatever the prior of the latent is.
+
+    Attributes:
+        natural: sum_{m in Omega_n} W^mT Psi^m^-1 (x_n^m - mu^m), shape (N, K).
+        squares: sum_{m in Omega_n} (x_n^m - mu^m)^T Psi^m^-1 (x_n^m - mu^m), shape (N,).
+        group_precision: W^mT Psi^m^-1 W^m of each group, shape (G, K, K).
+    """
+
+    natural: Tensor
+    squares: Tensor
+    group_precision: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,13 +162,17 @@ class Predictive:
     noise_variance: Mapping[str, Tensor]
 
 
-def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Posterior:
+def posterior(
+    linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks, projection: Projection | None = None
+) -> Posterior:
     """The exact posterior of every instance: one Cholesky factorisation per missing pattern, none per row.
 
     Args:
         linear_gaussian: the model, in the floating-point type that the K-dimensional algebra is to use.
         blocks: N instances with any modalities missing, even all, or (``FeatureBlocks``) any features; modalities
             as in the model.
+        projection: what ``project_data`` returns for these data and for a model that differs in its prior at most; made
+            here if not given. Posteriors under many priors can share it, and with it all the large products.
 
     Returns:
         The posterior, with natural means, means and log marginals of all instances.
@@ -156,12 +189,11 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureB
         >>> posterior(lg, data).mean.squeeze(1).tolist()  # the second instance lacks x: prior mean
         [1.0, 0.0]
     """
-    if isinstance(blocks, FeatureBlocks):
-        natural_mean, squares = _project_features(linear_gaussian, blocks)
-        group_precision = feature_precisions(linear_gaussian)
-    else:
-        natural_mean, squares = _project(linear_gaussian, blocks)
-        group_precision = modality_precisions(linear_gaussian)
+    projection = project_data(linear_gaussian, blocks) if projection is None else projection
+    factor = factorize(linear_gaussian.prior_covariance)
+    prior_natural = torch.cholesky_solve(linear_gaussian.prior_mean[:, None], factor).squeeze(1)
+    natural_mean = projection.natural + prior_natural
+    group_precision = torch.cat([projection.group_precision, torch.cholesky_inverse(factor)[None]])
     layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, linear_gaussian.latent_dim)
     padded = natural_mean.new_zeros(layout.num_slots, linear_gaussian.latent_dim).index_copy(
         0, layout.slot, natural_mean
@@ -174,8 +206,9 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureB
         rows = padded[bucket.start : bucket.stop].view(len(bucket.patterns), bucket.capacity, -1)
         solved.append(torch.cholesky_solve(rows.mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
     mean = torch.cat(solved)[layout.slot] if solved else natural_mean
-    constants = _pattern_constants(linear_gaussian, blocks.patterns, group_precision[-1], logdets)
-    log_marginal = constants[blocks.pattern_index] + 0.5 * ((natural_mean * mean).sum(1) - squares)
+    constants = _pattern_constants(linear_gaussian, blocks.patterns, logdets)
+    mahalanobis = projection.squares + linear_gaussian.prior_mean @ prior_natural - (natural_mean * mean).sum(1)
+    log_marginal = constants[blocks.pattern_index] - 0.5 * mahalanobis
     broken = (~log_marginal.isfinite()).nonzero().flatten()
     if len(broken):
         raise NumericalError(
@@ -188,9 +221,19 @@ def posterior(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureB
         blocks.pattern_index,
         natural_mean,
         mean,
+        mahalanobis,
         log_marginal,
         group_precision,
     )
+
+
+def project_data(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Projection:
+    """The products of the data with loadings and noise: all that is large in :func:`posterior`."""
+    if isinstance(blocks, FeatureBlocks):
+        natural, squares = _project_features(linear_gaussian, blocks)
+        return Projection(natural, squares, feature_precisions(linear_gaussian)[:-1])
+    natural, squares = _project(linear_gaussian, blocks)
+    return Projection(natural, squares, modality_precisions(linear_gaussian)[:-1])
 
 
 def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Tensor:
@@ -272,26 +315,24 @@ def require_definite(failures: Tensor) -> None:
         )
 
 
-def _pattern_constants(lg: LinearGaussian, patterns: Tensor, prior_precision: Tensor, logdets: Tensor) -> Tensor:
-    """What log p(x_n) holds besides h^T V h / 2 and the squares, shape (P,)."""
+def _pattern_constants(lg: LinearGaussian, patterns: Tensor, logdets: Tensor) -> Tensor:
+    """What log p(x_n) holds besides the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
     per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
     if patterns.shape[1] != len(per_group):  # groups are modalities
         per_group = torch.stack([part.sum() for part in per_group.split(list(lg.dims.values()))])
-    prior_quadratic = lg.prior_mean @ prior_precision @ lg.prior_mean
     prior_logdet = torch.linalg.slogdet(lg.prior_covariance).logabsdet
-    constants: Tensor = patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_quadratic + prior_logdet)
+    constants: Tensor = patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_logdet)
     return constants
 
 
 def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
-    """h_n, shape (N, K), and sum_m (x - mu)^T Psi^-1 (x - mu), shape (N,).
+    """sum_m W^T Psi^-1 (x - mu), shape (N, K), and sum_m (x - mu)^T Psi^-1 (x - mu), shape (N,).
 
     The products run in the data's type on x - c, with c the intercept rounded to that type; the remainder mu - c is
     put right in the model's type. So nothing is lost when the mean is many times the spread.
     """
-    prior_natural = torch.cholesky_solve(lg.prior_mean[:, None], factorize(lg.prior_covariance)).squeeze(1)
-    natural_mean = prior_natural.expand(blocks.num_instances, -1).clone()
-    squares = natural_mean.new_zeros(blocks.num_instances)
+    natural = lg.prior_mean.new_zeros(blocks.num_instances, lg.latent_dim)
+    squares = natural.new_zeros(blocks.num_instances)
     for name, values in blocks.values.items():
         precision = 1 / lg.noise_variance[name]
         weights = lg.loadings[name] * precision[:, None]
@@ -305,22 +346,21 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
         products, norms = [], []
         for chunk in row_chunks(len(values), values.shape[1]):
             centred = values[chunk] - shift
-            products.append((centred @ right).to(natural_mean.dtype))
-            norms.append((centred.square() @ spread).to(natural_mean.dtype))
+            products.append((centred @ right).to(natural.dtype))
+            norms.append((centred.square() @ spread).to(natural.dtype))
         product, rows = torch.cat(products), blocks.rows[name]
-        natural_mean = natural_mean.index_add(0, rows, product[:, :-1] - rest_projected)
+        natural = natural.index_add(0, rows, product[:, :-1] - rest_projected)
         squares = squares.index_add(0, rows, torch.cat(norms) - 2 * product[:, -1] + rest_square)
-    return natural_mean, squares
+    return natural, squares
 
 
 def _project_features(lg: LinearGaussian, blocks: FeatureBlocks) -> tuple[Tensor, Tensor]:
     """The same where single features may be missing; row chunks in the model's type."""
-    prior_natural = torch.cholesky_solve(lg.prior_mean[:, None], factorize(lg.prior_covariance)).squeeze(1)
     loadings, intercepts = torch.cat(list(lg.loadings.values())), torch.cat(list(lg.intercepts.values()))
     precision = 1 / torch.cat(list(lg.noise_variance.values()))
     naturals, squares = [], []
     for chunk in row_chunks(blocks.num_instances, len(intercepts)):
         centred = torch.where(blocks.feature_mask[chunk], blocks.values[chunk].to(lg.dtype) - intercepts, 0)
-        naturals.append(prior_natural + centred @ (loadings * precision[:, None]))
+        naturals.append(centred @ (loadings * precision[:, None]))
         squares.append(centred.square() @ precision)
     return torch.cat(naturals), torch.cat(squares)

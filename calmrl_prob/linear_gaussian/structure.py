@@ -95,8 +95,8 @@ class LinearGaussian:
 
     def _expand_noise(self, name: str, width: int) -> Tensor:
         variance = self.noise_variance[name]
-        if variance.ndim == 0 or variance.shape == (1,):
-            variance = variance.expand(width)
+        if variance.shape != (width,) and variance.numel() == 1:  # kept as it is if it fits: mixtures share tensors
+            variance = variance.reshape(()).expand(width)
         if variance.shape != (width,):
             raise ArgumentError(
                 f"noise_variance['{name}']: expected a scalar or shape ({width},), got {tuple(variance.shape)}."

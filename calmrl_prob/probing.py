@@ -1,0 +1,294 @@
+"""Evaluating a Pyro model's sites at chosen latents, and reading the affine maps out of them.
+
+At z = 0 and at multiples of the unit vectors, for K + 1 copies of one instance in a single call, the location of every
+site gives its intercept and its loadings; so reading them costs one call on K + 1 rows, whatever N is. Everything is
+differentiable in the model's parameters and global latents.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import NotConjugateError
+from calmrl_prob.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.tracing import BoundModel, Call, Site
+
+#: Where along each axis a site is probed: far enough out that a large intercept takes few digits from the loadings,
+#: and a power of two, so that dividing by it rounds nothing.
+_REACH = 64.0
+
+Assignment = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The Gaussians of all sites at given latents, for n instances.
+
+    Attributes:
+        log_weight: (n,) log probability of the discrete sites' values, and of the components chosen of each mixture.
+        sites: latent sites in order, then modalities.
+    """
+
+    log_weight: Tensor
+    sites: Mapping[str, Gaussian]
+
+
+@dataclass(frozen=True)
+class AffineSite:
+    """A site whose mean is intercept + z slope, with a covariance free of z: diag(diagonal) + factor factor^T.
+
+    Attributes:
+        intercept: (F,); slope: (K, F); diagonal: (F,); factor: (F, R) or None.
+        degrees_of_freedom: () or (F,), where the site is a Student-t with this scale.
+    """
+
+    intercept: Tensor
+    slope: Tensor
+    diagonal: Tensor
+    factor: Tensor | None
+    degrees_of_freedom: Tensor | None
+
+
+@dataclass(frozen=True)
+class Component:
+    """One linear-Gaussian component: log weight () and the affine sites, latents first."""
+
+    log_weight: Tensor
+    sites: Mapping[str, AffineSite]
+
+
+class Prober:
+    """A model whose latents can be set.
+
+    Args:
+        bound: the model.
+        call: any call of it, for the shapes of its sites.
+
+    Attributes:
+        latents: for each continuous latent site its columns in z.
+        discrete: for each discrete latent site the values it can take, (V, ...).
+        modalities: the observed sites.
+        latent_dim: K.
+    """
+
+    def __init__(self, bound: BoundModel, call: Call) -> None:
+        self.bound = bound
+        self._sites = {**call.latents, **call.observed}
+        self.latents: dict[str, slice] = {}
+        self.discrete: dict[str, Tensor] = {}
+        self.modalities = tuple(call.observed)
+        start = 0
+        for name, site in call.latents.items():
+            values = _enumerated(site)
+            if values is not None:
+                self.discrete[name] = values
+                continue
+            width = site.rows(site.value).shape[1]
+            self.latents[name] = slice(start, start + width)
+            start += width
+        self.latent_dim = start
+        sizes = [len(values) for values in self.discrete.values()]
+        if math.prod(sizes) > MAX_COMPONENTS:
+            name = next(iter(self.discrete))
+            raise NotConjugateError(
+                name,
+                "discrete site",
+                f"The discrete sites have {math.prod(sizes)} joint values, too many to sum over.",
+                "svi",
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the latents."""
+        return self._sites[next(iter(self.latents))].value.dtype if self.latents else torch.float64
+
+    def assignments(self) -> Iterator[Assignment]:
+        """Every joint value of the discrete sites; one empty assignment if there are none."""
+        for values in itertools.product(*self.discrete.values()):
+            yield dict(zip(self.discrete, values, strict=True))
+
+    def evaluate(
+        self,
+        data: MultimodalData,
+        latents: Tensor,
+        assignment: Assignment,
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        densities: bool = False,
+    ) -> tuple[list[Evaluation], Call]:
+        """Call the model with latents z (n, K) and read every site: one evaluation for each choice of components.
+
+        Raises:
+            NotConjugateError: a site is neither Gaussian nor a mixture of Gaussians.
+            ModelError: the model breaks its form.
+        """
+        given = dict(values or {})
+        for name, columns in self.latents.items():
+            given[name] = self._sites[name].shaped(latents[:, columns].to(self._sites[name].value.dtype))
+        for name, value in assignment.items():
+            given[name] = self._sites[name].shaped(value.reshape(1, -1).expand(len(data), -1))
+        call = self.bound.call(data, given, densities=densities or bool(self.discrete))
+        log_weight = latents.new_zeros(len(data))
+        for name in self.discrete:
+            log_weight = log_weight + call.latents[name].instance_log_density()
+        read = {name: self._read(name, call.latents[name]) for name in self.latents}
+        read |= {name: self._read(name, call.observed[name]) for name in self.modalities}
+        return list(_choices(log_weight, read)), call
+
+    def _read(self, name: str, site: Site) -> Gaussian | Mixture:
+        found = read_site(site)
+        if found is None:
+            latent = name in self.latents
+            raise NotConjugateError(
+                name,
+                "non-gaussian prior" if latent else "non-gaussian likelihood",
+                f"It is distributed as {type(site.fn).__name__}; Normal, MultivariateNormal, LowRankMultivariateNormal "
+                "and finite mixtures of these are Gaussian.",
+                "svi",
+            )
+        return found
+
+    def read(
+        self, data: MultimodalData, rows: Tensor, values: Mapping[str, Tensor] | None = None
+    ) -> list[list[Component]]:
+        """The affine maps as they are for each of some instances: for each, its components.
+
+        Args:
+            data: the instances.
+            rows: (G,) int64, which.
+            values: of global latents.
+        """
+        count = self.latent_dim + 1
+        probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
+        batch = data.subset(rows.repeat_interleave(count))
+        found: list[list[Component]] = [[] for _ in range(len(rows))]
+        for assignment in self.assignments():
+            for evaluation in self.evaluate(batch, probes.repeat(len(rows), 1), assignment, values)[0]:
+                for g in range(len(rows)):
+                    found[g].append(_component(evaluation, slice(g * count, (g + 1) * count)))
+        return found
+
+    def assemble(self, component: Component) -> LinearGaussian:
+        """A component as the engine takes it: one latent, noise diagonal, all in float64.
+
+        Latents that depend on earlier ones, z = m + A z + e, are solved for: mean (I - A)^-1 m, covariance (I - A)^-1 S
+        (I - A)^-T. Correlated noise diag(d) + F F^T of a modality becomes latents of its own, N(0, I) with loadings F.
+        """
+        sites = component.sites
+        prior = [sites[name] for name in self.latents]
+        mean = torch.cat([site.intercept for site in prior]).double()
+        covariance = torch.block_diag(*(_covariance(site) for site in prior)).double()
+        slope = torch.cat([site.slope for site in prior], dim=1).double()
+        if bool((slope != 0).any()):
+            system = torch.eye(self.latent_dim, dtype=slope.dtype, device=slope.device) - slope.mT
+            mean = torch.linalg.solve(system, mean)
+            covariance = torch.linalg.solve(system, torch.linalg.solve(system, covariance).mT)
+            covariance = (covariance + covariance.mT) / 2
+        noise = {name: _split_noise(sites[name]) for name in self.modalities}
+        extra = sum(factor.shape[1] for _, factor in noise.values())
+        loadings, start = {}, self.latent_dim
+        for name, (_, factor) in noise.items():
+            own = sites[name].slope.mT.double()
+            wide = torch.cat([own, own.new_zeros(len(own), extra)], dim=1) if extra else own
+            if factor.shape[1]:
+                wide = torch.cat([wide[:, :start], factor, wide[:, start + factor.shape[1] :]], dim=1)
+                start += factor.shape[1]
+            loadings[name] = wide
+        if extra:
+            mean = torch.cat([mean, mean.new_zeros(extra)])
+            identity = torch.eye(extra, dtype=mean.dtype, device=mean.device)
+            covariance = torch.block_diag(covariance, identity)
+        return LinearGaussian(
+            loadings,
+            {name: sites[name].intercept.double() for name in self.modalities},
+            {name: diagonal for name, (diagonal, _) in noise.items()},
+            mean,
+            covariance,
+        )
+
+
+def _enumerated(site: Site) -> Tensor | None:
+    """The values of a discrete site, (V, ...); None for a continuous one.
+
+    Raises:
+        NotConjugateError: it is discrete, and its values are too many or not one for each instance.
+    """
+    if not getattr(site.fn.support, "is_discrete", False):
+        return None
+    single = site.rows(site.value).shape[1] == max(1, math.prod(site.fn.event_shape))
+    if not site.fn.has_enumerate_support or not single:
+        raise NotConjugateError(
+            site.name,
+            "discrete site",
+            "Only one discrete value with finitely many choices for each instance can be summed over.",
+            "svi with the site marginalised by hand",
+        )
+    values: Tensor = site.fn.enumerate_support(expand=False)
+    return values.reshape(len(values), -1)
+
+
+def _choices(log_weight: Tensor, read: Mapping[str, Gaussian | Mixture]) -> Iterator[Evaluation]:
+    """One evaluation for each joint choice of a component of every mixture."""
+    options = [range(len(found.components)) if isinstance(found, Mixture) else range(1) for found in read.values()]
+    for chosen in itertools.product(*options):
+        weight, sites = log_weight, {}
+        for (name, found), c in zip(read.items(), chosen, strict=True):
+            if isinstance(found, Mixture):
+                weight = weight + found.log_weight[:, c]
+                found = found.components[c]
+            sites[name] = found
+        yield Evaluation(weight, sites)
+
+
+def _component(evaluation: Evaluation, rows: slice) -> Component:
+    sites = {}
+    for name, gaussian in evaluation.sites.items():
+        mean, freedom = gaussian.mean[rows], gaussian.degrees_of_freedom
+        sites[name] = AffineSite(
+            mean[0],
+            (mean[1:] - mean[0]) / _REACH,
+            gaussian.diagonal[rows.start],
+            None if gaussian.factor is None else gaussian.factor[rows.start],
+            None if freedom is None else freedom[rows.start],
+        )
+    return Component(evaluation.log_weight[rows.start], sites)
+
+
+def _covariance(site: AffineSite) -> Tensor:
+    diagonal = torch.diag(site.diagonal)
+    return diagonal if site.factor is None else diagonal + site.factor @ site.factor.mT
+
+
+def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
+    """Noise as a positive diagonal (F,) and a factor (F, R), R = 0 where it is diagonal."""
+    diagonal = site.diagonal.double()
+    if site.factor is None:
+        return diagonal, diagonal.new_zeros(len(diagonal), 0)
+    factor = site.factor.double()
+    if bool((diagonal > 0).all()):
+        return diagonal, factor
+    covariance = torch.diag(diagonal) + factor @ factor.mT
+    # half of the least eigenvalue on the diagonal, the rest correlated: the split is free, the sum is what counts
+    floor = 0.5 * torch.linalg.eigvalsh(covariance)[0]
+    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    return floor.expand(len(covariance)), torch.linalg.cholesky(covariance - floor * identity)
+
+
+def stack(components: Sequence[Component], name: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Intercepts (G, F), slopes (G, K, F), diagonals (G, F) and factors (G, F, R) of one site."""
+    sites = [component.sites[name] for component in components]
+    factors = [site.factor for site in sites if site.factor is not None]
+    return (
+        torch.stack([site.intercept for site in sites]),
+        torch.stack([site.slope for site in sites]),
+        torch.stack([site.diagonal for site in sites]),
+        torch.stack(factors) if factors else None,
+    )

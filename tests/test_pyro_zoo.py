@@ -1,0 +1,96 @@
+"""The zoo itself: its hand-made truths are those of the Pyro models, and its models run in plain Pyro."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+from tests.pyro_zoo import CONJUGATE, NOT_CONJUGATE, Conjugate, NotConjugate
+from tests.pyro_zoo.cases import Array, Model
+
+#: Discrete sites, and how many values each has.
+DISCRETE = {"c": 3, "expert": 2}
+
+
+@pytest.fixture(autouse=True)
+def own_parameter_store() -> Iterator[None]:
+    """Some models register parameters; none outlive a test."""
+    with pyro.get_param_store().scope(), torch.random.fork_rng():
+        pyro.set_rng_seed(0)
+        yield
+
+
+def run(model: Model, case: Conjugate | NotConjugate) -> dict[str, dict[str, Any]]:
+    """The sample sites of the plate of instances, their densities computed."""
+    trace = poutine.trace(model).get_trace(case.data)
+    trace.compute_log_prob()
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site_is_subsample(site)
+        and any(frame.name == "instances" for frame in site["cond_indep_stack"])
+    }
+
+
+def by_row(value: torch.Tensor, rows: int) -> Array:
+    """(N, -1), as numpy."""
+    return value.detach().double().expand(rows, *value.shape[1:]).reshape(rows, -1).numpy()
+
+
+def joint_density(case: Conjugate) -> tuple[Array, Array]:
+    """Latents (N, K) drawn from the prior, and their log density together with the data's, (N,), by Pyro."""
+    rows = len(case.data)
+    sites = run(case.model, case)
+    drawn = {n: s["value"] for n, s in sites.items() if not s["is_observed"] and not n.endswith("_unobserved")}
+    choice = next((name for name in drawn if name in DISCRETE), None)
+    drawn.pop(choice, None)
+    totals = []
+    for value in range(DISCRETE.get(choice, 1)):
+        fixed = dict(drawn) if choice is None else {**drawn, choice: torch.full((rows,), float(value)).long()}
+        if choice == "expert":
+            fixed[choice] = fixed[choice].double()  # a Bernoulli site
+        again = run(poutine.condition(case.model, data=fixed), case)
+        densities = [by_row(s["log_prob"], rows).sum(1) for n, s in again.items() if not n.endswith("_unobserved")]
+        totals.append(np.sum(densities, axis=0))
+    return np.concatenate([by_row(value, rows) for value in drawn.values()], axis=1), logsumexp(totals, axis=0)
+
+
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_truth_is_that_of_the_model(name: str) -> None:
+    """log p(x, z) by Pyro is log p(x) + log p(z | x) by hand, for every instance at a random z."""
+    case = CONJUGATE[name]()
+    latents, expected = joint_density(case)
+    got = []
+    for row, z in enumerate(latents):
+        weights, means, covariances, evidence = case.components(row)
+        parts = [multivariate_normal(m, cov).logpdf(z) for m, cov in zip(means, covariances, strict=True)]
+        got.append(evidence + logsumexp(parts, b=weights))
+    np.testing.assert_allclose(got, expected, rtol=max(case.tolerance, 1e-6))
+
+
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_rows_that_the_truth_tells_apart_are_of_that_form(name: str) -> None:
+    """What is said to be one LinearGaussian is one; what is said to vary, varies."""
+    case = CONJUGATE[name]()
+    assert case.form in ("one", "by instance", "mixture", "discrete", "correlated noise")
+    assert isinstance(case.truth, type(case.mixture(0)[0][1])) == (case.form in ("one", "correlated noise"))
+    assert (len(case.mixture(0)) > 1) == (case.form in ("mixture", "discrete"))
+
+
+@pytest.mark.parametrize("name", NOT_CONJUGATE)
+def test_what_is_not_conjugate_still_runs(name: str) -> None:
+    """In plain Pyro it is a good model: all densities are finite, and the site that is blamed is there."""
+    case = NOT_CONJUGATE[name]()
+    sites = run(case.model, case)
+    assert case.site in sites
+    assert all(bool(site["log_prob"].isfinite().all()) for site in sites.values())
