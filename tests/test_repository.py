@@ -122,8 +122,6 @@ def test_library_never_pickles(path: Path) -> None:
 @in_every_library_file
 def test_library_keeps_out_of_pyros_global_parameter_store(path: Path) -> None:
     forbidden = {"clear_param_store", "get_param_store"}
-    if path.name == "parameters.py" and path.parent.name == "inference":
-        forbidden -= {"get_param_store"}  # it sets the store aside while a program runs
     found = {f"line {call.lineno}" for call in calls(parse(path)) if dotted(call.func).split(".")[-1] in forbidden}
     assert not found
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.inference.randomness import seeded
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 #: Rows of features that the amortised guide standardises never divide by less than this share of the largest scale.
@@ -98,12 +99,11 @@ class AmortizedGuide(nn.Module):
     def forward(self, data: MultimodalData) -> MultivariateNormal:
         """q of all instances of ``data``, batch shape (N,)."""
         natural, precision = self.natural_parameters(data)
-        factor = torch.linalg.cholesky(precision)
-        mean = torch.cholesky_solve(natural[..., None], factor).squeeze(-1)
-        # L with L L^T = P^-1, lower triangular: invert the upper factor of P reversed
-        reversed_factor = torch.linalg.cholesky(precision.flip(-2, -1))
-        eye = torch.eye(natural.shape[1], dtype=natural.dtype, device=natural.device)
-        scale_tril = torch.linalg.solve_triangular(reversed_factor.flip(-2, -1), eye, upper=True).mT
+        # P = U U^T with U upper triangular, from the Cholesky factor of P turned about; then P^-1 = L L^T, L = U^-T
+        upper = torch.linalg.cholesky(precision.flip(-2, -1)).flip(-2, -1)
+        identity = torch.eye(natural.shape[1], dtype=natural.dtype, device=natural.device)
+        scale_tril = torch.linalg.solve_triangular(upper, identity, upper=True).mT
+        mean = (scale_tril @ (scale_tril.mT @ natural[..., None])).squeeze(-1)
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
 
     def natural_parameters(self, data: MultimodalData) -> tuple[Tensor, Tensor]:
@@ -124,6 +124,7 @@ class _Expert(nn.Module):
     """What one modality says of the latents: h_m(x) and P_m(x)."""
 
     centre: Tensor
+    origin: Tensor
     scale: Tensor
 
     def __init__(
@@ -143,14 +144,13 @@ class _Expert(nn.Module):
         self.register_buffer("origin", weighted.mT @ (loadings @ start.prior_mean))
         widths = [len(loadings), *hidden]
         layers: list[nn.Module] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             for before, after in zip(widths[:-1], widths[1:], strict=True):
                 layers += [nn.Linear(before, after), nn.SiLU()]
             last = nn.Linear(widths[-1], 2 * start.latent_dim)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.network = nn.Sequential(*layers, last).to(loadings) if hidden else None
+        self.network: nn.Sequential | None = nn.Sequential(*layers, last).to(loadings) if hidden else None
 
     def forward(self, values: Tensor, feature_mask: Tensor) -> tuple[Tensor, Tensor]:
         """h_m (n, K) and P_m (n, K, K) of n instances."""

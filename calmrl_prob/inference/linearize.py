@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import NumericalError
+from calmrl_prob.errors import ModelError
 from calmrl_prob.inference.instances import InstanceModel
 from calmrl_prob.linear_gaussian import LinearGaussian
 
@@ -27,14 +27,14 @@ def linearize(model: InstanceModel, data: MultimodalData) -> LinearGaussian:
     at the first row that has the modality.
 
     Args:
-        model: the program. Its prior is drawn from with torch's global generator.
+        model: the program.
         data: what it is called with.
     """
     drawn = model.prior_draws(data.subset([0] * _PRIOR_DRAWS))
     mean = drawn.mean(dim=0)
     covariance = torch.atleast_2d(torch.cov(drawn.mT))
     if not bool(covariance.isfinite().all()):
-        raise NumericalError("model: draws of its prior are not finite; look for NaN in its parameters.")
+        raise ModelError("model: draws of its prior are not finite; look for NaN in its parameters.")
     scale = covariance.diagonal().sqrt()
     steps = torch.diag(scale)
     points = torch.cat([mean[None], mean + steps, mean - steps])
