@@ -105,9 +105,10 @@ class ConjugateForm:
         site = next(iter(self.latents))
         first = self.structures[0]
         if isinstance(first, LinearGaussianMixture):
+            name, condition = self.prober.mixed
             raise NotConjugateError(
-                next(iter(self.prober.discrete), site),
-                "discrete site" if self.prober.discrete else "mixture prior",
+                name,
+                condition,
                 f"The form has {first.num_components} Gaussian components, not one.",
                 "exact mixture, by cal.posterior",
             )
@@ -300,7 +301,7 @@ class _Probe:
         for evaluation in self.at(batch, torch.cat(points)):
             for name, site in evaluation.sites.items():
                 latent = name in self.prober.latents
-                mean = site.mean.view(len(_SCALES), 3, number, -1)
+                mean = site.mean.reshape(len(_SCALES), 3, number, -1)
                 middle = (mean[:, 0] + mean[:, 1]) / 2
                 size = mean.abs().amax(dim=(1, 2, 3)) + 1e-30
                 gap = (mean[:, 2] - middle).abs().amax(dim=(1, 2)) / size
@@ -314,14 +315,14 @@ class _Probe:
                     )
                 parts = {"diagonal": site.diagonal, "factor": site.factor, "freedom": site.degrees_of_freedom}
                 for part in parts.values():
-                    if part is not None and _moves(part.view(len(points), -1)):
+                    if part is not None and _moves(part.reshape(len(points), -1)):
                         raise NotConjugateError(
                             name,
                             "scale depends on the latent",
                             f"The {'prior covariance' if latent else 'noise variance'} changes with the latents.",
                             "svi",
                         )
-            if _moves(evaluation.log_weight.view(len(points), -1)):
+            if _moves(evaluation.log_weight.reshape(len(points), -1)):
                 raise NotConjugateError(
                     next(iter(self.prober.discrete), next(iter(self.prober.latents))),
                     "discrete site",
@@ -331,8 +332,9 @@ class _Probe:
 
     def check_density(self, rows: Tensor) -> None:
         """Each observed site must have the density of the Gaussian that was read, over what is present alone."""
+        rows = rows.repeat(4)
         batch = self.data.subset(rows)
-        latents = 0.5 * self.noise(len(batch))
+        latents = 2 * self.noise(len(batch))
         evaluations, call = self.prober.evaluate(batch, latents, self.assignment, self.values, densities=True)
         for name in self.prober.modalities:
             site, gaussian = call.observed[name], evaluations[0].sites[name]
@@ -372,7 +374,7 @@ class _Probe:
 def _check_stable(
     bound: BoundModel, data: MultimodalData, rows: Tensor, first: Call, values: Mapping[str, Tensor] | None
 ) -> None:
-    """The same sites in every call, and none outside the plate that grows with the data."""
+    """The same sites in every call, none outside the plate that grows with the data, and no chance besides sites."""
     again = bound.call(data.subset(torch.cat([rows, rows[:1], rows[:1]])), values)
     for role in ("latents", "observed", "globals"):
         before, after = getattr(first, role), getattr(again, role)
@@ -388,6 +390,14 @@ def _check_stable(
                 f"site {name!r}: it stands outside the plate 'instances' but grows with the number of instances; "
                 "sample it inside the plate. For latents coupled between instances use a Gaussian process prior."
             )
+    drawn = {name: site.value for role in (first.latents, first.globals) for name, site in role.items()}
+    other = bound.call(data.subset(rows), {**(values or {}), **drawn}, densities=True, seed=1)
+    for name, site in first.observed.items():
+        if _apart(site.instance_log_density(), other.observed[name].instance_log_density()).any():
+            raise ModelError(
+                f"site {name!r}: for the same latents it differs from call to call; leave out what is random beside "
+                "the sample sites, such as dropout (module.eval() switches it off)."
+            )
 
 
 def _structures(
@@ -401,7 +411,8 @@ def _structures(
     if keys is not None:  # one row for each value, so that rare ones are seen too
         first = torch.as_tensor(np.unique(keys.numpy(), return_index=True)[1])
         sample = torch.unique(torch.cat([sample, first[: 4 * _MOST_VALUES]]))
-    representatives = everyone[:1]
+    nothing = torch.zeros_like(everyone)
+    representatives = _representatives(data, nothing)
     raw = prober.read(probe.data, representatives, probe.values)
 
     def form(
@@ -413,22 +424,25 @@ def _structures(
             _freedom(raw[0][0]),
         )  # fmt: skip
 
-    if not check or _holds(probe, raw, torch.zeros_like(everyone), sample):
+    if not check or _holds(probe, raw, nothing, sample):
         return form(None)
+    # some rows are unlike those looked at so far: they have to pass the same checks
+    prober.bound.call(probe.data.subset(sample), probe.values, densities=True)
+    probe.check_affine(sample)
     patterned = _keys(data, [*read_columns, "observed_mask"])
     for candidate in (keys, patterned):
         if candidate is None or int(candidate.max()) >= _MOST_VALUES:
             continue
-        representatives = torch.as_tensor(np.unique(candidate.numpy(), return_index=True)[1])
+        representatives = _representatives(data, candidate)
         raw = prober.read(probe.data, representatives, probe.values)
         if _holds(probe, raw, candidate, sample):
             return form(candidate.to(data.device))
-    representatives = everyone[:1]
+    representatives = _representatives(data, nothing)
     raw = prober.read(probe.data, representatives, probe.values)
-    if len(raw[0]) == 1 and _holds(probe, raw, torch.zeros_like(everyone), sample, intercepts=False):
+    if len(raw[0]) == 1 and _holds(probe, raw, nothing, sample, intercepts=False):
         offsets, latent_offset = _offsets(probe, raw[0][0])
         return form(None, offsets, latent_offset)
-    representatives = everyone
+    representatives = _representatives(data, everyone)
     raw = prober.read(probe.data, representatives, probe.values)
     if not _holds(probe, raw, everyone, sample):
         raise ModelError(
@@ -438,9 +452,24 @@ def _structures(
     return form(everyone.to(data.device))
 
 
+def _representatives(data: MultimodalData, index: Tensor) -> Tensor:
+    """For each structure, by ``index`` (N,), an instance of it and, for each modality, one that has it, (G, 1 + M)."""
+    groups = int(index.max()) + 1
+    out = torch.empty(groups, 1 + len(data.names), dtype=torch.int64)
+    values = index.numpy()
+    for m in range(len(data.names)):
+        has = data.observed_mask[:, m].cpu().numpy()
+        # of the rows of a structure, those that have the modality first, then the first of them
+        order = np.lexsort((np.arange(len(data)), ~has, values))
+        out[:, 1 + m] = torch.as_tensor(order[np.searchsorted(values[order], np.arange(groups))])
+    order = np.argsort(values, kind="stable")
+    out[:, 0] = torch.as_tensor(order[np.searchsorted(values[order], np.arange(groups))])
+    return out
+
+
 def _holds(probe: _Probe, raw: list[list[Component]], index: Tensor, rows: Tensor, *, intercepts: bool = True) -> bool:
     """Whether the structures, by ``index`` (N,), say what the model says, at random latents on ``rows``."""
-    batch, latents = probe.data.subset(rows), 2 * probe.noise(len(rows))
+    prober, batch, latents = probe.prober, probe.data.subset(rows), 2 * probe.noise(len(rows))
     origin = torch.zeros_like(latents)
     chosen = index[rows]
     found, at_origin = probe.at(batch, latents), None if intercepts else probe.at(batch, origin)
@@ -458,8 +487,10 @@ def _holds(probe: _Probe, raw: list[list[Component]], index: Tensor, rows: Tenso
             pairs = [(site.mean, mean), (site.diagonal, diagonal), (site.factor, factor)]
             if freedom is not None and site.degrees_of_freedom is not None:
                 pairs.append((site.degrees_of_freedom, freedom.expand_as(site.degrees_of_freedom)))
-            if any(one is not None and other is not None and _apart(one, other).any() for one, other in pairs):
-                return False
+            matters = batch.observed(name) if name in prober.modalities else slice(None)
+            for one, other in pairs:
+                if one is not None and other is not None and _apart(one[matters], other[matters]).any():
+                    return False
     return True
 
 
@@ -563,6 +594,8 @@ def _differences(before: Evaluation, after: Evaluation) -> Iterable[tuple[str, d
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
     """Rows (n,) where two tensors differ by more than rounding; NaN differs from everything."""
+    if not one.numel():
+        return torch.zeros(len(one), dtype=torch.bool, device=one.device)
     size = torch.maximum(one.abs(), other.abs()).amax() + 1e-30
     gap = ((one - other).abs() / size).reshape(len(one), -1)
     return ~(gap <= _tolerance(one)).all(dim=1)

@@ -143,9 +143,11 @@ def _mixture(site: Site, fn: Any) -> Mixture | None:  # noqa: ANN401
     if count > MAX_COMPONENTS:
         return None
     inner, depth = fn.component_distribution, len(fn.event_shape)
+    if len(fn.batch_shape) > len(site.fn.batch_shape):  # a mixture for each feature is one of C^F components
+        return None
     log_weight = weights.logits.expand(*site.fn.batch_shape, count).movedim(site.place(), 0)
     log_weight = log_weight.reshape(len(log_weight), -1, count)
-    if log_weight.shape[1] != 1:  # a mixture in each of several plates is a mixture of C^B components
+    if log_weight.shape[1] != 1:  # and so is one for each place in other plates
         return None
     components = []
     for c in range(count):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import NotConjugateError
+from calmrl_prob.errors import ModelError, NotConjugateError
 from calmrl_prob.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.tracing import BoundModel, Call, Site
@@ -84,12 +84,15 @@ class Prober:
         self._sites = {**call.latents, **call.observed}
         self.latents: dict[str, slice] = {}
         self.discrete: dict[str, Tensor] = {}
+        #: the site that makes the form a mixture, and how, if one does
+        self.mixed = ("", "")
         self.modalities = tuple(call.observed)
         start = 0
         for name, site in call.latents.items():
             values = _enumerated(site)
             if values is not None:
                 self.discrete[name] = values
+                self.mixed = (name, "discrete site")
                 continue
             width = site.rows(site.value).shape[1]
             self.latents[name] = slice(start, start + width)
@@ -136,10 +139,17 @@ class Prober:
         for name, value in assignment.items():
             given[name] = self._sites[name].shaped(value.reshape(1, -1).expand(len(data), -1))
         call = self.bound.call(data, given, densities=densities or bool(self.discrete))
+        changed = {*call.latents, *call.observed} ^ set(self._sites)
+        if changed:
+            raise ModelError(
+                f"site {sorted(changed)[0]!r}: whether the model has it depends on the latents or on the call; give it "
+                "the same sites in every call."
+            )
         log_weight = latents.new_zeros(len(data))
         for name in self.discrete:
             log_weight = log_weight + call.latents[name].instance_log_density()
-        read = {name: self._read(name, call.latents[name]) for name in self.latents}
+        read: dict[str, Gaussian | Mixture] = {}
+        read |= {name: self._read(name, call.latents[name]) for name in self.latents}
         read |= {name: self._read(name, call.observed[name]) for name in self.modalities}
         return list(_choices(log_weight, read)), call
 
@@ -154,6 +164,8 @@ class Prober:
                 "and finite mixtures of these are Gaussian.",
                 "svi",
             )
+        if isinstance(found, Mixture) and not self.discrete:
+            self.mixed = (name, "mixture prior" if name in self.latents else "mixture likelihood")
         return found
 
     def read(
@@ -163,17 +175,22 @@ class Prober:
 
         Args:
             data: the instances.
-            rows: (G,) int64, which.
+            rows: (G, 1 + M) int64: the instance to read the latents' priors at, and one for each modality, which has
+                it: a model need not give a sensible location where a modality is missing.
             values: of global latents.
         """
         count = self.latent_dim + 1
         probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
-        batch = data.subset(rows.repeat_interleave(count))
+        distinct, place = torch.unique(rows, return_inverse=True)
+        batch = data.subset(distinct.repeat_interleave(count))
         found: list[list[Component]] = [[] for _ in range(len(rows))]
         for assignment in self.assignments():
-            for evaluation in self.evaluate(batch, probes.repeat(len(rows), 1), assignment, values)[0]:
-                for g in range(len(rows)):
-                    found[g].append(_component(evaluation, slice(g * count, (g + 1) * count)))
+            for evaluation in self.evaluate(batch, probes.repeat(len(distinct), 1), assignment, values)[0]:
+                read = [_component(evaluation, slice(u * count, (u + 1) * count)) for u in range(len(distinct))]
+                for g, (own, *others) in enumerate(place.tolist()):
+                    sites = {name: read[own].sites[name] for name in self.latents}
+                    sites |= {name: read[u].sites[name] for name, u in zip(self.modalities, others, strict=True)}
+                    found[g].append(Component(read[own].log_weight, sites))
         return found
 
     def assemble(self, component: Component) -> LinearGaussian:

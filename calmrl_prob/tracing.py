@@ -20,7 +20,7 @@ from torch.distributions import transform_to
 
 from calmrl_prob._arguments import described
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentTypeError, ModelError
+from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 
 #: The plate that a model's instances stand in.
 PLATE = "instances"
@@ -73,9 +73,22 @@ class BoundModel(nn.Module):
         self._keys: dict[str, str] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the model takes and returns
-        """Run the model with its own parameters; handlers around the call see its sites."""
-        with _Parameters(self), pyro.settings.context(module_local_params=True):
-            return self.model(*args, **kwargs)
+        """Run the model with its own parameters; handlers around the call see its sites.
+
+        Raises:
+            ModelError: the model writes to Pyro's global parameter store.
+        """
+        store = pyro.get_param_store()
+        answers = _Parameters(self, dict(store.items()))
+        with store.scope() as left, answers:
+            result = self.model(*args, **kwargs)
+        for name in left["params"]:
+            if name not in answers.stated:
+                raise ModelError(
+                    f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param "
+                    "or as attributes of a PyroModule or torch module; they are kept with the model then."
+                )
+        return result
 
     def parameter_values(self) -> dict[str, Tensor]:
         """What the ``pyro.param`` statements met so far give, by name; differentiable."""
@@ -104,39 +117,46 @@ class BoundModel(nn.Module):
         return self._constrained(name)
 
     def call(
-        self, data: MultimodalData, values: Mapping[str, Tensor] | None = None, *, densities: bool = False
+        self,
+        data: MultimodalData,
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        densities: bool = False,
+        seed: int = 0,
     ) -> Call:
         """Run the model on data with some latents set, and sort its sites.
 
         Args:
             data: the instances.
-            values: for latent sites the value to take, in the site's shape; the rest is drawn, always in the same way.
+            values: for latent sites the value to take, in the site's shape; the rest is drawn.
             densities: compute the log density of every site too.
+            seed: of what is drawn.
 
         Raises:
-            ModelError: the model has no plate "instances", writes to Pyro's global parameter store, or has a site that
-                is NaN.
+            ModelError: the model raises an error of its own, has no plate "instances", writes to Pyro's global
+                parameter store, or has a site whose density is not finite.
         """
-        store = pyro.get_param_store()
         given = {**self.values, **(values or {})}
         devices = [data.device] if data.device.type == "cuda" else []
         with (
-            store.scope() as left,
             torch.random.fork_rng(devices),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
             poutine.trace() as tracer,
             _Substitute(given),
         ):
-            torch.manual_seed(0)
-            self(data)
-        if left["params"]:
-            name = next(iter(left["params"]))
-            raise ModelError(
-                f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param or "
-                "as attributes of a PyroModule or torch module; they are kept with the model then."
-            )
-        if densities:
-            tracer.trace.compute_log_prob()
+            torch.manual_seed(seed)
+            try:
+                self(data)
+                if densities:
+                    tracer.trace.compute_log_prob()
+            except CalmrlError:
+                raise
+            except Exception as error:
+                raise ModelError(
+                    f"model: it raised {type(error).__name__} when called with {len(data)} instances of the data: "
+                    f"{error}. It is called as model(data), also with some rows of the data, repeated perhaps: read "
+                    "what differs between instances from data.covariates, and end the observed sites in .to_event(1)."
+                ) from error
         return Call.sort(tracer.trace, data)
 
 
@@ -228,10 +248,12 @@ class Call:
                 )
             density = node.get("log_prob")
             site = Site(name, node["fn"], node["value"], frame.dim if frame else None, density, float(node["scale"]))
-            if density is not None and bool(density.isnan().any()):
+            if density is not None and not bool(density.isfinite().all()):
+                kind = "NaN" if bool(density.isnan().any()) else "infinite"
                 raise ModelError(
-                    f"site {name!r}: its log density is NaN. Look for values that are not finite in its parameters, or "
-                    "observe data.filled(name) under .mask(data.observed(name)) where modalities may be missing."
+                    f"site {name!r}: its log density is {kind}. Look for parameters that are NaN, infinite or, "
+                    "of a scale, not positive; or observe data.filled(name) under .mask(data.observed(name)) where "
+                    "modalities may be missing."
                 )
             call._put(site, node["is_observed"], data)
         call._require(plates, data)
@@ -241,8 +263,13 @@ class Call:
         stem = site.name.removesuffix(_OBSERVED)
         if isinstance(site.fn, Unit):
             self.factors.append(site.name)
+        elif is_observed and site.axis is None and site.name not in data and stem not in data:
+            return  # a constant, such as a global latent that was conditioned on
         elif is_observed:
             modality = site.name if site.name in data else stem
+            if modality not in data and modality in _columns(data):
+                self.factors.append(site.name)
+                return
             if modality not in data:
                 raise ModelError(
                     f"site {site.name!r}: it is observed, but no modality of the data is called so; they are "
@@ -300,6 +327,12 @@ class _Substitute(Messenger):
         self._values = values
 
     def _pyro_sample(self, message: Any) -> None:  # noqa: ANN401 - Pyro's messages are dicts without a type
+        fn = message["fn"]
+        if message["name"] == PLATE and getattr(fn, "subsample_size", None) not in (None, getattr(fn, "size", None)):
+            raise ModelError(
+                f"plate {PLATE!r}: it subsamples {fn.subsample_size} of {fn.size} instances; leave subsample_size out, "
+                "and give the model data.subset(rows) where it is to see some of them."
+            )
         if not message["is_observed"] and message["name"] in self._values:
             message["value"] = self._values[message["name"]]
             message["done"] = True
@@ -308,14 +341,25 @@ class _Substitute(Messenger):
 class _Parameters(Messenger):
     """Answers ``pyro.param`` statements from a model's own parameters."""
 
-    def __init__(self, owner: BoundModel) -> None:
+    def __init__(self, owner: BoundModel, trained: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._owner = owner
+        self._owner, self._trained = owner, trained
+        self.stated: set[str] = set()
 
     def _pyro_param(self, message: Any) -> None:  # noqa: ANN401
-        # a PyroModule states its parameters by the same kind of message, but has the values already
-        if getattr(message["fn"], "__self__", None) is pyro.get_param_store():
-            initial = message["args"][1] if len(message["args"]) > 1 else None
+        store, name = pyro.get_param_store(), message["name"]
+        self.stated.add(name)
+        initial = message["args"][1] if len(message["args"]) > 1 else None
+        # modules state their parameters by the same kind of message, but keep the values themselves
+        if getattr(message["fn"], "__self__", None) is store and name not in store:
+            if isinstance(initial, nn.Parameter):
+                return
             constraint = message["kwargs"].get("constraint", constraints.real)
-            message["value"] = self._owner._parameter(message["name"], initial, constraint)
+            # what SVI has made of a parameter in the global store counts for more than where it started
+            message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)
             message["done"] = True
+
+
+def _columns(data: MultimodalData) -> set[str]:
+    """What else the data know of each instance, under any name that a site may have: labels and covariates."""
+    return {"label", "labels", *dict.keys(data.covariates)}
