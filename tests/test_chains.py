@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from calmrl_prob._randomness import seeded, spread_seeds
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NumericalError
 from calmrl_prob.inference.chains import Chains, run_chains
-from calmrl_prob.inference.randomness import seeded, spread_seeds
 
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.float64)

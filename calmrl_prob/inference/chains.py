@@ -22,10 +22,10 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from calmrl_prob._arguments import checked_seed, real_number, whole_number
+from calmrl_prob._randomness import seeded, spread_seeds
 from calmrl_prob.arviz_adapter import chain_diagnostics
 from calmrl_prob.errors import ArgumentError, NumericalError
 from calmrl_prob.inference.progress import Callback
-from calmrl_prob.inference.randomness import seeded, spread_seeds
 
 #: Above this R-hat, chains are taken to disagree (Vehtari et al., 2021).
 MAX_R_HAT = 1.01
@@ -143,6 +143,7 @@ class ChainDiagnostics:
         }
 
 
+@torch.enable_grad()
 def run_chains(
     model: Callable[..., Any] | None = None,
     *args: Any,

@@ -7,6 +7,7 @@ what the instance has, so it also serves instances that it has never seen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from calmrl_prob._randomness import seeded
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.randomness import seeded
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 #: Rows of features that the amortised guide standardises never divide by less than this share of the largest scale.
@@ -37,9 +38,7 @@ class PerInstanceGuide(nn.Module):
         torch.Size([2, 2])
     """
 
-    def __init__(
-        self, mean: Tensor, scale_tril: Tensor, covariance: Literal["full", "diagonal"] = "full"
-    ) -> None:
+    def __init__(self, mean: Tensor, scale_tril: Tensor, covariance: Literal["full", "diagonal"] = "full") -> None:
         super().__init__()
         scale_tril = scale_tril.expand(*mean.shape, mean.shape[1])
         self.mean = nn.Parameter(mean.detach().clone())
@@ -145,7 +144,7 @@ class _Expert(nn.Module):
         widths = [len(loadings), *hidden]
         layers: list[nn.Module] = []
         with seeded(seed):
-            for before, after in zip(widths[:-1], widths[1:], strict=True):
+            for before, after in itertools.pairwise(widths):
                 layers += [nn.Linear(before, after), nn.SiLU()]
             last = nn.Linear(widths[-1], 2 * start.latent_dim)
         nn.init.zeros_(last.weight)

@@ -54,15 +54,23 @@ class ImportanceWeights:
         """1 / sum_s w_s^2 of the normalised weights, shape (N,): how many equally weighted draws they are worth."""
         return torch.exp(-torch.logsumexp(2 * self.log_weights, dim=0))
 
-    def problems(self) -> list[str]:
-        """What says that the weights cannot be relied on; empty if nothing does."""
+    def problems(
+        self,
+        what: str = "evidence and moments",
+        remedy: str = "use a guide with full covariance, train it longer, or use NUTS",
+    ) -> list[str]:
+        """What says that the weights cannot be relied on; empty if nothing does.
+
+        Args:
+            what: is computed from them.
+            remedy: what can be done.
+        """
         bad = ~(self.k_hat <= MAX_K_HAT)
         if not bool(bad.any()):
             return []
         return [
             f"Pareto k-hat is above {MAX_K_HAT} for {int(bad.sum())} of {len(bad)} instances (largest "
-            f"{float(self.k_hat.max()):.2f}): the guide misses much of their posterior, so that their evidence and "
-            "moments are unreliable; use a guide with full covariance, train it longer, or use NUTS"
+            f"{float(self.k_hat.max()):.2f}): their {what} cannot be relied on; {remedy}"
         ]
 
 

@@ -54,7 +54,7 @@ class LatentBlock:
 
     def stretched(self, value: Tensor) -> Tensor:
         """The inverse: the site's value as (n, width) real numbers."""
-        free = self.bijector.inv(value).movedim(self.site.place(), 0)
+        free: Tensor = self.bijector.inv(value).movedim(self.site.place(), 0)
         return free.reshape(len(free), -1)
 
 
@@ -153,9 +153,7 @@ class InstanceModel:
                 total = total + site.instance_log_density()
         return total, shared
 
-    def moments(
-        self, data: MultimodalData, latents: Tensor, names: Iterable[str]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def moments(self, data: MultimodalData, latents: Tensor, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and variance of x_n^m given z_n: of each named modality two tensors (N, D_m).
 
         Raises:

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from calmrl_prob._arguments import checked_seed, real_number, whole_number
+from calmrl_prob._randomness import seeded, spread_seeds
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ModelError, NumericalError
 from calmrl_prob.inference.guides import AmortizedGuide, PerInstanceGuide
 from calmrl_prob.inference.instances import InstanceModel
 from calmrl_prob.inference.linearize import linearize
 from calmrl_prob.inference.progress import Callback
-from calmrl_prob.inference.randomness import seeded, spread_seeds
 from calmrl_prob.tracing import BoundModel, PyroModel
 
 GuideKind = Literal["amortized", "full", "diagonal"]
@@ -88,6 +88,7 @@ class SVIResult:
         )
 
 
+@torch.enable_grad()
 def fit_svi(
     model: PyroModel | BoundModel | InstanceModel,
     data: MultimodalData,
@@ -107,11 +108,11 @@ def fit_svi(
 ) -> SVIResult:
     """Fit a guide, and the model's parameters with it, to incomplete data by Adam on mini-batches of instances.
 
-    The learning rate is cut to 0.3 of itself each time that ``patience`` rounds have brought no gain, twice at most, and
-    the best state seen is restored; after that the fit has converged.
+    The learning rate is cut to 0.3 of itself each time that ``patience`` rounds have brought no gain, twice at most,
+    and the best state seen is restored; after that the fit has converged.
 
     Args:
-        model: a Pyro model; its parameters (those of a torch module, and ``pyro.param`` statements) are changed in place.
+        model: a Pyro model; its parameters (a torch module's, and ``pyro.param`` statements) are changed in place.
         data: N instances.
         guide: "amortized", computed from what an instance has; "full" or "diagonal", a normal of its own for each
             instance, with full or diagonal covariance; or a guide that was fitted before, to go on with.
@@ -123,8 +124,8 @@ def fit_svi(
         max_rounds: passes over the data (of 20 steps at least).
         patience: rounds without gain that are waited for.
         tolerance: gain that counts, in nats for each observed value.
-        validation_share: of the rows, held out to judge the rounds by. Only with an amortised guide; others know nothing
-            of rows that they have not been fitted to, and are judged by all.
+        validation_share: of the rows, held out to judge the rounds by. Only with an amortised guide; others know
+            nothing of rows that they have not been fitted to, and are judged by all.
         seed: of batches, draws, held-out rows and networks; global generators are left as they were.
         callback: called after each round with its number and its lower bound (nats).
 
@@ -139,7 +140,7 @@ def fit_svi(
         >>> generator = torch.Generator().manual_seed(0)
         >>> z = torch.randn(60, 1, generator=generator)
         >>> data = MultimodalData({"x": z + 0.1 * torch.randn(60, 3, generator=generator)})
-        >>> result = fit_svi(SharedLatentModel(data.dims, latent_dim=1), data, hidden=(), max_rounds=5)
+        >>> result = fit_svi(SharedLatentModel(data.dims, latent_dim=1), data, learning_rate=0.02, max_rounds=5)
         >>> bool(result.monitor[-1] > result.monitor[0]), result.num_iterations
         (True, 100)
     """
@@ -272,12 +273,14 @@ class _Trainer:
         try:
             value = objective()
             gradients = torch.autograd.grad(-value, self._parameters, allow_unused=True)
-        except (ModelError, torch.linalg.LinAlgError) as error:
+        except (ModelError, torch._C._LinAlgError) as error:
             if not self.seen or not self._optimizer.state:
                 raise
             raise NumericalError(f"SVI ran away ({error}) Lower learning_rate, now {self._rate:g}.") from error
         if not bool(value.isfinite()):
-            raise NumericalError(f"SVI ran away: the lower bound is not finite. Lower learning_rate, now {self._rate:g}.")
+            raise NumericalError(
+                f"SVI ran away: the lower bound is not finite. Lower learning_rate, now {self._rate:g}."
+            )
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
@@ -316,9 +319,7 @@ class _Trainer:
         return self._best_value - max(self.seen[: max(1, len(self.seen) - self._patience)])
 
 
-def _batches(
-    rows: NDArray[np.int64], size: int, count: int, shuffle: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def _batches(rows: NDArray[np.int64], size: int, count: int, shuffle: np.random.Generator) -> list[NDArray[np.int64]]:
     """``count`` batches out of as many shuffled passes over the rows as that takes."""
     if len(rows) <= size:
         return [rows] * count

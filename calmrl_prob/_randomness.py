@@ -33,6 +33,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     seed, device = checked_seed(seed), torch.device(device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
+        # not torch.manual_seed: where there is no GPU, it notes each call for the day that one appears
         torch.default_generator.manual_seed(seed)
         for each in devices:
             with torch.cuda.device(each):
