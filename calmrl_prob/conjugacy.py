@@ -134,6 +134,13 @@ class ConjugateForm:
         """All structures, read again like :meth:`linear_gaussian`."""
         return tuple(_form(self.prober, found) for found in self.prober.read(self.data, self.representatives, values))
 
+    def read_offsets(self, values: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor] | None:
+        """The row-wise offsets of each modality, read again by a pass over all rows; None if there are none."""
+        if self.offsets is None:
+            return None
+        (component,) = self.prober.read(self.data, self.representatives, values)[0]
+        return _offsets(_Probe(self.prober, self.data, values), component)[0]
+
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}: {part.stop - part.start}" for name, part in self.latents.items())
         first = self.structures[0]
@@ -228,6 +235,7 @@ def discover(
             "svi",
         )
     prober = Prober(bound, call)
+    prober.require_gaussian(call)
     probe = _Probe(prober, seen, values)
     if check:
         _check_stable(bound, seen, few, call, values)

@@ -153,6 +153,15 @@ class Prober:
         read |= {name: self._read(name, call.observed[name]) for name in self.modalities}
         return list(_choices(log_weight, read)), call
 
+    def require_gaussian(self, call: Call) -> None:
+        """Check the families of all sites.
+
+        Raises:
+            NotConjugateError: a site is neither Gaussian nor a mixture of Gaussians.
+        """
+        for name in (*self.latents, *self.modalities):
+            self._read(name, {**call.latents, **call.observed}[name])
+
     def _read(self, name: str, site: Site) -> Gaussian | Mixture:
         found = read_site(site)
         if found is None:
@@ -290,6 +299,7 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     if site.factor is None:
         return diagonal, diagonal.new_zeros(len(diagonal), 0)
     factor = site.factor.double()
+    factor = factor[:, (factor != 0).any(dim=0)]
     if bool((diagonal > 0).all()):
         return diagonal, factor
     covariance = torch.diag(diagonal) + factor @ factor.mT

@@ -2,6 +2,7 @@
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.mixture import (
     LinearGaussianMixture,
     MixturePosterior,
@@ -14,6 +15,7 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 __all__ = [
     "EMResult",
+    "Evidence",
     "FeatureBlocks",
     "LinearGaussian",
     "LinearGaussianMixture",
@@ -23,6 +25,7 @@ __all__ = [
     "Predictive",
     "SufficientStatistics",
     "fit_em",
+    "log_evidence",
     "log_marginal",
     "mixture_posterior",
     "posterior",

@@ -8,7 +8,7 @@ arXiv 2511.12034, Corollary 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,13 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError, DataError, NumericalError
 from calmrl_prob.linear_gaussian.acceleration import AndersonAccelerator
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.cost import choose_form
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
+from calmrl_prob.linear_gaussian.forms import prepare
+from calmrl_prob.linear_gaussian.loadings_prior import ARDLoadings, LoadingsPrior, NormalLoadings
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
-from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern
-from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance, spectral_start
-from calmrl_prob.linear_gaussian.statistics import FromStatistics, SufficientStatistics
+from calmrl_prob.linear_gaussian.spectral import spectral_start
+from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 #: The gain still to come is judged from the gains of up to this many steps against as many before them: more than
@@ -43,8 +43,8 @@ class EMResult:
     Attributes:
         linear_gaussian: the fitted model.
         log_likelihood: (T,) float64, evidence of the data after each step that was kept, nats; the start's first.
-        objective: (T,) float64, the same plus the log prior of the noise variances: what never falls. Equal to
-            ``log_likelihood`` without that prior.
+        objective: (T,) float64, the same plus the log priors of noise variances and loadings: what never falls. Equal
+            to ``log_likelihood`` without these priors.
         num_iterations: E-steps taken after the start's, those whose point was taken back included.
         converged: whether the criterion fell to the tolerance, or steps to what rounding takes from them; with float32
             data that may come first.
@@ -53,6 +53,8 @@ class EMResult:
         tolerance: what the criterion was compared with.
         stop_reason: "converged", "rounding" (gains vanished in floating point) or "max_iterations".
         form: the form of the E-step: "modality", "pattern", "statistics" or "features".
+        loadings_precision: for each modality alpha_mk, shape (K,), under a prior of the loadings: N(0, 1 / alpha_mk)
+            is what it amounts to for w_dk / s_d. Under "ard" large where the modality does without the latent.
     """
 
     linear_gaussian: LinearGaussian
@@ -64,6 +66,7 @@ class EMResult:
     tolerance: float
     stop_reason: str
     form: str
+    loadings_precision: Mapping[str, Tensor] | None = None
 
     def __repr__(self) -> str:
         """One line: how it ended."""
@@ -87,12 +90,14 @@ def fit_em(
     tolerance: float = 1e-6,
     noise_floor: float = 1e-4,
     noise_pseudo_count: float = 0.0,
+    loadings_prior: str | None = None,
+    loadings_precision: float | None = None,
     expand: bool = True,
     anderson_memory: int = 10,
     seed: int = 0,
     callback: Callable[[int, float], None] | None = None,
 ) -> EMResult:
-    """Fit loadings, intercepts and noise variances by maximum likelihood, or with a weak prior on the noise.
+    """Fit loadings, intercepts and noise variances by maximum likelihood, or with priors on noise and loadings.
 
     Args:
         data: the observed rows, or their sufficient statistics.
@@ -108,6 +113,11 @@ def fit_em(
         noise_floor: least noise variance as a share of the feature's variance; keeps the evidence bounded.
         noise_pseudo_count: weight, in observations of each feature, of an inverse-gamma prior whose variance is half
             of the feature's; 0 for none.
+        loadings_prior: "normal", "ard" (automatic relevance determination: a latent can be switched off for a
+            modality; ``loadings_prior.py``), or None for maximum likelihood. Both shrink w_dk / s_d, with s_d^2 the
+            variance of the feature (isotropic noise: of the modality's features on average).
+        loadings_precision: of the normal prior: w_dk / s_d ~ N(0, 1 / loadings_precision). K by default, which lets
+            the latents together explain as much as there is.
         expand: expand parameters (PX-EM).
         anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
         seed: for the random block of the spectral start.
@@ -129,9 +139,13 @@ def fit_em(
         >>> round(float(result.linear_gaussian.noise_variance["x"][0]), 1)
         0.1
     """
-    step, shift, covariance, used_form = _prepare(data, latent_dim, form)
+    prepared = prepare(data, latent_dim, form)
+    step, shift = prepared.step, prepared.shift
     _check_options(step, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
-    noise_model = _noise_model(covariance.variance, step, noise == "isotropic", noise_floor, noise_pseudo_count)
+    covariance = prepared.covariance()
+    scale = _scale(covariance.variance, step, noise == "isotropic")
+    noise_model = NoiseModel(noise == "isotropic", noise_floor * scale, noise_pseudo_count, 0.5 * scale)
+    prior = _loadings_prior(loadings_prior, loadings_precision, step, scale, latent_dim)
     if start is None:
         generator = torch.Generator().manual_seed(seed)
         parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
@@ -143,7 +157,9 @@ def fit_em(
             )
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
     parameters = parameters.with_floor(noise_model.floor)
-    moments, value = _evaluate(step, parameters, noise_model)
+    if prior is not None:
+        parameters = prior.turned(parameters, most_rounds=200)
+    moments, value = _evaluate(step, parameters, noise_model, prior)
     if moments is None:
         raise NumericalError(_NOT_FINITE)
     evidence, objective = [moments.log_likelihood], [value]
@@ -151,18 +167,21 @@ def fit_em(
     accelerator = AndersonAccelerator(anderson_memory) if anderson_memory else None
     num_iterations, criterion, stop_reason = 0, math.inf, "max_iterations"
     while num_iterations < max_iterations:
-        image = maximize(step, moments, noise_model, expand=expand)
-        proposal = image
+        image = maximize(step, moments, noise_model, expand=expand, loadings_prior=prior, current=parameters)
+        turned = image if prior is None else prior.turned(image, most_rounds=1)
+        if turned is not image and accelerator is not None:
+            accelerator.reset()  # the past was about other axes
+        proposal = image = turned
         if accelerator is not None:
             accelerated = accelerator.propose(parameters.flatten(), image.flatten())
             proposal = parameters.unflatten(accelerated).with_floor(noise_model.floor)
-        candidate, value = _evaluate(step, proposal, noise_model)
+        candidate, value = _evaluate(step, proposal, noise_model, prior)
         num_iterations += 1
         if proposal is not image and not value >= objective[-1]:  # also where it is NaN
             if accelerator is not None:
                 accelerator.reset()
             proposal = image
-            candidate, value = _evaluate(step, image, noise_model)
+            candidate, value = _evaluate(step, image, noise_model, prior)
             num_iterations += 1
         if candidate is None:
             raise NumericalError(_NOT_FINITE)
@@ -187,58 +206,45 @@ def fit_em(
         criterion,
         tolerance,
         stop_reason,
-        used_form,
+        prepared.form,
+        None if prior is None else dict(zip(step.shape.dims, prior.precision(parameters.loadings), strict=True)),
     )
 
 
-def _prepare(
-    data: ObservedBlocks | FeatureBlocks | SufficientStatistics, latent_dim: int, form: str
-) -> tuple[ExpectationStep, Tensor, PairwiseCovariance, str]:
-    """The E-step in the form asked for, the shift it works about, and the covariance for the start."""
-    forms = ("auto", "modality", "pattern", "statistics")
-    if form not in forms:
-        raise ArgumentError(f"form: expected one of {forms}, got {form!r}.")
-    if isinstance(data, FeatureBlocks):
-        if form != "auto":
-            raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
-        centred, shift = data.centred()
-        by_feature = ByFeature(centred, latent_dim)
-        return by_feature, shift, PairwiseCovariance.from_features(centred, *_mean_variance(by_feature)), "features"
-    if isinstance(data, ObservedBlocks):
-        form = choose_form(data, latent_dim) if form == "auto" else form
-        if form != "statistics":
-            blocks, shift = data.centred()
-            rowwise = ByModality(blocks, latent_dim) if form == "modality" else ByPattern(blocks, latent_dim)
-            return rowwise, shift, PairwiseCovariance.from_blocks(blocks, *_mean_variance(rowwise)), form
-        data = SufficientStatistics.from_blocks(data)
-    step = FromStatistics(data)
-    return step, data.shift.to(step.totals.total.device), PairwiseCovariance.from_statistics(data), "statistics"
-
-
-def _mean_variance(step: ExpectationStep) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each feature over the rows that have it, about the shift."""
-    count = step.feature_count.clamp(min=1)
-    mean = step.totals.total / count
-    return mean, (step.totals.square / count - mean.square()).clamp(min=0)
-
-
-def _noise_model(
-    variance: Tensor, step: ExpectationStep, isotropic: bool, floor: float, pseudo_count: float
-) -> NoiseModel:
-    """Floors and prior in the units of the data; a constant feature takes its modality's scale, or the unit."""
+def _scale(variance: Tensor, step: ExpectationStep, isotropic: bool) -> Tensor:
+    """s_d^2, the variance of each feature, or of its modality's features on average; the unit where there is none."""
     typical = torch.cat([variance[part].mean().expand(part.stop - part.start) for part in step.shape.slices])
     typical = torch.where(typical > 0, typical, 1.0)
-    scale = typical if isotropic else torch.maximum(variance, 1e-6 * typical)
-    return NoiseModel(isotropic, floor * scale, pseudo_count, 0.5 * scale)
+    return typical if isotropic else torch.maximum(variance, 1e-6 * typical)
 
 
-def _evaluate(step: ExpectationStep, parameters: Parameters, noise_model: NoiseModel) -> tuple[Moments | None, float]:
+def _loadings_prior(
+    name: str | None, precision: float | None, step: ExpectationStep, scale: Tensor, latent_dim: int
+) -> LoadingsPrior | None:
+    if name not in (None, "normal", "ard"):
+        raise ArgumentError(f"loadings_prior: expected 'normal', 'ard' or None, got {name!r}.")
+    if precision is not None and name != "normal":
+        raise ArgumentError(
+            f"loadings_precision: it belongs to loadings_prior='normal', but that is {name!r}; leave it out."
+        )
+    if precision is not None and not 0 < precision < math.inf:
+        raise ArgumentError(f"loadings_precision: expected a positive number, got {precision}.")
+    if name == "normal":
+        return NormalLoadings(step.shape, scale, float(latent_dim if precision is None else precision))
+    return ARDLoadings(step.shape, scale) if name == "ard" else None
+
+
+def _evaluate(
+    step: ExpectationStep, parameters: Parameters, noise_model: NoiseModel, prior: LoadingsPrior | None
+) -> tuple[Moments | None, float]:
     """Moments and objective; (None, NaN) where a guess has left the range of floating point."""
     try:
         moments = step(parameters)
     except NumericalError:
         return None, math.nan
     value = moments.log_likelihood + noise_model.log_prior(parameters.noise_variance, step.shape)
+    if prior is not None:
+        value += prior.log_density(parameters.loadings)
     return (moments, value) if math.isfinite(value) else (None, math.nan)
 
 
