@@ -229,7 +229,7 @@ def discover(
     call = bound.call(seen.subset(few), values, densities=True)
     if call.factors:
         raise NotConjugateError(
-            call.factors[0],
+            next(iter(call.factors)),
             "extra factor",
             "A pyro.factor statement adds to the density what no Gaussian site accounts for.",
             "svi",

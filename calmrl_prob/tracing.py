@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._arguments import described
+from calmrl_prob._randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 
@@ -137,14 +138,12 @@ class BoundModel(nn.Module):
                 parameter store, or has a site whose density is not finite.
         """
         given = {**self.values, **(values or {})}
-        devices = [data.device] if data.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(devices),
+            seeded(seed, data.device),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
             poutine.trace() as tracer,
             _Substitute(given),
         ):
-            _seed(seed, devices)
             try:
                 self(data)
                 if densities:
@@ -212,14 +211,14 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: names of ``pyro.factor`` statements.
+        factors: ``pyro.factor`` statements, and what else is observed that is no modality.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
 
     latents: dict[str, Site] = field(default_factory=dict)
     observed: dict[str, Site] = field(default_factory=dict)
     globals: dict[str, Site] = field(default_factory=dict)
-    factors: list[str] = field(default_factory=list)
+    factors: dict[str, Site] = field(default_factory=dict)
     unobserved: dict[str, Site] = field(default_factory=dict)
 
     @classmethod
@@ -262,13 +261,13 @@ class Call:
     def _put(self, site: Site, is_observed: bool, data: MultimodalData) -> None:
         stem = site.name.removesuffix(_OBSERVED)
         if isinstance(site.fn, Unit):
-            self.factors.append(site.name)
+            self.factors[site.name] = site
         elif is_observed and site.axis is None and site.name not in data and stem not in data:
             return  # a constant, such as a global latent that was conditioned on
         elif is_observed:
             modality = site.name if site.name in data else stem
             if modality not in data and modality in _columns(data):
-                self.factors.append(site.name)
+                self.factors[site.name] = site
                 return
             if modality not in data:
                 raise ModelError(
@@ -317,13 +316,6 @@ class Call:
                     f"site {site.name!r}: expected {len(data)} instances along the plate {PLATE!r}, got the batch "
                     f"shape {tuple(site.fn.batch_shape)}; give the plate the size len(data)."
                 )
-
-
-def _seed(seed: int, devices: list[torch.device]) -> None:
-    """What ``torch.manual_seed`` does, but for half a millisecond spent on devices that are not there."""
-    torch.default_generator.manual_seed(seed)
-    if devices:
-        torch.cuda.manual_seed_all(seed)
 
 
 class _Substitute(Messenger):
