@@ -134,6 +134,16 @@ class ConjugateForm:
         """All structures, read again like :meth:`linear_gaussian`."""
         return tuple(_form(self.prober, found) for found in self.prober.read(self.data, self.representatives, values))
 
+    def read_with_prior(
+        self, values: Mapping[str, Tensor]
+    ) -> tuple[tuple[LinearGaussian | LinearGaussianMixture, ...], Tensor]:
+        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both."""
+        calls: list[Call] = []
+        found = self.prober.read(self.data, self.representatives, values, calls)
+        terms = [site.scale * site.fn.log_prob(site.value).sum().double() for site in calls[0].globals.values()]
+        log_prior = torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+        return tuple(_form(self.prober, components) for components in found), log_prior
+
     def read_offsets(self, values: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor] | None:
         """The row-wise offsets of each modality, read again by a pass over all rows; None if there are none."""
         if self.offsets is None:

@@ -9,7 +9,6 @@ sufficient statistics serve, a step costs the same however many rows there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +18,8 @@ from calmrl_prob._arguments import real_number, whole_number
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ModelError, NotConjugateError, NumericalError
+from calmrl_prob.inference.evidence import FormEvidence
 from calmrl_prob.inference.progress import Callback
-from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal
-from calmrl_prob.linear_gaussian.evidence import Evidence
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture, mixture_posterior
 from calmrl_prob.tracing import BoundModel
 
 #: The gain still to come is judged from the gains of this many steps.
@@ -85,7 +82,7 @@ def run_gradient(
         raise ArgumentError(f"tolerance: expected at least 0, got {tolerance}.")
     form = discover(bound, data)
     _require_fixed(form)
-    evidence = form_evidence(form, data)
+    evidence = FormEvidence(form, data, _EVALUATIONS)
     parameters = [parameter for parameter in bound.parameters() if parameter.requires_grad]
     if not parameters:
         raise ModelError(
@@ -120,38 +117,6 @@ def run_gradient(
     values = torch.tensor(trace, dtype=torch.float64)
     converged = stop_reason != "max_iterations"
     return GradientReport(values, values, step, converged, stop_reason, criterion, tolerance, form.route)
-
-
-def form_evidence(form: ConjugateForm, data: MultimodalData) -> Callable[[], Tensor]:
-    """A function of nothing that gives the total evidence () at the model's present parameters, with its gradient.
-
-    Args:
-        form: of the model on these data.
-        data: the instances.
-    """
-    if form.structure_index is None and form.offsets is None and isinstance(form.structures[0], LinearGaussian):
-        blocks = data.conform(form.structures[0].dims).blocks
-        whole = Evidence(blocks, form.structures[0].latent_dim, evaluations=_EVALUATIONS)
-        return lambda: whole(form.linear_gaussian())
-    index = torch.zeros(len(data), dtype=torch.int64) if form.structure_index is None else form.structure_index
-    members = [(index == g).nonzero().squeeze(1) for g in range(len(form.structures))]
-
-    def evidence() -> Tensor:
-        structures, offsets = form.read(), form.read_offsets()
-        given = data
-        if offsets is not None:
-            values = {name: data.filled(name).to(offset.dtype) - offset for name, offset in offsets.items()}
-            given = data._derive(_values={**data._values, **values}, _nan_where_absent=set())
-        total = torch.zeros((), dtype=torch.float64, device=data.device)
-        for structure, rows in zip(structures, members, strict=True):
-            blocks = given.subset(rows).conform(structure.dims).blocks
-            if isinstance(structure, LinearGaussianMixture):
-                total = total + mixture_posterior(structure, blocks).log_marginal.sum()
-            else:
-                total = total + log_marginal(structure, blocks).sum()
-        return total
-
-    return evidence
 
 
 def _require_fixed(form: ConjugateForm) -> None:
