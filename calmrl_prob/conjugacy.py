@@ -144,12 +144,14 @@ class ConjugateForm:
         log_prior = torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
         return tuple(_form(self.prober, components) for components in found), log_prior
 
-    def read_offsets(self, values: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor] | None:
-        """The row-wise offsets of each modality, read again by a pass over all rows; None if there are none."""
+    def read_offsets(
+        self, values: Mapping[str, Tensor] | None = None
+    ) -> tuple[Mapping[str, Tensor] | None, Tensor | None]:
+        """``offsets`` and ``latent_offset``, read again by a pass over all rows; None and None if there are none."""
         if self.offsets is None:
-            return None
+            return None, None
         (component,) = self.prober.read(self.data, self.representatives, values)[0]
-        return _offsets(_Probe(self.prober, self.data, values), component)[0]
+        return _offsets(_Probe(self.prober, self.data, values), component)
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}: {part.stop - part.start}" for name, part in self.latents.items())

@@ -113,6 +113,11 @@ class Prober:
         """The floating-point type of the latents."""
         return self._sites[next(iter(self.latents))].value.dtype if self.latents else torch.float64
 
+    def event_shape(self, name: str) -> tuple[int, ...] | None:
+        """The event shape of a latent site; None where it stands in further plates inside that of the instances."""
+        fn = self._sites[name].fn
+        return tuple(fn.event_shape) if len(fn.batch_shape) == 1 else None
+
     def assignments(self) -> Iterator[Assignment]:
         """Every joint value of the discrete sites; one empty assignment if there are none."""
         for values in itertools.product(*self.discrete.values()):

@@ -141,6 +141,7 @@ class BoundModel(nn.Module):
         with (
             seeded(seed, data.device),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):

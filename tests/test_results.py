@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import calmrl_prob as cal
@@ -170,6 +171,34 @@ def test_elbo_is_the_evidence_for_every_single_draw(route: str) -> None:
         sites = (*call.latents.values(), *call.observed.values())
         joint = torch.stack([site.instance_log_density() for site in sites]).sum(0)
         assert torch.allclose(joint - exact.log_density(z), exact.log_marginal, rtol=1e-9, atol=1e-8)
+
+
+def two_sites(data: cal.MultimodalData) -> None:
+    with pyro.plate("instances", len(data)):
+        one = pyro.sample("one", dist.Normal(torch.zeros(()).double(), 1.0))
+        rest = pyro.sample("rest", dist.Normal(one[:, None] * torch.ones(2).double(), 1.0).to_event(1))
+        observe(torch.cat([one[:, None], rest], dim=1), data)
+
+
+def discrete(data: cal.MultimodalData) -> None:
+    means = torch.tensor([[-1.5, 0.0], [1.5, 0.5], [0.0, 3.0]]).double()
+    with pyro.plate("instances", len(data)):
+        group = pyro.sample("group", dist.Categorical(torch.tensor([0.3, 0.5, 0.2]).double()))
+        observe(pyro.sample("z", dist.Normal(means[group], 0.6).to_event(1)), data)
+
+
+GUIDED = {**{name: model for name, (model, _) in ROUTES.items()}, "two sites": two_sites, "discrete": discrete}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_exact_posterior_is_a_guide_for_every_form(name: str) -> None:
+    model, data = GUIDED[name], example_data()
+    exact = float(cal.posterior(model, data).log_marginal.sum())
+    guide = cal.ConjugateGuide(model)
+    for seed in range(3):
+        pyro.set_rng_seed(seed)
+        assert -Trace_ELBO().loss(model, guide, data) == pytest.approx(exact, rel=1e-9)
+    assert not list(pyro.get_param_store().keys())
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -64,7 +64,7 @@ class FormEvidence:
         if self._prepared:
             terms = [part(structure) for part, structure in zip(self._prepared, structures, strict=True)]
             return torch.stack(terms).sum()
-        data, offsets = self._data, self.form.read_offsets(values) or {}
+        data, offsets = self._data, self.form.read_offsets(values)[0] or {}
         moved = {name: data.filled(name).to(offset.dtype) - offset for name, offset in offsets.items()}
         given = data._derive(_values={**data._values, **moved}, _nan_where_absent=set())
         terms = []
