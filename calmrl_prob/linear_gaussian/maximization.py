@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
+from calmrl_prob.linear_gaussian.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
 
@@ -61,11 +62,28 @@ class NoiseModel:
         return float(terms.sum())
 
 
-def maximize(step: ExpectationStep, moments: Moments, noise_model: NoiseModel, *, expand: bool) -> Parameters:
+class Summary(Protocol):
+    """What the M-step reads of the data itself; every ``ExpectationStep`` has it.
+
+    Attributes:
+        shape: the stacked layout.
+        totals: sums over the rows, weighted where rows have weights.
+        feature_count: (D,) rows that have each feature.
+    """
+
+    @property
+    def shape(self) -> Shape: ...  # noqa: D102
+    @property
+    def totals(self) -> Totals: ...  # noqa: D102
+    @property
+    def feature_count(self) -> Tensor: ...  # noqa: D102
+
+
+def maximize(step: Summary, moments: Moments, noise_model: NoiseModel, *, expand: bool) -> Parameters:
     """The parameters that the moments ask for.
 
     Args:
-        step: where the moments come from; gives the layout and the constants of the data.
+        step: the layout and the constants of the data, such as the E-step that the moments come from.
         moments: from ``step``.
         noise_model: the form of the noise.
         expand: whether to expand parameters (PX-EM).
