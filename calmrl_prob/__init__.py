@@ -14,15 +14,17 @@ arXiv 2511.12034.
 from importlib.metadata import PackageNotFoundError, version
 
 from calmrl_prob import datasets, evaluation, missingness
+from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
-from calmrl_prob.errors import CalmrlError, CalmrlWarning
+from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
 from calmrl_prob.evaluation import cross_modal_recall, retrieve
+from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, posterior
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
-from calmrl_prob.model import ConjugateGuide, SharedLatentModel
+from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.serialization import load, save
 
 try:
@@ -33,20 +35,25 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 __all__ = [
     "CalmrlError",
     "CalmrlWarning",
+    "ConjugateForm",
     "ConjugateGuide",
     "FitResult",
     "Imputation",
     "LinearGaussian",
+    "ModelError",
     "MultimodalData",
+    "NotConjugateError",
     "PosteriorResult",
     "SharedLatentModel",
     "SufficientStatistics",
     "__version__",
     "cross_modal_recall",
     "datasets",
+    "discover",
     "evaluation",
     "fit",
     "impute",
+    "linear_gaussian",
     "load",
     "load_npz",
     "missingness",

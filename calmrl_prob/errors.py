@@ -54,6 +54,10 @@ class NumericalError(CalmrlError, ArithmeticError):
     """A computation left the range where its result means anything (a precision not positive definite, say)."""
 
 
+class MissingDependencyError(CalmrlError, ImportError):
+    """An optional package that something needs is not installed; the message says what to install."""
+
+
 class CalmrlWarning(UserWarning):
     """Base class of the warnings that calmrl_prob issues."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from calmrl_prob._arguments import chosen_names, described, real_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.inference.posterior import Model, as_linear_gaussian, fitted_to, posterior
+from calmrl_prob.inference.posterior import Model, posterior
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.results import PosteriorResult, checked_draws, seeded_generator
 
@@ -212,13 +212,16 @@ class Imputation:
 
 
 @torch.no_grad()
-def impute(model: Model, data: MultimodalData, names: Sequence[str] | None = None) -> Imputation:
+def impute(
+    model: Model | PosteriorResult, data: MultimodalData, names: Sequence[str] | None = None, **options: Any
+) -> Imputation:
     """Predict modalities of each instance from those that it has, with uncertainty.
 
     Args:
-        model: a ``SharedLatentModel``, a ``LinearGaussian``, or anything with a method ``linear_gaussian()``.
+        model: whatever :func:`calmrl_prob.posterior` takes, or a result of it for the same data.
         data: N instances. Modalities of the model that they do not have at all are imputed for everyone.
         names: which modalities; all of the model by default.
+        **options: of :func:`calmrl_prob.posterior`: ``method``, ``seed`` and those of the route.
 
     Returns:
         Means, variances by part, intervals and joint draws; see :class:`Imputation`.
@@ -249,6 +252,11 @@ def impute(model: Model, data: MultimodalData, names: Sequence[str] | None = Non
         >>> tuple(result.sample(10, seed=1)["image"].shape)
         (10, 1, 2)
     """
-    lg = as_linear_gaussian(model)
-    chosen = lg.names if names is None else chosen_names(names, lg.names)
-    return Imputation(fitted_to(lg, data), posterior(lg, data), chosen)
+    given = model if isinstance(model, PosteriorResult) else posterior(model, data, **options)
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    if len(data) != len(given.mean):
+        raise ArgumentError(f"data: expected the {len(given.mean)} instances of the posterior, got {len(data)}.")
+    known = tuple(given.dims)
+    chosen = known if names is None else chosen_names(names, known)
+    return Imputation(data.conform(given.dims), given, chosen)

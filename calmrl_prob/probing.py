@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import NotConjugateError
+from calmrl_prob.errors import ModelError, NotConjugateError
 from calmrl_prob.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.tracing import BoundModel, Call, Site
@@ -39,6 +39,11 @@ class Evaluation:
 
     log_weight: Tensor
     sites: Mapping[str, Gaussian]
+
+    def first(self, number: int) -> Evaluation:
+        """Of the first instances alone."""
+        sites = {name: gaussian.map(lambda part: part[:number]) for name, gaussian in self.sites.items()}
+        return Evaluation(self.log_weight[:number], sites)
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,15 @@ class Prober:
         self._sites = {**call.latents, **call.observed}
         self.latents: dict[str, slice] = {}
         self.discrete: dict[str, Tensor] = {}
+        #: the site that makes the form a mixture, and how, if one does
+        self.mixed = ("", "")
         self.modalities = tuple(call.observed)
         start = 0
         for name, site in call.latents.items():
             values = _enumerated(site)
             if values is not None:
                 self.discrete[name] = values
+                self.mixed = (name, "discrete site")
                 continue
             width = site.rows(site.value).shape[1]
             self.latents[name] = slice(start, start + width)
@@ -109,6 +117,11 @@ class Prober:
     def dtype(self) -> torch.dtype:
         """The floating-point type of the latents."""
         return self._sites[next(iter(self.latents))].value.dtype if self.latents else torch.float64
+
+    def event_shape(self, name: str) -> tuple[int, ...] | None:
+        """The event shape of a latent site; None where it stands in further plates inside that of the instances."""
+        fn = self._sites[name].fn
+        return tuple(fn.event_shape) if len(fn.batch_shape) == 1 else None
 
     def assignments(self) -> Iterator[Assignment]:
         """Every joint value of the discrete sites; one empty assignment if there are none."""
@@ -136,12 +149,28 @@ class Prober:
         for name, value in assignment.items():
             given[name] = self._sites[name].shaped(value.reshape(1, -1).expand(len(data), -1))
         call = self.bound.call(data, given, densities=densities or bool(self.discrete))
+        changed = {*call.latents, *call.observed} ^ set(self._sites)
+        if changed:
+            raise ModelError(
+                f"site {sorted(changed)[0]!r}: whether the model has it depends on the latents or on the call; give it "
+                "the same sites in every call."
+            )
         log_weight = latents.new_zeros(len(data))
         for name in self.discrete:
             log_weight = log_weight + call.latents[name].instance_log_density()
-        read = {name: self._read(name, call.latents[name]) for name in self.latents}
+        read: dict[str, Gaussian | Mixture] = {}
+        read |= {name: self._read(name, call.latents[name]) for name in self.latents}
         read |= {name: self._read(name, call.observed[name]) for name in self.modalities}
         return list(_choices(log_weight, read)), call
+
+    def require_gaussian(self, call: Call) -> None:
+        """Check the families of all sites.
+
+        Raises:
+            NotConjugateError: a site is neither Gaussian nor a mixture of Gaussians.
+        """
+        for name in (*self.latents, *self.modalities):
+            self._read(name, {**call.latents, **call.observed}[name])
 
     def _read(self, name: str, site: Site) -> Gaussian | Mixture:
         found = read_site(site)
@@ -154,6 +183,8 @@ class Prober:
                 "and finite mixtures of these are Gaussian.",
                 "svi",
             )
+        if isinstance(found, Mixture) and not self.discrete:
+            self.mixed = (name, "mixture prior" if name in self.latents else "mixture likelihood")
         return found
 
     def read(
@@ -163,17 +194,22 @@ class Prober:
 
         Args:
             data: the instances.
-            rows: (G,) int64, which.
+            rows: (G, 1 + M) int64: the instance to read the latents' priors at, and one for each modality, which has
+                it: a model need not give a sensible location where a modality is missing.
             values: of global latents.
         """
         count = self.latent_dim + 1
         probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
-        batch = data.subset(rows.repeat_interleave(count))
+        distinct, place = torch.unique(rows, return_inverse=True)
+        batch = data.subset(distinct.repeat_interleave(count))
         found: list[list[Component]] = [[] for _ in range(len(rows))]
         for assignment in self.assignments():
-            for evaluation in self.evaluate(batch, probes.repeat(len(rows), 1), assignment, values)[0]:
-                for g in range(len(rows)):
-                    found[g].append(_component(evaluation, slice(g * count, (g + 1) * count)))
+            for evaluation in self.evaluate(batch, probes.repeat(len(distinct), 1), assignment, values)[0]:
+                read = [_component(evaluation, slice(u * count, (u + 1) * count)) for u in range(len(distinct))]
+                for g, (own, *others) in enumerate(place.tolist()):
+                    sites = {name: read[own].sites[name] for name in self.latents}
+                    sites |= {name: read[u].sites[name] for name, u in zip(self.modalities, others, strict=True)}
+                    found[g].append(Component(read[own].log_weight, sites))
         return found
 
     def assemble(self, component: Component) -> LinearGaussian:
@@ -273,6 +309,7 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     if site.factor is None:
         return diagonal, diagonal.new_zeros(len(diagonal), 0)
     factor = site.factor.double()
+    factor = factor[:, (factor != 0).any(dim=0)]
     if bool((diagonal > 0).all()):
         return diagonal, factor
     covariance = torch.diag(diagonal) + factor @ factor.mT
@@ -282,13 +319,27 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     return floor.expand(len(covariance)), torch.linalg.cholesky(covariance - floor * identity)
 
 
-def stack(components: Sequence[Component], name: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Intercepts (G, F), slopes (G, K, F), diagonals (G, F) and factors (G, F, R) of one site."""
+def stack(components: Sequence[Component], name: str, latents: Tensor, origin: Tensor | None = None) -> Gaussian:
+    """One site of n instances, each of a component of its own, at given latents.
+
+    Args:
+        components: n of them.
+        name: the site.
+        latents: (n, K).
+        origin: its means at z = 0, (n, F), in place of the intercepts.
+    """
     sites = [component.sites[name] for component in components]
-    factors = [site.factor for site in sites if site.factor is not None]
-    return (
-        torch.stack([site.intercept for site in sites]),
-        torch.stack([site.slope for site in sites]),
+    slope = torch.stack([site.slope for site in sites])
+    intercept = torch.stack([site.intercept for site in sites]) if origin is None else origin
+    rank = max(0 if site.factor is None else site.factor.shape[-1] for site in sites)
+    factor = slope.new_zeros(len(sites), slope.shape[-1], rank)
+    for n, site in enumerate(sites):
+        if site.factor is not None:
+            factor[n, :, : site.factor.shape[-1]] = site.factor
+    freedom = [site.degrees_of_freedom for site in sites if site.degrees_of_freedom is not None]
+    return Gaussian(
+        intercept + torch.einsum("nk,nkf->nf", latents.to(slope.dtype), slope),
         torch.stack([site.diagonal for site in sites]),
-        torch.stack(factors) if factors else None,
+        factor if rank else None,
+        torch.stack(freedom) if freedom else None,
     )

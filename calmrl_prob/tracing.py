@@ -6,7 +6,8 @@ the :class:`BoundModel`'s own parameters, and torch's random numbers go on after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,18 +15,22 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit, constraints
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._arguments import described
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentTypeError, ModelError
+from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 
 #: The plate that a model's instances stand in.
 PLATE = "instances"
 #: What Pyro adds to the names of the two halves of a site with ``obs_mask``.
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
+
+#: Relative size of a perturbation of parameters; its square is added for those at 0.
+_PERTURBATION = 0.01
 
 PyroModel = Callable[..., Any]
 
@@ -73,9 +78,22 @@ class BoundModel(nn.Module):
         self._keys: dict[str, str] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the model takes and returns
-        """Run the model with its own parameters; handlers around the call see its sites."""
-        with _Parameters(self), pyro.settings.context(module_local_params=True):
-            return self.model(*args, **kwargs)
+        """Run the model with its own parameters; handlers around the call see its sites.
+
+        Raises:
+            ModelError: the model writes to Pyro's global parameter store.
+        """
+        store = pyro.get_param_store()
+        answers = _Parameters(self, dict(store.items()))
+        with store.scope() as left, answers:
+            result = self.model(*args, **kwargs)
+        for name in left["params"]:
+            if name not in answers.stated:
+                raise ModelError(
+                    f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param "
+                    "or as attributes of a PyroModule or torch module; they are kept with the model then."
+                )
+        return result
 
     def parameter_values(self) -> dict[str, Tensor]:
         """What the ``pyro.param`` statements met so far give, by name; differentiable."""
@@ -103,40 +121,66 @@ class BoundModel(nn.Module):
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
 
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """The model with every parameter moved by a little, always in the same way, until the end of the block."""
+        parameters = list(self.parameters())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
+
     def call(
-        self, data: MultimodalData, values: Mapping[str, Tensor] | None = None, *, densities: bool = False
+        self,
+        data: MultimodalData,
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        densities: bool = False,
+        seed: int = 0,
     ) -> Call:
         """Run the model on data with some latents set, and sort its sites.
 
         Args:
             data: the instances.
-            values: for latent sites the value to take, in the site's shape; the rest is drawn, always in the same way.
+            values: for latent sites the value to take, in the site's shape; the rest is drawn.
             densities: compute the log density of every site too.
+            seed: of what is drawn.
 
         Raises:
-            ModelError: the model has no plate "instances", writes to Pyro's global parameter store, or has a site that
-                is NaN.
+            ModelError: the model raises an error of its own, has no plate "instances", writes to Pyro's global
+                parameter store, or has a site whose density is not finite.
         """
-        store = pyro.get_param_store()
         given = {**self.values, **(values or {})}
         devices = [data.device] if data.device.type == "cuda" else []
         with (
-            store.scope() as left,
             torch.random.fork_rng(devices),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):
-            torch.manual_seed(0)
-            self(data)
-        if left["params"]:
-            name = next(iter(left["params"]))
-            raise ModelError(
-                f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param or "
-                "as attributes of a PyroModule or torch module; they are kept with the model then."
-            )
-        if densities:
-            tracer.trace.compute_log_prob()
+            _seed(seed, devices)
+            try:
+                self(data)
+                _require_shapes(tracer.trace)
+                if densities:
+                    tracer.trace.compute_log_prob()
+            except CalmrlError:
+                raise
+            except Exception as error:
+                raise ModelError(
+                    f"model: it raised {type(error).__name__} when called with {len(data)} instances of the data: "
+                    f"{error}. It is called as model(data), also with some rows of the data, repeated perhaps: read "
+                    "what differs between instances from data.covariates, and end the observed sites in .to_event(1)."
+                ) from error
         return Call.sort(tracer.trace, data)
 
 
@@ -192,7 +236,8 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: names of ``pyro.factor`` statements.
+        factors: names of ``pyro.factor`` statements in the plate, and of observed labels and covariates.
+        constants: observed sites and factors outside the plate, such as a global latent that was conditioned on.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
 
@@ -200,6 +245,7 @@ class Call:
     observed: dict[str, Site] = field(default_factory=dict)
     globals: dict[str, Site] = field(default_factory=dict)
     factors: list[str] = field(default_factory=list)
+    constants: dict[str, Site] = field(default_factory=dict)
     unobserved: dict[str, Site] = field(default_factory=dict)
 
     @classmethod
@@ -227,11 +273,15 @@ class Call:
                     f"{PLATE!r}, len(data)): ..., and sample all instances at once."
                 )
             density = node.get("log_prob")
-            site = Site(name, node["fn"], node["value"], frame.dim if frame else None, density, float(node["scale"]))
-            if density is not None and bool(density.isnan().any()):
+            site = Site(
+                name, node["fn"], node["value"], frame.dim if frame else None, density, _farthest(node["scale"])
+            )
+            if density is not None and not bool(density.isfinite().all()):
+                kind = "NaN" if bool(density.isnan().any()) else "infinite"
                 raise ModelError(
-                    f"site {name!r}: its log density is NaN. Look for values that are not finite in its parameters, or "
-                    "observe data.filled(name) under .mask(data.observed(name)) where modalities may be missing."
+                    f"site {name!r}: its log density is {kind}. Look for parameters that are NaN, infinite or, "
+                    "of a scale, not positive; or observe data.filled(name) under .mask(data.observed(name)) where "
+                    "modalities may be missing."
                 )
             call._put(site, node["is_observed"], data)
         call._require(plates, data)
@@ -239,10 +289,18 @@ class Call:
 
     def _put(self, site: Site, is_observed: bool, data: MultimodalData) -> None:
         stem = site.name.removesuffix(_OBSERVED)
-        if isinstance(site.fn, Unit):
+        named = site.name in data or stem in data
+        if isinstance(site.fn, MaskedDistribution) and site.fn._mask is False and not named:
+            return  # what a reparametrising handler leaves of a site that it replaced
+        if is_observed and site.axis is None and not named:
+            self.constants[site.name] = site
+        elif isinstance(site.fn, Unit):
             self.factors.append(site.name)
         elif is_observed:
             modality = site.name if site.name in data else stem
+            if modality not in data and modality in _columns(data):
+                self.factors.append(site.name)
+                return
             if modality not in data:
                 raise ModelError(
                     f"site {site.name!r}: it is observed, but no modality of the data is called so; they are "
@@ -292,6 +350,13 @@ class Call:
                 )
 
 
+def _seed(seed: int, devices: list[torch.device]) -> None:
+    """What ``torch.manual_seed`` does, but for half a millisecond spent on devices that are not there."""
+    torch.default_generator.manual_seed(seed)
+    if devices:
+        torch.cuda.manual_seed_all(seed)
+
+
 class _Substitute(Messenger):
     """Sets latent sites to given values."""
 
@@ -300,6 +365,12 @@ class _Substitute(Messenger):
         self._values = values
 
     def _pyro_sample(self, message: Any) -> None:  # noqa: ANN401 - Pyro's messages are dicts without a type
+        fn = message["fn"]
+        if message["name"] == PLATE and getattr(fn, "subsample_size", None) not in (None, getattr(fn, "size", None)):
+            raise ModelError(
+                f"plate {PLATE!r}: it subsamples {fn.subsample_size} of {fn.size} instances; leave subsample_size out, "
+                "and give the model data.subset(rows) where it is to see some of them."
+            )
         if not message["is_observed"] and message["name"] in self._values:
             message["value"] = self._values[message["name"]]
             message["done"] = True
@@ -308,14 +379,43 @@ class _Substitute(Messenger):
 class _Parameters(Messenger):
     """Answers ``pyro.param`` statements from a model's own parameters."""
 
-    def __init__(self, owner: BoundModel) -> None:
+    def __init__(self, owner: BoundModel, trained: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._owner = owner
+        self._owner, self._trained = owner, trained
+        self.stated: set[str] = set()
 
     def _pyro_param(self, message: Any) -> None:  # noqa: ANN401
-        # a PyroModule states its parameters by the same kind of message, but has the values already
-        if getattr(message["fn"], "__self__", None) is pyro.get_param_store():
-            initial = message["args"][1] if len(message["args"]) > 1 else None
+        store, name = pyro.get_param_store(), message["name"]
+        self.stated.add(name)
+        initial = message["args"][1] if len(message["args"]) > 1 else None
+        # modules state their parameters by the same kind of message, but keep the values themselves
+        if getattr(message["fn"], "__self__", None) is store and name not in store:
+            if isinstance(initial, nn.Parameter):
+                return
             constraint = message["kwargs"].get("constraint", constraints.real)
-            message["value"] = self._owner._parameter(message["name"], initial, constraint)
+            # what SVI has made of a parameter in the global store counts for more than where it started
+            message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)
             message["done"] = True
+
+
+def _require_shapes(trace: poutine.Trace) -> None:
+    """Every observed value must have the shape of its site's distribution, which alone would broadcast."""
+    nodes: Mapping[str, Any] = trace.nodes
+    for name, node in nodes.items():
+        if node["type"] == "sample" and node["is_observed"] and not node["infer"].get("_deterministic"):
+            shape, value = tuple(node["fn"].shape()), tuple(node["value"].shape)
+            if len(value) > len(shape) or any(v not in (1, s) for v, s in zip(value[::-1], shape[::-1], strict=False)):
+                raise ModelError(
+                    f"site {name!r}: its distribution has the shape {shape}, what it observes {value}; they must agree."
+                )
+
+
+def _farthest(scale: float | Tensor) -> float:
+    """A scale, or of several the one that is farthest from 1."""
+    flat = torch.as_tensor(scale, dtype=torch.float64).flatten()
+    return float(flat[(flat - 1).abs().argmax()])
+
+
+def _columns(data: MultimodalData) -> set[str]:
+    """What else the data know of each instance, under any name that a site may have: labels and covariates."""
+    return {"label", "labels", *dict.keys(data.covariates)}

@@ -118,7 +118,7 @@ def test_bad_input_is_named() -> None:
     holed[3, 1] = np.nan
     with pytest.raises(DataError, match="train_features: expected finite numbers, got NaN or infinity in row 3"):
         linear_probe(holed, y, x_test, y_test)
-    with pytest.raises(ArgumentTypeError, match=r"train_features: .*got PosteriorResult.*mean"):
+    with pytest.raises(ArgumentTypeError, match=r"train_features: .*got GaussianPosterior.*mean"):
         linear_probe(_posterior(), y, x_test, y_test)  # type: ignore[arg-type]
 
 

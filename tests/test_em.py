@@ -90,11 +90,12 @@ def test_all_forms_are_the_same_iteration(
     expand=st.booleans(),
     memory=st.sampled_from([0, 3, 10]),
     pseudo_count=st.sampled_from([0.0, 5.0]),
+    prior=st.sampled_from([None, "normal", "ard"]),
     dtype=st.sampled_from([torch.float64, torch.float32]),
     seed=st.integers(0, 1000),
 )
 def test_the_evidence_never_falls(
-    noise: str, expand: bool, memory: int, pseudo_count: float, dtype: torch.dtype, seed: int
+    noise: str, expand: bool, memory: int, pseudo_count: float, prior: str | None, dtype: torch.dtype, seed: int
 ) -> None:
     blocks = random_blocks(random_model(DIMS, 4, seed), 60, rate=0.4, seed=seed)
     blocks.values = {name: values.to(dtype) for name, values in blocks.values.items()}
@@ -105,6 +106,7 @@ def test_the_evidence_never_falls(
         expand=expand,
         anderson_memory=memory,
         noise_pseudo_count=pseudo_count,
+        loadings_prior=prior,
         max_iterations=60,
     )
     assert len(result.objective) > 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,7 +120,7 @@ def test_all_forms_are_the_same_iteration(monkeypatch: pytest.MonkeyPatch) -> No
     results = [fit_mixture_em(blocks, start, form=form, **options) for form in ("modality", "pattern")]
     results.append(fit_mixture_em(FeatureBlocks(blocks.dims, rows, present), start, **options))
     for module in ("MATRIX", "ROW"):
-        monkeypatch.setattr(f"calmrl_prob.linear_gaussian.mixture_expectation._{module}_BUDGET", 60)
+        monkeypatch.setattr(import_module("calmrl_prob.linear_gaussian.mixture_expectation"), f"_{module}_BUDGET", 60)
         results.append(fit_mixture_em(blocks, start, form="modality", **options))
     assert [result.form for result in results] == ["modality", "pattern", "features", "modality", "modality"]
     for result in results[1:]:

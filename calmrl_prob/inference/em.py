@@ -30,7 +30,7 @@ EM_OPTIONS = tuple(
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _SETTLED
 )
 #: Options that are numbers, with a value that messages suggest, and those that count something.
-_NUMBERS = {"tolerance": 1e-6, "noise_floor": 1e-4, "noise_pseudo_count": 1.0}
+_NUMBERS = {"tolerance": 1e-6, "noise_floor": 1e-4, "noise_pseudo_count": 1.0, "loadings_precision": 1.0}
 _COUNTS = ("max_iterations", "anderson_memory")
 
 
@@ -63,6 +63,8 @@ def _checked(options: dict[str, Any], latent_dim: int) -> dict[str, Any]:
     ``fit_em`` itself looks at the ranges of numbers and at how the start fits the data.
     """
     options = dict(options)
+    if options.get("loadings_precision", 0) is None:  # None is its default, and settings in files spell it out
+        del options["loadings_precision"]
     for argument, default in _NUMBERS.items():
         if argument in options:
             options[argument] = real_number(argument, options[argument], default)

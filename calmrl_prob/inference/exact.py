@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult, checked_draws, seeded_generator
@@ -21,31 +22,34 @@ class GaussianPosterior(PosteriorResult):
 
     Args:
         exact: what the engine computed, with natural parameters and patterns.
-        route: how the linear-Gaussian form was come by.
+        latent_dim: K, where that is less than the engine's: further latents carry noise that is correlated between
+            features. They are not shown, and what they explain counts as noise.
 
     Attributes:
         exact: the same.
     """
 
-    def __init__(self, exact: Posterior, route: str = "exact") -> None:
+    route = "exact"
+
+    def __init__(self, exact: Posterior, latent_dim: int | None = None) -> None:
         self.exact = exact
-        self.route = route
         self.dims = exact.linear_gaussian.dims
+        self._latent_dim = exact.linear_gaussian.latent_dim if latent_dim is None else latent_dim
 
     @property
     def mean(self) -> Tensor:
         """E[z_n | x_n], shape (N, K), in units of the prior."""
-        return self.exact.mean
+        return self.exact.mean[:, : self._latent_dim]
 
     @property
     def covariance(self) -> Tensor:
         """Cov[z_n | x_n], shape (N, K, K), made when asked for: N K^2 numbers. ``pattern_covariance`` has P K^2."""
-        return self.exact.covariance
+        return self.pattern_covariance[self.pattern_index]
 
     @property
     def pattern_covariance(self) -> Tensor:
         """The covariance of each missing pattern, shape (P, K, K): it depends on nothing else."""
-        return self.exact.pattern_covariance
+        return self.exact.pattern_covariance[:, : self._latent_dim, : self._latent_dim]
 
     @property
     def pattern_index(self) -> Tensor:
@@ -64,7 +68,13 @@ class GaussianPosterior(PosteriorResult):
 
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
         """N(W E[z_n] + mu, W V_n W^T + Psi) of one modality, feature by feature."""
-        return GaussianPredictive(self.exact, name, self.mean.dtype if dtype is None else dtype)
+        return GaussianPredictive(self.exact, name, self.mean.dtype if dtype is None else dtype, self._latent_dim)
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log N(z_n; mean_n, V_n) at ``latents`` (N, K), nats, shape (N,)."""
+        factor = torch.linalg.cholesky(self.pattern_covariance)[self.pattern_index]
+        density: Tensor = MultivariateNormal(self.mean, scale_tril=factor, validate_args=False).log_prob(latents)
+        return density
 
     def sample(self, num_draws: int, seed: int = 0) -> Tensor:
         """Independent draws of the latents, shape (S, N, K).
@@ -73,15 +83,18 @@ class GaussianPosterior(PosteriorResult):
             ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
             ArgumentTypeError: one of them is not a whole number.
         """
-        return self.exact.sample(checked_draws(num_draws), seeded_generator(seed, self.mean.device))
+        generator = seeded_generator(seed, self.mean.device)
+        return self.exact.sample(checked_draws(num_draws), generator)[..., : self._latent_dim]
 
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
-        """Joint draws: each modality's location is W z + mu."""
-        lg = self.linear_gaussian
+        """Joint draws: each modality's location is W z + mu, and what its correlated noise adds, drawn afresh."""
+        lg, own = self.linear_gaussian, self._latent_dim
         noise: Mapping[str, Tensor] = {name: lg.noise_variance[name] for name in names}
         for latents in self.exact.sample(num_draws, generator):
+            if own < lg.latent_dim:
+                latents[:, own:].normal_(generator=generator)
             location = {name: torch.addmm(lg.intercepts[name], latents, lg.loadings[name].mT) for name in names}
-            yield Draw(latents, location, noise)
+            yield Draw(latents[:, :own], location, noise)
 
 
 class GaussianPredictive(Predictive):
@@ -91,13 +104,18 @@ class GaussianPredictive(Predictive):
         exact: the posterior of the latents.
         name: the modality.
         dtype: of the results. Arithmetic is in the model's type, in chunks of rows.
+        latent_dim: K, where that is less than the engine's; what the other latents explain is noise.
     """
 
-    def __init__(self, exact: Posterior, name: str, dtype: torch.dtype) -> None:
+    def __init__(self, exact: Posterior, name: str, dtype: torch.dtype, latent_dim: int | None = None) -> None:
         self._exact, self._dtype = exact, dtype
         self._loadings = exact.linear_gaussian.loadings[name]
         self._intercept = exact.linear_gaussian.intercepts[name]
         self._noise = exact.linear_gaussian.noise_variance[name]
+        if latent_dim is not None and latent_dim < self._loadings.shape[1]:
+            self._noise = self._noise + self._loadings[:, latent_dim:].square().sum(1)
+            self._loadings = self._loadings.clone()
+            self._loadings[:, latent_dim:] = 0
 
     @cached_property
     def mean(self) -> Tensor:

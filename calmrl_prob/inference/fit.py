@@ -6,56 +6,87 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import checked_seed, described
+from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError, SchemaError
+from calmrl_prob.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConvergenceWarning,
+    DataError,
+    NotConjugateError,
+    SchemaError,
+)
 from calmrl_prob.inference.em import run_em
+from calmrl_prob.inference.gradient import run_gradient
 from calmrl_prob.inference.posterior import Fittable
-from calmrl_prob.inference.progress import progress_bar
-from calmrl_prob.inference.result import FitResult
-from calmrl_prob.linear_gaussian import EMResult, FeatureBlocks, ObservedBlocks, SufficientStatistics
+from calmrl_prob.inference.progress import Callback, progress_bar
+from calmrl_prob.inference.result import FitReport, FitResult
+from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, SufficientStatistics
+from calmrl_prob.tracing import BoundModel, PyroModel
 
-#: Name -> function of (model, blocks or statistics, seed, callback, **options), which fits the model in place and
-#: reports how that went.
-FIT_METHODS: dict[str, Callable[..., EMResult]] = {"em": run_em}
+#: Name -> function of (model, data, seed, callback, **options), which fits the model in place and reports how that
+#: went. The model is Fittable for "em", and a BoundModel for all others.
+FIT_METHODS: dict[str, Callable[..., FitReport]] = {"em": run_em, "gradient": run_gradient}
+
+
+@runtime_checkable
+class HasFit(Protocol):
+    """A model with a way of its own to be fitted."""
+
+    def fit_to(
+        self, data: MultimodalData | SufficientStatistics, seed: int, callback: Callback | None, **options: Any
+    ) -> FitReport:
+        """Fit to data, in place."""
+        ...
+
 
 #: Rows looked at to rule out that a feature is constant, before all rows are.
 _FIRST_ROWS = 256
 
 
 def fit(
-    model: Fittable,
+    model: Fittable | HasFit | PyroModel,
     data: MultimodalData | SufficientStatistics,
-    method: str = "em",
+    method: str = "auto",
     *,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
 ) -> FitResult:
-    """Fit a model to incomplete data, in place, by maximum likelihood of what was observed.
+    """Fit a model to incomplete data, in place.
 
-    Method "em" maximises sum_n log p(x_n) in closed-form steps from a spectral start; the log likelihood never falls
-    (Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, 2025, Corollary 4). Its options
-    are the keywords of :func:`calmrl_prob.linear_gaussian.fit_em`.
+    Method "auto" takes the first of these that the model admits:
+
+    - "em": closed-form EM steps from a spectral start, for ``SharedLatentModel`` and whatever can take over a
+      ``LinearGaussian``. The log likelihood never falls (Liu et al., Calibrated Multimodal Representation Learning with
+      Missing Modalities, 2025, Corollary 4). Options: keywords of :func:`calmrl_prob.linear_gaussian.fit_em`.
+    - "gradient": L-BFGS on the exact evidence, for any Pyro model that is conjugate and has parameters (``pyro.param``
+      statements, or those of a module). Options: ``max_iterations``, ``tolerance``.
+    - "map": global latents (sites outside the plate) by their joint mode with the latents marginalised exactly; "svi"
+      and "nuts" give their posterior instead, at a cost that does not grow with N where statistics serve.
+    - "svi": stochastic variational inference with an amortised guide, for all other models.
 
     Args:
-        model: a ``SharedLatentModel``, or anything like those in ``models/``. Its parameters are replaced, its prior
-            is kept.
-        data: N instances with exactly the modalities of the model, in any order; or their sufficient statistics, for
-            data that do not fit in memory, with the modalities in the model's order.
-        method: "em".
+        model: a ``SharedLatentModel``, anything like those in ``models/``, or any Pyro callable with a plate
+            "instances". Its parameters are replaced, its prior is kept.
+        data: N instances with exactly the modalities of the model, in any order; or, for "em", their sufficient
+            statistics, for data that do not fit in memory, with the modalities in the model's order.
+        method: "auto", or a method by name.
         seed: of whatever the method draws; the same seed gives the same fit.
         progress: show a progress bar on standard error.
         **options: of the method, such as ``max_iterations`` and ``tolerance``.
 
     Returns:
-        The trace of the log likelihood, the number of iterations, whether and why it stopped.
+        The trace of the log likelihood, the number of iterations, whether and why it stopped. ``model`` of the result
+        is the fitted model: of a plain function, the function with the parameters found for it.
 
     Raises:
         ArgumentError: an unknown method or option, or more latents than the data can carry.
@@ -63,6 +94,8 @@ def fit(
         SchemaError: the modalities or widths are not those of the model.
         DataError: fewer than 2 instances, a modality that no instance has, or features without spread whose noise
             variance would go to zero.
+        ModelError: a Pyro model breaks the form that every route needs.
+        NotConjugateError: the method needs a form that the model does not have; names the site and the reason.
 
     Warns:
         IdentifiabilityWarning: groups of modalities never meet in an instance.
@@ -80,9 +113,9 @@ def fit(
         >>> result.converged, bool((result.objective[1:] >= result.objective[:-1]).all())
         (True, True)
     """
-    if not isinstance(model, Fittable):
+    if not callable(model) and not isinstance(model, Fittable | HasFit):
         raise ArgumentTypeError(
-            f"model: expected a SharedLatentModel, got {described(model)}; or give your class dims, "
+            f"model: expected a SharedLatentModel or a Pyro model, got {described(model)}; or give your class dims, "
             "latent_dim, noise, linear_gaussian() and load_linear_gaussian()."
         )
     if not isinstance(data, MultimodalData | SufficientStatistics):
@@ -91,8 +124,92 @@ def fit(
             "wrap arrays in MultimodalData."
         )
     seed = checked_seed(seed)
-    if not isinstance(method, str) or method not in FIT_METHODS:
-        raise ArgumentError(f"method: expected one of {list(FIT_METHODS)}, got {method!r}.")
+    known = ["auto", *FIT_METHODS]
+    if not isinstance(method, str) or method not in known:
+        raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
+    start = time.perf_counter()
+    prepared: Any
+    run: Callable[..., FitReport]
+    if isinstance(model, HasFit) and not isinstance(model, type):
+        method, run, prepared = "own", model.fit_to, data
+    else:
+        fitted, method = _resolve(model, data, method)
+        model, run = fitted, partial(FIT_METHODS[method], fitted)
+        prepared = _prepared(fitted, data) if method == "em" else data
+    if isinstance(data, MultimodalData) and method != "em":
+        require_fittable(data)
+    total = options.get("max_iterations")  # what it is instead of a number, the method refuses
+    bar = progress_bar(method, total if isinstance(total, int) else None) if progress else nullcontext()
+    with bar as callback:
+        report = run(prepared, seed, callback, **options)
+    result = FitResult(
+        model=model,
+        log_likelihood=report.log_likelihood.detach().cpu().numpy(),
+        objective=report.objective.detach().cpu().numpy(),
+        num_iterations=report.num_iterations,
+        converged=report.converged,
+        stop_reason=report.stop_reason,
+        criterion=report.criterion,
+        tolerance=report.tolerance,
+        form=report.form,
+        seconds=time.perf_counter() - start,
+        method=method,
+        seed=seed,
+        num_instances=data.num_instances,
+        options=MappingProxyType(dict(options)),
+        report=report,
+    )
+    if not result.converged:
+        warnings.warn(
+            f"method {method!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, or "
+            "raise tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: str) -> tuple[Any, str]:  # noqa: ANN401
+    """The model as the method takes it, and the method that "auto" stands for."""
+    if isinstance(model, Fittable) and not isinstance(model, type) and method in ("auto", "em"):
+        try:
+            model.linear_gaussian()
+        except NotConjugateError:
+            if method == "em":
+                raise
+        else:
+            return model, "em"
+    if method == "em":
+        raise ArgumentTypeError(
+            f"model: method 'em' needs dims, latent_dim, noise, linear_gaussian() and load_linear_gaussian(), which "
+            f"{described(model)} lacks; use another method, or 'auto'."
+        )
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(
+            f"data: method {method!r} calls the model on instances and needs MultimodalData, got {described(data)}."
+        )
+    bound = model if isinstance(model, BoundModel) else BoundModel(model)
+    if method != "auto":
+        return bound, method
+    try:
+        form = discover(bound, data)
+    except NotConjugateError:
+        if "svi" not in FIT_METHODS:
+            raise
+        return bound, "svi"
+    if form.degrees_of_freedom:
+        return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
+    return bound, "map" if form.globals else "gradient"
+
+
+def _prepared(
+    model: Fittable, data: MultimodalData | SufficientStatistics
+) -> ObservedBlocks | FeatureBlocks | SufficientStatistics:
+    """What closed-form steps work on, checked to be enough for the model.
+
+    Raises:
+        SchemaError, DataError, ArgumentError: as ``fit`` does.
+    """
     if isinstance(data, MultimodalData):
         data.require_schema(model.dims)
         require_fittable(data)
@@ -105,37 +222,8 @@ def fit(
             raise DataError(f"data: expected statistics of at least 2 instances, got {data.num_instances}.")
         warn_unidentifiable(data)
         blocks = data
-    num_instances = blocks.num_instances
-    _require_carried(model, num_instances)
-    start = time.perf_counter()
-    total = options.get("max_iterations")  # what it is instead of a number, the method refuses
-    bar = progress_bar(method, total if isinstance(total, int) else None) if progress else nullcontext()
-    with bar as callback:
-        report = FIT_METHODS[method](model, blocks, seed, callback, **options)
-    result = FitResult(
-        model=model,
-        log_likelihood=report.log_likelihood.numpy(),
-        objective=report.objective.numpy(),
-        num_iterations=report.num_iterations,
-        converged=report.converged,
-        stop_reason=report.stop_reason,
-        criterion=report.criterion,
-        tolerance=report.tolerance,
-        form=report.form,
-        seconds=time.perf_counter() - start,
-        method=method,
-        seed=seed,
-        num_instances=num_instances,
-        options=MappingProxyType(dict(options)),
-    )
-    if not result.converged:
-        warnings.warn(
-            f"method {method!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, or "
-            "raise tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return result
+    _require_carried(model, blocks.num_instances)
+    return blocks
 
 
 def _require_carried(model: Fittable, num_instances: int) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 from calmrl_prob._arguments import described
+from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, UnfittedWarning
-from calmrl_prob.inference.exact import GaussianPosterior
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, UnfittedWarning
+from calmrl_prob.inference.discovered import form_posterior, structure_posterior
+from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian import posterior as exact_posterior
+from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
+from calmrl_prob.tracing import PyroModel
 
 
 @runtime_checkable
@@ -38,26 +42,47 @@ class Fittable(HasLinearGaussian, Protocol):
         ...
 
 
-#: What every function that takes a model takes.
-Model = LinearGaussian | HasLinearGaussian
+@runtime_checkable
+class HasPosterior(Protocol):
+    """A model with a route of its own, such as one whose latents are coupled between instances."""
+
+    def posterior(self, data: MultimodalData, **options: Any) -> PosteriorResult:
+        """The posterior of the latents of some instances."""
+        ...
+
+
+#: What every function that takes a model takes: a Pyro callable, or something that states its own form.
+Model = LinearGaussian | LinearGaussianMixture | HasLinearGaussian | HasPosterior | PyroModel
+
+#: Name -> function of (Pyro model, data, seed, **options) for models that have no exact posterior.
+APPROXIMATE_ROUTES: dict[str, Callable[..., PosteriorResult]] = {}
 
 
 @torch.no_grad()
-def posterior(model: Model, data: MultimodalData) -> GaussianPosterior:
-    """The posterior of the latents of each instance, given the modalities that it has.
+def posterior(
+    model: Model, data: MultimodalData, method: str = "auto", *, seed: int = 0, **options: Any
+) -> PosteriorResult:
+    """The posterior of the latents of each instance, given the modalities that it has: exact where it can be.
 
-    With Omega_n those modalities, W^m loadings, mu^m intercepts, Psi^m diagonal noise covariances and N(m0, S0) the
-    prior:
+    Of a Pyro model the linear-Gaussian form is discovered (:func:`calmrl_prob.discover`). With Omega_n the modalities
+    that instance n has, W^m loadings, mu^m intercepts, Psi^m diagonal noise covariances and N(m0, S0) the prior:
 
         P_n = S0^-1 + sum_{m in Omega_n} W^mT Psi^m^-1 W^m
         h_n = S0^-1 m0 + sum_{m in Omega_n} W^mT Psi^m^-1 (x_n^m - mu^m)
         z_n | x_n ~ N(P_n^-1 h_n, P_n^-1)
 
+    Where the form is a mixture, the posterior is one; where it varies by instance, so does the posterior. Models
+    without such a form get an approximate route. ``route`` of the result says what was done.
+
     Source: Bishop, Pattern Recognition and Machine Learning (2006), section 12.2.
 
     Args:
-        model: a ``SharedLatentModel``, a ``LinearGaussian``, or anything with a method ``linear_gaussian()``.
+        model: a ``SharedLatentModel``, a Pyro model (callable, PyroModule or torch module), a ``LinearGaussian``, or
+            anything with a method ``linear_gaussian()`` or ``posterior(data)``.
         data: N instances. Modalities of the model that they do not have at all count as missing.
+        method: "auto"; "exact" to refuse anything else; or the name of an approximate route.
+        seed: of what a route draws.
+        **options: of the route.
 
     Returns:
         Detached from the autograd graph; for gradients use :func:`calmrl_prob.linear_gaussian.posterior`.
@@ -65,7 +90,9 @@ def posterior(model: Model, data: MultimodalData) -> GaussianPosterior:
     Raises:
         SchemaError: a modality that the model does not know, or one of another width.
         ArgumentTypeError: ``model`` or ``data`` is of another type.
-        ArgumentError: they are on different devices.
+        ArgumentError: they are on different devices, or an unknown method or option.
+        ModelError: a Pyro model breaks the form that every route needs.
+        NotConjugateError: with method "exact", it has no exact posterior; says why.
 
     Warns:
         UnfittedWarning: the model still has the random parameters that it started from.
@@ -78,8 +105,50 @@ def posterior(model: Model, data: MultimodalData) -> GaussianPosterior:
         >>> result.mean.squeeze(1).tolist(), result.covariance.flatten().tolist()
         ([1.0, 2.0], [0.5, 0.5])
     """
-    lg = as_linear_gaussian(model)
-    return GaussianPosterior(exact_posterior(lg, fitted_to(lg, data).blocks))
+    known = ["auto", "exact", *APPROXIMATE_ROUTES]
+    if not isinstance(method, str) or method not in known:
+        raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    if method in APPROXIMATE_ROUTES:
+        return APPROXIMATE_ROUTES[method](model, data, seed=seed, **options)
+    if isinstance(model, LinearGaussianMixture):
+        return structure_posterior(model.detach(), data)
+    if isinstance(model, HasPosterior) and not isinstance(model, type):
+        return model.posterior(data, seed=seed, **options)
+    if isinstance(model, LinearGaussian | HasLinearGaussian) or not callable(model):
+        try:
+            lg = as_linear_gaussian(model)
+        except NotConjugateError:
+            pass  # its class can state a form, but this prior of it has none: look at the Pyro model
+        else:
+            _refuse_options(options)
+            return structure_posterior(lg, fitted_to(lg, data))
+    assert callable(model)
+    try:
+        form = discover(model, data)
+    except NotConjugateError as error:
+        if method == "exact" or error.route not in APPROXIMATE_ROUTES:
+            raise
+        return APPROXIMATE_ROUTES[error.route](model, data, seed=seed, **options)
+    if form.degrees_of_freedom:
+        if method == "exact" or "scale mixture" not in APPROXIMATE_ROUTES:
+            form.linear_gaussian()  # raises, naming the site
+        return APPROXIMATE_ROUTES["scale mixture"](form, data, seed=seed, **options)
+    if form.globals and not set(form.globals) <= set(form.bound.values):
+        raise NotConjugateError(
+            form.globals[0],
+            "global latents",
+            "It stands outside the plate and has a prior of its own, so the posterior of the latents depends on it.",
+            "collapsed: first cal.fit with method 'map', 'svi' or 'nuts', then the posterior of its result",
+        )
+    _refuse_options(options)
+    return form_posterior(form, data)
+
+
+def _refuse_options(options: Mapping[str, Any]) -> None:
+    if options:
+        raise ArgumentError(f"options: the exact routes have none, got {sorted(options)}.")
 
 
 def as_linear_gaussian(model: Model) -> LinearGaussian:

@@ -5,36 +5,84 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from calmrl_prob.inference.posterior import Fittable
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.inference.posterior import HasPosterior, as_linear_gaussian, posterior
+from calmrl_prob.inference.results import PosteriorResult
+from calmrl_prob.linear_gaussian import LinearGaussian
+
+
+class FitReport(Protocol):
+    """What a method of fitting reports; the attributes mean what those of :class:`FitResult` do.
+
+    A report that also has a method ``posterior(data)`` answers for it (draws of parameters, a guide); otherwise the
+    fitted model does. ``diagnostics``, if it has them, are handed on.
+    """
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """(T,), nats."""
+
+    @property
+    def objective(self) -> Tensor:
+        """(T,), nats."""
+
+    @property
+    def num_iterations(self) -> int:
+        """Steps tried."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether the criterion was met."""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it stopped."""
+
+    @property
+    def criterion(self) -> float:
+        """Its last value."""
+
+    @property
+    def tolerance(self) -> float:
+        """What it was compared with."""
+
+    @property
+    def form(self) -> str:
+        """How the evidence was computed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """How a fit went. The parameters are in the model, which the fit changed.
 
+    It can be given to ``posterior``, ``impute``, ``retrieve`` and ``to_arviz`` in place of a model: it stands for all
+    that was learned, draws of parameters and guides included.
+
     Attributes:
         model: the fitted model.
         log_likelihood: the total log marginal likelihood of the data after each step that was kept, the start's first,
             shape (T,), nats.
-        objective: what the method raises, shape (T,), nats: the log likelihood, plus the log prior of the noise
-            variances if one was asked for. It never falls.
+        objective: what the method raises, shape (T,), nats: the log likelihood, plus the log priors of noise variances
+            and loadings if they were asked for. It never falls.
         num_iterations: steps tried after the start, those that were taken back included.
         converged: whether the method's own criterion was met.
         stop_reason: why it stopped.
         criterion: the gain still to be expected when it stopped, in nats for each observed value.
         tolerance: what the criterion was compared with.
-        form: the form of the E-step that was used: "modality", "pattern", "statistics" or "features".
+        form: how the evidence was computed: "modality", "pattern", "statistics" or "features", or the route.
         seconds: wall-clock time.
         method, seed, options: what was asked for.
         num_instances: N, of the data.
+        report: what the method itself returned.
     """
 
-    model: Fittable
+    model: Any
     log_likelihood: NDArray[np.float64]
     objective: NDArray[np.float64]
     num_iterations: int
@@ -48,6 +96,23 @@ class FitResult:
     seed: int
     num_instances: int
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    report: Any = None
+
+    @property
+    def diagnostics(self) -> Mapping[str, Any]:
+        """What the method has to report of itself: R-hat, divergences, k-hat ...; empty if nothing."""
+        found: Mapping[str, Any] = getattr(self.report, "diagnostics", {})
+        return found
+
+    def posterior(self, data: MultimodalData, **options: Any) -> PosteriorResult:
+        """The posterior of the latents of some instances, under what was learned."""
+        if isinstance(self.report, HasPosterior):
+            return self.report.posterior(data, **options)
+        return posterior(self.model, data, **options)
+
+    def linear_gaussian(self) -> LinearGaussian:
+        """The fitted model's one linear-Gaussian form, if it states one."""
+        return as_linear_gaussian(self.model)
 
     def __repr__(self) -> str:
         last = self.log_likelihood[-1] if len(self.log_likelihood) else float("nan")

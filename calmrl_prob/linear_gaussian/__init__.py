@@ -2,6 +2,7 @@
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.mixture import (
     LinearGaussianMixture,
     MixturePosterior,
@@ -22,6 +23,7 @@ from calmrl_prob.linear_gaussian.student_t_em import StudentTEMResult, fit_stude
 
 __all__ = [
     "EMResult",
+    "Evidence",
     "FeatureBlocks",
     "LinearGaussian",
     "LinearGaussianMixture",
@@ -37,6 +39,7 @@ __all__ = [
     "fit_em",
     "fit_mixture_em",
     "fit_student_t_em",
+    "log_evidence",
     "log_marginal",
     "mixture_posterior",
     "posterior",

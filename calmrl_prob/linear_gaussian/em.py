@@ -7,7 +7,8 @@ arXiv 2511.12034, Corollary 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,19 +18,14 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.convergence import Ascent, Evaluation, ascend
-from calmrl_prob.linear_gaussian.cost import choose_form
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
-from calmrl_prob.linear_gaussian.maximization import maximize
+from calmrl_prob.linear_gaussian.forms import prepare
+from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
-from calmrl_prob.linear_gaussian.preparation import (
-    check_options,
-    mean_variance,
-    noise_model_for,
-    require_same_shape,
-    rowwise_step,
-)
-from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance, spectral_start
-from calmrl_prob.linear_gaussian.statistics import FromStatistics, SufficientStatistics
+from calmrl_prob.linear_gaussian.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
+from calmrl_prob.linear_gaussian.preparation import check_options, feature_scale, require_same_shape
+from calmrl_prob.linear_gaussian.spectral import spectral_start
+from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 
@@ -39,9 +35,12 @@ class EMResult(Ascent):
 
     Attributes:
         linear_gaussian: the fitted model.
+        loadings_precision: for each modality alpha_mk, shape (K,), under a prior of the loadings: N(0, 1 / alpha_mk)
+            is what it amounts to for w_dk / s_d. Under "ard" large where the modality does without the latent.
     """
 
     linear_gaussian: LinearGaussian
+    loadings_precision: Mapping[str, Tensor] | None = None
 
 
 @torch.no_grad()
@@ -58,12 +57,14 @@ def fit_em(
     tolerance: float = 1e-6,
     noise_floor: float = 1e-4,
     noise_pseudo_count: float = 0.0,
+    loadings_prior: str | None = None,
+    loadings_precision: float | None = None,
     expand: bool = True,
     anderson_memory: int = 10,
     seed: int = 0,
     callback: Callable[[int, float], None] | None = None,
 ) -> EMResult:
-    """Fit loadings, intercepts and noise variances by maximum likelihood, or with a weak prior on the noise.
+    """Fit loadings, intercepts and noise variances by maximum likelihood, or with priors on noise and loadings.
 
     Args:
         data: the observed rows, or their sufficient statistics.
@@ -79,6 +80,11 @@ def fit_em(
         noise_floor: least noise variance as a share of the feature's variance; keeps the evidence bounded.
         noise_pseudo_count: weight, in observations of each feature, of an inverse-gamma prior whose variance is half
             of the feature's; 0 for none.
+        loadings_prior: "normal", "ard" (automatic relevance determination: a latent can be switched off for a
+            modality; ``penalties.py``), or None for maximum likelihood. Both shrink w_dk / s_d, with s_d^2 the
+            variance of the feature (isotropic noise: of the modality's features on average).
+        loadings_precision: of the normal prior: w_dk / s_d ~ N(0, 1 / loadings_precision). K by default, which lets
+            the latents together explain as much as there is.
         expand: expand parameters (PX-EM).
         anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
         seed: for the random block of the spectral start.
@@ -100,56 +106,70 @@ def fit_em(
         >>> round(float(result.linear_gaussian.noise_variance["x"][0]), 1)
         0.1
     """
-    step, shift, covariance, used_form = _prepare(data, latent_dim, form)
+    prepared = prepare(data, latent_dim, form)
+    step, shift = prepared.step, prepared.shift
     check_options(step, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
-    noise_model = noise_model_for(covariance.variance, step, noise == "isotropic", noise_floor, noise_pseudo_count)
+    covariance = prepared.covariance()
+    scale = feature_scale(covariance.variance, step, noise == "isotropic")
+    noise_model = NoiseModel(noise == "isotropic", noise_floor * scale, noise_pseudo_count, 0.5 * scale)
+    prior = _loadings_prior(loadings_prior, loadings_precision, step, scale, latent_dim)
     if start is None:
         generator = torch.Generator().manual_seed(seed)
         parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
     else:
         require_same_shape(start, step.shape, latent_dim)
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
-
-    def evaluate(point: Parameters) -> Evaluation[Parameters, Moments]:
-        moments = step(point)
-        log_prior = noise_model.log_prior(point.noise_variance, step.shape)
-        return Evaluation(point, moments, moments.log_likelihood, moments.log_likelihood + log_prior)
-
+    parameters = parameters.with_floor(noise_model.floor)
+    if prior is not None:
+        parameters = prior.turned(parameters, most_rounds=200)
     guess = AndersonGuess(
         anderson_memory, Parameters.flatten, lambda point, vector: point.unflatten(vector).with_floor(noise_model.floor)
     )
+
+    def evaluate(point: Parameters) -> Evaluation[Parameters, Moments]:
+        moments = step(point)
+        objective = moments.log_likelihood + noise_model.log_prior(point.noise_variance, step.shape)
+        if prior is not None:
+            objective += prior.log_density(point.loadings)
+        return Evaluation(point, moments, moments.log_likelihood, objective)
+
+    def improve(found: Evaluation[Parameters, Moments]) -> Parameters:
+        image = maximize(step, found.moments, noise_model, expand=expand, loadings_prior=prior, current=found.point)
+        turned = image if prior is None else prior.turned(image, most_rounds=1)
+        if turned is not image:
+            guess.reset()  # the past was about other axes
+        return turned
+
     last, ascent = ascend(
-        parameters.with_floor(noise_model.floor),
+        parameters,
         evaluate,
-        lambda found: maximize(step, found.moments, noise_model, expand=expand),
+        improve,
         num_values=float(step.feature_count.sum()),
         max_iterations=max_iterations,
         tolerance=tolerance,
-        form=used_form,
+        form=prepared.form,
         callback=callback,
         guess=guess if anderson_memory else None,
     )
-    fitted = last.point.to_linear_gaussian(step.shape, shift, prior_mean, prior_covariance)
-    return EMResult(linear_gaussian=fitted, **vars(ascent))
+    precision = None if prior is None else prior.precision(last.point.loadings)
+    return EMResult(
+        linear_gaussian=last.point.to_linear_gaussian(step.shape, shift, prior_mean, prior_covariance),
+        loadings_precision=None if precision is None else dict(zip(step.shape.dims, precision, strict=True)),
+        **vars(ascent),
+    )
 
 
-def _prepare(
-    data: ObservedBlocks | FeatureBlocks | SufficientStatistics, latent_dim: int, form: str
-) -> tuple[ExpectationStep, Tensor, PairwiseCovariance, str]:
-    """The E-step in the form asked for, the shift it works about, and the covariance for the start."""
-    forms = ("auto", "modality", "pattern", "statistics")
-    if form not in forms:
-        raise ArgumentError(f"form: expected one of {forms}, got {form!r}.")
-    if isinstance(data, ObservedBlocks):
-        form = choose_form(data, latent_dim) if form == "auto" else form
-        if form == "statistics":
-            data = SufficientStatistics.from_blocks(data)
-    if isinstance(data, SufficientStatistics):
-        gathered = FromStatistics(data)
-        shift = data.shift.to(gathered.totals.total.device)
-        return gathered, shift, PairwiseCovariance.from_statistics(data), "statistics"
-    step, shift, centred, form = rowwise_step(data, latent_dim, form)
-    moments = mean_variance(step)
-    if isinstance(centred, FeatureBlocks):
-        return step, shift, PairwiseCovariance.from_features(centred, *moments), form
-    return step, shift, PairwiseCovariance.from_blocks(centred, *moments), form
+def _loadings_prior(
+    name: str | None, precision: float | None, step: ExpectationStep, scale: Tensor, latent_dim: int
+) -> LoadingsPenalty | None:
+    if name not in (None, "normal", "ard"):
+        raise ArgumentError(f"loadings_prior: expected 'normal', 'ard' or None, got {name!r}.")
+    if precision is not None and name != "normal":
+        raise ArgumentError(
+            f"loadings_precision: it belongs to loadings_prior='normal', but that is {name!r}; leave it out."
+        )
+    if precision is not None and not 0 < precision < math.inf:
+        raise ArgumentError(f"loadings_precision: expected a positive number, got {precision}.")
+    if name == "normal":
+        return NormalPenalty(step.shape, scale, float(latent_dim if precision is None else precision))
+    return ARDPenalty(step.shape, scale) if name == "ard" else None

@@ -24,6 +24,7 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, split_patterns
 from calmrl_prob.linear_gaussian.convergence import Ascent, Evaluation, ascend
+from calmrl_prob.linear_gaussian.forms import ROW_FORMS, prepare
 from calmrl_prob.linear_gaussian.maximization import maximize
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.mixture_expectation import Components, MixtureMoments, MixtureStep
@@ -35,7 +36,6 @@ from calmrl_prob.linear_gaussian.preparation import (
     mean_variance,
     noise_model_for,
     require_same_shape,
-    rowwise_step,
 )
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
@@ -122,11 +122,13 @@ def fit_mixture_em(
     model = ComponentModel(weight_pseudo_count, nu, covariance == "tied", known_components is not None)
     _check(data, start, covariance, known_components, weight_pseudo_count, nu)
     if known_components is None:
-        rowwise, shift, blocks, used_form = rowwise_step(data, latent_dim, form)
-        step = MixtureStep.of_mixture(rowwise, count, blocks.num_patterns)
+        prepared = prepare(data, latent_dim, form, forms=ROW_FORMS)
+        rowwise = prepared.rows()
+        step = MixtureStep.of_mixture(rowwise, count, data.num_patterns)
     else:
         split, component_of = split_patterns(data, known_components)
-        rowwise, shift, _, used_form = rowwise_step(split, latent_dim, form)
+        prepared = prepare(split, latent_dim, form, forms=ROW_FORMS)
+        rowwise = prepared.rows()
         step = MixtureStep(rowwise, component_of[None])
     check_options(rowwise, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
     variance = mean_variance(rowwise)[1]
@@ -158,7 +160,7 @@ def fit_mixture_em(
         return standardized(point[0].unflatten(first), components)
 
     guess = AndersonGuess(anderson_memory, lambda point: torch.cat([part.flatten() for part in point]), unflatten)
-    parameters, components = _start(start, shift, known_components is not None)
+    parameters, components = _start(start, prepared.shift, known_components is not None)
     last, ascent = ascend(
         standardized(parameters, model.admit(components)),
         evaluate,
@@ -166,12 +168,12 @@ def fit_mixture_em(
         num_values=float(rowwise.feature_count.sum()),
         max_iterations=max_iterations,
         tolerance=tolerance,
-        form=used_form,
+        form=prepared.form,
         callback=callback,
         guess=guess if anderson_memory else None,
     )
     parameters, components = last.point
-    fitted = parameters.to_linear_gaussian(rowwise.shape, shift)
+    fitted = parameters.to_linear_gaussian(rowwise.shape, prepared.shift)
     log_weights = components.log_weights if known_shares is None else known_shares.log()
     mixture = LinearGaussianMixture.from_prior(fitted, log_weights, components.means, components.covariances)
     return MixtureEMResult(mixture=mixture, **vars(ascent))

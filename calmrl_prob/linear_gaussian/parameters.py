@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 
@@ -91,6 +92,6 @@ class Parameters:
         """Make both changes of variable."""
         loadings = torch.cat(list(linear_gaussian.loadings.values()))
         intercepts = torch.cat(list(linear_gaussian.intercepts.values())) + loadings @ linear_gaussian.prior_mean
-        factor = torch.linalg.cholesky(linear_gaussian.prior_covariance)
+        factor = factorize(linear_gaussian.prior_covariance)
         noise = torch.cat(list(linear_gaussian.noise_variance.values()))
         return cls(loadings @ factor, intercepts - shift.to(loadings.dtype), noise.clone())

@@ -1,4 +1,4 @@
-"""What every EM does before its first step: the E-step in the form asked for, the noise model, and the checks."""
+"""What every EM does before its first step: the noise model, and the checks."""
 
 from __future__ import annotations
 
@@ -6,49 +6,15 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, DataError, NumericalError
-from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.cost import choose_form
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.maximization import NoiseModel
 from calmrl_prob.linear_gaussian.parameters import Shape
-from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern, RowwiseStep
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 NOT_FINITE = (
     "data: the evidence is not finite. Look for features of very different scale (standardise them), raise "
     "noise_floor, or lower latent_dim."
 )
-
-
-def rowwise_step(
-    data: ObservedBlocks | FeatureBlocks, latent_dim: int, form: str = "auto"
-) -> tuple[RowwiseStep, Tensor, ObservedBlocks | FeatureBlocks, str]:
-    """An E-step that goes over the rows.
-
-    Args:
-        data: the observed rows.
-        latent_dim: K.
-        form: "modality", "pattern", or "auto" for the cheaper of the two.
-
-    Returns:
-        The step, the shift that it works about (D,), the data about that shift, and the form that was chosen.
-
-    Raises:
-        ArgumentError: the form is another one, or these data cannot have it.
-    """
-    forms = ("auto", "modality", "pattern")
-    if form not in forms:
-        raise ArgumentError(f"form: expected one of {forms}, got {form!r}.")
-    if isinstance(data, FeatureBlocks):
-        if form != "auto":
-            raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
-        features, shift = data.centred()
-        return ByFeature(features, latent_dim), shift, features, "features"
-    if form == "auto":
-        form = choose_form(data, latent_dim, forms[1:])
-    blocks, shift = data.centred()
-    step = ByModality(blocks, latent_dim) if form == "modality" else ByPattern(blocks, latent_dim)
-    return step, shift, blocks, form
 
 
 def require_same_shape(start: LinearGaussian, shape: Shape, latent_dim: int) -> None:
@@ -71,13 +37,18 @@ def mean_variance(step: ExpectationStep) -> tuple[Tensor, Tensor]:
     return mean, (step.totals.square / count - mean.square()).clamp(min=0)
 
 
+def feature_scale(variance: Tensor, step: ExpectationStep, isotropic: bool) -> Tensor:
+    """s_d^2, the variance of each feature, or of its modality's features on average; the unit where there is none."""
+    typical = torch.cat([variance[part].mean().expand(part.stop - part.start) for part in step.shape.slices])
+    typical = torch.where(typical > 0, typical, 1.0)
+    return typical if isotropic else torch.maximum(variance, 1e-6 * typical)
+
+
 def noise_model_for(
     variance: Tensor, step: ExpectationStep, isotropic: bool, floor: float, pseudo_count: float
 ) -> NoiseModel:
-    """Floors and prior in the units of the data; a constant feature takes its modality's scale, or the unit."""
-    typical = torch.cat([variance[part].mean().expand(part.stop - part.start) for part in step.shape.slices])
-    typical = torch.where(typical > 0, typical, 1.0)
-    scale = typical if isotropic else torch.maximum(variance, 1e-6 * typical)
+    """Floors and prior in the units of the data."""
+    scale = feature_scale(variance, step, isotropic)
     return NoiseModel(isotropic, floor * scale, pseudo_count, 0.5 * scale)
 
 

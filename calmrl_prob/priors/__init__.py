@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from calmrl_prob.priors.gaussian_process import GaussianProcessPrior
 from calmrl_prob.priors.normal import NormalPrior
 from calmrl_prob.priors.prior import Prior
 
 #: Name -> class. The name is what a saved model states.
 PRIORS: dict[str, type[Prior]] = {NormalPrior.name: NormalPrior}
 
-__all__ = ["PRIORS", "NormalPrior", "Prior"]
+__all__ = ["PRIORS", "GaussianProcessPrior", "NormalPrior", "Prior"]

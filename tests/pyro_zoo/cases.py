@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -125,6 +127,14 @@ class Conjugate:
     form: str = "one"
     tolerance: float = 1e-6
 
+    @property
+    def rows(self) -> Array:
+        """The rows to check: all of them if they are few, else some, and the oldest."""
+        if len(self.data) <= 100:
+            return np.arange(len(self.data))
+        oldest = np.argsort(self.data.covariates["age"])[-20:]
+        return np.unique(np.append(np.arange(0, len(self.data), 100), oldest))
+
     def mixture(self, row: int) -> Mixture:
         """What one instance follows."""
         return [(1.0, self.truth)] if isinstance(self.truth, Normal) else self.truth(row)
@@ -171,6 +181,21 @@ class Broken:
     words: tuple[str | tuple[str, ...], ...]
 
 
+Case = TypeVar("Case")
+
+
+def entered(build: Callable[[], Case], zoo: dict[str, Callable[[], Case]]) -> Callable[[], Case]:
+    """Enter a builder into a part of the zoo; what it draws (layers, say) leaves the global generator as it was."""
+
+    @functools.wraps(build)
+    def forked() -> Case:
+        with torch.random.fork_rng():
+            return build()
+
+    zoo[build.__name__] = forked
+    return forked
+
+
 CONJUGATE: dict[str, Callable[[], Conjugate]] = {}
 NOT_CONJUGATE: dict[str, Callable[[], NotConjugate]] = {}
 BROKEN: dict[str, Callable[[], Broken]] = {}
@@ -178,17 +203,14 @@ BROKEN: dict[str, Callable[[], Broken]] = {}
 
 def conjugate(build: Callable[[], Conjugate]) -> Callable[[], Conjugate]:
     """Enter a builder into the zoo."""
-    CONJUGATE[build.__name__] = build
-    return build
+    return entered(build, CONJUGATE)
 
 
 def not_conjugate(build: Callable[[], NotConjugate]) -> Callable[[], NotConjugate]:
     """Enter a builder into the zoo."""
-    NOT_CONJUGATE[build.__name__] = build
-    return build
+    return entered(build, NOT_CONJUGATE)
 
 
 def broken(build: Callable[[], Broken]) -> Callable[[], Broken]:
     """Enter a builder into the zoo."""
-    BROKEN[build.__name__] = build
-    return build
+    return entered(build, BROKEN)

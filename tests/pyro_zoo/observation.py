@@ -38,6 +38,24 @@ def features_plate() -> Conjugate:
 
 
 @conjugate
+def features_first() -> Conjugate:
+    """Instances at -1, features at -2: every array stands on its side."""
+    w, b, s = random_parts(30, 2)
+
+    def model(data: MultimodalData) -> None:
+        instances = pyro.plate("instances", len(data), dim=-1)
+        with instances:
+            z = latent(2)
+        for name in data.names:
+            with instances, pyro.plate(f"features of {name}", data.dims[name], dim=-2):
+                mean = tensor(w[name]) @ z.mT + tensor(b[name])[:, None]
+                features = dist.Normal(mean, tensor(s[name])[:, None]).mask(data.observed(name))
+                pyro.sample(name, features, obs=data.filled(name).mT)
+
+    return Conjugate(model, make_data(), standard(w, b, s))
+
+
+@conjugate
 def latents_in_a_plate() -> Conjugate:
     """Latents in a plate of their own inside that of the instances, too."""
     w, b, s = random_parts(32, 3)
