@@ -74,6 +74,7 @@ class Summary(Protocol):
         shape: the stacked layout.
         totals: sums over the rows, weighted where rows have weights.
         feature_count: (D,) rows that have each feature.
+        feature_group: (D,) int64, the group of each feature.
     """
 
     @property
@@ -82,6 +83,8 @@ class Summary(Protocol):
     def totals(self) -> Totals: ...  # noqa: D102
     @property
     def feature_count(self) -> Tensor: ...  # noqa: D102
+    @property
+    def feature_group(self) -> Tensor: ...  # noqa: D102
 
 
 def maximize(
@@ -154,7 +157,7 @@ class PenalisedStep:
         precision = prior.precision(current.loadings)[prior.shape.feature_modality]
         return cls(precision, current.noise_variance / prior.scale, prior.scale)
 
-    def solve(self, step: ExpectationStep, factor: Tensor, right: Tensor) -> Tensor:
+    def solve(self, step: Summary, factor: Tensor, right: Tensor) -> Tensor:
         """[W, mu], shape (D, K + 1): rows b_d (C + r_d A)^-1 with C = L L^T the moments of z~ and A = diag(alpha, 0).
 
         L^-1 A L^-T = U S U^T, found once for each group, leaves a division for each feature: with X = L^-T U,
@@ -189,7 +192,7 @@ class PenalisedStep:
         return (2 * count * variance / (count + discriminant)).sqrt()
 
 
-def expected_residual(step: ExpectationStep, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
+def expected_residual(step: Summary, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
     """What [W, mu], shape (D, K + 1), leaves unexplained, over the rows that have each feature.
 
     Returns:

@@ -31,6 +31,7 @@ from calmrl_prob.linear_gaussian.convergence import Ascent, Evaluation, ascend
 from calmrl_prob.linear_gaussian.degrees_of_freedom import LEAST, MOST, from_distances
 from calmrl_prob.linear_gaussian.em import fit_em
 from calmrl_prob.linear_gaussian.expectation import Moments, Totals, augment
+from calmrl_prob.linear_gaussian.forms import ROW_FORMS, prepare
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -39,8 +40,8 @@ from calmrl_prob.linear_gaussian.preparation import (
     mean_variance,
     noise_model_for,
     require_same_shape,
-    rowwise_step,
 )
+from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 from calmrl_prob.linear_gaussian.student_t import StudentTModel, count_features
 
@@ -68,6 +69,7 @@ class WeightedMoments:
     shape: Shape
     totals: Totals
     feature_count: Tensor
+    feature_group: Tensor
     latent: Moments
     mean_weight: float
 
@@ -87,7 +89,10 @@ class StudentTStep:
         self, data: ObservedBlocks | FeatureBlocks, latent_dim: int, form: str, isotropic: bool, learn: bool
     ) -> None:
         # one latent more: its column of loadings gives x^T Psi^-1 mu on the way there, and sum w x on the way back
-        self.rowwise, self.shift, blocks, self.form = rowwise_step(data, latent_dim + 1, form)
+        prepared = prepare(data, latent_dim + 1, form, forms=ROW_FORMS)
+        self.rowwise, self.shift, self.form = prepared.rows(), prepared.shift, prepared.form
+        blocks = prepared.data
+        assert not isinstance(blocks, SufficientStatistics)
         self.shape = self.rowwise.shape
         squares = _squares(blocks, isotropic)
         self._pooled = squares.dims != blocks.dims
@@ -151,6 +156,7 @@ class StudentTStep:
             self.shape,
             Totals(rowwise.totals.count, cross[:, -1], square),
             rowwise.feature_count,
+            rowwise.feature_group,
             Moments(evidence, cross[:, :-1], augment(first, second, total)),
             float(total[-1]) / len(self._slot),
         )
