@@ -40,6 +40,11 @@ class Evaluation:
     log_weight: Tensor
     sites: Mapping[str, Gaussian]
 
+    def first(self, number: int) -> Evaluation:
+        """Of the first instances alone."""
+        sites = {name: gaussian.map(lambda part: part[:number]) for name, gaussian in self.sites.items()}
+        return Evaluation(self.log_weight[:number], sites)
+
 
 @dataclass(frozen=True)
 class AffineSite:
@@ -112,6 +117,11 @@ class Prober:
     def dtype(self) -> torch.dtype:
         """The floating-point type of the latents."""
         return self._sites[next(iter(self.latents))].value.dtype if self.latents else torch.float64
+
+    def event_shape(self, name: str) -> tuple[int, ...] | None:
+        """The event shape of a latent site; None where it stands in further plates inside that of the instances."""
+        fn = self._sites[name].fn
+        return tuple(fn.event_shape) if len(fn.batch_shape) == 1 else None
 
     def assignments(self) -> Iterator[Assignment]:
         """Every joint value of the discrete sites; one empty assignment if there are none."""
@@ -309,13 +319,27 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     return floor.expand(len(covariance)), torch.linalg.cholesky(covariance - floor * identity)
 
 
-def stack(components: Sequence[Component], name: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Intercepts (G, F), slopes (G, K, F), diagonals (G, F) and factors (G, F, R) of one site."""
+def stack(components: Sequence[Component], name: str, latents: Tensor, origin: Tensor | None = None) -> Gaussian:
+    """One site of n instances, each of a component of its own, at given latents.
+
+    Args:
+        components: n of them.
+        name: the site.
+        latents: (n, K).
+        origin: its means at z = 0, (n, F), in place of the intercepts.
+    """
     sites = [component.sites[name] for component in components]
-    factors = [site.factor for site in sites if site.factor is not None]
-    return (
-        torch.stack([site.intercept for site in sites]),
-        torch.stack([site.slope for site in sites]),
+    slope = torch.stack([site.slope for site in sites])
+    intercept = torch.stack([site.intercept for site in sites]) if origin is None else origin
+    rank = max(0 if site.factor is None else site.factor.shape[-1] for site in sites)
+    factor = slope.new_zeros(len(sites), slope.shape[-1], rank)
+    for n, site in enumerate(sites):
+        if site.factor is not None:
+            factor[n, :, : site.factor.shape[-1]] = site.factor
+    freedom = [site.degrees_of_freedom for site in sites if site.degrees_of_freedom is not None]
+    return Gaussian(
+        intercept + torch.einsum("nk,nkf->nf", latents.to(slope.dtype), slope),
         torch.stack([site.diagonal for site in sites]),
-        torch.stack(factors) if factors else None,
+        factor if rank else None,
+        torch.stack(freedom) if freedom else None,
     )

@@ -14,6 +14,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit, constraints
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -141,12 +142,14 @@ class BoundModel(nn.Module):
         with (
             torch.random.fork_rng(devices),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):
             _seed(seed, devices)
             try:
                 self(data)
+                _require_shapes(tracer.trace)
                 if densities:
                     tracer.trace.compute_log_prob()
             except CalmrlError:
@@ -212,7 +215,8 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: names of ``pyro.factor`` statements.
+        factors: names of ``pyro.factor`` statements in the plate, and of observed labels and covariates.
+        constants: observed sites and factors outside the plate, such as a global latent that was conditioned on.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
 
@@ -220,6 +224,7 @@ class Call:
     observed: dict[str, Site] = field(default_factory=dict)
     globals: dict[str, Site] = field(default_factory=dict)
     factors: list[str] = field(default_factory=list)
+    constants: dict[str, Site] = field(default_factory=dict)
     unobserved: dict[str, Site] = field(default_factory=dict)
 
     @classmethod
@@ -247,7 +252,9 @@ class Call:
                     f"{PLATE!r}, len(data)): ..., and sample all instances at once."
                 )
             density = node.get("log_prob")
-            site = Site(name, node["fn"], node["value"], frame.dim if frame else None, density, float(node["scale"]))
+            site = Site(
+                name, node["fn"], node["value"], frame.dim if frame else None, density, _farthest(node["scale"])
+            )
             if density is not None and not bool(density.isfinite().all()):
                 kind = "NaN" if bool(density.isnan().any()) else "infinite"
                 raise ModelError(
@@ -261,10 +268,13 @@ class Call:
 
     def _put(self, site: Site, is_observed: bool, data: MultimodalData) -> None:
         stem = site.name.removesuffix(_OBSERVED)
-        if isinstance(site.fn, Unit):
+        named = site.name in data or stem in data
+        if isinstance(site.fn, MaskedDistribution) and site.fn._mask is False and not named:
+            return  # what a reparametrising handler leaves of a site that it replaced
+        if is_observed and site.axis is None and not named:
+            self.constants[site.name] = site
+        elif isinstance(site.fn, Unit):
             self.factors.append(site.name)
-        elif is_observed and site.axis is None and site.name not in data and stem not in data:
-            return  # a constant, such as a global latent that was conditioned on
         elif is_observed:
             modality = site.name if site.name in data else stem
             if modality not in data and modality in _columns(data):
@@ -365,6 +375,24 @@ class _Parameters(Messenger):
             # what SVI has made of a parameter in the global store counts for more than where it started
             message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)
             message["done"] = True
+
+
+def _require_shapes(trace: poutine.Trace) -> None:
+    """Every observed value must have the shape of its site's distribution, which alone would broadcast."""
+    nodes: Mapping[str, Any] = trace.nodes
+    for name, node in nodes.items():
+        if node["type"] == "sample" and node["is_observed"] and not node["infer"].get("_deterministic"):
+            shape, value = tuple(node["fn"].shape()), tuple(node["value"].shape)
+            if len(value) > len(shape) or any(v not in (1, s) for v, s in zip(value[::-1], shape[::-1], strict=False)):
+                raise ModelError(
+                    f"site {name!r}: its distribution has the shape {shape}, what it observes {value}; they must agree."
+                )
+
+
+def _farthest(scale: float | Tensor) -> float:
+    """A scale, or of several the one that is farthest from 1."""
+    flat = torch.as_tensor(scale, dtype=torch.float64).flatten()
+    return float(flat[(flat - 1).abs().argmax()])
 
 
 def _columns(data: MultimodalData) -> set[str]:

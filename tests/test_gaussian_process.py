@@ -16,7 +16,7 @@ from test_process import dense
 from torch import Tensor
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, MissingDependencyError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, MissingDependencyError, NotConjugateError
 from calmrl_prob.inference.gaussian_process import gaussian_process_posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import GaussianProcessPrior
@@ -250,8 +250,8 @@ def test_bad_input_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         GaussianProcessPrior(2, [gpytorch.kernels.RBFKernel()])
     with pytest.raises(ArgumentTypeError, match="Kernel"):
         GaussianProcessPrior(2, "rbf")
-    with pytest.raises(ArgumentError, match="depend on each other"):
-        prior.gaussian()
+    with pytest.raises(NotConjugateError, match=r"instances coupled.*depend on each other"):
+        cal.SharedLatentModel(DIMS, latent_dim=3, prior=prior).linear_gaussian()
 
     original = builtins.__import__
 

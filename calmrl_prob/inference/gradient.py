@@ -137,7 +137,7 @@ def form_evidence(form: ConjugateForm, data: MultimodalData) -> Callable[[], Ten
     members = [(index == g).nonzero().squeeze(1) for g in range(len(form.structures))]
 
     def evidence() -> Tensor:
-        structures, offsets = form.read(), form.read_offsets()
+        structures, (offsets, _) = form.read(), form.read_offsets()
         given = data
         if offsets is not None:
             values = {name: data.filled(name).to(offset.dtype) - offset for name, offset in offsets.items()}

@@ -71,6 +71,11 @@ class StructuredPosterior(PosteriorResult):
         parts = [(rows, part.predictive(name, dtype)) for rows, part in self.parts]
         return _Gathered(parts, self._num_instances, self.offsets.get(name))
 
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log p(z_n | x_n) at ``latents`` (N, K), nats, shape (N,)."""
+        centred = latents if self._latent_offset is None else latents - self._latent_offset
+        return self._place([part.log_density(centred[rows]) for rows, part in self.parts])
+
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Joint draws of all parts side by side."""
         streams = [part.draws(num_draws, generator, names) for _, part in self.parts]

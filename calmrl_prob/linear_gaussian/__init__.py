@@ -9,6 +9,7 @@ from calmrl_prob.linear_gaussian.mixture import (
     mixture_posterior,
     predict_mixture,
 )
+from calmrl_prob.linear_gaussian.mixture_em import MixtureEMResult, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
@@ -19,16 +20,19 @@ __all__ = [
     "FeatureBlocks",
     "LinearGaussian",
     "LinearGaussianMixture",
+    "MixtureEMResult",
     "MixturePosterior",
     "ObservedBlocks",
     "Posterior",
     "Predictive",
     "SufficientStatistics",
     "fit_em",
+    "fit_mixture_em",
     "log_evidence",
     "log_marginal",
     "mixture_posterior",
     "posterior",
     "predict",
     "predict_mixture",
+    "split_by_labels",
 ]
