@@ -24,7 +24,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.pairs import ClosedPairs, PairScores, Tile, exact_ratio
 from calmrl_prob.evaluation.sampled_pairs import Estimator, LatentCosine, PredictedCosine, SampledRatio
 from calmrl_prob.evaluation.scores import SCORES
-from calmrl_prob.evaluation.sides import Side, require_whole, shared_dims
+from calmrl_prob.evaluation.sides import Scored, Side, require_whole
 from calmrl_prob.inference.posterior import Model
 
 #: Scores closer than this, relative to the size of the numbers that they are sums of, are tied: what a float64 sum
@@ -170,8 +170,8 @@ def retrieve(
         ([0, 1, 2], [1, 1, 1], 1.0)
     """
     _require_score(score)
-    dims, options = shared_dims(model, queries, candidates), {"seed": seed, **options}
-    sides = Side(model, queries, dims, "queries", options), Side(model, candidates, dims, "candidates", options)
+    scored = Scored(model, (queries, candidates), {"seed": seed, **options})
+    sides = Side(scored, queries, "queries"), Side(scored, candidates, "candidates")
     pairs = pair_scores(*sides, score, num_draws=num_draws, estimator=estimator, seed=seed)
     target_rows, reason = _find_targets(queries, candidates, targets)
     return _rank(pairs, score, len(queries), len(candidates), target_rows, reason, top_k, chunk_size)
@@ -302,12 +302,12 @@ def cross_modal_recall(
     if not isinstance(ks, Iterable):
         raise ArgumentTypeError(f"ks: expected a sequence of whole numbers, got {short(ks)}; pass [1, 5], say.")
     ks = [whole_number("ks", k, 1) for k in ks]
-    dims, options = shared_dims(model, data), {"seed": seed, **options}
+    scored = Scored(model, [data], {"seed": seed, **options})
 
     @cache
     def side(name: str, other: str) -> Side:
         """One modality of the rows that have both; made once where all rows have all."""
-        return Side(model, data.subset(present[name] & present[other]).select([name]), dims, "data", options)
+        return Side(scored, data.subset(present[name] & present[other]).select([name]), "data")
 
     whole = all(bool(rows.all()) for rows in present.values())
     rows_of_table: list[dict[str, float | str]] = []

@@ -159,7 +159,7 @@ class Candidates:
     def size(self, noise: Tensor, location: Tensor) -> Tensor:
         """Squares, in noise variances, of which the candidates' densities are sums, (m,)."""
         largest = (location.square() / noise).sum(-1).max()
-        return (self.values.square() / noise.amin((0, 1))).sum(1) + largest
+        return (self.values.square() / noise.amin((0, 1))).sum(1) + largest + 1
 
 
 class _MonteCarloTile:
@@ -193,8 +193,8 @@ class _MonteCarloTile:
 
     def size(self, columns: Tensor) -> Tensor:
         """Size of the numbers behind the scores of each query with the candidates ``columns``, both (n, k)."""
-        size: Tensor = 1 + self._shown.size(self._noise, self._location)
-        return size[columns]
+        size: Tensor = self._shown.size(self._noise, self._location)[columns]
+        return size
 
 
 class _MomentsTile:
@@ -232,7 +232,8 @@ class _MomentsTile:
             factor = _factor(deviation.mT @ deviation)
             squares = torch.linalg.solve_triangular(factor, residual.mT, upper=False).square().sum(1)
         logdet = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1) + (2 * math.pi * noise).log().sum(1)
-        return -0.5 * (squares + logdet[:, None])
+        density: Tensor = -0.5 * (squares + logdet[:, None])
+        return density
 
     def block(self) -> Tensor:
         """All scores, shape (n, m)."""
@@ -244,13 +245,14 @@ class _MomentsTile:
 
     def size(self, columns: Tensor) -> Tensor:
         """Size of the numbers behind the scores of each query with the candidates ``columns``, both (n, k)."""
-        size: Tensor = 1 + self._shown.size(self._noise[None], self._mean[None])
-        return size[columns]
+        size: Tensor = self._shown.size(self._noise[None], self._mean[None])[columns]
+        return size
 
 
 def _factor(gram: Tensor) -> Tensor:
     """Cholesky factors of I + gram, (r, k, k)."""
-    return torch.linalg.cholesky(gram + torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device))
+    factor: Tensor = torch.linalg.cholesky(gram + torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device))
+    return factor
 
 
 def _unit(vectors: Tensor) -> Tensor:

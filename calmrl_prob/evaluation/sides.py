@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,6 +60,48 @@ class ExactForm:
         return tuple(_padded(part, self.latent_dim, before, after) for part in self.components)
 
 
+class Scored:
+    """A model as retrieval sees it.
+
+    Args:
+        model: whatever :func:`calmrl_prob.posterior` takes.
+        data: all that it is to be asked about.
+        options: of :func:`calmrl_prob.posterior`.
+
+    Attributes:
+        form: what it states of itself without a look at data; None where it states nothing.
+        dims: its modalities, or, where it does not say, those of ``data``.
+        model, options: as given.
+
+    Raises:
+        ArgumentError: options, for a model that states its form.
+
+    Warns:
+        UnfittedWarning: it still has the random parameters that it started from.
+    """
+
+    def __init__(self, model: Model, data: Sequence[MultimodalData], options: Mapping[str, Any]) -> None:
+        self.model, self.options, self.form = model, options, _stated_form(model)
+        unknown = sorted(set(options) - {"method", "seed"})
+        if unknown and self.form is not None:
+            raise ArgumentError(f"options: the exact routes have none, got {unknown}.")
+        self.dims = self._stated_dims() or {
+            name: width
+            for part in reversed(data)
+            if isinstance(part, MultimodalData)  # what is none, is refused by name later
+            for name, width in part.dims.items()
+        }
+
+    def _stated_dims(self) -> dict[str, int]:
+        if self.form is not None:
+            return self.form.components[0].dims
+        for part in (self.model, getattr(self.model, "model", None)):  # a FitResult or a BoundModel wraps the model
+            dims = getattr(part, "dims", None)
+            if isinstance(dims, Mapping):
+                return dict(dims)
+        return {}
+
+
 @dataclass(frozen=True)
 class Shown:
     """What N instances have, in float64.
@@ -110,30 +152,22 @@ class Side:
     Args:
         model: the model.
         data: N instances.
-        dims: modalities of the model, or at least those of both sides (``shared_dims``).
         argument: how errors call ``data``.
-        options: of :func:`calmrl_prob.posterior`.
 
     Attributes:
-        data: the instances with all these modalities.
+        data: the instances with all modalities of the model.
 
     Raises:
         SchemaError: a modality of ``data`` is unknown to the model or has another width.
         DataError: some rows lack single features.
         ArgumentTypeError: ``data`` is not MultimodalData.
-        ArgumentError: options that the route does not have.
     """
 
-    def __init__(
-        self, model: Model, data: MultimodalData, dims: Mapping[str, int], argument: str, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, model: Scored, data: MultimodalData, argument: str) -> None:
         require_whole(data, argument)
-        require_known(data, dims, argument)
-        self.data = data.conform(dims)
-        self._model, self._options = model, options
-        unknown = sorted(set(options) - {"method", "seed"})
-        if unknown and _stated_form(model) is not None:
-            raise ArgumentError(f"options: the exact routes have none, got {unknown}.")
+        require_known(data, model.dims, argument)
+        self.data = data.conform(model.dims)
+        self._model = model
 
     def __len__(self) -> int:
         """Number of instances N."""
@@ -142,12 +176,12 @@ class Side:
     @cached_property
     def result(self) -> PosteriorResult:
         """The posterior of the latents given what each instance has."""
-        return posterior(self._model, self.data, **self._options)
+        return posterior(self._model.model, self.data, **self._model.options)
 
     @cached_property
     def _exact(self) -> tuple[ExactForm, ObservedBlocks] | None:
         """The exact form, if there is one, and the instances as it describes them."""
-        form = _stated_form(self._model) or _form_of(self.result)
+        form = self._model.form or _form_of(self.result)
         if form is not None:
             return form, _whole(self.data.blocks)
         return _by_structure(self.result, self.data) if isinstance(self.result, StructuredPosterior) else None
@@ -172,23 +206,6 @@ class Side:
     def shown(self) -> Shown:
         """What the instances have, as arrays that products take."""
         return Shown.of(self.data)
-
-
-def shared_dims(model: Model, *data: MultimodalData) -> Mapping[str, int]:
-    """The modalities of a model, or, where it does not say, those of the data on both sides."""
-    stated = _stated_form(model)
-    if stated is not None:
-        return stated.components[0].dims
-    for part in (model, getattr(model, "model", None)):  # a FitResult or a BoundModel wraps the model
-        dims = getattr(part, "dims", None)
-        if isinstance(dims, Mapping):
-            return dims
-    together: dict[str, int] = {}
-    for part in data:
-        if isinstance(part, MultimodalData):  # what is none, is refused by name later
-            for name, width in part.dims.items():
-                together.setdefault(name, width)
-    return together
 
 
 def require_whole(data: MultimodalData, argument: str) -> None:
