@@ -220,17 +220,17 @@ class _MomentsTile:
     def _density(self, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
         """log N(x; mean, deviation^T deviation + noise) of features ``columns``, (r, m), for (m, d) or (r, m, d)."""
         mean, deviation = self._mean[rows][:, columns], self._deviation[:, rows][:, :, columns].transpose(0, 1)
-        noise = self._noise[:, columns] if len(self._noise) == 1 else self._noise[rows][:, columns]
+        noise = (self._noise if len(self._noise) == 1 else self._noise[rows])[:, columns]
         scale = noise.sqrt()
-        deviation, residual = deviation / scale[:, None], (values - mean[:, None]) / scale[:, None]
+        deviation = deviation / scale[:, None]
         num_draws, width = deviation.shape[1:]
-        if num_draws < width:  # (I + V^T V)^-1 = I - V^T (I + V V^T)^-1 V
-            factor = _factor(deviation @ deviation.mT)
-            whitened = torch.linalg.solve_triangular(factor, deviation, upper=False)
-            squares = residual.square().sum(2) - (residual @ whitened.mT).square().sum(2)
-        else:
-            factor = _factor(deviation.mT @ deviation)
-            squares = torch.linalg.solve_triangular(factor, residual.mT, upper=False).square().sum(1)
+        few = num_draws < width
+        factor = _factor(deviation @ deviation.mT if few else deviation.mT @ deviation)
+        right = deviation if few else torch.eye(width, dtype=mean.dtype, device=mean.device).expand(len(rows), -1, -1)
+        whitening = torch.linalg.solve_triangular(factor, right, upper=False) / scale[:, None]
+        squares = (_products(whitening, values) - whitening @ mean[:, :, None]).square().sum(1)
+        if few:  # (I + V^T V)^-1 = I - V^T (I + V V^T)^-1 V
+            squares = ((values - mean[:, None]) / scale[:, None]).square().sum(2) - squares
         logdet = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1) + (2 * math.pi * noise).log().sum(1)
         density: Tensor = -0.5 * (squares + logdet[:, None])
         return density
@@ -247,6 +247,14 @@ class _MomentsTile:
         """Size of the numbers behind the scores of each query with the candidates ``columns``, both (n, k)."""
         size: Tensor = self._shown.size(self._noise[None], self._mean[None])[columns]
         return size
+
+
+def _products(matrices: Tensor, values: Tensor) -> Tensor:
+    """A_r x for (r, k, d) matrices, (r, k, m): of (r, m, d) values, or of (m, d), the same for all r, by one product."""
+    if values.ndim == 3:
+        return matrices @ values.mT
+    product: Tensor = matrices.flatten(0, 1) @ values.mT
+    return product.unflatten(0, matrices.shape[:2])
 
 
 def _factor(gram: Tensor) -> Tensor:
