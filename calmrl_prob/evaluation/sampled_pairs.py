@@ -250,11 +250,9 @@ class _MomentsTile:
 
 
 def _products(matrices: Tensor, values: Tensor) -> Tensor:
-    """A_r x for (r, k, d) matrices, (r, k, m): of (r, m, d) values, or of (m, d), the same for all r, by one product."""
-    if values.ndim == 3:
-        return matrices @ values.mT
-    product: Tensor = matrices.flatten(0, 1) @ values.mT
-    return product.unflatten(0, matrices.shape[:2])
+    """A_r x for (r, k, d) matrices, (r, k, m): of (r, m, d) values, or of (m, d), the same for all, by one product."""
+    product: Tensor = matrices @ values.mT if values.ndim == 3 else matrices.flatten(0, 1) @ values.mT
+    return product if values.ndim == 3 else product.unflatten(0, matrices.shape[:2])
 
 
 def _factor(gram: Tensor) -> Tensor:
