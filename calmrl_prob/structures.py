@@ -28,7 +28,7 @@ _MOST_VALUES = 256
 #: With more than this, all rows are verified.
 _MOST_VERIFIED = 1024
 #: Rows evaluated at once where all have to be.
-_CHUNK = 4096
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
