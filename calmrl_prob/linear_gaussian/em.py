@@ -24,9 +24,10 @@ from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
 from calmrl_prob.linear_gaussian.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
 from calmrl_prob.linear_gaussian.preparation import check_options, feature_scale, require_same_shape
-from calmrl_prob.linear_gaussian.spectral import spectral_start
+from calmrl_prob.linear_gaussian.spectral import spectral_start, supported_start
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.support import Support
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -59,6 +60,7 @@ def fit_em(
     noise_pseudo_count: float = 0.0,
     loadings_prior: str | None = None,
     loadings_precision: float | None = None,
+    support: Tensor | None = None,
     expand: bool = True,
     anderson_memory: int = 10,
     seed: int = 0,
@@ -85,6 +87,8 @@ def fit_em(
             variance of the feature (isotropic noise: of the modality's features on average).
         loadings_precision: of the normal prior: w_dk / s_d ~ N(0, 1 / loadings_precision). K by default, which lets
             the latents together explain as much as there is.
+        support: (M, K) bool, True = the modality may load on the latent: columns of ones are shared latents, columns
+            with a single one private ones. All may load on all by default. For a standard normal latent.
         expand: expand parameters (PX-EM).
         anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
         seed: for the random block of the spectral start.
@@ -113,12 +117,21 @@ def fit_em(
     scale = feature_scale(covariance.variance, step, noise == "isotropic")
     noise_model = NoiseModel(noise == "isotropic", noise_floor * scale, noise_pseudo_count, 0.5 * scale)
     prior = _loadings_prior(loadings_prior, loadings_precision, step, scale, latent_dim)
-    if start is None:
-        generator = torch.Generator().manual_seed(seed)
-        parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
-    else:
+    served = None if support is None else Support.of(support, step.shape, latent_dim)
+    if served is not None:
+        if loadings_prior == "ard" or prior_covariance is not None:
+            other = "loadings_prior='ard'" if loadings_prior == "ard" else "prior_covariance"
+            raise ArgumentError(f"support: it fixes the axes of the latent, which {other} would turn; leave one out.")
+    generator = torch.Generator().manual_seed(seed)
+    if start is not None:
         require_same_shape(start, step.shape, latent_dim)
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
+        if served is not None:
+            served.require_zeros(parameters.loadings, step.shape)
+    elif served is not None:
+        parameters = supported_start(covariance, step.shape, served, noise_model, generator)
+    else:
+        parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
     parameters = parameters.with_floor(noise_model.floor)
     if prior is not None:
         parameters = prior.turned(parameters, most_rounds=200)
@@ -134,7 +147,15 @@ def fit_em(
         return Evaluation(point, moments, moments.log_likelihood, objective)
 
     def improve(found: Evaluation[Parameters, Moments]) -> Parameters:
-        image = maximize(step, found.moments, noise_model, expand=expand, loadings_prior=prior, current=found.point)
+        image = maximize(
+            step,
+            found.moments,
+            noise_model,
+            expand=expand,
+            loadings_prior=prior,
+            current=found.point,
+            support=served,
+        )
         turned = image if prior is None else prior.turned(image, most_rounds=1)
         if turned is not image:
             guess.reset()  # the past was about other axes
