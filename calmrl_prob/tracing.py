@@ -6,7 +6,8 @@ the :class:`BoundModel`'s own parameters, and torch's random numbers go on after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,9 @@ from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 PLATE = "instances"
 #: What Pyro adds to the names of the two halves of a site with ``obs_mask``.
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
+
+#: Relative size of a perturbation of parameters; its square is added for those at 0.
+_PERTURBATION = 0.01
 
 PyroModel = Callable[..., Any]
 
@@ -116,6 +120,23 @@ class BoundModel(nn.Module):
             self.own[key] = nn.Parameter(start.clone())
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """The model with every parameter moved by a little, always in the same way, until the end of the block."""
+        parameters = list(self.parameters())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
 
     def call(
         self,

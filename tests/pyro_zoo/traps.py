@@ -194,18 +194,18 @@ def indices_of_the_plate() -> Conjugate:
 
 @conjugate
 def few_slopes_among_many() -> Conjugate:
-    """Random slopes for the oldest few of 3,000 rows, whose ages all differ."""
-    data = make_data(3000)
+    """Random slopes for the oldest few of 1,100 rows, whose ages all differ."""
+    data = make_data(1100)
 
     def model(data: MultimodalData) -> None:
-        old = torch.relu(covariate(data, "age") - 2.8)[:, None]
+        old = torch.relu(covariate(data, "age") - 2.2)[:, None]
         with pyro.plate("instances", len(data)):
             z = latent(2)
             for name in data.names:
                 observe(name, affine(z * (1 + 5 * old), name), tensor(S[name]), data)
 
     def truth(row: int) -> Mixture:
-        stretch = 1 + 5 * max(data.covariates["age"][row] - 2.8, 0)
+        stretch = 1 + 5 * max(data.covariates["age"][row] - 2.2, 0)
         return [(1.0, standard({name: w * stretch for name, w in W.items()}, B, S))]
 
     return Conjugate(model, data, truth, form="by instance")
@@ -355,14 +355,14 @@ def scale_in_small_units() -> NotConjugate:
 
 @not_conjugate
 def nonlinear_for_the_oldest() -> NotConjugate:
-    """The oldest few of 3,000 rows, whose ages all differ."""
+    """The oldest few of 1,100 rows, whose ages all differ."""
 
     def model(data: MultimodalData) -> None:
-        old = torch.relu(covariate(data, "age") - 2.8)[:, None]
+        old = torch.relu(covariate(data, "age") - 2.2)[:, None]
         with pyro.plate("instances", len(data)):
             plain(data, (lambda z: z + old * z**2)(latent(2)))
 
-    return NotConjugate(model, make_data(3000), "image", "location not affine")
+    return NotConjugate(model, make_data(1100), "image", "location not affine")
 
 
 @not_conjugate
