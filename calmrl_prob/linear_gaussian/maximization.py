@@ -103,6 +103,8 @@ def maximize(
         joint = torch.cat([torch.cholesky_solve(right[part].mT, lower).mT for part, lower in parts])
     count = step.feature_count.clamp(min=1)
     loadings, intercepts = joint[:, :-1], joint[:, -1]
+    if support is not None:  # a penalised step leaves what rounding makes of 0
+        loadings = loadings * support.mask[step.shape.feature_modality]
     residual = step.totals.square - (joint * right).sum(1)
     if penalty is not None:
         residual = residual - penalty.pull(loadings)

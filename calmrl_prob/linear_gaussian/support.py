@@ -1,8 +1,8 @@
 """Latents that serve chosen modalities only: shared and private ones, say.
 
-With S (M, K) boolean, the loadings of modality m are W^m[:, k] = 0 wherever S_mk is false. EM keeps its closed form: the
-M-step of a modality is the same least-squares problem on the latents that serve it. Parameter expansion may mix only
-latents that serve the same modalities, which keep the zeros where they are.
+With S (M, K) boolean, the loadings of modality m are W^m[:, k] = 0 wherever S_mk is false. EM keeps its closed form:
+the M-step of a modality is the same least-squares problem on the latents that serve it. Parameter expansion may mix
+only latents that serve the same modalities, which keeps the zeros where they are.
 
 Sources: Tucker, An inter-battery method of factor analysis (1958); Bach & Jordan, A probabilistic interpretation of
 canonical correlation analysis (2005); Klami, Virtanen & Kaski, Bayesian canonical correlation analysis (2013).
@@ -11,7 +11,7 @@ canonical correlation analysis (2005); Klami, Virtanen & Kaski, Bayesian canonic
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class Support:
         kept = served[:, :, None] & served[:, None, :]
         latent = moments.latent.clone()
         latent[:-1] = torch.where(kept, latent[:-1], torch.diag_embed((~served).to(latent.dtype)))
-        return Moments(moments.log_likelihood, moments.cross * self.mask[modality], latent)
+        return replace(moments, cross=moments.cross * self.mask[modality], latent=latent)
 
     @property
     def interchangeable(self) -> Tensor:
