@@ -30,7 +30,7 @@ from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 from calmrl_prob.probing import Component, Prober
 from calmrl_prob.structures import find_structures, row_offsets
-from calmrl_prob.tracing import BoundModel, PyroModel
+from calmrl_prob.tracing import BoundModel, Call, PyroModel
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,16 @@ class ConjugateForm:
     def read(self, values: Mapping[str, Tensor] | None = None) -> tuple[LinearGaussian | LinearGaussianMixture, ...]:
         """All structures, read again like :meth:`linear_gaussian`."""
         return tuple(_form(self.prober, found) for found in self.prober.read(self.data, self.representatives, values))
+
+    def read_with_prior(
+        self, values: Mapping[str, Tensor]
+    ) -> tuple[tuple[LinearGaussian | LinearGaussianMixture, ...], Tensor]:
+        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both."""
+        calls: list[Call] = []
+        found = self.prober.read(self.data, self.representatives, values, calls)
+        terms = [site.scale * site.fn.log_prob(site.value).sum().double() for site in calls[0].globals.values()]
+        log_prior = torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+        return tuple(_form(self.prober, components) for components in found), log_prior
 
     def read_offsets(
         self, values: Mapping[str, Tensor] | None = None
@@ -235,7 +245,7 @@ def discover(
         few = torch.unique(torch.cat([few, *partial]).cpu())
     call = bound.call(seen.subset(few), values, densities=True)
     if call.factors:
-        raise extra_factor(call.factors[0])
+        raise extra_factor(next(iter(call.factors)))
     prober = Prober(bound, call)
     prober.require_gaussian(call)
     probe = Probe(prober, seen, values)

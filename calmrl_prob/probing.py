@@ -188,7 +188,11 @@ class Prober:
         return found
 
     def read(
-        self, data: MultimodalData, rows: Tensor, values: Mapping[str, Tensor] | None = None
+        self,
+        data: MultimodalData,
+        rows: Tensor,
+        values: Mapping[str, Tensor] | None = None,
+        calls: list[Call] | None = None,
     ) -> list[list[Component]]:
         """The affine maps as they are for each of some instances: for each, its components.
 
@@ -197,6 +201,7 @@ class Prober:
             rows: (G, 1 + M) int64: the instance to read the latents' priors at, and one for each modality, which has
                 it: a model need not give a sensible location where a modality is missing.
             values: of global latents.
+            calls: takes in the calls of the model that were made, for what else they hold.
         """
         count = self.latent_dim + 1
         probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
@@ -204,7 +209,10 @@ class Prober:
         batch = data.subset(distinct.repeat_interleave(count))
         found: list[list[Component]] = [[] for _ in range(len(rows))]
         for assignment in self.assignments():
-            for evaluation in self.evaluate(batch, probes.repeat(len(distinct), 1), assignment, values)[0]:
+            evaluations, call = self.evaluate(batch, probes.repeat(len(distinct), 1), assignment, values)
+            if calls is not None:
+                calls.append(call)
+            for evaluation in evaluations:
                 read = [_component(evaluation, slice(u * count, (u + 1) * count)) for u in range(len(distinct))]
                 for g, (own, *others) in enumerate(place.tolist()):
                     sites = {name: read[own].sites[name] for name in self.latents}

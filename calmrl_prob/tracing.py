@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._arguments import described
+from calmrl_prob._randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 
@@ -159,15 +160,13 @@ class BoundModel(nn.Module):
                 parameter store, or has a site whose density is not finite.
         """
         given = {**self.values, **(values or {})}
-        devices = [data.device] if data.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(devices),
+            seeded(seed, data.device),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
             poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):
-            _seed(seed, devices)
             try:
                 self(data)
                 _require_shapes(tracer.trace)
@@ -236,7 +235,7 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: names of ``pyro.factor`` statements in the plate, and of observed labels and covariates.
+        factors: ``pyro.factor`` statements in the plate, and labels and covariates that are observed.
         constants: observed sites and factors outside the plate, such as a global latent that was conditioned on.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
@@ -244,7 +243,7 @@ class Call:
     latents: dict[str, Site] = field(default_factory=dict)
     observed: dict[str, Site] = field(default_factory=dict)
     globals: dict[str, Site] = field(default_factory=dict)
-    factors: list[str] = field(default_factory=list)
+    factors: dict[str, Site] = field(default_factory=dict)
     constants: dict[str, Site] = field(default_factory=dict)
     unobserved: dict[str, Site] = field(default_factory=dict)
 
@@ -295,11 +294,11 @@ class Call:
         if is_observed and site.axis is None and not named:
             self.constants[site.name] = site
         elif isinstance(site.fn, Unit):
-            self.factors.append(site.name)
+            self.factors[site.name] = site
         elif is_observed:
             modality = site.name if site.name in data else stem
             if modality not in data and modality in _columns(data):
-                self.factors.append(site.name)
+                self.factors[site.name] = site
                 return
             if modality not in data:
                 raise ModelError(
@@ -348,13 +347,6 @@ class Call:
                     f"site {site.name!r}: expected {len(data)} instances along the plate {PLATE!r}, got the batch "
                     f"shape {tuple(site.fn.batch_shape)}; give the plate the size len(data)."
                 )
-
-
-def _seed(seed: int, devices: list[torch.device]) -> None:
-    """What ``torch.manual_seed`` does, but for half a millisecond spent on devices that are not there."""
-    torch.default_generator.manual_seed(seed)
-    if devices:
-        torch.cuda.manual_seed_all(seed)
 
 
 class _Substitute(Messenger):
