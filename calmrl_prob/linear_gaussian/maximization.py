@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
+from calmrl_prob.linear_gaussian.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.penalties import LoadingsPenalty
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -67,8 +68,28 @@ class NoiseModel:
         return float(terms.sum())
 
 
+class Summary(Protocol):
+    """What the M-step reads of the data itself; every ``ExpectationStep`` has it.
+
+    Attributes:
+        shape: the stacked layout.
+        totals: sums over the rows, weighted where rows have weights.
+        feature_count: (D,) rows that have each feature.
+        feature_group: (D,) int64, the group of each feature.
+    """
+
+    @property
+    def shape(self) -> Shape: ...  # noqa: D102
+    @property
+    def totals(self) -> Totals: ...  # noqa: D102
+    @property
+    def feature_count(self) -> Tensor: ...  # noqa: D102
+    @property
+    def feature_group(self) -> Tensor: ...  # noqa: D102
+
+
 def maximize(
-    step: ExpectationStep,
+    step: Summary,
     moments: Moments,
     noise_model: NoiseModel,
     *,
@@ -80,7 +101,7 @@ def maximize(
     """The parameters that the moments ask for.
 
     Args:
-        step: where the moments come from; gives the layout and the constants of the data.
+        step: the layout and the constants of the data, such as the E-step that the moments come from.
         moments: from ``step``.
         noise_model: the form of the noise.
         expand: whether to expand parameters (PX-EM).
@@ -145,7 +166,7 @@ class PenalisedStep:
         precision = prior.precision(current.loadings)[prior.shape.feature_modality]
         return cls(precision, current.noise_variance / prior.scale, prior.scale)
 
-    def solve(self, step: ExpectationStep, factor: Tensor, right: Tensor) -> Tensor:
+    def solve(self, step: Summary, factor: Tensor, right: Tensor) -> Tensor:
         """[W, mu], shape (D, K + 1): rows b_d (C + r_d A)^-1 with C = L L^T the moments of z~ and A = diag(alpha, 0).
 
         L^-1 A L^-T = U S U^T, found once for each group, leaves a division for each feature: with X = L^-T U,
@@ -180,7 +201,7 @@ class PenalisedStep:
         return (2 * count * variance / (count + discriminant)).sqrt()
 
 
-def expected_residual(step: ExpectationStep, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
+def expected_residual(step: Summary, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
     """What [W, mu], shape (D, K + 1), leaves unexplained, over the rows that have each feature.
 
     Returns:
