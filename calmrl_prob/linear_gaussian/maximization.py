@@ -31,6 +31,7 @@ from calmrl_prob.linear_gaussian.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.penalties import LoadingsPenalty
 from calmrl_prob.linear_gaussian.posterior import factorize
+from calmrl_prob.linear_gaussian.support import Support
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def maximize(
     expand: bool,
     loadings_prior: LoadingsPenalty | None = None,
     current: Parameters | None = None,
+    support: Support | None = None,
 ) -> Parameters:
     """The parameters that the moments ask for.
 
@@ -105,7 +107,10 @@ def maximize(
         expand: whether to expand parameters (PX-EM).
         loadings_prior: penalises loadings; None for maximum likelihood.
         current: the parameters that the moments were taken at; needed with ``loadings_prior``.
+        support: which latents serve which modality; all serve all if None.
     """
+    if support is not None:
+        moments = support.restrict(step, moments)
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
     factor = factorize(moments.latent[:-1])
     penalty = None
@@ -119,6 +124,8 @@ def maximize(
         joint = torch.cat([torch.cholesky_solve(right[part].mT, lower).mT for part, lower in parts])
     count = step.feature_count.clamp(min=1)
     loadings, intercepts = joint[:, :-1], joint[:, -1]
+    if support is not None:  # a penalised step leaves what rounding makes of 0
+        loadings = loadings * support.mask[step.shape.feature_modality]
     residual = step.totals.square - (joint * right).sum(1)
     if penalty is not None:
         residual = residual - penalty.pull(loadings)
@@ -129,6 +136,8 @@ def maximize(
         every = moments.latent[-1] / moments.latent[-1, -1, -1]
         mean = every[-1, :-1]
         covariance = every[:-1, :-1] - torch.outer(mean, mean)
+        if support is not None:
+            covariance = covariance * support.interchangeable
         intercepts = intercepts + loadings @ mean
         if penalty is None:
             loadings = loadings @ factorize(covariance)
