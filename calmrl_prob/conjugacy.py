@@ -16,7 +16,7 @@ Vocabulary after PyMC's ``marginalize``; the probing is this project's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 from calmrl_prob.probing import Component, Prober
 from calmrl_prob.structures import find_structures, row_offsets
-from calmrl_prob.tracing import BoundModel, PyroModel
+from calmrl_prob.tracing import BoundModel, Call, PyroModel
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,20 @@ class ConjugateForm:
         """All structures, read again like :meth:`linear_gaussian`."""
         return tuple(_form(self.prober, found) for found in self.prober.read(self.data, self.representatives, values))
 
+    def read_with_prior(
+        self, values: Mapping[str, Tensor]
+    ) -> tuple[tuple[LinearGaussian | LinearGaussianMixture, ...], Tensor]:
+        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both.
+
+        What is observed outside the plate counts with it, penalties of parameters by ``pyro.factor`` among them.
+        """
+        calls: list[Call] = []
+        found = self.prober.read(self.data, self.representatives, values, calls)
+        outside = (*calls[0].globals.values(), *calls[0].constants.values())
+        terms = [site.scale * site.fn.log_prob(site.value).sum().double() for site in outside]
+        log_prior = torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+        return tuple(_form(self.prober, components) for components in found), log_prior
+
     def read_offsets(
         self, values: Mapping[str, Tensor] | None = None
     ) -> tuple[Mapping[str, Tensor] | None, Tensor | None]:
@@ -187,7 +201,12 @@ def linear_gaussian(
 
 @torch.no_grad()
 def discover(
-    model: PyroModel, data: MultimodalData, values: Mapping[str, Tensor] | None = None, *, check: bool = True
+    model: PyroModel,
+    data: MultimodalData,
+    values: Mapping[str, Tensor] | None = None,
+    *,
+    check: bool = True,
+    generic: bool = False,
 ) -> ConjugateForm:
     """Find the linear-Gaussian form of a Pyro model on some data.
 
@@ -196,6 +215,8 @@ def discover(
         data: the instances.
         values: of global latents; without them, a draw from their priors.
         check: probe for all conditions. Without it the form is only read: for a model that was checked before.
+        generic: look for the form that holds for other parameter values too, as fitting needs it: what the form depends
+            on is probed with parameters moved a little, so that a coefficient that stands at 0 hides nothing.
 
     Raises:
         NotConjugateError, ModelError, ArgumentTypeError: as :func:`linear_gaussian` does, save that mixtures,
@@ -215,6 +236,12 @@ def discover(
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
+    if generic:
+        bound.call(data.subset(slice(0, 1)), values)  # makes the parameters that pyro.param statements are yet to make
+        with bound.perturbed():
+            form = discover(bound, data, values, check=check)
+        offsets, latent_offset = form.read_offsets(values)
+        return replace(form, structures=form.read(values), offsets=offsets, latent_offset=latent_offset)
     seen, reads = watched(data)
     few = spread_rows(data, 5)
     if data.has_partial_rows:  # the densities of rows that lack single features are to be looked at too
@@ -222,7 +249,7 @@ def discover(
         few = torch.unique(torch.cat([few, *partial]).cpu())
     call = bound.call(seen.subset(few), values, densities=True)
     if call.factors:
-        raise extra_factor(call.factors[0])
+        raise extra_factor(next(iter(call.factors)))
     prober = Prober(bound, call)
     prober.require_gaussian(call)
     probe = Probe(prober, seen, values)

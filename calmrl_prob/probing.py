@@ -191,7 +191,11 @@ class Prober:
         return found
 
     def read(
-        self, data: MultimodalData, rows: Tensor, values: Mapping[str, Tensor] | None = None
+        self,
+        data: MultimodalData,
+        rows: Tensor,
+        values: Mapping[str, Tensor] | None = None,
+        calls: list[Call] | None = None,
     ) -> list[list[Component]]:
         """The affine maps as they are for each of some instances: for each, its components.
 
@@ -200,6 +204,7 @@ class Prober:
             rows: (G, 1 + M) int64: the instance to read the latents' priors at, and one for each modality, which has
                 it: a model need not give a sensible location where a modality is missing.
             values: of global latents.
+            calls: takes in the calls of the model that were made, for what else they hold.
         """
         count = self.latent_dim + 1
         probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
@@ -209,7 +214,9 @@ class Prober:
             read: list[list[Component]] = []  # of each instance, its components
             for some in distinct.split(max(1, _MOST_ROWS // count)):
                 batch = data.subset(some.repeat_interleave(count))
-                evaluations = self.evaluate(batch, probes.repeat(len(some), 1), assignment, values)[0]
+                evaluations, call = self.evaluate(batch, probes.repeat(len(some), 1), assignment, values)
+                if calls is not None:
+                    calls.append(call)
                 for u in range(len(some)):
                     read.append([_component(each, slice(u * count, (u + 1) * count)) for each in evaluations])
             for g, (own, *others) in enumerate(place.tolist()):

@@ -6,7 +6,8 @@ the :class:`BoundModel`'s own parameters, and torch's random numbers go on after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._arguments import described
+from calmrl_prob._randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 
@@ -27,6 +29,9 @@ from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 PLATE = "instances"
 #: What Pyro adds to the names of the two halves of a site with ``obs_mask``.
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
+
+#: Relative size of a perturbation of parameters; its square is added for those at 0.
+_PERTURBATION = 0.01
 
 PyroModel = Callable[..., Any]
 
@@ -117,6 +122,23 @@ class BoundModel(nn.Module):
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
 
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """The model with every parameter moved by a little, always in the same way, until the end of the block."""
+        parameters = list(self.parameters())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
+
     def call(
         self,
         data: MultimodalData,
@@ -138,15 +160,13 @@ class BoundModel(nn.Module):
                 parameter store, or has a site whose density is not finite.
         """
         given = {**self.values, **(values or {})}
-        devices = [data.device] if data.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(devices),
+            seeded(seed, data.device),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
             poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):
-            _seed(seed, devices)
             try:
                 self(data)
                 _require_shapes(tracer.trace)
@@ -215,7 +235,7 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: names of ``pyro.factor`` statements in the plate, and of observed labels and covariates.
+        factors: ``pyro.factor`` statements in the plate, and labels and covariates that are observed.
         constants: observed sites and factors outside the plate, such as a global latent that was conditioned on.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
@@ -223,7 +243,7 @@ class Call:
     latents: dict[str, Site] = field(default_factory=dict)
     observed: dict[str, Site] = field(default_factory=dict)
     globals: dict[str, Site] = field(default_factory=dict)
-    factors: list[str] = field(default_factory=list)
+    factors: dict[str, Site] = field(default_factory=dict)
     constants: dict[str, Site] = field(default_factory=dict)
     unobserved: dict[str, Site] = field(default_factory=dict)
 
@@ -274,11 +294,11 @@ class Call:
         if is_observed and site.axis is None and not named:
             self.constants[site.name] = site
         elif isinstance(site.fn, Unit):
-            self.factors.append(site.name)
+            self.factors[site.name] = site
         elif is_observed:
             modality = site.name if site.name in data else stem
             if modality not in data and modality in _columns(data):
-                self.factors.append(site.name)
+                self.factors[site.name] = site
                 return
             if modality not in data:
                 raise ModelError(
@@ -327,13 +347,6 @@ class Call:
                     f"site {site.name!r}: expected {len(data)} instances along the plate {PLATE!r}, got the batch "
                     f"shape {tuple(site.fn.batch_shape)}; give the plate the size len(data)."
                 )
-
-
-def _seed(seed: int, devices: list[torch.device]) -> None:
-    """What ``torch.manual_seed`` does, but for half a millisecond spent on devices that are not there."""
-    torch.default_generator.manual_seed(seed)
-    if devices:
-        torch.cuda.manual_seed_all(seed)
 
 
 class _Substitute(Messenger):
