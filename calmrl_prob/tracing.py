@@ -235,7 +235,7 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: ``pyro.factor`` statements in the plate, and labels and covariates that are observed.
+        factors: ``pyro.factor`` statements in the plate, and observed labels and covariates.
         constants: observed sites and factors outside the plate, such as a global latent that was conditioned on.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
@@ -285,6 +285,12 @@ class Call:
             call._put(site, node["is_observed"], data)
         call._require(plates, data)
         return call
+
+    def log_prior(self) -> Tensor:
+        """The log density of what stands outside the plate, (), nats: global latents, and what is observed there."""
+        sites = [*self.globals.values(), *self.constants.values()]
+        terms = [site.scale * site.fn.log_prob(site.value).sum().double() for site in sites]
+        return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
     def _put(self, site: Site, is_observed: bool, data: MultimodalData) -> None:
         stem = site.name.removesuffix(_OBSERVED)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,9 @@ class CollapsedModel:
             start = place.stop
         self.dim = start
         self._evidence = FormEvidence(form, data, _EVALUATIONS, statistics)
+        if form.offsets is None:  # all that is read of the data from now on are the few rows that stand for the others
+            rows, representatives = torch.unique(form.representatives, return_inverse=True)
+            self.form = replace(form, data=form.data.subset(rows), representatives=representatives)
         if statistics is None:
             self.num_values = float(sum(int(data.feature_mask(name).sum()) for name in data.names))
         else:

@@ -110,7 +110,7 @@ def maximize(
         support: which latents serve which modality; all serve all if None.
     """
     if support is not None:
-        moments = support.restrict(step, moments)
+        moments = support.restrict(step.shape, moments)
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
     factor = factorize(moments.latent[:-1])
     penalty = None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
+from calmrl_prob.linear_gaussian.expectation import Moments
 from calmrl_prob.linear_gaussian.parameters import Shape
 
 
@@ -65,17 +65,17 @@ class Support:
             name = list(shape.dims)[int(shape.feature_modality[feature])]
             raise ArgumentError(f"start: modality '{name}' loads on latent {latent}, which support does not let it.")
 
-    def restrict(self, step: ExpectationStep, moments: Moments) -> Moments:
+    def restrict(self, shape: Shape, moments: Moments) -> Moments:
         """Moments whose M-step has its zeros where they must be.
 
         With C and b the matrix and right-hand side of a group's least squares and s what serves it, s s^T * C +
         diag(1 - s) and s * b are solved by the solution on the latents that serve it, and 0 on the others.
 
         Args:
-            step: the E-step that the moments come from.
-            moments: its result; the last of ``latent``, over all rows, stays as it is.
+            shape: the stacked layout.
+            moments: of an E-step; the last of ``latent``, over all rows, stays as it is.
         """
-        modality = step.shape.feature_modality
+        modality = shape.feature_modality
         served = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         if len(moments.latent) - 1 == len(modality):  # groups are features
             served = served[modality]
