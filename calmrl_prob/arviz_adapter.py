@@ -78,6 +78,34 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
     return tree
 
 
+def chain_diagnostics(draws: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Rank-normalised split R-hat and effective sample sizes, of bulk and tails, of each entry of each quantity.
+
+    Source: Vehtari, Gelman, Simpson, Carpenter & Buerkner, Rank-Normalization, Folding, and Localization (2021).
+
+    Args:
+        draws: quantities of shape (C, S, ...), C chains of S draws.
+
+    Returns:
+        "r_hat", "ess_bulk" and "ess_tail", each with an array (...) for every quantity.
+
+    Example:
+        >>> found = chain_diagnostics({"z": np.random.default_rng(0).normal(size=(4, 200, 3))})
+        >>> found["r_hat"]["z"].shape, bool((found["ess_bulk"]["z"] > 400).all())
+        ((3,), True)
+    """
+    import arviz  # here, not above: it takes seconds
+
+    dims = {name: ("chain", "draw", *(f"{name}_{i}" for i in range(array.ndim - 2))) for name, array in draws.items()}
+    dataset = xr.Dataset({name: (dims[name], array) for name, array in draws.items()})
+    found = {
+        "r_hat": arviz.rhat(dataset),
+        "ess_bulk": arviz.ess(dataset, method="bulk"),
+        "ess_tail": arviz.ess(dataset, method="tail"),
+    }
+    return {measure: {name: np.asarray(values[name]) for name in draws} for measure, values in found.items()}
+
+
 def _storable(values: NDArray[Any]) -> NDArray[Any]:
     """The array as netCDF can store it: objects become texts."""
     array: NDArray[Any] = np.asarray(values)

@@ -157,10 +157,10 @@ def _draw(
     """Latents (S, N, K); for each modality kept, its location and a draw about it, (S, N, D); log p(x | z), (S, N)."""
     generator = seeded_generator(seed, data.device)
     num_instances = len(data)
-    shape, where = (num_draws, num_instances), {"device": data.device}
-    signals = {n: torch.empty(*shape, result.dims[n], dtype=data.dtype, **where) for n in kept}
+    shape, device = (num_draws, num_instances), data.device
+    signals = {n: torch.empty(*shape, result.dims[n], dtype=data.dtype, device=device) for n in kept}
     predictions = {name: torch.empty_like(signal) for name, signal in signals.items()}
-    densities = {name: torch.empty(*shape, dtype=torch.float64, **where) for name in result.dims}
+    densities = {name: torch.empty(*shape, dtype=torch.float64, device=device) for name in result.dims}
     latents = []
     present = {name: data.feature_mask(name) for name in result.dims}
     values = {name: data.filled(name).double() for name in result.dims}

@@ -72,3 +72,10 @@ class ConvergenceWarning(CalmrlWarning):
 
 class UnfittedWarning(CalmrlWarning):
     """A model is asked about data while its parameters are still the random ones that it starts from."""
+
+
+class ReliabilityWarning(CalmrlWarning):
+    """An approximate method finished, and its own diagnostics say that the result may be off.
+
+    Divergent transitions, R-hat above 1.01, a Pareto k-hat above 0.7. The numbers are in the result's diagnostics.
+    """

@@ -1,4 +1,4 @@
-"""SharedLatentModel, the generative model of CalMRL in Pyro, and ConjugateGuide, its exact posterior as a Pyro guide.
+"""SharedLatentModel, the generative model of CalMRL in Pyro.
 
     z_n     ~ N(m0, S0)                               in plate "instances", n = 1 .. N
     x_n^m   ~ N(W^m z_n + mu^m, diag(psi^m))          for each modality m that instance n has
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from calmrl_prob._arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.linear_gaussian import LinearGaussian, posterior
+from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import NormalPrior, Prior
 
 #: Names of Pyro sites that no modality may take.
@@ -45,7 +45,7 @@ class SharedLatentModel(PyroModule):
     Pyro's global parameter store, ``state_dict`` holds all there is, and two models never share anything.
 
     To fit it use ``calmrl_prob.fit``, which has closed-form steps. Gradients work too, and with
-    :class:`ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
+    :class:`calmrl_prob.ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
     ``Trace_ELBO().differentiable_loss(model, guide, data)``; ``pyro.infer.SVI`` with a ``pyro.optim`` optimiser does
     the same.
 
@@ -290,61 +290,6 @@ class SharedLatentModel(PyroModule):
             prior_mean,
             prior_covariance,
         )
-
-
-class ConjugateGuide(nn.Module):
-    """The exact posterior of a :class:`SharedLatentModel` as a Pyro guide; it has nothing to learn.
-
-        q(z_n) = N(z_n; V_n h_n, V_n) = p(z_n | x_n)
-
-    Since log p(x, z) - log q(z) = log p(x) whatever z is, the ELBO equals the log marginal likelihood for every single
-    draw, and so do the gradients, which run through the guide too: gradient steps on this ELBO are steps on the exact
-    marginal likelihood. Draws and densities take N K^2 numbers; for many instances use ``calmrl_prob.posterior``.
-
-    For posterior predictive draws take the model's observations away, but not the guide's::
-
-        Predictive(pyro.poutine.uncondition(model), guide=ConjugateGuide(model), num_samples=500)(data)
-
-    Args:
-        model: the model; its current parameters are read at each call.
-
-    Raises:
-        ArgumentTypeError: it is not a SharedLatentModel.
-
-    Example:
-        >>> from pyro.infer import Trace_ELBO
-        >>> model = SharedLatentModel({"image": 3, "text": 2}, latent_dim=2)
-        >>> data = MultimodalData({"image": torch.ones(4, 3), "text": torch.ones(4, 2)})
-        >>> elbo = -Trace_ELBO().loss(model, ConjugateGuide(model), data)
-        >>> exact = posterior(model.linear_gaussian(), data.to(torch.float64).blocks).log_marginal.sum()
-        >>> abs(elbo - exact.item()) < 1e-9
-        True
-    """
-
-    def __init__(self, model: SharedLatentModel) -> None:
-        super().__init__()
-        if not isinstance(model, SharedLatentModel):
-            raise ArgumentTypeError(f"model: expected a SharedLatentModel, got {described(model)}.")
-        self.model = model
-
-    def forward(self, data: MultimodalData) -> Tensor:
-        """Sample the latents of all instances, (N, K), from the exact posterior.
-
-        Raises:
-            ArgumentTypeError: ``data`` is not MultimodalData.
-            SchemaError: the data have a modality that the model does not know, or of another width.
-        """
-        if not isinstance(data, MultimodalData):
-            raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-        # in the model's type throughout, or rounding in the data's would part guide and model
-        blocks = data.conform(self.model.dims).to(dtype=self.model.dtype).blocks
-        given = posterior(self.model.linear_gaussian(), blocks)
-        factor = torch.linalg.cholesky(given.pattern_covariance)
-        with pyro.plate(PLATE, len(data), dim=-1):
-            z: Tensor = pyro.sample(
-                LATENT_SITE, dist.MultivariateNormal(given.mean, scale_tril=factor[given.pattern_index])
-            )
-        return z
 
 
 def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:

@@ -117,8 +117,11 @@ def test_values_of_global_latents_are_given() -> None:
     with pytest.raises(NotConjugateError, match="W_image") as caught:
         cal.linear_gaussian(loadings_with_priors, case.data)
     assert caught.value.condition == "global latents"
-    lg = cal.linear_gaussian(loadings_with_priors, case.data, case.model.data)
     assert isinstance(case.truth, Normal)
+    values = {f"W_{name}": torch.from_numpy(case.truth.loadings[name]) for name in case.data.names}
+    values |= {f"mu_{name}": torch.from_numpy(case.truth.intercepts[name]) for name in case.data.names}
+    values |= {f"sigma_{name}": torch.tensor(0.9).double() for name in case.data.names}
+    lg = cal.linear_gaussian(loadings_with_priors, case.data, values)
     for modality in lg.names:
         close(lg.loadings[modality], case.truth.loadings[modality], 1e-9)
 

@@ -59,14 +59,14 @@ def test_the_generator_keeps_its_books(seed: int) -> None:
     np.testing.assert_allclose(log_density(case, latents), expected, rtol=1e-6)
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, deadline=None, max_examples=12)
 @given(seeds)
 def test_random_programs_are_solved_exactly(seed: int) -> None:
     check_exact(seed)
 
 
 @pytest.mark.parametrize("bend", BENDS)
-@settings(derandomize=True, deadline=None, max_examples=4)
+@settings(derandomize=True, deadline=None, max_examples=3)
 @given(seeds)
 def test_bent_programs_are_refused(bend: str, seed: int) -> None:
     case, bent = random_program(seed, BENDS[bend])

@@ -119,7 +119,7 @@ def test_mixtures_and_covariates_are_fitted_too(prior: object, route: str, data:
 
 def test_gradient_of_the_evidence_is_that_of_finite_differences(data: cal.MultimodalData) -> None:
     from calmrl_prob.conjugacy import discover
-    from calmrl_prob.inference.gradient import form_evidence
+    from calmrl_prob.inference.evidence import FormEvidence
     from calmrl_prob.tracing import BoundModel
 
     few = data.subset(slice(0, 20))
@@ -127,7 +127,7 @@ def test_gradient_of_the_evidence_is_that_of_finite_differences(data: cal.Multim
     given = cal.MultimodalData({name: few[name] for name in few.names}, covariates={"age": age})
     for prior in (mixture, regression):
         bound = BoundModel(with_prior(prior, given))  # type: ignore[arg-type]
-        evidence = form_evidence(discover(bound, given), given)
+        evidence = FormEvidence(discover(bound, given), given)
         value = evidence()
         value.backward()
         slope = bound.own["slope"]

@@ -18,10 +18,11 @@ from torch import nn
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import impute
 from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal, posterior, predict
-from calmrl_prob.model import ConjugateGuide, SharedLatentModel
+from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import PRIORS, NormalPrior
 from calmrl_prob.serialization import load, save
 from models.calmrl import CalMRL
@@ -313,7 +314,7 @@ def test_only_data_or_a_number_of_instances_are_taken(data: object, error: type[
 
 
 def test_a_guide_needs_a_model_and_a_model_parameters() -> None:
-    with pytest.raises(ArgumentTypeError, match="model: expected a SharedLatentModel, got None"):
+    with pytest.raises(ArgumentTypeError, match="model: expected a SharedLatentModel or a Pyro model, got None"):
         ConjugateGuide(None)
     with pytest.raises(ArgumentTypeError, match=r"linear_gaussian: .*got SharedLatentModel"):
         random_model().load_linear_gaussian(random_model())

@@ -10,10 +10,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.inference import PosteriorResult
+from calmrl_prob.tracing import BoundModel
 from tests.model_cases import DIMS, random_data
 
 DRAWS = 4000
@@ -156,6 +158,47 @@ def test_arviz_takes_every_route(case: Case) -> None:
     assert dict(idata["posterior_predictive"]["text"].sizes)["feature_text"] == DIMS["text"]
     assert idata["posterior"].attrs["route"] == result.route
     assert bool(np.isfinite(idata["log_likelihood"]["text"].values[..., data.observed("text").numpy()]).all())
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_elbo_is_the_evidence_for_every_single_draw(route: str) -> None:
+    """log p(x, z) - log q(z) = log p(x) whatever z is: the traced model's densities against the exact posterior's."""
+    model, data = ROUTES[route][0], example_data()
+    exact = cal.posterior(model, data)
+    bound = BoundModel(model)
+    for z in (*exact.sample(3, seed=4), exact.mean + 5.0):
+        call = bound.call(data, {"z": z}, densities=True)
+        sites = (*call.latents.values(), *call.observed.values())
+        joint = torch.stack([site.instance_log_density() for site in sites]).sum(0)
+        assert torch.allclose(joint - exact.log_density(z), exact.log_marginal, rtol=1e-9, atol=1e-8)
+
+
+def two_sites(data: cal.MultimodalData) -> None:
+    with pyro.plate("instances", len(data)):
+        one = pyro.sample("one", dist.Normal(torch.zeros(()).double(), 1.0))
+        rest = pyro.sample("rest", dist.Normal(one[:, None] * torch.ones(2).double(), 1.0).to_event(1))
+        observe(torch.cat([one[:, None], rest], dim=1), data)
+
+
+def discrete(data: cal.MultimodalData) -> None:
+    means = torch.tensor([[-1.5, 0.0], [1.5, 0.5], [0.0, 3.0]]).double()
+    with pyro.plate("instances", len(data)):
+        group = pyro.sample("group", dist.Categorical(torch.tensor([0.3, 0.5, 0.2]).double()))
+        observe(pyro.sample("z", dist.Normal(means[group], 0.6).to_event(1)), data)
+
+
+GUIDED = {**{name: model for name, (model, _) in ROUTES.items()}, "two sites": two_sites, "discrete": discrete}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_exact_posterior_is_a_guide_for_every_form(name: str) -> None:
+    model, data = GUIDED[name], example_data()
+    exact = float(cal.posterior(model, data).log_marginal.sum())
+    guide = cal.ConjugateGuide(model)
+    for seed in range(3):
+        pyro.set_rng_seed(seed)
+        assert -Trace_ELBO().loss(model, guide, data) == pytest.approx(exact, rel=1e-9)
+    assert not list(pyro.get_param_store().keys())
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -24,6 +24,9 @@ from calmrl_prob.errors import (
     NotConjugateError,
     SchemaError,
 )
+from calmrl_prob.inference.collapsed_map import run_map
+from calmrl_prob.inference.collapsed_nuts import run_nuts
+from calmrl_prob.inference.collapsed_svi import run_collapsed_svi
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.gradient import run_gradient
 from calmrl_prob.inference.posterior import Fittable
@@ -34,7 +37,13 @@ from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: Name -> function of (model, data, seed, callback, **options), which fits the model in place and reports how that
 #: went. The model is Fittable for "em", and a BoundModel for all others.
-FIT_METHODS: dict[str, Callable[..., FitReport]] = {"em": run_em, "gradient": run_gradient}
+FIT_METHODS: dict[str, Callable[..., FitReport]] = {
+    "em": run_em,
+    "gradient": run_gradient,
+    "map": run_map,
+    "nuts": run_nuts,
+    "collapsed svi": run_collapsed_svi,
+}
 
 
 @runtime_checkable
@@ -71,7 +80,8 @@ def fit(
     - "gradient": L-BFGS on the exact evidence, for any Pyro model that is conjugate and has parameters (``pyro.param``
       statements, or those of a module). Options: ``max_iterations``, ``tolerance``.
     - "map": global latents (sites outside the plate) by their joint mode with the latents marginalised exactly; "svi"
-      and "nuts" give their posterior instead, at a cost that does not grow with N where statistics serve.
+      (or "collapsed svi") and "nuts" give their posterior instead, at a cost that does not grow with N where statistics
+      serve. Options: keywords of ``run_map``, ``run_collapsed_svi`` and ``run_nuts`` in ``calmrl_prob.inference``.
     - "svi": stochastic variational inference with an amortised guide, for all other models.
 
     Args:
@@ -124,7 +134,7 @@ def fit(
             "wrap arrays in MultimodalData."
         )
     seed = checked_seed(seed)
-    known = ["auto", *FIT_METHODS]
+    known = list(dict.fromkeys(["auto", "svi", *FIT_METHODS]))
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     start = time.perf_counter()
@@ -159,7 +169,7 @@ def fit(
         options=MappingProxyType(dict(options)),
         report=report,
     )
-    if not result.converged:
+    if not result.converged and not getattr(report, "warned", False):
         warnings.warn(
             f"method {method!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, or "
             "raise tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
@@ -189,7 +199,7 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
             f"data: method {method!r} calls the model on instances and needs MultimodalData, got {described(data)}."
         )
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
-    if method != "auto":
+    if method not in ("auto", "svi"):
         return bound, method
     try:
         form = discover(bound, data)
@@ -197,6 +207,8 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
         if "svi" not in FIT_METHODS:
             raise
         return bound, "svi"
+    if method == "svi":
+        return bound, "collapsed svi" if form.globals and not form.degrees_of_freedom else "svi"
     if form.degrees_of_freedom:
         return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
     return bound, "map" if form.globals else "gradient"

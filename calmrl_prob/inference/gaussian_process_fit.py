@@ -161,15 +161,15 @@ def fit_gaussian_process(
         value = _raise_kernels(step, parameters, prior, places, inducing)
         logger.info("round %d: evidence %.2f with %d weights", iteration, value, len(torch.cat(list(inducing.places))))
     return EMResult(
-        parameters.to_linear_gaussian(step.shape, shift),
-        torch.tensor(evidence, dtype=torch.float64),
-        torch.tensor(objective, dtype=torch.float64),
-        len(objective) - 1,
-        stop_reason == "converged",
-        criterion,
-        options.tolerance,
-        stop_reason,
-        "gaussian process",
+        linear_gaussian=parameters.to_linear_gaussian(step.shape, shift),
+        log_likelihood=torch.tensor(evidence, dtype=torch.float64),
+        objective=torch.tensor(objective, dtype=torch.float64),
+        num_iterations=len(objective) - 1,
+        converged=stop_reason == "converged",
+        criterion=criterion,
+        tolerance=options.tolerance,
+        stop_reason=stop_reason,
+        form="gaussian process",
     )
 
 

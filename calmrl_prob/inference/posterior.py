@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -10,9 +9,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from calmrl_prob._arguments import described
+from calmrl_prob._warnings import level_of_caller
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, UnfittedWarning
+from calmrl_prob.inference.approximate import nuts_posterior, svi_posterior
 from calmrl_prob.inference.discovered import form_posterior, structure_posterior
 from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -55,7 +56,7 @@ class HasPosterior(Protocol):
 Model = LinearGaussian | LinearGaussianMixture | HasLinearGaussian | HasPosterior | PyroModel
 
 #: Name -> function of (Pyro model, data, seed, **options) for models that have no exact posterior.
-APPROXIMATE_ROUTES: dict[str, Callable[..., PosteriorResult]] = {}
+APPROXIMATE_ROUTES: dict[str, Callable[..., PosteriorResult]] = {"svi": svi_posterior, "nuts": nuts_posterior}
 
 
 @torch.no_grad()
@@ -168,21 +169,13 @@ def as_linear_gaussian(model: Model) -> LinearGaussian:
                 "model: it still has the random loadings that it started from, so what it says of the data means "
                 "nothing; fit it with calmrl_prob.fit, or load parameters.",
                 UnfittedWarning,
-                stacklevel=_level_of_caller(),
+                stacklevel=level_of_caller(),
             )
         return model.linear_gaussian().detach()
     raise ArgumentTypeError(
         f"model: expected a SharedLatentModel or a LinearGaussian, got {described(model)}; "
         "or give your class a method linear_gaussian()."
     )
-
-
-def _level_of_caller() -> int:
-    """The ``stacklevel`` at which a warning of the function that calls this points out of calmrl_prob and torch."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("calmrl_prob", "torch"):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def fitted_to(linear_gaussian: LinearGaussian, data: MultimodalData) -> MultimodalData:

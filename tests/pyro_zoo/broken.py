@@ -416,14 +416,38 @@ def mask_by_row_over_features_that_are_missing() -> Broken:
     return Broken(model, make_data(missing="features"), (("image", "text", "audio"), "data.feature_mask"))
 
 
-@broken
-def centred_by_its_own_mean() -> Broken:
-    """The intercept is the mean of whatever rows the model is called with."""
+def standardised_age(data: MultimodalData) -> Broken:
+    """A covariate standardised inside the model, by the rows that it is called with."""
 
     def model(data: MultimodalData) -> None:
+        age = torch.as_tensor(data.covariates["age"])
+        age = ((age - age.mean()) / age.std())[:, None]
         with pyro.plate("instances", len(data)):
             z = latent(2)
             for name in data.names:
-                observe(name, z @ tensor(W[name]).T + data[name].nanmean(0), tensor(S[name]), data)
+                observe(name, z @ tensor(W[name]).T + age, tensor(S[name]), data)
 
-    return Broken(model, make_data(), ("image",))
+    return Broken(model, data, ("image", "other instances"))
+
+
+@broken
+def standardised_covariate() -> Broken:
+    """The mean of a part is not the mean of the whole, and new data would have a mean of their own."""
+    return standardised_age(make_data())
+
+
+@broken
+def standardised_covariate_of_many_rows() -> Broken:
+    """More rows than any chunk has."""
+    return standardised_age(make_data(5000))
+
+
+@broken
+def noise_that_depends_on_the_number_of_rows() -> Broken:
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = latent(2)
+            decode(z, data, ("image", "audio"))
+            observe("text", z @ tensor(W["text"]).T, torch.tensor(float(len(data))).double().rsqrt(), data)
+
+    return Broken(model, make_data(), ("text", "other instances"))

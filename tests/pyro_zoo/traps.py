@@ -192,52 +192,20 @@ def indices_of_the_plate() -> Conjugate:
     return Conjugate(model, data, truth, form="by instance")
 
 
-def standardised_age(data: MultimodalData) -> Conjugate:
-    """A covariate standardised inside the model, by the rows that it is called with."""
-
-    def model(data: MultimodalData) -> None:
-        age = covariate(data, "age")
-        age = ((age - age.mean()) / age.std())[:, None]
-        with pyro.plate("instances", len(data)):
-            z = latent(2)
-            for name in data.names:
-                observe(name, affine(z, name) + age, tensor(S[name]), data)
-
-    age = data.covariates["age"]
-    age = (age - age.mean()) / age.std(ddof=1)
-
-    def truth(row: int) -> Mixture:
-        return [(1.0, standard(W, {name: b + age[row] for name, b in B.items()}, S))]
-
-    return Conjugate(model, data, truth, form="by instance")
-
-
-@conjugate
-def standardised_covariate() -> Conjugate:
-    """As written for data in memory: the mean of a part is not the mean of the whole."""
-    return standardised_age(make_data())
-
-
-@conjugate
-def standardised_covariate_of_many_rows() -> Conjugate:
-    """More rows than any chunk has."""
-    return standardised_age(make_data(5000))
-
-
 @conjugate
 def few_slopes_among_many() -> Conjugate:
-    """Random slopes for the oldest few of 3,000 rows, whose ages all differ."""
-    data = make_data(3000)
+    """Random slopes for the oldest few of 1,100 rows, whose ages all differ."""
+    data = make_data(1100)
 
     def model(data: MultimodalData) -> None:
-        old = torch.relu(covariate(data, "age") - 2.8)[:, None]
+        old = torch.relu(covariate(data, "age") - 2.2)[:, None]
         with pyro.plate("instances", len(data)):
             z = latent(2)
             for name in data.names:
                 observe(name, affine(z * (1 + 5 * old), name), tensor(S[name]), data)
 
     def truth(row: int) -> Mixture:
-        stretch = 1 + 5 * max(data.covariates["age"][row] - 2.8, 0)
+        stretch = 1 + 5 * max(data.covariates["age"][row] - 2.2, 0)
         return [(1.0, standard({name: w * stretch for name, w in W.items()}, B, S))]
 
     return Conjugate(model, data, truth, form="by instance")
@@ -387,14 +355,14 @@ def scale_in_small_units() -> NotConjugate:
 
 @not_conjugate
 def nonlinear_for_the_oldest() -> NotConjugate:
-    """The oldest few of 3,000 rows, whose ages all differ."""
+    """The oldest few of 1,100 rows, whose ages all differ."""
 
     def model(data: MultimodalData) -> None:
-        old = torch.relu(covariate(data, "age") - 2.8)[:, None]
+        old = torch.relu(covariate(data, "age") - 2.2)[:, None]
         with pyro.plate("instances", len(data)):
             plain(data, (lambda z: z + old * z**2)(latent(2)))
 
-    return NotConjugate(model, make_data(3000), "image", "location not affine")
+    return NotConjugate(model, make_data(1100), "image", "location not affine")
 
 
 @not_conjugate
