@@ -19,6 +19,8 @@ from calmrl_prob.inference.progress import Callback
 
 #: The gain still to come is judged from the gains of this many steps.
 _WINDOW = 5
+#: Evaluations that a line search may take.
+_TRIALS = 30
 #: What stands for the loss where the objective is not finite, so that a line search turns back: nats for each value.
 _WALL = 1e6
 
@@ -78,7 +80,16 @@ def ascend(
     tolerance = real_number("tolerance", tolerance, 1e-6)
     if not tolerance >= 0:
         raise ArgumentError(f"tolerance: expected at least 0, got {tolerance}.")
-    optimiser = torch.optim.LBFGS(list(unknowns), max_iter=1, history_size=20, line_search_fn="strong_wolfe")
+    # torch's default for max_eval would leave the line search of a single step one trial; the end is judged below
+    optimiser = torch.optim.LBFGS(
+        list(unknowns),
+        max_iter=1,
+        max_eval=_TRIALS,
+        tolerance_grad=0,
+        tolerance_change=0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
 
     def loss() -> Tensor:
         optimiser.zero_grad()
