@@ -16,7 +16,7 @@ Vocabulary after PyMC's ``marginalize``; the probing is this project's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,7 +126,10 @@ class ConjugateForm:
     def read_with_prior(
         self, values: Mapping[str, Tensor]
     ) -> tuple[tuple[LinearGaussian | LinearGaussianMixture, ...], Tensor]:
-        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both."""
+        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both.
+
+        What is observed outside the plate counts with it, penalties of parameters by ``pyro.factor`` among them.
+        """
         calls: list[Call] = []
         found = self.prober.read(self.data, self.representatives, values, calls)
         return tuple(_form(self.prober, components) for components in found), calls[0].log_prior()
@@ -195,7 +198,12 @@ def linear_gaussian(
 
 @torch.no_grad()
 def discover(
-    model: PyroModel, data: MultimodalData, values: Mapping[str, Tensor] | None = None, *, check: bool = True
+    model: PyroModel,
+    data: MultimodalData,
+    values: Mapping[str, Tensor] | None = None,
+    *,
+    check: bool = True,
+    generic: bool = False,
 ) -> ConjugateForm:
     """Find the linear-Gaussian form of a Pyro model on some data.
 
@@ -204,6 +212,8 @@ def discover(
         data: the instances.
         values: of global latents; without them, a draw from their priors.
         check: probe for all conditions. Without it the form is only read: for a model that was checked before.
+        generic: look for the form that holds for other parameter values too, as fitting needs it: what the form depends
+            on is probed with parameters moved a little, so that a coefficient that stands at 0 hides nothing.
 
     Raises:
         NotConjugateError, ModelError, ArgumentTypeError: as :func:`linear_gaussian` does, save that mixtures,
@@ -223,6 +233,12 @@ def discover(
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
+    if generic:
+        bound.call(data.subset(slice(0, 1)), values)  # makes the parameters that pyro.param statements are yet to make
+        with bound.perturbed():
+            form = discover(bound, data, values, check=check)
+        offsets, latent_offset = form.read_offsets(values)
+        return replace(form, structures=form.read(values), offsets=offsets, latent_offset=latent_offset)
     seen, reads = watched(data)
     few = spread_rows(data, 5)
     if data.has_partial_rows:  # the densities of rows that lack single features are to be looked at too

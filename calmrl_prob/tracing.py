@@ -6,7 +6,8 @@ the :class:`BoundModel`'s own parameters, and torch's random numbers go on after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,9 @@ from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 PLATE = "instances"
 #: What Pyro adds to the names of the two halves of a site with ``obs_mask``.
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
+
+#: Relative size of a perturbation of parameters; its square is added for those at 0.
+_PERTURBATION = 0.01
 
 PyroModel = Callable[..., Any]
 
@@ -84,7 +88,10 @@ class BoundModel(nn.Module):
         answers = _Parameters(self, dict(store.items()))
         with store.scope() as left, answers:
             result = self.model(*args, **kwargs)
-        for name in left["params"]:
+        known = {id(parameter) for parameter in self.parameters()}
+        for name, value in left["params"].items():
+            if isinstance(value, nn.Parameter) and id(value) not in known:  # of a module that the model closes over
+                self.own[_key(name)] = value
             if name not in answers.stated:
                 raise ModelError(
                     f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param "
@@ -113,10 +120,27 @@ class BoundModel(nn.Module):
                 )
             with torch.no_grad():
                 start = transform_to(constraint).inv(initial.detach())
-            key = name.replace(".", "%2E")  # torch allows no dots in names of parameters
+            key = _key(name)
             self.own[key] = nn.Parameter(start.clone())
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """The model with every parameter moved by a little, always in the same way, until the end of the block."""
+        parameters = list(self.parameters())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
 
     def call(
         self,
@@ -334,6 +358,11 @@ class Call:
                 )
 
 
+def _key(name: str) -> str:
+    """The name of a parameter as torch takes it: without dots."""
+    return name.replace(".", "%2E")
+
+
 class _Substitute(Messenger):
     """Sets latent sites to given values."""
 
@@ -367,9 +396,9 @@ class _Parameters(Messenger):
         initial = message["args"][1] if len(message["args"]) > 1 else None
         # modules state their parameters by the same kind of message, but keep the values themselves
         if getattr(message["fn"], "__self__", None) is store and name not in store:
-            if isinstance(initial, nn.Parameter):
-                return
             constraint = message["kwargs"].get("constraint", constraints.real)
+            if isinstance(initial, nn.Parameter) and constraint is constraints.real:
+                return
             # what SVI has made of a parameter in the global store counts for more than where it started
             message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)
             message["done"] = True

@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import nn
 
+from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
@@ -384,7 +385,7 @@ def test_hand_written_models_are_the_library_model(template: type[nn.Module], no
     model.load_linear_gaussian(reference.linear_gaussian())
     z = torch.randn(len(data), 2, dtype=torch.float64)
     torch.testing.assert_close(trace_log_joint(model, data, z), trace_log_joint(reference, data, z), rtol=1e-12, atol=0)
-    lg = model.linear_gaussian()
+    lg = discover(model, data).linear_gaussian()
     assert isinstance(lg, LinearGaussian)
     for mine, theirs in zip(lg.joint(), reference.linear_gaussian().joint(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)

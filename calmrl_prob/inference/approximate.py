@@ -161,7 +161,8 @@ def nuts_posterior(
 
     def place(u: Tensor) -> Tensor:
         moved: Tensor = (scale @ u[..., None]).squeeze(-1)
-        return centre + moved
+        placed: Tensor = centre + moved
+        return placed
 
     def potential(at: dict[str, Tensor]) -> Tensor:
         try:

@@ -1,7 +1,7 @@
-"""Gradient ascent with L-BFGS: the loop that all exact objectives share.
+"""Gradient ascent with L-BFGS: what all exact objectives are maximised by.
 
-Steps take a strong-Wolfe line search over all data at once. Source: Nocedal & Wright, Numerical Optimization (2006),
-chapter 7.
+The steps are SciPy's, over all data at once. Source: Byrd, Lu, Nocedal & Zhu, A limited memory algorithm for bound
+constrained optimization (1995).
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from calmrl_prob._arguments import real_number, whole_number
@@ -19,8 +22,6 @@ from calmrl_prob.inference.progress import Callback
 
 #: The gain still to come is judged from the gains of this many steps.
 _WINDOW = 5
-#: Evaluations that a line search may take.
-_TRIALS = 30
 #: What stands for the loss where the objective is not finite, so that a line search turns back: nats for each value.
 _WALL = 1e6
 
@@ -80,55 +81,69 @@ def ascend(
     tolerance = real_number("tolerance", tolerance, 1e-6)
     if not tolerance >= 0:
         raise ArgumentError(f"tolerance: expected at least 0, got {tolerance}.")
-    # torch's default for max_eval would leave the line search of a single step one trial; the end is judged below
-    optimiser = torch.optim.LBFGS(
-        list(unknowns),
-        max_iter=1,
-        max_eval=_TRIALS,
-        tolerance_grad=0,
-        tolerance_change=0,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        try:
-            value = -objective() / num_values
-        except CalmrlError:  # a trial step out of all range
-            return unknowns[0].new_tensor(_WALL)
-        if not bool(value.isfinite()):
-            return unknowns[0].new_tensor(_WALL)
-        value.backward()
-        return value
-
     trace = [_finite(float(objective().detach()))]
-    stop_reason, criterion, step = "max_iterations", math.inf, 0
-    for step in range(1, max_iterations + 1):
-        before = [unknown.detach().clone() for unknown in unknowns]
-        optimiser.step(loss)
-        value = _value(objective)
-        if not value > trace[-1]:  # NaN too
-            for unknown, kept in zip(unknowns, before, strict=True):
-                unknown.data.copy_(kept)
-            stop_reason, criterion = "rounding", max(0.0, trace[-1] - value) / num_values
-            break
-        trace.append(value)
+    best = [unknown.detach().clone() for unknown in unknowns]
+    wall = abs(trace[0]) + _WALL * num_values
+    reached: list[str] = []
+
+    def place(point: NDArray[np.float64]) -> None:
+        start = 0
+        with torch.no_grad():
+            for unknown in unknowns:
+                part = torch.from_numpy(point[start : start + unknown.numel()])
+                unknown.copy_(part.view(unknown.shape))
+                start += unknown.numel()
+
+    def loss(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        place(point)
+        for unknown in unknowns:
+            unknown.grad = None
+        try:
+            value = -objective()
+        except CalmrlError:  # a trial step out of all range
+            return wall, np.zeros_like(point)
+        if not bool(value.isfinite()):
+            return wall, np.zeros_like(point)
+        value.backward()
+        zeros = [torch.zeros_like(unknown) if unknown.grad is None else unknown.grad for unknown in unknowns]
+        return float(value.detach()), _flat(zeros)
+
+    def after_step(intermediate_result: OptimizeResult) -> None:
+        value = -float(intermediate_result.fun)
+        if value > trace[-1]:
+            place(intermediate_result.x)
+            for kept, unknown in zip(best, unknowns, strict=True):
+                kept.copy_(unknown.detach())
+        trace.append(max(value, trace[-1]))
         if callback is not None:
-            callback(step, value)
-        recent = trace[-1 - min(_WINDOW, step) :]
-        criterion = (recent[-1] - recent[0]) / (len(recent) - 1) / num_values
-        if step >= _WINDOW and criterion <= tolerance:
-            stop_reason = "converged"
-            break
-    return Ascent(torch.tensor(trace, dtype=torch.float64), step, stop_reason, criterion)
+            callback(len(trace) - 1, value)
+        if len(trace) > _WINDOW and (trace[-1] - trace[-1 - _WINDOW]) / _WINDOW / num_values <= tolerance:
+            reached.append("converged")
+            raise StopIteration
+
+    minimize(
+        loss,
+        _flat(unknowns),
+        jac=True,
+        method="L-BFGS-B",
+        callback=after_step,
+        # when to stop is decided above, in units that mean something
+        options={"maxiter": max_iterations, "maxfun": 50 * max_iterations, "maxcor": 20, "ftol": 0.0, "gtol": 0.0},
+    )
+    with torch.no_grad():
+        for unknown, kept in zip(unknowns, best, strict=True):
+            unknown.copy_(kept)
+            unknown.grad = None
+    steps = len(trace) - 1
+    stop_reason = reached[0] if reached else "max_iterations" if steps >= max_iterations else "rounding"
+    window = min(_WINDOW, steps)
+    criterion = (trace[-1] - trace[-1 - window]) / window / num_values if window else 0.0
+    return Ascent(torch.tensor(trace, dtype=torch.float64), steps, stop_reason, criterion)
 
 
-def _value(objective: Callable[[], Tensor]) -> float:
-    try:
-        return float(objective().detach())
-    except CalmrlError:
-        return math.nan
+def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
+    flat: NDArray[np.float64] = torch.cat([t.detach().double().cpu().flatten() for t in tensors]).numpy()
+    return flat.copy()
 
 
 def _finite(value: float) -> float:

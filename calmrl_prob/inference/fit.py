@@ -29,7 +29,7 @@ from calmrl_prob.inference.collapsed_nuts import run_nuts
 from calmrl_prob.inference.collapsed_svi import run_collapsed_svi
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.gradient import run_gradient
-from calmrl_prob.inference.posterior import Fittable
+from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback, progress_bar
 from calmrl_prob.inference.result import FitReport, FitResult
 from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, SufficientStatistics
@@ -126,7 +126,7 @@ def fit(
     if not callable(model) and not isinstance(model, Fittable | HasFit):
         raise ArgumentTypeError(
             f"model: expected a SharedLatentModel or a Pyro model, got {described(model)}; or give your class dims, "
-            "latent_dim, noise, linear_gaussian() and load_linear_gaussian()."
+            "latent_dim, noise and load_linear_gaussian()."
         )
     if not isinstance(data, MultimodalData | SufficientStatistics):
         raise ArgumentTypeError(
@@ -183,7 +183,8 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     """The model as the method takes it, and the method that "auto" stands for."""
     if isinstance(model, Fittable) and not isinstance(model, type) and method in ("auto", "em"):
         try:
-            model.linear_gaussian()
+            if isinstance(model, HasLinearGaussian):
+                model.linear_gaussian()
         except NotConjugateError:
             if method == "em":
                 raise
@@ -191,7 +192,7 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
             return model, "em"
     if method == "em":
         raise ArgumentTypeError(
-            f"model: method 'em' needs dims, latent_dim, noise, linear_gaussian() and load_linear_gaussian(), which "
+            f"model: method 'em' needs dims, latent_dim, noise and load_linear_gaussian(), which "
             f"{described(model)} lacks; use another method, or 'auto'."
         )
     if not isinstance(data, MultimodalData):

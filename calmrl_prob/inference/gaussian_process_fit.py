@@ -56,15 +56,15 @@ class GaussianProcessOptions:
         tolerance: stop when the gain still to be expected is below this, nats for each observed value.
         noise_floor: least noise variance as a share of the feature's variance.
         noise_pseudo_count: weight of the prior on noise variances, as in ``fit_em``.
-        max_rank: the most weights of all processes together while fitting; more make the evidence that is raised
-            tighter, at a cost that grows with their square.
+        max_rank: the most inducing points for each latent while fitting. Too few favour long length scales, which need
+            fewer.
     """
 
     max_iterations: int = 30
     tolerance: float = 1e-3
     noise_floor: float = 1e-4
     noise_pseudo_count: float = 0.0
-    max_rank: int = 1000
+    max_rank: int = 400
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GaussianProcessOptions:

@@ -273,7 +273,7 @@ class _Trainer:
         try:
             value = objective()
             gradients = torch.autograd.grad(-value, self._parameters, allow_unused=True)
-        except (ModelError, torch._C._LinAlgError) as error:
+        except (ModelError, RuntimeError) as error:  # torch's error of linear algebra is one
             if not self.seen or not self._optimizer.state:
                 raise
             raise NumericalError(f"SVI ran away ({error}) Lower learning_rate, now {self._rate:g}.") from error
