@@ -29,12 +29,13 @@ from calmrl_prob.inference.gradient import run_gradient
 from calmrl_prob.inference.posterior import Fittable
 from calmrl_prob.inference.progress import Callback, progress_bar
 from calmrl_prob.inference.result import FitReport, FitResult
+from calmrl_prob.inference.svi import run_svi
 from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, SufficientStatistics
 from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: Name -> function of (model, data, seed, callback, **options), which fits the model in place and reports how that
 #: went. The model is Fittable for "em", and a BoundModel for all others.
-FIT_METHODS: dict[str, Callable[..., FitReport]] = {"em": run_em, "gradient": run_gradient}
+FIT_METHODS: dict[str, Callable[..., FitReport]] = {"em": run_em, "gradient": run_gradient, "svi": run_svi}
 
 
 @runtime_checkable
