@@ -25,6 +25,9 @@ from calmrl_prob.tracing import BoundModel, Call, Site
 #: and a power of two, so that dividing by it rounds nothing.
 _REACH = 64.0
 
+#: Rows of one call, at most, where many instances are read.
+_MOST_ROWS = 16384
+
 Assignment = Mapping[str, Tensor]
 
 
@@ -206,18 +209,21 @@ class Prober:
         count = self.latent_dim + 1
         probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
         distinct, place = torch.unique(rows, return_inverse=True)
-        batch = data.subset(distinct.repeat_interleave(count))
         found: list[list[Component]] = [[] for _ in range(len(rows))]
         for assignment in self.assignments():
-            evaluations, call = self.evaluate(batch, probes.repeat(len(distinct), 1), assignment, values)
-            if calls is not None:
-                calls.append(call)
-            for evaluation in evaluations:
-                read = [_component(evaluation, slice(u * count, (u + 1) * count)) for u in range(len(distinct))]
-                for g, (own, *others) in enumerate(place.tolist()):
-                    sites = {name: read[own].sites[name] for name in self.latents}
-                    sites |= {name: read[u].sites[name] for name, u in zip(self.modalities, others, strict=True)}
-                    found[g].append(Component(read[own].log_weight, sites))
+            read: list[list[Component]] = []  # of each instance, its components
+            for some in distinct.split(max(1, _MOST_ROWS // count)):
+                batch = data.subset(some.repeat_interleave(count))
+                evaluations, call = self.evaluate(batch, probes.repeat(len(some), 1), assignment, values)
+                if calls is not None:
+                    calls.append(call)
+                for u in range(len(some)):
+                    read.append([_component(each, slice(u * count, (u + 1) * count)) for each in evaluations])
+            for g, (own, *others) in enumerate(place.tolist()):
+                for c, component in enumerate(read[own]):
+                    sites = {name: component.sites[name] for name in self.latents}
+                    sites |= {name: read[u][c].sites[name] for name, u in zip(self.modalities, others, strict=True)}
+                    found[g].append(Component(component.log_weight, sites))
         return found
 
     def assemble(self, component: Component) -> LinearGaussian:
@@ -240,7 +246,7 @@ class Prober:
         extra = sum(factor.shape[1] for _, factor in noise.values())
         loadings, start = {}, self.latent_dim
         for name, (_, factor) in noise.items():
-            own = sites[name].slope.mT.double()
+            own = sites[name].slope.mT.double().contiguous()  # as strided, products with the data take a fifth longer
             wide = torch.cat([own, own.new_zeros(len(own), extra)], dim=1) if extra else own
             if factor.shape[1]:
                 wide = torch.cat([wide[:, :start], factor, wide[:, start + factor.shape[1] :]], dim=1)
@@ -327,27 +333,36 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     return floor.expand(len(covariance)), torch.linalg.cholesky(covariance - floor * identity)
 
 
-def stack(components: Sequence[Component], name: str, latents: Tensor, origin: Tensor | None = None) -> Gaussian:
-    """One site of n instances, each of a component of its own, at given latents.
+def said(
+    components: Sequence[Component], place: Tensor, name: str, latents: Tensor, origin: Tensor | None = None
+) -> Gaussian:
+    """One site of n instances at given latents, as some components say that it is.
 
     Args:
-        components: n of them.
+        components: G of them.
+        place: (n,) int64, which of them each instance has.
         name: the site.
         latents: (n, K).
-        origin: its means at z = 0, (n, F), in place of the intercepts.
+        origin: its means at z = 0, (n, F), in place of the components' intercepts.
     """
     sites = [component.sites[name] for component in components]
-    slope = torch.stack([site.slope for site in sites])
-    intercept = torch.stack([site.intercept for site in sites]) if origin is None else origin
+    latents = latents.to(sites[0].slope.dtype)
+    if len(sites) == 1:
+        mean = latents @ sites[0].slope
+    else:
+        mean = latents.new_empty(len(latents), sites[0].slope.shape[-1])
+        members = torch.argsort(place).split(torch.bincount(place, minlength=len(sites)).tolist())
+        for site, rows in zip(sites, members, strict=True):
+            mean[rows] = latents[rows] @ site.slope
     rank = max(0 if site.factor is None else site.factor.shape[-1] for site in sites)
-    factor = slope.new_zeros(len(sites), slope.shape[-1], rank)
-    for n, site in enumerate(sites):
+    factor = mean.new_zeros(len(sites), mean.shape[-1], rank)
+    for g, site in enumerate(sites):
         if site.factor is not None:
-            factor[n, :, : site.factor.shape[-1]] = site.factor
+            factor[g, :, : site.factor.shape[-1]] = site.factor
     freedom = [site.degrees_of_freedom for site in sites if site.degrees_of_freedom is not None]
     return Gaussian(
-        intercept + torch.einsum("nk,nkf->nf", latents.to(slope.dtype), slope),
-        torch.stack([site.diagonal for site in sites]),
-        factor if rank else None,
-        torch.stack(freedom) if freedom else None,
+        mean + (torch.stack([site.intercept for site in sites])[place] if origin is None else origin),
+        torch.stack([site.diagonal for site in sites])[place],
+        factor[place] if rank else None,
+        torch.stack(freedom)[place] if freedom else None,
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from calmrl_prob.checks import Probe, spread_rows
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
-from calmrl_prob.probing import Component, stack
+from calmrl_prob.probing import Component, said
 
 #: Rows that the form is verified on, besides one for each distinct value of the covariates read.
 _ROWS = 48
@@ -28,7 +28,7 @@ _MOST_VALUES = 256
 #: With more than this, all rows are verified.
 _MOST_VERIFIED = 1024
 #: Rows evaluated at once where all have to be.
-_CHUNK = 4096
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -63,41 +63,51 @@ def find_structures(probe: Probe, reads: Iterable[str], *, check: bool) -> Struc
     """
     prober, data = probe.prober, probe.data
     everyone, nothing = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.int64)
-    sample = spread_rows(data, _ROWS)
     columns = sorted(set(reads))
     keys = _keys(data, columns) if columns else None
-    if keys is not None and int(keys.max()) < _MOST_VERIFIED:  # one row for each value, so that rare ones are seen too
-        sample = torch.unique(torch.cat([sample, torch.as_tensor(np.unique(keys.numpy(), return_index=True)[1])]))
-    elif keys is not None:
-        sample = everyone
+    sample = spread_rows(data, _ROWS)
+    if keys is not None:  # one row for each value, so that rare ones are seen too; of very many, some
+        first = torch.as_tensor(np.unique(keys.numpy(), return_index=True)[1])
+        sample = torch.unique(torch.cat([sample, _spaced(first, _MOST_VERIFIED)]))
+    verified = sample if keys is None or int(keys.max()) < _MOST_VERIFIED else everyone
 
     def read(index: Tensor) -> Structures:
         representatives = _representatives(data, index)
         found = prober.read(data, representatives, probe.values)
         return Structures(representatives, found, index.to(data.device) if len(found) > 1 else None)
 
+    def odd_rows(components: list[list[Component]], index: Tensor, *, intercepts: bool = True) -> Tensor:
+        """Rows that are unlike, of the sample or, if it has none, of all that are to be verified."""
+        odd = _unlike_rows(probe, components, index, sample, intercepts=intercepts)
+        return (
+            odd
+            if len(odd) or verified is sample
+            else _unlike_rows(probe, components, index, verified, intercepts=intercepts)
+        )
+
     one = read(nothing)
     if not check:
         return one
-    odd = _unlike_rows(probe, one.components, nothing, sample)
-    if len(odd):  # these rows have to pass the same checks
-        odd = odd[torch.linspace(0, len(odd) - 1, min(len(odd), _ROWS)).long()]
-        prober.bound.call(data.subset(odd), probe.values, densities=True)
-        probe.check_affine(odd)
-    for rows in sample.split(_CHUNK):
+    odd = odd_rows(one.components, nothing)
+    if len(odd):
+        _check_odd(probe, odd)
+    for rows in verified.split(_CHUNK):
         probe.check_density(rows)
     if not len(odd):
         return one
     for candidate in (keys, _keys(data, [*columns, "observed_mask"])):
         if candidate is not None and int(candidate.max()) < _MOST_VALUES:
             found = read(candidate)
-            if not len(_unlike_rows(probe, found.components, candidate, sample)):
+            if not len(odd_rows(found.components, candidate)):
                 return found
-    if len(one.components[0]) == 1 and not len(_unlike_rows(probe, one.components, nothing, sample, intercepts=False)):
-        offsets, latent_offset = row_offsets(probe, one.components[0][0])
-        return Structures(one.representatives, one.components, None, offsets, latent_offset)
+    if len(one.components[0]) == 1:
+        odd = odd_rows(one.components, nothing, intercepts=False)
+        if not len(odd):
+            offsets, latent_offset = row_offsets(probe, one.components[0][0])
+            return Structures(one.representatives, one.components, None, offsets, latent_offset)
+        _check_odd(probe, odd)
     found = read(everyone)
-    if len(_unlike_rows(probe, found.components, everyone, sample)):
+    if len(odd_rows(found.components, everyone)):
         raise ModelError(
             "model: for the same instance and latents it gives different densities from call to call; remove what "
             "changes between calls."
@@ -105,11 +115,26 @@ def find_structures(probe: Probe, reads: Iterable[str], *, check: bool) -> Struc
     return found
 
 
+def _check_odd(probe: Probe, odd: Tensor) -> None:
+    """Rows unlike those that were looked at before have to pass the same checks."""
+    odd = _spaced(odd, _ROWS)
+    probe.prober.bound.call(probe.data.subset(odd), probe.values, densities=True)
+    probe.check_affine(odd)
+
+
+def _spaced(rows: Tensor, number: int) -> Tensor:
+    """At most so many of them, evenly, the first and the last among them."""
+    return rows if len(rows) <= number else rows[torch.linspace(0, len(rows) - 1, number).long()]
+
+
 def _representatives(data: MultimodalData, index: Tensor) -> Tensor:
     """For each structure, by ``index`` (N,), an instance of it and, for each modality, one that has it, (G, 1 + M)."""
     groups = int(index.max()) + 1
     out = torch.empty(groups, 1 + len(data.names), dtype=torch.int64)
     values = index.numpy()
+    if groups == 1:
+        first = data.observed_mask.byte().argmax(dim=0).cpu()  # zero where no instance has it
+        return torch.cat([torch.zeros(1, dtype=torch.int64), first])[None]
     for m in range(len(data.names)):
         has = data.observed_mask[:, m].cpu().numpy()
         # of the rows of a structure, those that have the modality first, then the first of them
@@ -132,12 +157,15 @@ def _unlike_rows(
         batch, latents = probe.data.subset(part), 2 * probe.noise(len(part))
         origin = probe.at(batch, torch.zeros_like(latents)) if not intercepts else None
         differ = torch.zeros(len(part), dtype=torch.bool, device=batch.device)
+        groups, place = torch.unique(index[part], return_inverse=True)
+        place = place.to(batch.device)
         for c, evaluation in enumerate(probe.at(batch, latents)):
-            components = [raw[g][c] for g in index[part].tolist()]
-            log_weight = torch.stack([component.log_weight for component in components])
+            components = [raw[g][c] for g in groups.tolist()]
+            log_weight = torch.stack([component.log_weight for component in components])[place]
             differ |= probe.apart(evaluation.log_weight, log_weight, 1.0)
             for name, site in evaluation.sites.items():
-                expected = stack(components, name, latents, None if origin is None else origin[c].sites[name].mean)
+                middle = None if origin is None else origin[c].sites[name].mean
+                expected = said(components, place, name, latents, middle)
                 matters = batch.observed(name) if name in probe.prober.modalities else True
                 differ |= probe.unlike(site, expected) & matters
         unlike.append(part[differ.cpu()])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,9 @@ class CollapsedModel:
             start = place.stop
         self.dim = start
         self._evidence = FormEvidence(form, data, _EVALUATIONS, statistics)
+        if form.offsets is None:  # all that is read of the data from now on are the few rows that stand for the others
+            rows, representatives = torch.unique(form.representatives, return_inverse=True)
+            self.form = replace(form, data=form.data.subset(rows), representatives=representatives)
         if statistics is None:
             self.num_values = float(sum(int(data.feature_mask(name).sum()) for name in data.names))
         else:
@@ -198,7 +201,7 @@ def marginalize(
         tensor(True)
     """
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
-    form = discover(bound, data)
+    form = discover(bound, data, _moderate_values(bound, data))
     if form.degrees_of_freedom:
         form.linear_gaussian()  # raises, naming the site
     if not form.globals:
@@ -212,6 +215,17 @@ def marginalize(
             "'exact', the same linear-Gaussian one for all instances."
         )
     return CollapsedModel(bound, form, data, statistics)
+
+
+def _moderate_values(bound: BoundModel, data: MultimodalData) -> dict[str, Tensor]:
+    """Values of the global latents to look at the model with: priors with heavy tails may draw such as overflow."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, site in bound.call(data.subset(slice(0, 1))).globals.items():
+        transform, free = _free(site)
+        point = 2 * torch.rand(free.shape, generator=generator, dtype=torch.float64) - 1
+        found[name] = transform(point.to(free.device)).to(site.value.dtype)
+    return found
 
 
 def _free(site: Site) -> tuple[Any, Tensor]:

@@ -24,9 +24,11 @@ from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
 from calmrl_prob.linear_gaussian.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
 from calmrl_prob.linear_gaussian.preparation import check_options, feature_scale, require_same_shape
-from calmrl_prob.linear_gaussian.spectral import spectral_start
+from calmrl_prob.linear_gaussian.pseudo_rows import PseudoRows, WithPseudoRows, require_prior_of_covariance
+from calmrl_prob.linear_gaussian.spectral import spectral_start, supported_start
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.support import Support
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -59,6 +61,9 @@ def fit_em(
     noise_pseudo_count: float = 0.0,
     loadings_prior: str | None = None,
     loadings_precision: float | None = None,
+    pseudo_rows: float = 0.0,
+    pseudo_row_pooling: float = 1.0,
+    support: Tensor | None = None,
     expand: bool = True,
     anderson_memory: int = 10,
     seed: int = 0,
@@ -85,6 +90,13 @@ def fit_em(
             variance of the feature (isotropic noise: of the modality's features on average).
         loadings_precision: of the normal prior: w_dk / s_d ~ N(0, 1 / loadings_precision). K by default, which lets
             the latents together explain as much as there is.
+        pseudo_rows: weight, in rows, of a prior of the joint covariance of all features, under which they
+            are uncorrelated: ridge regression's own (``pseudo_rows.py``). For data of few rows; 0 for none.
+        pseudo_row_pooling: how far the variances of that prior are pooled, from 0 (each feature has its own, so that
+            units of features do not matter) to 1 (the modality's features have their average, as in ridge regression:
+            directions of little variance are trusted less).
+        support: (M, K) bool, True = the modality may load on the latent: columns of ones are shared latents, columns
+            with a single one private ones. All may load on all by default. For a standard normal latent.
         expand: expand parameters (PX-EM).
         anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
         seed: for the random block of the spectral start.
@@ -110,15 +122,29 @@ def fit_em(
     step, shift = prepared.step, prepared.shift
     check_options(step, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
     covariance = prepared.covariance()
-    scale = feature_scale(covariance.variance, step, noise == "isotropic")
+    own, pooled = (feature_scale(covariance.variance, step, isotropic) for isotropic in (False, True))
+    scale = pooled if noise == "isotropic" else own
     noise_model = NoiseModel(noise == "isotropic", noise_floor * scale, noise_pseudo_count, 0.5 * scale)
     prior = _loadings_prior(loadings_prior, loadings_precision, step, scale, latent_dim)
-    if start is None:
-        generator = torch.Generator().manual_seed(seed)
-        parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
-    else:
+    require_prior_of_covariance(pseudo_rows, pseudo_row_pooling)
+    num_values = float(step.feature_count.sum())
+    if pseudo_rows > 0:
+        variance = torch.lerp(own, pooled, pseudo_row_pooling)
+        step = WithPseudoRows(step, PseudoRows(pseudo_rows, covariance.mean, variance))
+    served = None if support is None else Support.of(support, step.shape, latent_dim)
+    if served is not None and (loadings_prior == "ard" or prior_covariance is not None):
+        other = "loadings_prior='ard'" if loadings_prior == "ard" else "prior_covariance"
+        raise ArgumentError(f"support: it fixes the axes of the latent, which {other} would turn; leave one out.")
+    generator = torch.Generator().manual_seed(seed)
+    if start is not None:
         require_same_shape(start, step.shape, latent_dim)
         parameters = Parameters.from_linear_gaussian(start.to(torch.float64, shift.device), shift)
+        if served is not None:
+            served.require_zeros(parameters.loadings, step.shape)
+    elif served is not None:
+        parameters = supported_start(covariance, step.shape, served, noise_model, generator)
+    else:
+        parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
     parameters = parameters.with_floor(noise_model.floor)
     if prior is not None:
         parameters = prior.turned(parameters, most_rounds=200)
@@ -128,13 +154,21 @@ def fit_em(
 
     def evaluate(point: Parameters) -> Evaluation[Parameters, Moments]:
         moments = step(point)
-        objective = moments.log_likelihood + noise_model.log_prior(point.noise_variance, step.shape)
+        objective = moments.log_likelihood + moments.log_prior + noise_model.log_prior(point.noise_variance, step.shape)
         if prior is not None:
             objective += prior.log_density(point.loadings)
         return Evaluation(point, moments, moments.log_likelihood, objective)
 
     def improve(found: Evaluation[Parameters, Moments]) -> Parameters:
-        image = maximize(step, found.moments, noise_model, expand=expand, loadings_prior=prior, current=found.point)
+        image = maximize(
+            step,
+            found.moments,
+            noise_model,
+            expand=expand,
+            loadings_prior=prior,
+            current=found.point,
+            support=served,
+        )
         turned = image if prior is None else prior.turned(image, most_rounds=1)
         if turned is not image:
             guess.reset()  # the past was about other axes
@@ -144,7 +178,7 @@ def fit_em(
         parameters,
         evaluate,
         improve,
-        num_values=float(step.feature_count.sum()),
+        num_values=num_values,
         max_iterations=max_iterations,
         tolerance=tolerance,
         form=prepared.form,

@@ -34,10 +34,14 @@ class RowwiseStep(ExpectationStep):
     layout: PatternLayout
     members: tuple[Tensor, ...]
 
-    def __init__(self, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int) -> None:
+    def __init__(
+        self, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None
+    ) -> None:
         self.shape = Shape.of(blocks.dims, blocks.device)
         self.feature_group = self.shape.feature_modality
-        self.layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, latent_dim)
+        if layout is None:
+            layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, latent_dim)
+        self.layout = layout
         order = torch.cat([bucket.patterns for bucket in self.layout.buckets])
         every = blocks.patterns.new_ones(len(order), 1)
         # (P, G + 1): which groups a pattern has and, last, that it counts among all rows; in the order of the buckets
@@ -92,8 +96,8 @@ class RowwiseStep(ExpectationStep):
 class ByModality(RowwiseStep):
     """Two products for each modality, over the rows that have it: best when patterns are many."""
 
-    def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
-        super().__init__(blocks, latent_dim)
+    def __init__(self, blocks: ObservedBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
+        super().__init__(blocks, latent_dim, layout)
         self.totals = block_totals(blocks)
         self._values = list(blocks.values.values())
         # the rows of all modalities one after the other: one scatter and one gather serve them all
@@ -120,8 +124,8 @@ class ByModality(RowwiseStep):
 class ByPattern(RowwiseStep):
     """Two products for each pattern, over its stacked modalities: best when patterns are few."""
 
-    def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
-        super().__init__(blocks, latent_dim)
+    def __init__(self, blocks: ObservedBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
+        super().__init__(blocks, latent_dim, layout)
         self.totals = block_totals(blocks)
         self._parts = []
         for bucket in self.layout.buckets:
@@ -148,8 +152,8 @@ class ByPattern(RowwiseStep):
 class ByFeature(RowwiseStep):
     """For data in which single features are missing: every feature is a group of its own, so M-steps are one each."""
 
-    def __init__(self, blocks: FeatureBlocks, latent_dim: int) -> None:
-        super().__init__(blocks, latent_dim)
+    def __init__(self, blocks: FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
+        super().__init__(blocks, latent_dim, layout)
         self.feature_group = torch.arange(self.shape.total, device=blocks.device)
         self._values = blocks.values
         self.totals = Totals(
