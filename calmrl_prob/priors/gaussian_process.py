@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob._arguments import checked_dtype, described, real_number, whole_number
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError, NotConjugateError
 from calmrl_prob.linear_gaussian.pivoted_cholesky import pivoted_cholesky
 from calmrl_prob.linear_gaussian.process import LowRankProcess
@@ -213,7 +214,7 @@ class GaussianProcessPrior(Prior):
         kernel: Any = self.kernels[latent]
         kernel.lengthscale = value
 
-    def distribution(self) -> NoReturn:
+    def distribution(self, data: MultimodalData | None = None) -> NoReturn:
         """There is none of one instance alone.
 
         Raises:
