@@ -14,9 +14,10 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import calmrl_prob as cal
-from calmrl_prob.inference import PosteriorResult
+from calmrl_prob.inference import ParameterDraws, PosteriorResult
 from calmrl_prob.tracing import BoundModel
 from models.student_t import StudentT
+from tests.collapsed_cases import factor_model
 from tests.model_cases import DIMS, random_data
 
 DRAWS = 4000
@@ -95,10 +96,19 @@ def example_data() -> cal.MultimodalData:
     return cal.MultimodalData({name: data[name] for name in data.names}, covariates=covariates)
 
 
-@pytest.fixture(params=ROUTES)
+def over_parameter_draws(data: cal.MultimodalData) -> PosteriorResult:
+    """A factor model's posterior over five draws of its parameters."""
+    collapsed = cal.marginalize(factor_model(), data)
+    theta = torch.stack([collapsed.draw(0) + 0.2 * collapsed.draw(s) for s in range(1, 6)])
+    return ParameterDraws(collapsed.bound, collapsed.values(theta), "collapsed").posterior(data)
+
+
+@pytest.fixture(params=[*ROUTES, "parameter draws"])
 def case(request: pytest.FixtureRequest) -> tuple[PosteriorResult, cal.MultimodalData]:
-    model, route = ROUTES[request.param]
     data = example_data()
+    if request.param == "parameter draws":
+        return over_parameter_draws(data), data
+    model, route = ROUTES[request.param]
     result = cal.posterior(model, data)
     assert result.route == route
     return result, data
