@@ -126,7 +126,10 @@ class ConjugateForm:
     def read_with_prior(
         self, values: Mapping[str, Tensor]
     ) -> tuple[tuple[LinearGaussian | LinearGaussianMixture, ...], Tensor]:
-        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both."""
+        """All structures, and log p(values) of the global latents, (), nats: one call of the model for both.
+
+        What is observed outside the plate counts with it, penalties of parameters by ``pyro.factor`` among them.
+        """
         calls: list[Call] = []
         found = self.prober.read(self.data, self.representatives, values, calls)
         return tuple(_form(self.prober, components) for components in found), calls[0].log_prior()

@@ -88,7 +88,10 @@ class BoundModel(nn.Module):
         answers = _Parameters(self, dict(store.items()))
         with store.scope() as left, answers:
             result = self.model(*args, **kwargs)
-        for name in left["params"]:
+        known = {id(parameter) for parameter in self.parameters()}
+        for name, value in left["params"].items():
+            if isinstance(value, nn.Parameter) and id(value) not in known:  # of a module that the model closes over
+                self.own[_key(name)] = value
             if name not in answers.stated:
                 raise ModelError(
                     f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param "
@@ -117,7 +120,7 @@ class BoundModel(nn.Module):
                 )
             with torch.no_grad():
                 start = transform_to(constraint).inv(initial.detach())
-            key = name.replace(".", "%2E")  # torch allows no dots in names of parameters
+            key = _key(name)
             self.own[key] = nn.Parameter(start.clone())
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
@@ -355,6 +358,11 @@ class Call:
                 )
 
 
+def _key(name: str) -> str:
+    """The name of a parameter as torch takes it: without dots."""
+    return name.replace(".", "%2E")
+
+
 class _Substitute(Messenger):
     """Sets latent sites to given values."""
 
@@ -388,9 +396,9 @@ class _Parameters(Messenger):
         initial = message["args"][1] if len(message["args"]) > 1 else None
         # modules state their parameters by the same kind of message, but keep the values themselves
         if getattr(message["fn"], "__self__", None) is store and name not in store:
-            if isinstance(initial, nn.Parameter):
-                return
             constraint = message["kwargs"].get("constraint", constraints.real)
+            if isinstance(initial, nn.Parameter) and constraint is constraints.real:
+                return
             # what SVI has made of a parameter in the global store counts for more than where it started
             message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)
             message["done"] = True

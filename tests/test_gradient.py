@@ -160,3 +160,36 @@ def test_what_cannot_be_fitted_so_is_refused(data: cal.MultimodalData) -> None:
 
     with pytest.raises(NotConjugateError, match="location not affine"):
         cal.fit(bent, data, method="gradient")
+
+
+def test_a_factor_outside_the_plate_is_a_penalty(data: cal.MultimodalData) -> None:
+    class Penalised(Plain):
+        def forward(self, data: cal.MultimodalData) -> None:
+            size = sum(weights.square().sum() for weights in self.weights.values())
+            pyro.factor("ridge", -strength * size)
+            super().forward(data)
+
+    found = []
+    for strength in (0.0, 100.0):  # the model reads it
+        model = Penalised(data.dims)
+        result = cal.fit(model, data, max_iterations=100)
+        size = float(sum(weights.detach().square().sum() for weights in model.weights.values()))
+        assert result.objective[-1] == pytest.approx(result.log_likelihood[-1] - strength * size, rel=1e-9)
+        found.append((size, result.log_likelihood[-1]))
+    (free, best), (small, less) = found
+    assert small < 0.5 * free
+    assert less < best
+
+
+def test_modules_that_a_function_closes_over_are_fitted_where_pyro_sees_them(data: cal.MultimodalData) -> None:
+    module = Plain(data.dims)
+
+    def model(data: cal.MultimodalData) -> None:
+        pyro.module("plain", module)
+        module(data)
+
+    before = module.weights["image"].detach().clone()
+    result = cal.fit(model, data, max_iterations=50)
+    assert result.log_likelihood[-1] > result.log_likelihood[0]
+    assert not torch.equal(module.weights["image"].detach(), before)
+    assert not list(pyro.get_param_store().keys())

@@ -68,7 +68,7 @@ def test_zeros_stay_and_the_objective_never_falls(
 ) -> None:
     blocks = random_blocks(supported_model(seed), 60, rate=0.4, seed=seed)
     result = fit_em(
-        blocks, 5, noise=noise, expand=expand, loadings_prior=prior, covariance_pseudo_count=pseudo_rows,
+        blocks, 5, noise=noise, expand=expand, loadings_prior=prior, pseudo_rows=pseudo_rows,
         support=inter_battery(), max_iterations=25,
     )  # fmt: skip
     loadings = torch.stack([part.abs().amax(0) for part in result.linear_gaussian.loadings.values()])
@@ -135,8 +135,8 @@ def test_all_forms_take_the_same_supported_step() -> None:
         ({"support": inter_battery(), "loadings_prior": "ard"}, ArgumentError, "ard"),
         ({"support": inter_battery(), "prior_covariance": torch.eye(5).double()}, ArgumentError, "prior_covariance"),
         ({"support": inter_battery(), "start": random_model(DIMS, 5, 0, prior="standard")}, ArgumentError, "'a' loads"),
-        ({"covariance_pseudo_count": -1.0}, ArgumentError, "covariance_pseudo_count"),
-        ({"covariance_pooling": 1.5}, ArgumentError, "covariance_pooling"),
+        ({"pseudo_rows": -1.0}, ArgumentError, "pseudo_rows"),
+        ({"pseudo_row_pooling": 1.5}, ArgumentError, "pseudo_row_pooling"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, object], error: type[Exception], told: str) -> None:
@@ -191,7 +191,7 @@ def test_with_complete_rows_and_every_latent_prediction_is_ridge_regression() ->
     data["b"] = 0.5 * data["b"] + data["a"] + 3.0
     data["c"] = 2.0 * data["c"] - data["b"] @ torch.randn(4, 4, generator=generator, dtype=torch.float64)
     blocks = ObservedBlocks.from_arrays(data, torch.ones(40, 3, dtype=torch.bool))
-    result = fit_em(blocks, 12, covariance_pseudo_count=25.0, tolerance=1e-15, max_iterations=20_000)
+    result = fit_em(blocks, 12, pseudo_rows=25.0, tolerance=1e-15, max_iterations=20_000)
     centred = {name: rows - rows.mean(0) for name, rows in data.items()}
     unit = {name: float(rows.square().mean().sqrt()) for name, rows in centred.items()}
     covariance = torch.cat(list(centred.values()), dim=1)
@@ -208,9 +208,9 @@ def test_with_complete_rows_and_every_latent_prediction_is_ridge_regression() ->
 
 def test_without_pseudo_rows_nothing_changes_and_with_many_the_correlation_goes() -> None:
     blocks = random_blocks(random_model(DIMS, 3, seed=2, prior="standard"), 100, rate=0.3)
-    plain, none = fit_em(blocks, 3), fit_em(blocks, 3, covariance_pseudo_count=0.0, covariance_pooling=0.2)
+    plain, none = fit_em(blocks, 3), fit_em(blocks, 3, pseudo_rows=0.0, pseudo_row_pooling=0.2)
     assert torch.equal(plain.log_likelihood, none.log_likelihood)
-    many = fit_em(blocks, 3, covariance_pseudo_count=1e6, noise="diagonal", covariance_pooling=0.0)
+    many = fit_em(blocks, 3, pseudo_rows=1e6, noise="diagonal", pseudo_row_pooling=0.0)
     covariance = many.linear_gaussian.joint()[1]
     scale = covariance.diagonal().sqrt()
     correlation = covariance / scale / scale[:, None] - torch.eye(22)
@@ -225,6 +225,6 @@ def test_options_reach_the_fit_of_a_model() -> None:
     present = random_mask(200, 3, 0.3, seed=0)
     data = cal.MultimodalData({name: part.numpy() for name, part in rows.items()}, observed_mask=present.numpy())
     model = cal.SharedLatentModel(data.dims, latent_dim=5)
-    found = cal.fit(model, data, support=inter_battery(), covariance_pseudo_count=20)
+    found = cal.fit(model, data, support=inter_battery(), pseudo_rows=20)
     assert found.converged
     assert bool((model.linear_gaussian().loadings["a"][:, ~inter_battery()[0]] == 0).all())

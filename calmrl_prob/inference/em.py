@@ -35,8 +35,8 @@ _NUMBERS = {
     "noise_floor": 1e-4,
     "noise_pseudo_count": 1.0,
     "loadings_precision": 1.0,
-    "covariance_pseudo_count": 100.0,
-    "covariance_pooling": 1.0,
+    "pseudo_rows": 100.0,
+    "pseudo_row_pooling": 1.0,
 }
 _COUNTS = ("max_iterations", "anderson_memory")
 

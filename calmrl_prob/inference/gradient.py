@@ -2,13 +2,15 @@
 
 For a conjugate model whose parameters have any form of their own, log p(x) is known exactly and so is its gradient,
 which runs through the model's code to its parameters. Steps are those of L-BFGS (``ascent.py``); where the form is the
-same for all rows and sufficient statistics serve, a step costs the same however many rows there are.
+same for all rows and sufficient statistics serve, a step costs the same however many rows there are. Factors outside
+the plate, which no latent moves, count as log priors of the parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from calmrl_prob.conjugacy import ConjugateForm, discover
@@ -28,7 +30,8 @@ class GradientReport:
     """How a fit by gradients went.
 
     Attributes:
-        log_likelihood, objective: (T,) evidence after each step, nats; the start's first. The two are the same.
+        log_likelihood: (T,) evidence after each step, nats; the start's first.
+        objective: (T,) the same, plus what the model states outside the plate: penalties by ``pyro.factor``, say.
         num_iterations: L-BFGS steps.
         converged, stop_reason: "converged", "rounding" (no step raises the evidence any more) or "max_iterations".
         criterion: mean gain of the last steps, in nats for each observed value.
@@ -80,12 +83,20 @@ def run_gradient(
             "model: it has no parameters to fit. State them by pyro.param, or as torch.nn.Parameter of a module; "
             "with all of them known, calmrl_prob.posterior needs no fit."
         )
+    penalties: dict[float, float] = {}
+
+    def objective() -> Tensor:
+        structures, penalty = form.read_with_prior({})
+        total = evidence.of(structures) + penalty
+        penalties[float(total.detach())] = float(penalty.detach())
+        return total
+
     num_values = float(sum(int(data.feature_mask(name).sum()) for name in data.names))
     found = ascend(
-        evidence, parameters, num_values, max_iterations=max_iterations, tolerance=tolerance, callback=callback
+        objective, parameters, num_values, max_iterations=max_iterations, tolerance=tolerance, callback=callback
     )
     return GradientReport(
-        found.trace,
+        found.trace - torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64),
         found.trace,
         found.num_iterations,
         found.converged,

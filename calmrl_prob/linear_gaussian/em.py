@@ -61,8 +61,8 @@ def fit_em(
     noise_pseudo_count: float = 0.0,
     loadings_prior: str | None = None,
     loadings_precision: float | None = None,
-    covariance_pseudo_count: float = 0.0,
-    covariance_pooling: float = 1.0,
+    pseudo_rows: float = 0.0,
+    pseudo_row_pooling: float = 1.0,
     support: Tensor | None = None,
     expand: bool = True,
     anderson_memory: int = 10,
@@ -90,9 +90,9 @@ def fit_em(
             variance of the feature (isotropic noise: of the modality's features on average).
         loadings_precision: of the normal prior: w_dk / s_d ~ N(0, 1 / loadings_precision). K by default, which lets
             the latents together explain as much as there is.
-        covariance_pseudo_count: weight, in rows, of a prior of the joint covariance of all features, under which they
+        pseudo_rows: weight, in rows, of a prior of the joint covariance of all features, under which they
             are uncorrelated: ridge regression's own (``pseudo_rows.py``). For data of few rows; 0 for none.
-        covariance_pooling: how far the variances of that prior are pooled, from 0 (each feature has its own, so that
+        pseudo_row_pooling: how far the variances of that prior are pooled, from 0 (each feature has its own, so that
             units of features do not matter) to 1 (the modality's features have their average, as in ridge regression:
             directions of little variance are trusted less).
         support: (M, K) bool, True = the modality may load on the latent: columns of ones are shared latents, columns
@@ -126,11 +126,11 @@ def fit_em(
     scale = pooled if noise == "isotropic" else own
     noise_model = NoiseModel(noise == "isotropic", noise_floor * scale, noise_pseudo_count, 0.5 * scale)
     prior = _loadings_prior(loadings_prior, loadings_precision, step, scale, latent_dim)
-    require_prior_of_covariance(covariance_pseudo_count, covariance_pooling)
+    require_prior_of_covariance(pseudo_rows, pseudo_row_pooling)
     num_values = float(step.feature_count.sum())
-    if covariance_pseudo_count > 0:
-        variance = torch.lerp(own, pooled, covariance_pooling)
-        step = WithPseudoRows(step, PseudoRows(covariance_pseudo_count, covariance.mean, variance))
+    if pseudo_rows > 0:
+        variance = torch.lerp(own, pooled, pseudo_row_pooling)
+        step = WithPseudoRows(step, PseudoRows(pseudo_rows, covariance.mean, variance))
     served = None if support is None else Support.of(support, step.shape, latent_dim)
     if served is not None and (loadings_prior == "ard" or prior_covariance is not None):
         other = "loadings_prior='ard'" if loadings_prior == "ard" else "prior_covariance"

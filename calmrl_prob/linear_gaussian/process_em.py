@@ -13,9 +13,12 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.latent_likelihood import LatentLikelihood
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
-from calmrl_prob.linear_gaussian.process import LowRankProcess, ProcessPosterior
+from calmrl_prob.linear_gaussian.process import LowRankProcess, process_posterior
 from calmrl_prob.linear_gaussian.products import cross_product, row_chunks
 from calmrl_prob.linear_gaussian.rowwise import block_totals
+
+#: How closely means are solved for while fitting: the evidence is off by the square of this.
+SOLVED = 1e-6
 
 
 class ProcessStep(ExpectationStep):
@@ -53,7 +56,7 @@ class ProcessStep(ExpectationStep):
     def __call__(self, parameters: Parameters) -> Moments:
         """Expected moments and evidence (its lower bound, where inducing points stand for more) at ``parameters``."""
         conditional = self.likelihood(parameters).marginalize(self.nugget)
-        given = ProcessPosterior(conditional.likelihood, self.process)
+        given = process_posterior(conditional.likelihood, self.process, solved=SOLVED)
         index = conditional.likelihood.pattern_index
         latents = torch.empty_like(conditional.offset)
         groups, latent_dim = self._members.shape[1] + 1, latents.shape[1]

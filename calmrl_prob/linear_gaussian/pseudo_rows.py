@@ -103,6 +103,6 @@ def require_prior_of_covariance(count: float, pooling: float) -> None:
         ArgumentError: naming the option.
     """
     if not 0 <= count < math.inf:
-        raise ArgumentError(f"covariance_pseudo_count: expected a number of rows from 0 up, got {count}.")
+        raise ArgumentError(f"pseudo_rows: expected a number of rows from 0 up, got {count}.")
     if not 0 <= pooling <= 1:
-        raise ArgumentError(f"covariance_pooling: expected a share from 0 to 1, got {pooling}.")
+        raise ArgumentError(f"pseudo_row_pooling: expected a share from 0 to 1, got {pooling}.")

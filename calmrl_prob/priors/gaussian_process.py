@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob._arguments import checked_dtype, described, real_number, whole_number
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError, NotConjugateError
 from calmrl_prob.linear_gaussian.pivoted_cholesky import pivoted_cholesky
 from calmrl_prob.linear_gaussian.process import LowRankProcess
@@ -29,6 +30,8 @@ from calmrl_prob.priors.prior import Prior
 
 #: Added to the diagonal at inducing points, as a share of the variance, where gradients run through its factorisation.
 _JITTER = 1e-10
+#: Numbers that the factors of all latents may hold.
+_MEMORY = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,23 +133,22 @@ class GaussianProcessPrior(Prior):
         Args:
             places: covariates of all instances, (N, d).
             weight: the precision that the data have in each latent of each instance, (N, K): what a unit of
-                variance left over costs, see :func:`calmrl_prob.linear_gaussian.process.process_posterior`.
+                variance left over costs, see :mod:`calmrl_prob.linear_gaussian.process`.
             tolerance: of the weighted variance left over in all, nats.
-            max_rank: the most inducing points for all latents together; each latent may use what those before it left.
+            max_rank: the most inducing points for each latent; fewer, where memory asks for it.
 
         Returns:
             The points, and the processes at the instances.
         """
-        points, corners, factors, residuals, left = [], [], [], [], max_rank
+        points, corners, factors, residuals = [], [], [], []
         for k in range(self.latent_dim):
             partial = pivoted_cholesky(
                 lambda index, k=k: self.covariance(k, places[index], places),  # type: ignore[misc]
                 self.variance(k, places),
                 weight[:, k],
                 tolerance=tolerance / self.latent_dim,
-                max_rank=left // (self.latent_dim - k),
+                max_rank=min(max_rank, max(1, _MEMORY // (self.latent_dim * max(1, len(places))))),
             )
-            left -= len(partial.pivots)
             points.append(places[partial.pivots])
             corners.append(partial.factor[partial.pivots].tril())
             factors.append(partial.factor)
@@ -187,7 +189,7 @@ class GaussianProcessPrior(Prior):
         """
         weight = torch.ones(len(places), self.latent_dim, dtype=self.dtype, device=places.device)
         tolerance = tolerance * len(places) * self.latent_dim
-        inducing, _ = self.factorize(places, weight, tolerance=tolerance, max_rank=len(places) * self.latent_dim)
+        inducing, _ = self.factorize(places, weight, tolerance=tolerance, max_rank=len(places))
         return self.differentiable(places, inducing)
 
     @torch.no_grad()
@@ -212,7 +214,7 @@ class GaussianProcessPrior(Prior):
         kernel: Any = self.kernels[latent]
         kernel.lengthscale = value
 
-    def distribution(self) -> NoReturn:
+    def distribution(self, data: MultimodalData | None = None) -> NoReturn:
         """There is none of one instance alone.
 
         Raises:
