@@ -45,7 +45,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import fitting, iteration, peers
+    from benchmarks import discovery, fitting, iteration, peers
     from benchmarks.problems import PROBLEMS
 
     console = Console()
@@ -62,6 +62,9 @@ def main() -> None:
         for row in iteration.measure(problem)
     ]
     show(console, "One EM iteration against its bare matrix products", rows)
+    with console.status("discovery"):
+        rows = [row for name in ("small", "medium") for row in discovery.measure(PROBLEMS[name])]
+    show(console, "A Pyro program's form discovered, against one EM fit", rows)
     if options.quick:
         return
     if peers.available():

@@ -19,11 +19,12 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
 from calmrl_prob.evaluation import cross_modal_recall, retrieve
+from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
-from calmrl_prob.inference import FitResult, PosteriorResult, fit, posterior
+from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
-from calmrl_prob.model import ConjugateGuide, SharedLatentModel
+from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.serialization import load, save
 
 try:
@@ -55,6 +56,7 @@ __all__ = [
     "linear_gaussian",
     "load",
     "load_npz",
+    "marginalize",
     "missingness",
     "posterior",
     "retrieve",

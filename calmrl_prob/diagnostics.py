@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +17,10 @@ from calmrl_prob.arviz_adapter import Group, Variable, to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.exact import GaussianPosterior
-from calmrl_prob.inference.posterior import (
-    Model,
-    as_linear_gaussian,
-    fitted_to,
-)
-from calmrl_prob.inference.results import checked_draws, seeded_generator
+from calmrl_prob.inference.posterior import Model, posterior
+from calmrl_prob.inference.predictive import normal_log_density
+from calmrl_prob.inference.results import PosteriorResult, checked_draws, seeded_generator
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian import posterior as exact_posterior
 
 _DRAWS = ("chain", "draw")
 #: Packages whose versions are written into the attributes.
@@ -34,7 +29,7 @@ _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "arviz", "xarray", "numpy")
 
 @torch.no_grad()
 def to_arviz(
-    model: Model,
+    model: Model | PosteriorResult,
     data: MultimodalData,
     num_draws: int = 500,
     seed: int = 0,
@@ -42,19 +37,20 @@ def to_arviz(
     num_chains: int = 4,
     names: Sequence[str] | None = None,
 ) -> Any:  # noqa: ANN401 - the type depends on the ArviZ installed
-    """Draw from the exact posterior and lay the draws out for ArviZ.
+    """Draw from the posterior, by whatever route, and lay the draws out for ArviZ.
 
     The draws are independent, so the chains are a formality: ArviZ compares chains, and with the S draws dealt to
     several of them its diagnostics run (and should find nothing). The groups, with draws as (chain, draw, ...):
 
     - posterior: ``z`` (instance, latent). Its axes are defined up to a rotation only, so also what no rotation
-      changes: ``z_distance`` (instance), (z - m0)^T S0^-1 (z - m0); ``signal_<name>`` (instance, feature), W z + mu.
+      changes: ``signal_<name>`` (instance, feature), W z + mu, and, by the exact route, ``z_distance`` (instance),
+      (z - m0)^T S0^-1 (z - m0).
     - posterior_predictive: each modality, ``signal`` plus noise (instance, feature), missing or observed. All
       modalities of a draw come from the same latent.
     - log_likelihood: each modality, log p(x_n^m | z_n) (instance), nats, NaN where missing.
     - observed_data: each modality (instance, feature), NaN where missing.
     - constant_data: ``observed_mask`` (instance, modality), True = PRESENT; ``log_marginal`` (instance), nats;
-      ``communality_<name>`` (feature), the share of a feature's variance that the latent explains,
+      by the exact route ``communality_<name>`` (feature), the share of a feature's variance that the latent explains,
       diag(W S0 W^T) / (diag(W S0 W^T) + psi); and the labels, if there are any.
 
     The parameters are fixed at their fitted values. So ``arviz.loo`` of ``log_likelihood`` (over the instances that
@@ -66,7 +62,7 @@ def to_arviz(
     ``data.subset`` of the instances to look at, and ``names``.
 
     Args:
-        model: a ``SharedLatentModel``, a ``LinearGaussian``, or anything with a method ``linear_gaussian()``.
+        model: whatever :func:`calmrl_prob.posterior` takes, or a result of it for the same data.
         data: N instances. Modalities of the model that they do not have at all count as missing.
         num_draws: S, over all chains.
         seed: the same seed gives the same draws.
@@ -99,39 +95,37 @@ def to_arviz(
             f"num_draws: expected a multiple of num_chains, {num_chains}, so that all chains have equally many, "
             f"got {num_draws}."
         )
-    lg = as_linear_gaussian(model)
-    data = fitted_to(lg, data)
-    drawn = lg.names if names is None else chosen_names(names, lg.names, least=0)
-    result = GaussianPosterior(exact_posterior(lg, data.blocks))
-    generator = seeded_generator(seed, lg.device)
-    latents = result.exact.sample(num_draws, generator)
+    result = model if isinstance(model, PosteriorResult) else posterior(model, data, seed=seed)
+    data = data.conform(result.dims)
+    known = tuple(result.dims)
+    drawn = known if names is None else chosen_names(names, known, least=0)
+    latents, signals, predictions, densities = _draw(result, data, num_draws, seed, drawn)
 
     def draws(values: Tensor, *dims: str) -> Variable:
         shaped = values.view(num_chains, num_draws // num_chains, *values.shape[1:])
         return (*_DRAWS, *dims), _numpy(shaped)
 
-    quantities = {"z": draws(latents, "instance", "latent"), "z_distance": draws(_distance(lg, latents), "instance")}
-    predictions, log_likelihood = {}, {}
-    for name in lg.names:
-        signal, prediction, density = _modality_draws(lg, data, latents, name, generator, keep=name in drawn)
-        log_likelihood[name] = draws(density, "instance")
-        if name in drawn:
-            quantities[f"signal_{name}"] = draws(signal, "instance", f"feature_{name}")
-            predictions[name] = draws(prediction, "instance", f"feature_{name}")
-    observed: dict[str, Variable] = {name: (("instance", f"feature_{name}"), _numpy(data[name])) for name in lg.names}
+    quantities = {"z": draws(latents, "instance", "latent")}
+    quantities |= {f"signal_{n}": draws(value, "instance", f"feature_{n}") for n, value in signals.items()}
+    predicted = {name: draws(value, "instance", f"feature_{name}") for name, value in predictions.items()}
+    log_likelihood = {name: draws(value, "instance") for name, value in densities.items()}
+    observed: dict[str, Variable] = {name: (("instance", f"feature_{name}"), _numpy(data[name])) for name in known}
     constant: dict[str, Variable] = {
         "observed_mask": (("instance", "modality"), _numpy(data.observed_mask)),
         "log_marginal": (("instance",), _numpy(result.log_marginal)),
     }
-    constant.update({f"communality_{n}": ((f"feature_{n}",), _numpy(_communality(lg, n))) for n in lg.names})
+    if isinstance(result, GaussianPosterior):
+        lg = result.linear_gaussian
+        quantities["z_distance"] = draws(_distance(result, latents), "instance")
+        constant |= {f"communality_{n}": ((f"feature_{n}",), _numpy(_communality(lg, n))) for n in known}
     if data.labels is not None:
         constant["labels"] = (("instance",), data.labels)
-    coords: dict[str, NDArray[Any]] = {"modality": np.array(lg.names)}
+    coords: dict[str, NDArray[Any]] = {"modality": np.array(known)}
     if data.ids is not None:
         coords["instance"] = data.ids
     groups = {
         "posterior": quantities,
-        "posterior_predictive": predictions,
+        "posterior_predictive": predicted,
         "log_likelihood": log_likelihood,
         "observed_data": observed,
         "constant_data": constant,
@@ -144,8 +138,8 @@ def to_arviz(
             {
                 "model": type(model).__name__,
                 "noise": getattr(model, "noise", None),
-                "dims": lg.dims,
-                "latent_dim": lg.latent_dim,
+                "dims": dict(result.dims),
+                "latent_dim": latents.shape[-1],
                 "num_instances": len(data),
                 "num_draws": num_draws,
                 "num_chains": num_chains,
@@ -157,35 +151,40 @@ def to_arviz(
     return to_container(filled, attributes)
 
 
-def _modality_draws(
-    lg: LinearGaussian, data: MultimodalData, latents: Tensor, name: str, generator: torch.Generator, *, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """W z + mu and a draw about it, (S, N, D) each if kept, and log p(x | z), (S, N), NaN in rows without x."""
-    num_draws, num_instances, _ = latents.shape
-    loadings, variance = lg.loadings[name], lg.noise_variance[name]
-    kept = (num_draws if keep else 0, num_instances, len(loadings))
-    signal = latents.new_empty(kept, dtype=data.dtype)
-    prediction = torch.empty_like(signal)
-    density = latents.new_empty(num_draws, num_instances)
-    scale = variance.sqrt().to(data.dtype)
-    present = data.feature_mask(name)
-    values = data.filled(name).to(latents.dtype)
-    weight = present / variance
-    constant = -0.5 * (present * (2 * math.pi * variance).log()).sum(dim=1)
-    constant = constant.masked_fill(~data.observed(name), torch.nan)
-    for s, z in enumerate(latents):  # one draw at a time: (S, N, D) in the model's type may not fit
-        location = torch.addmm(lg.intercepts[name], z, loadings.mT)
-        density[s] = constant - 0.5 * ((values - location).square() * weight).sum(dim=1)
-        if keep:
-            signal[s] = location
-            prediction[s].normal_(generator=generator).mul_(scale).add_(location.to(scale.dtype))
-    return signal, prediction, density
+def _draw(
+    result: PosteriorResult, data: MultimodalData, num_draws: int, seed: int, kept: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Latents (S, N, K); for each modality kept, its location and a draw about it, (S, N, D); log p(x | z), (S, N)."""
+    generator = seeded_generator(seed, data.device)
+    num_instances = len(data)
+    shape, device = (num_draws, num_instances), data.device
+    signals = {n: torch.empty(*shape, result.dims[n], dtype=data.dtype, device=device) for n in kept}
+    predictions = {name: torch.empty_like(signal) for name, signal in signals.items()}
+    densities = {name: torch.empty(*shape, dtype=torch.float64, device=device) for name in result.dims}
+    latents = []
+    present = {name: data.feature_mask(name) for name in result.dims}
+    values = {name: data.filled(name).double() for name in result.dims}
+    for s, draw in enumerate(result.draws(num_draws, generator, tuple(result.dims))):  # (S, N, D) may not fit
+        latents.append(draw.latents)
+        for name, location in draw.location.items():
+            variance = draw.noise_variance[name]
+            cells = normal_log_density(values[name], location.double(), variance.double())
+            density = torch.where(present[name], cells, 0).sum(dim=1)
+            densities[name][s] = density.masked_fill(~data.observed(name), torch.nan)
+            if name in signals:
+                signals[name][s] = location
+                scale = variance.sqrt().to(data.dtype)
+                predictions[name][s] = signals[name][s] + scale * torch.randn(
+                    location.shape, generator=generator, dtype=data.dtype, device=data.device
+                )
+    return torch.stack(latents), signals, predictions, densities
 
 
-def _distance(lg: LinearGaussian, latents: Tensor) -> Tensor:
+def _distance(result: GaussianPosterior, latents: Tensor) -> Tensor:
     """(z - m0)^T S0^-1 (z - m0), shape (S, N)."""
-    factor: Tensor = torch.linalg.cholesky(lg.prior_covariance)
-    centred = (latents - lg.prior_mean).reshape(-1, lg.latent_dim)
+    width, prior = latents.shape[-1], result.linear_gaussian
+    factor: Tensor = torch.linalg.cholesky(prior.prior_covariance[:width, :width])
+    centred = (latents - prior.prior_mean[:width]).reshape(-1, width)
     whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
     distance: Tensor = whitened.square().sum(dim=0).view(latents.shape[:2])
     return distance

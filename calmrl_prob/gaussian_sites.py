@@ -7,6 +7,8 @@ Student-t family the Gaussian of its scale is returned, with the degrees of free
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,43 @@ class Gaussian:
     factor: Tensor | None = None
     degrees_of_freedom: Tensor | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Gaussian:
+        """Every part, where there is one, through a function of (n, ...)."""
+        parts = (self.factor, self.degrees_of_freedom)
+        optional = (None if part is None else function(part) for part in parts)
+        return Gaussian(function(self.mean), function(self.diagonal), *optional)
+
+    def deviation(self) -> Tensor:
+        """Standard deviations, (n, F)."""
+        variance = self.diagonal if self.factor is None else self.diagonal + self.factor.square().sum(-1)
+        return variance.sqrt()
+
+    def log_density(self, values: Tensor, present: Tensor | None = None) -> Tensor | None:
+        """log N(x_n) of the features that are present, (n,), dense: for a few rows. None of a Student-t.
+
+        Args:
+            values: x, (n, F).
+            present: (n, F) bool; all by default.
+        """
+        if self.degrees_of_freedom is not None:
+            return None
+        residual = values - self.mean
+        if present is not None:
+            residual = torch.where(present, residual, 0.0)
+        if self.factor is None:
+            terms = residual.square() / self.diagonal + (2 * math.pi * self.diagonal).log()
+            return -0.5 * (terms if present is None else torch.where(present, terms, 0.0)).sum(1)
+        covariance = torch.diag_embed(self.diagonal) + self.factor @ self.factor.mT
+        if present is not None:  # absent features become independent, standard and zero
+            both = present[:, :, None] & present[:, None, :]
+            covariance = torch.where(both, covariance, torch.eye(present.shape[1]).to(covariance))
+        lower = torch.linalg.cholesky_ex(covariance).L
+        white = torch.linalg.solve_triangular(lower, residual[..., None], upper=False)[..., 0]
+        number = residual.shape[1] if present is None else present.sum(1).to(residual.dtype)
+        log_scale = lower.diagonal(dim1=-2, dim2=-1).log().sum(1)
+        density: Tensor = -0.5 * (white.square().sum(1) + number * math.log(2 * math.pi)) - log_scale
+        return density
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -46,6 +85,14 @@ class Mixture:
 
     log_weight: Tensor
     components: tuple[Gaussian, ...]
+
+    def log_density(self, values: Tensor, present: Tensor | None = None) -> Tensor | None:
+        """Of the mixture, like :meth:`Gaussian.log_density`; its weights count where anything is present."""
+        parts = [component.log_density(values, present) for component in self.components]
+        densities = [part for part in parts if part is not None]
+        if len(densities) < len(parts):
+            return None
+        return (self.log_weight + torch.stack(densities, dim=1)).logsumexp(1)
 
 
 def read_site(site: Site) -> Gaussian | Mixture | None:
@@ -60,6 +107,8 @@ def read_site(site: Site) -> Gaussian | Mixture | None:
         [[4.0, 4.0], [4.0, 4.0], [4.0, 4.0]]
     """
     fn = unwrap(site.fn)
+    if isinstance(fn, dist.MixtureOfDiagNormals):
+        return _diagonal_mixture(site, fn)
     if isinstance(fn, dist.MixtureSameFamily):
         return _mixture(site, fn)
     return _gaussian(site, fn)
@@ -134,6 +183,19 @@ def _affine(transforms: Any) -> tuple[Any, Any] | None:  # noqa: ANN401
                 return None
             location, scale = part.loc + part.scale * location, part.scale * scale
     return location, scale
+
+
+def _diagonal_mixture(site: Site, fn: Any) -> Mixture | None:  # noqa: ANN401
+    """Pyro's own class of mixtures of diagonal normals: locations and scales (..., C, F)."""
+    if len(fn.batch_shape) > len(site.fn.batch_shape) or len(site.fn.batch_shape) != 1:
+        return None
+    count = fn.locs.shape[-2]
+    rows = site.fn.batch_shape[0]
+    log_weight = fn.component_logits.log_softmax(-1).expand(rows, count)
+    components = [
+        Gaussian(site.rows(fn.locs[..., c, :]), site.rows(fn.coord_scale[..., c, :].square())) for c in range(count)
+    ]
+    return Mixture(log_weight, tuple(components))
 
 
 def _mixture(site: Site, fn: Any) -> Mixture | None:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""SharedLatentModel, the generative model of CalMRL in Pyro, and ConjugateGuide, its exact posterior as a Pyro guide.
+"""SharedLatentModel, the generative model of CalMRL in Pyro.
 
     z_n     ~ N(m0, S0)                               in plate "instances", n = 1 .. N
     x_n^m   ~ N(W^m z_n + mu^m, diag(psi^m))          for each modality m that instance n has
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from calmrl_prob._arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.linear_gaussian import LinearGaussian, posterior
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, SchemaError
+from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import NormalPrior, Prior
 
 #: Names of Pyro sites that no modality may take.
@@ -45,7 +45,7 @@ class SharedLatentModel(PyroModule):
     Pyro's global parameter store, ``state_dict`` holds all there is, and two models never share anything.
 
     To fit it use ``calmrl_prob.fit``, which has closed-form steps. Gradients work too, and with
-    :class:`ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
+    :class:`calmrl_prob.ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
     ``Trace_ELBO().differentiable_loss(model, guide, data)``; ``pyro.infer.SVI`` with a ``pyro.optim`` optimiser does
     the same.
 
@@ -173,6 +173,7 @@ class SharedLatentModel(PyroModule):
             >>> tuple(model.linear_gaussian().loadings["image"].shape)
             (3, 2)
         """
+        self._require_gaussian("state one linear-Gaussian form")
         return self._assemble(dict(self.named_parameters()))
 
     @torch.no_grad()
@@ -211,16 +212,9 @@ class SharedLatentModel(PyroModule):
                 f"linear_gaussian: expected {self.latent_dim} latents, got {linear_gaussian.latent_dim}; "
                 f"make a model with latent_dim={linear_gaussian.latent_dim}."
             )
-        noise = {}
-        for name, variance in linear_gaussian.noise_variance.items():
-            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
-                raise ArgumentError(
-                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
-                    "are isotropic; make a model with noise='diagonal'."
-                )
-            noise[name] = variance if self.noise == "diagonal" else variance[0]
+        noise = self._own_noise(linear_gaussian)
         given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
-        mean, covariance = self.prior.gaussian()
+        mean, covariance = self._require_gaussian("take over another model's coordinates of z")
         same_prior = torch.equal(given.prior_mean, mean) and torch.equal(given.prior_covariance, covariance)
         for name in self.dims:
             loadings, intercept = given.loadings[name], given.intercepts[name]
@@ -234,6 +228,32 @@ class SharedLatentModel(PyroModule):
             getattr(self, _key("loadings", name)).copy_(loadings)
             getattr(self, _key("intercepts", name)).copy_(intercept)
             getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+
+    @torch.no_grad()
+    def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
+        """Take over loadings, intercepts and noise as they are, in the coordinates of this model's own prior.
+
+        Raises:
+            ArgumentError: the noise of some modality differs by feature while this model's is isotropic.
+        """
+        given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
+        noise = self._own_noise(given)
+        for name in self.dims:
+            getattr(self, _key("loadings", name)).copy_(given.loadings[name])
+            getattr(self, _key("intercepts", name)).copy_(given.intercepts[name])
+            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+
+    def _own_noise(self, linear_gaussian: LinearGaussian) -> dict[str, Tensor]:
+        """Noise variances in the shape of this model's, () or (D_m,)."""
+        noise = {}
+        for name, variance in linear_gaussian.noise_variance.items():
+            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
+                raise ArgumentError(
+                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
+                    "are isotropic; make a model with noise='diagonal'."
+                )
+            noise[name] = variance if self.noise == "diagonal" else variance[0]
+        return noise
 
     def forward(self, data: MultimodalData | int) -> Tensor:
         """The generative process, for Pyro.
@@ -265,7 +285,7 @@ class SharedLatentModel(PyroModule):
         given = None if isinstance(data, int) else data.conform(self.dims)
         num_instances = data if isinstance(data, int) else len(data)
         with pyro.plate(PLATE, num_instances, dim=-1):
-            z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution())
+            z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution(given))
             for name in self.names:
                 location = z @ lg.loadings[name].mT + lg.intercepts[name]
                 features = dist.Normal(location, lg.noise_variance[name].sqrt())
@@ -282,69 +302,23 @@ class SharedLatentModel(PyroModule):
         return z
 
     def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
-        prior_mean, prior_covariance = self.prior.gaussian()
         return LinearGaussian(
             {name: parameters[_key("loadings", name)] for name in self.dims},
             {name: parameters[_key("intercepts", name)] for name in self.dims},
             {name: parameters[_key("log_noise", name)].exp() for name in self.dims},
-            prior_mean,
-            prior_covariance,
+            *(self.prior.gaussian() or ()),
         )
 
-
-class ConjugateGuide(nn.Module):
-    """The exact posterior of a :class:`SharedLatentModel` as a Pyro guide; it has nothing to learn.
-
-        q(z_n) = N(z_n; V_n h_n, V_n) = p(z_n | x_n)
-
-    Since log p(x, z) - log q(z) = log p(x) whatever z is, the ELBO equals the log marginal likelihood for every single
-    draw, and so do the gradients, which run through the guide too: gradient steps on this ELBO are steps on the exact
-    marginal likelihood. Draws and densities take N K^2 numbers; for many instances use ``calmrl_prob.posterior``.
-
-    For posterior predictive draws take the model's observations away, but not the guide's::
-
-        Predictive(pyro.poutine.uncondition(model), guide=ConjugateGuide(model), num_samples=500)(data)
-
-    Args:
-        model: the model; its current parameters are read at each call.
-
-    Raises:
-        ArgumentTypeError: it is not a SharedLatentModel.
-
-    Example:
-        >>> from pyro.infer import Trace_ELBO
-        >>> model = SharedLatentModel({"image": 3, "text": 2}, latent_dim=2)
-        >>> data = MultimodalData({"image": torch.ones(4, 3), "text": torch.ones(4, 2)})
-        >>> elbo = -Trace_ELBO().loss(model, ConjugateGuide(model), data)
-        >>> exact = posterior(model.linear_gaussian(), data.to(torch.float64).blocks).log_marginal.sum()
-        >>> abs(elbo - exact.item()) < 1e-9
-        True
-    """
-
-    def __init__(self, model: SharedLatentModel) -> None:
-        super().__init__()
-        if not isinstance(model, SharedLatentModel):
-            raise ArgumentTypeError(f"model: expected a SharedLatentModel, got {described(model)}.")
-        self.model = model
-
-    def forward(self, data: MultimodalData) -> Tensor:
-        """Sample the latents of all instances, (N, K), from the exact posterior.
-
-        Raises:
-            ArgumentTypeError: ``data`` is not MultimodalData.
-            SchemaError: the data have a modality that the model does not know, or of another width.
-        """
-        if not isinstance(data, MultimodalData):
-            raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-        # in the model's type throughout, or rounding in the data's would part guide and model
-        blocks = data.conform(self.model.dims).to(dtype=self.model.dtype).blocks
-        given = posterior(self.model.linear_gaussian(), blocks)
-        factor = torch.linalg.cholesky(given.pattern_covariance)
-        with pyro.plate(PLATE, len(data), dim=-1):
-            z: Tensor = pyro.sample(
-                LATENT_SITE, dist.MultivariateNormal(given.mean, scale_tril=factor[given.pattern_index])
+    def _require_gaussian(self, purpose: str) -> tuple[Tensor, Tensor]:
+        found = self.prior.gaussian()
+        if found is None:
+            raise NotConjugateError(
+                LATENT_SITE,
+                f"{self.prior.name} prior",
+                f"The prior is not one Gaussian for all instances, which the model would need to {purpose}.",
+                "cal.posterior, which finds the route of the prior by itself",
             )
-        return z
+        return found
 
 
 def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:

@@ -25,6 +25,9 @@ from calmrl_prob.tracing import BoundModel, Call, Site
 #: and a power of two, so that dividing by it rounds nothing.
 _REACH = 64.0
 
+#: Rows of one call, at most, where many instances are read.
+_MOST_ROWS = 16384
+
 Assignment = Mapping[str, Tensor]
 
 
@@ -39,6 +42,11 @@ class Evaluation:
 
     log_weight: Tensor
     sites: Mapping[str, Gaussian]
+
+    def first(self, number: int) -> Evaluation:
+        """Of the first instances alone."""
+        sites = {name: gaussian.map(lambda part: part[:number]) for name, gaussian in self.sites.items()}
+        return Evaluation(self.log_weight[:number], sites)
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,11 @@ class Prober:
         """The floating-point type of the latents."""
         return self._sites[next(iter(self.latents))].value.dtype if self.latents else torch.float64
 
+    def event_shape(self, name: str) -> tuple[int, ...] | None:
+        """The event shape of a latent site; None where it stands in further plates inside that of the instances."""
+        fn = self._sites[name].fn
+        return tuple(fn.event_shape) if len(fn.batch_shape) == 1 else None
+
     def assignments(self) -> Iterator[Assignment]:
         """Every joint value of the discrete sites; one empty assignment if there are none."""
         for values in itertools.product(*self.discrete.values()):
@@ -178,7 +191,11 @@ class Prober:
         return found
 
     def read(
-        self, data: MultimodalData, rows: Tensor, values: Mapping[str, Tensor] | None = None
+        self,
+        data: MultimodalData,
+        rows: Tensor,
+        values: Mapping[str, Tensor] | None = None,
+        calls: list[Call] | None = None,
     ) -> list[list[Component]]:
         """The affine maps as they are for each of some instances: for each, its components.
 
@@ -187,19 +204,26 @@ class Prober:
             rows: (G, 1 + M) int64: the instance to read the latents' priors at, and one for each modality, which has
                 it: a model need not give a sensible location where a modality is missing.
             values: of global latents.
+            calls: takes in the calls of the model that were made, for what else they hold.
         """
         count = self.latent_dim + 1
         probes = _REACH * torch.eye(count, self.latent_dim, dtype=self.dtype, device=data.device).roll(1, 0)
         distinct, place = torch.unique(rows, return_inverse=True)
-        batch = data.subset(distinct.repeat_interleave(count))
         found: list[list[Component]] = [[] for _ in range(len(rows))]
         for assignment in self.assignments():
-            for evaluation in self.evaluate(batch, probes.repeat(len(distinct), 1), assignment, values)[0]:
-                read = [_component(evaluation, slice(u * count, (u + 1) * count)) for u in range(len(distinct))]
-                for g, (own, *others) in enumerate(place.tolist()):
-                    sites = {name: read[own].sites[name] for name in self.latents}
-                    sites |= {name: read[u].sites[name] for name, u in zip(self.modalities, others, strict=True)}
-                    found[g].append(Component(read[own].log_weight, sites))
+            read: list[list[Component]] = []  # of each instance, its components
+            for some in distinct.split(max(1, _MOST_ROWS // count)):
+                batch = data.subset(some.repeat_interleave(count))
+                evaluations, call = self.evaluate(batch, probes.repeat(len(some), 1), assignment, values)
+                if calls is not None:
+                    calls.append(call)
+                for u in range(len(some)):
+                    read.append([_component(each, slice(u * count, (u + 1) * count)) for each in evaluations])
+            for g, (own, *others) in enumerate(place.tolist()):
+                for c, component in enumerate(read[own]):
+                    sites = {name: component.sites[name] for name in self.latents}
+                    sites |= {name: read[u][c].sites[name] for name, u in zip(self.modalities, others, strict=True)}
+                    found[g].append(Component(component.log_weight, sites))
         return found
 
     def assemble(self, component: Component) -> LinearGaussian:
@@ -222,7 +246,7 @@ class Prober:
         extra = sum(factor.shape[1] for _, factor in noise.values())
         loadings, start = {}, self.latent_dim
         for name, (_, factor) in noise.items():
-            own = sites[name].slope.mT.double()
+            own = sites[name].slope.mT.double().contiguous()  # as strided, products with the data take a fifth longer
             wide = torch.cat([own, own.new_zeros(len(own), extra)], dim=1) if extra else own
             if factor.shape[1]:
                 wide = torch.cat([wide[:, :start], factor, wide[:, start + factor.shape[1] :]], dim=1)
@@ -309,13 +333,36 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     return floor.expand(len(covariance)), torch.linalg.cholesky(covariance - floor * identity)
 
 
-def stack(components: Sequence[Component], name: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Intercepts (G, F), slopes (G, K, F), diagonals (G, F) and factors (G, F, R) of one site."""
+def said(
+    components: Sequence[Component], place: Tensor, name: str, latents: Tensor, origin: Tensor | None = None
+) -> Gaussian:
+    """One site of n instances at given latents, as some components say that it is.
+
+    Args:
+        components: G of them.
+        place: (n,) int64, which of them each instance has.
+        name: the site.
+        latents: (n, K).
+        origin: its means at z = 0, (n, F), in place of the components' intercepts.
+    """
     sites = [component.sites[name] for component in components]
-    factors = [site.factor for site in sites if site.factor is not None]
-    return (
-        torch.stack([site.intercept for site in sites]),
-        torch.stack([site.slope for site in sites]),
-        torch.stack([site.diagonal for site in sites]),
-        torch.stack(factors) if factors else None,
+    latents = latents.to(sites[0].slope.dtype)
+    if len(sites) == 1:
+        mean = latents @ sites[0].slope
+    else:
+        mean = latents.new_empty(len(latents), sites[0].slope.shape[-1])
+        members = torch.argsort(place).split(torch.bincount(place, minlength=len(sites)).tolist())
+        for site, rows in zip(sites, members, strict=True):
+            mean[rows] = latents[rows] @ site.slope
+    rank = max(0 if site.factor is None else site.factor.shape[-1] for site in sites)
+    factor = mean.new_zeros(len(sites), mean.shape[-1], rank)
+    for g, site in enumerate(sites):
+        if site.factor is not None:
+            factor[g, :, : site.factor.shape[-1]] = site.factor
+    freedom = [site.degrees_of_freedom for site in sites if site.degrees_of_freedom is not None]
+    return Gaussian(
+        mean + (torch.stack([site.intercept for site in sites])[place] if origin is None else origin),
+        torch.stack([site.diagonal for site in sites])[place],
+        factor[place] if rank else None,
+        torch.stack(freedom)[place] if freedom else None,
     )

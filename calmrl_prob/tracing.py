@@ -6,7 +6,8 @@ the :class:`BoundModel`'s own parameters, and torch's random numbers go on after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit, constraints
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -27,6 +29,9 @@ from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 PLATE = "instances"
 #: What Pyro adds to the names of the two halves of a site with ``obs_mask``.
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
+
+#: Relative size of a perturbation of parameters; its square is added for those at 0.
+_PERTURBATION = 0.01
 
 PyroModel = Callable[..., Any]
 
@@ -83,7 +88,10 @@ class BoundModel(nn.Module):
         answers = _Parameters(self, dict(store.items()))
         with store.scope() as left, answers:
             result = self.model(*args, **kwargs)
-        for name in left["params"]:
+        known = {id(parameter) for parameter in self.parameters()}
+        for name, value in left["params"].items():
+            if isinstance(value, nn.Parameter) and id(value) not in known:  # of a module that the model closes over
+                self.own[_key(name)] = value
             if name not in answers.stated:
                 raise ModelError(
                     f"site {name!r}: the model writes to Pyro's global parameter store. State parameters by pyro.param "
@@ -112,10 +120,27 @@ class BoundModel(nn.Module):
                 )
             with torch.no_grad():
                 start = transform_to(constraint).inv(initial.detach())
-            key = name.replace(".", "%2E")  # torch allows no dots in names of parameters
+            key = _key(name)
             self.own[key] = nn.Parameter(start.clone())
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """The model with every parameter moved by a little, always in the same way, until the end of the block."""
+        parameters = list(self.parameters())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
 
     def call(
         self,
@@ -141,11 +166,13 @@ class BoundModel(nn.Module):
         with (
             seeded(seed, data.device),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
         ):
             try:
                 self(data)
+                _require_shapes(tracer.trace)
                 if densities:
                     tracer.trace.compute_log_prob()
             except CalmrlError:
@@ -211,7 +238,8 @@ class Call:
         latents: unobserved, in the plate "instances".
         observed: for each modality of the data its site.
         globals: unobserved, outside the plate.
-        factors: ``pyro.factor`` statements, and what else is observed that is no modality.
+        factors: ``pyro.factor`` statements in the plate, and observed labels and covariates.
+        constants: observed sites and factors outside the plate, such as a global latent that was conditioned on.
         unobserved: what ``obs_mask`` made of absent values: sites that nothing depends on.
     """
 
@@ -219,6 +247,7 @@ class Call:
     observed: dict[str, Site] = field(default_factory=dict)
     globals: dict[str, Site] = field(default_factory=dict)
     factors: dict[str, Site] = field(default_factory=dict)
+    constants: dict[str, Site] = field(default_factory=dict)
     unobserved: dict[str, Site] = field(default_factory=dict)
 
     @classmethod
@@ -246,7 +275,9 @@ class Call:
                     f"{PLATE!r}, len(data)): ..., and sample all instances at once."
                 )
             density = node.get("log_prob")
-            site = Site(name, node["fn"], node["value"], frame.dim if frame else None, density, float(node["scale"]))
+            site = Site(
+                name, node["fn"], node["value"], frame.dim if frame else None, density, _farthest(node["scale"])
+            )
             if density is not None and not bool(density.isfinite().all()):
                 kind = "NaN" if bool(density.isnan().any()) else "infinite"
                 raise ModelError(
@@ -258,12 +289,21 @@ class Call:
         call._require(plates, data)
         return call
 
+    def log_prior(self) -> Tensor:
+        """The log density of what stands outside the plate, (), nats: global latents, and what is observed there."""
+        sites = [*self.globals.values(), *self.constants.values()]
+        terms = [site.scale * site.fn.log_prob(site.value).sum().double() for site in sites]
+        return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+
     def _put(self, site: Site, is_observed: bool, data: MultimodalData) -> None:
         stem = site.name.removesuffix(_OBSERVED)
-        if isinstance(site.fn, Unit):
+        named = site.name in data or stem in data
+        if isinstance(site.fn, MaskedDistribution) and site.fn._mask is False and not named:
+            return  # what a reparametrising handler leaves of a site that it replaced
+        if is_observed and site.axis is None and not named:
+            self.constants[site.name] = site
+        elif isinstance(site.fn, Unit):
             self.factors[site.name] = site
-        elif is_observed and site.axis is None and site.name not in data and stem not in data:
-            return  # a constant, such as a global latent that was conditioned on
         elif is_observed:
             modality = site.name if site.name in data else stem
             if modality not in data and modality in _columns(data):
@@ -318,6 +358,11 @@ class Call:
                 )
 
 
+def _key(name: str) -> str:
+    """The name of a parameter as torch takes it: without dots."""
+    return name.replace(".", "%2E")
+
+
 class _Substitute(Messenger):
     """Sets latent sites to given values."""
 
@@ -351,12 +396,30 @@ class _Parameters(Messenger):
         initial = message["args"][1] if len(message["args"]) > 1 else None
         # modules state their parameters by the same kind of message, but keep the values themselves
         if getattr(message["fn"], "__self__", None) is store and name not in store:
-            if isinstance(initial, nn.Parameter):
-                return
             constraint = message["kwargs"].get("constraint", constraints.real)
+            if isinstance(initial, nn.Parameter) and constraint is constraints.real:
+                return
             # what SVI has made of a parameter in the global store counts for more than where it started
             message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)
             message["done"] = True
+
+
+def _require_shapes(trace: poutine.Trace) -> None:
+    """Every observed value must have the shape of its site's distribution, which alone would broadcast."""
+    nodes: Mapping[str, Any] = trace.nodes
+    for name, node in nodes.items():
+        if node["type"] == "sample" and node["is_observed"] and not node["infer"].get("_deterministic"):
+            shape, value = tuple(node["fn"].shape()), tuple(node["value"].shape)
+            if len(value) > len(shape) or any(v not in (1, s) for v, s in zip(value[::-1], shape[::-1], strict=False)):
+                raise ModelError(
+                    f"site {name!r}: its distribution has the shape {shape}, what it observes {value}; they must agree."
+                )
+
+
+def _farthest(scale: float | Tensor) -> float:
+    """A scale, or of several the one that is farthest from 1."""
+    flat = torch.as_tensor(scale, dtype=torch.float64).flatten()
+    return float(flat[(flat - 1).abs().argmax()])
 
 
 def _columns(data: MultimodalData) -> set[str]:

@@ -1,7 +1,9 @@
-"""The generative model of CalMRL.
+"""The generative model of CalMRL, by the exact route.
 
     z_n   ~ N(0, I)                                       K latents, shared by all modalities of instance n
     x_n^m ~ N(W^m z_n + mu^m, sigma_m^2 I)                D_m features, for each modality m that n has
+
+Its posterior is found from ``forward`` alone; ``load_linear_gaussian`` is for the closed-form EM of ``cal.fit``.
 
 Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2025).
 """
@@ -32,23 +34,18 @@ class CalMRL(nn.Module):
         >>> data = MultimodalData({"image": torch.randn(50, 4), "text": torch.randn(50, 3)})
         >>> model = CalMRL(data.dims, latent_dim=2)
         >>> result = cal.fit(model, data, tolerance=1e-3)
-        >>> tuple(cal.posterior(model, data).mean.shape)
-        (50, 2)
+        >>> cal.posterior(model, data)
+        PosteriorResult(50 instances, 2 latents, route='exact')
     """
 
     noise = "isotropic"
 
     def __init__(self, dims: Mapping[str, int], latent_dim: int = 16, seed: int = 0) -> None:
         super().__init__()
-        self.dims = dict(dims)
-        self.latent_dim = latent_dim
-        generator = torch.Generator().manual_seed(seed)
-
-        def start(width: int) -> Tensor:
-            return 0.1 * torch.randn(width, latent_dim, generator=generator, dtype=torch.float64)
-
-        zero = torch.zeros((), dtype=torch.float64)
-        self.loadings = nn.ParameterDict({name: start(width) for name, width in self.dims.items()})
+        self.dims, self.latent_dim = dict(dims), latent_dim
+        generator, zero = torch.Generator().manual_seed(seed), torch.zeros((), dtype=torch.float64)
+        start = {name: torch.randn(width, latent_dim, generator=generator).double() for name, width in dims.items()}
+        self.loadings = nn.ParameterDict({name: 0.1 * loadings for name, loadings in start.items()})
         self.intercepts = nn.ParameterDict({name: zero.repeat(width) for name, width in self.dims.items()})
         self.log_noise = nn.ParameterDict({name: zero.clone() for name in self.dims})
 
@@ -59,18 +56,9 @@ class CalMRL(nn.Module):
             z: Tensor = pyro.sample("z", dist.Normal(origin, 1.0).to_event(1))
             for name in data.names:
                 mean = z @ self.loadings[name].mT + self.intercepts[name]
-                scale = (0.5 * self.log_noise[name]).exp()
-                features = dist.Normal(mean, scale).to_event(1)
+                features = dist.Normal(mean, (0.5 * self.log_noise[name]).exp()).to_event(1)
                 pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).to(mean.dtype))
         return z
-
-    def linear_gaussian(self) -> LinearGaussian:
-        """The parameters as the exact engine takes them; the standard normal prior is its default."""
-        return LinearGaussian(
-            {name: self.loadings[name] for name in self.dims},
-            {name: self.intercepts[name] for name in self.dims},
-            {name: self.log_noise[name].exp() for name in self.dims},
-        )
 
     @torch.no_grad()
     def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:

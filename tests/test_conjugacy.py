@@ -13,6 +13,7 @@ import calmrl_prob as cal
 from calmrl_prob.errors import CalmrlError, ModelError, NotConjugateError
 from calmrl_prob.linear_gaussian import log_marginal
 from tests.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
+from tests.pyro_zoo.conjugate import loadings_with_priors
 
 ONE = [name for name, build in CONJUGATE.items() if build().form == "one"]
 #: What linear_gaussian says of a model that is exact, but not one LinearGaussian.
@@ -58,11 +59,11 @@ def test_parameters_are_read_off(name: str) -> None:
 def test_posterior_is_that_of_dense_conditioning(name: str) -> None:
     case: Conjugate = CONJUGATE[name]()
     got = cal.posterior(case.model, case.data)
-    expected = [case.posterior(row) for row in range(len(case.data))]
+    expected = [case.posterior(row) for row in case.rows]
     assert got.route.startswith("exact mixture" if case.form in ("mixture", "discrete") else "exact")
-    close(got.mean, np.stack([mean for mean, _, _ in expected]), case.tolerance)
-    close(got.covariance, np.stack([covariance for _, covariance, _ in expected]), case.tolerance)
-    close(got.log_marginal, np.array([evidence for _, _, evidence in expected]), case.tolerance)
+    close(got.mean[case.rows], np.stack([mean for mean, _, _ in expected]), case.tolerance)
+    close(got.covariance[case.rows], np.stack([covariance for _, covariance, _ in expected]), case.tolerance)
+    close(got.log_marginal[case.rows], np.array([evidence for _, _, evidence in expected]), case.tolerance)
 
 
 @pytest.mark.parametrize("name", sorted(set(CONJUGATE) - set(ONE)))
@@ -110,13 +111,28 @@ def test_what_is_no_model_is_refused(model: object) -> None:
         cal.linear_gaussian(model, CONJUGATE["closure"]().data)
 
 
+def test_values_of_global_latents_are_given() -> None:
+    """Loadings with priors have no one value; with values given, the form is that of these values."""
+    case = CONJUGATE["conditioned_globals"]()
+    with pytest.raises(NotConjugateError, match="W_image") as caught:
+        cal.linear_gaussian(loadings_with_priors, case.data)
+    assert caught.value.condition == "global latents"
+    assert isinstance(case.truth, Normal)
+    values = {f"W_{name}": torch.from_numpy(case.truth.loadings[name]) for name in case.data.names}
+    values |= {f"mu_{name}": torch.from_numpy(case.truth.intercepts[name]) for name in case.data.names}
+    values |= {f"sigma_{name}": torch.tensor(0.9).double() for name in case.data.names}
+    lg = cal.linear_gaussian(loadings_with_priors, case.data, values)
+    for modality in lg.names:
+        close(lg.loadings[modality], case.truth.loadings[modality], 1e-9)
+
+
 def test_gradients_reach_the_parameters_of_the_model() -> None:
     """The evidence of what was read off, differentiated, is the evidence of the native model, differentiated."""
     native = cal.SharedLatentModel({"image": 4, "text": 3, "audio": 2}, latent_dim=2, noise="diagonal", seed=3)
     data = CONJUGATE["closure"]().data
 
     gradients = []
-    for lg in (native.linear_gaussian(), cal.linear_gaussian(native.forward, data)):
+    for lg in (native.linear_gaussian(), cal.linear_gaussian(native, data)):
         native.zero_grad()
         log_marginal(lg, data.blocks).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in native.parameters()])
@@ -133,4 +149,4 @@ def test_values_of_the_parameter_store_count() -> None:
         pyro.param("W_image", trained)
         lg = cal.linear_gaussian(case.model, case.data)
         assert set(pyro.get_param_store().keys()) == {"W_image"}
-    close(lg.loadings["image"], trained.numpy(), 1e-9)
+    close(lg.loadings["image"], trained.detach().numpy(), 1e-9)

@@ -37,11 +37,11 @@ def check_exact(seed: int) -> None:
     """Everything of a random program against dense conditioning."""
     case, _ = random_program(seed)
     got = cal.posterior(case.model, case.data)
-    expected = [case.posterior(row) for row in range(len(case.data))]
+    expected = [case.posterior(row) for row in case.rows]
     assert got.route.startswith("exact")
-    close(got.mean, np.stack([mean for mean, _, _ in expected]), 1e-6)
-    close(got.covariance, np.stack([covariance for _, covariance, _ in expected]), 1e-6)
-    close(got.log_marginal, np.array([evidence for _, _, evidence in expected]), 1e-6)
+    close(got.mean[case.rows], np.stack([mean for mean, _, _ in expected]), 1e-6)
+    close(got.covariance[case.rows], np.stack([covariance for _, covariance, _ in expected]), 1e-6)
+    close(got.log_marginal[case.rows], np.array([evidence for _, _, evidence in expected]), 1e-6)
     if case.form == "one":
         lg, truth = cal.linear_gaussian(case.model, case.data), case.truth
         assert isinstance(truth, Normal)
@@ -59,14 +59,14 @@ def test_the_generator_keeps_its_books(seed: int) -> None:
     np.testing.assert_allclose(log_density(case, latents), expected, rtol=1e-6)
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, deadline=None, max_examples=12)
 @given(seeds)
 def test_random_programs_are_solved_exactly(seed: int) -> None:
     check_exact(seed)
 
 
 @pytest.mark.parametrize("bend", BENDS)
-@settings(derandomize=True, deadline=None, max_examples=4)
+@settings(derandomize=True, deadline=None, max_examples=3)
 @given(seeds)
 def test_bent_programs_are_refused(bend: str, seed: int) -> None:
     case, bent = random_program(seed, BENDS[bend])

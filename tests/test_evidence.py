@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from calmrl_prob.errors import ArgumentError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import (
@@ -24,6 +23,7 @@ from calmrl_prob.linear_gaussian import (
 from calmrl_prob.linear_gaussian.parameters import Parameters
 from calmrl_prob.linear_gaussian.statistics import FromStatistics
 from tests.conftest import random_blocks, random_model
+from tests.recording import Operations
 
 DIMS = {"a": 4, "b": 3, "c": 2}
 FORMS = ("statistics", "modality", "pattern")
@@ -125,29 +125,13 @@ def test_single_missing_features() -> None:
 def test_a_call_from_statistics_touches_nothing_that_grows_with_the_rows() -> None:
     """The same work whatever N: no operation of a call, forward or backward, sees a tensor with a row dimension."""
 
-    class Sizes(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.shapes: list[tuple[str, tuple[int, ...]]] = []
-
-        def __torch_dispatch__(
-            self,
-            func: Callable[..., object],
-            types: object,
-            args: tuple[object, ...] = (),
-            kwargs: dict[str, object] | None = None,
-        ) -> object:
-            out = func(*args, **(kwargs or {}))
-            self.shapes += [(str(func), tuple(part.shape)) for part in (*args, out) if isinstance(part, Tensor)]
-            return out
-
     model = random_model(DIMS, 2, seed=5)
     seen = []
     for num_instances in (211, 3001):
         evidence = Evidence(random_blocks(model, num_instances, rate=0.4), 2, form="statistics")
-        with Sizes() as sizes:
+        with Operations() as operations:
             evidence(unflatten(flatten(model))).backward()
-        seen.append(sizes.shapes)
+        seen.append(operations.seen)
     assert seen[0] == seen[1]
     assert len(seen[0]) > 100
 

@@ -119,7 +119,7 @@ def test_mixtures_and_covariates_are_fitted_too(prior: object, route: str, data:
 
 def test_gradient_of_the_evidence_is_that_of_finite_differences(data: cal.MultimodalData) -> None:
     from calmrl_prob.conjugacy import discover
-    from calmrl_prob.inference.gradient import form_evidence
+    from calmrl_prob.inference.evidence import FormEvidence
     from calmrl_prob.tracing import BoundModel
 
     few = data.subset(slice(0, 20))
@@ -127,7 +127,7 @@ def test_gradient_of_the_evidence_is_that_of_finite_differences(data: cal.Multim
     given = cal.MultimodalData({name: few[name] for name in few.names}, covariates={"age": age})
     for prior in (mixture, regression):
         bound = BoundModel(with_prior(prior, given))  # type: ignore[arg-type]
-        evidence = form_evidence(discover(bound, given), given)
+        evidence = FormEvidence(discover(bound, given), given)
         value = evidence()
         value.backward()
         slope = bound.own["slope"]
@@ -160,3 +160,36 @@ def test_what_cannot_be_fitted_so_is_refused(data: cal.MultimodalData) -> None:
 
     with pytest.raises(NotConjugateError, match="location not affine"):
         cal.fit(bent, data, method="gradient")
+
+
+def test_a_factor_outside_the_plate_is_a_penalty(data: cal.MultimodalData) -> None:
+    class Penalised(Plain):
+        def forward(self, data: cal.MultimodalData) -> None:
+            size = sum(weights.square().sum() for weights in self.weights.values())
+            pyro.factor("ridge", -strength * size)
+            super().forward(data)
+
+    found = []
+    for strength in (0.0, 100.0):  # the model reads it
+        model = Penalised(data.dims)
+        result = cal.fit(model, data, max_iterations=100)
+        size = float(sum(weights.detach().square().sum() for weights in model.weights.values()))
+        assert result.objective[-1] == pytest.approx(result.log_likelihood[-1] - strength * size, rel=1e-9)
+        found.append((size, result.log_likelihood[-1]))
+    (free, best), (small, less) = found
+    assert small < 0.5 * free
+    assert less < best
+
+
+def test_modules_that_a_function_closes_over_are_fitted_where_pyro_sees_them(data: cal.MultimodalData) -> None:
+    module = Plain(data.dims)
+
+    def model(data: cal.MultimodalData) -> None:
+        pyro.module("plain", module)
+        module(data)
+
+    before = module.weights["image"].detach().clone()
+    result = cal.fit(model, data, max_iterations=50)
+    assert result.log_likelihood[-1] > result.log_likelihood[0]
+    assert not torch.equal(module.weights["image"].detach(), before)
+    assert not list(pyro.get_param_store().keys())

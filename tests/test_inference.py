@@ -178,7 +178,7 @@ HALF_CONSTANT = torch.where(torch.arange(6)[:, None] < 2, torch.nan, torch.ones(
             {"latent_dim": 1},
             {"method": "magic"},
             ArgumentError,
-            r"method: expected one of \['auto', 'em'.*'magic'",
+            r"method: expected one of \['auto'.*'magic'",
         ),
         ({"x": X}, {"latent_dim": 1}, {"steps": 3}, ArgumentError, "no option 'steps'; it has .*max_iterations"),
         ({"x": X}, {"latent_dim": 3}, {}, ArgumentError, "latent_dim: 3 latents .*the largest that they can is 2"),

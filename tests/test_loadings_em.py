@@ -12,9 +12,9 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import Evidence, LinearGaussian, ObservedBlocks, fit_em, log_evidence
-from calmrl_prob.linear_gaussian.loadings_prior import ARDLoadings, LoadingsPrior, NormalLoadings
-from calmrl_prob.linear_gaussian.maximization import NoiseModel, Penalty, expected_residual, maximize
+from calmrl_prob.linear_gaussian.maximization import NoiseModel, PenalisedStep, expected_residual, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
 from calmrl_prob.linear_gaussian.rotation import best_rotation
 from calmrl_prob.model import SharedLatentModel
 from tests.conftest import random_blocks, random_mask, random_model
@@ -74,7 +74,7 @@ def test_all_forms_take_the_same_penalised_step() -> None:
     model = random_model(DIMS, 3, seed=2, prior="standard")
     blocks = random_blocks(model, 80, rate=0.4)
     unlimited = NoiseModel(False, torch.zeros(22).double(), 0.0, torch.ones(22).double())
-    priors = {"normal": lambda *a: NormalLoadings(*a, alpha=7.0), "ard": ARDLoadings}
+    priors = {"normal": lambda *a: NormalPenalty(*a, alpha=7.0), "ard": ARDPenalty}
     for make in priors.values():
         nexts = []
         for step, shift in all_forms(blocks, 3).values():
@@ -96,11 +96,11 @@ def test_the_penalised_step_solves_its_equations() -> None:
     step, shift = all_forms(random_blocks(model, 80, rate=0.4), 3)["modality"]
     parameters = Parameters.from_linear_gaussian(model, shift)
     moments = step(parameters)
-    prior = ARDLoadings(step.shape, torch.linspace(0.5, 2, 22, dtype=torch.float64))
+    prior = ARDPenalty(step.shape, torch.linspace(0.5, 2, 22, dtype=torch.float64))
     unlimited = NoiseModel(False, torch.zeros(22).double(), 0.0, torch.ones(22).double())
     image = maximize(step, moments, unlimited, expand=False, loadings_prior=prior, current=parameters)
     joint = torch.cat([image.loadings, image.intercepts[:, None]], dim=1)
-    penalty = Penalty.at(prior, parameters)
+    penalty = PenalisedStep.at(prior, parameters)
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
     for d in range(22):
         pull = penalty.ratio[d] * torch.cat([penalty.precision[d], torch.zeros(1).double()])
@@ -171,7 +171,7 @@ def test_turning_raises_the_prior_and_leaves_the_evidence() -> None:
     model = random_model(DIMS, 5, prior="standard")
     blocks = random_blocks(model, 50, rate=0.3)
     shape = Shape.of(DIMS)
-    prior = ARDLoadings(shape, torch.ones(22).double())
+    prior = ARDPenalty(shape, torch.ones(22).double())
     parameters = Parameters.from_linear_gaussian(model, torch.zeros(22).double())
     turned = prior.turned(parameters, most_rounds=100)
     assert prior.log_density(turned.loadings) > prior.log_density(parameters.loadings) + 0.1
@@ -180,7 +180,7 @@ def test_turning_raises_the_prior_and_leaves_the_evidence() -> None:
     again = prior.turned(turned, most_rounds=100)
     assert prior.log_density(again.loadings) == pytest.approx(prior.log_density(turned.loadings), rel=1e-4)
     assert best_rotation(torch.ones(2, 1, 1).double(), torch.ones(2).double(), 1e-6, 5) is None
-    normal: LoadingsPrior = NormalLoadings(shape, torch.ones(22).double(), alpha=1.0)
+    normal: LoadingsPenalty = NormalPenalty(shape, torch.ones(22).double(), alpha=1.0)
     assert normal.turned(parameters, most_rounds=5) is parameters
 
 

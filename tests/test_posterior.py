@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -154,10 +155,10 @@ def test_chunks_of_rows_and_patterns_change_nothing(monkeypatch: pytest.MonkeyPa
     blocks = random_blocks(model, 700, rate=0.4)
     whole = posterior(model, blocks)
     variance = predict(model, whole).latent_variance["a"]
-    monkeypatch.setattr("calmrl_prob.linear_gaussian.products.CHUNK_BUDGET", 2000)
+    monkeypatch.setattr(import_module("calmrl_prob.linear_gaussian.products"), "CHUNK_BUDGET", 2000)
     # by module, because the package re-exports a function of the same name
     monkeypatch.setattr(sys.modules["calmrl_prob.linear_gaussian.posterior"], "CHUNK_BUDGET", 100)
-    monkeypatch.setattr("calmrl_prob.linear_gaussian.layout._BUCKET_BUDGET", 72)
+    monkeypatch.setattr(import_module("calmrl_prob.linear_gaussian.layout"), "_BUCKET_BUDGET", 72)
     parts = posterior(model, blocks)
     assert_close(parts.mean, whole.mean)
     assert_close(parts.log_marginal, whole.log_marginal)

@@ -11,7 +11,14 @@ from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedB
 from calmrl_prob.linear_gaussian.latent_likelihood import LatentLikelihood
 from calmrl_prob.linear_gaussian.pivoted_cholesky import pivoted_cholesky
 from calmrl_prob.linear_gaussian.posterior import posterior
-from calmrl_prob.linear_gaussian.process import LowRankProcess, process_evidence, process_posterior
+from calmrl_prob.linear_gaussian.process import (
+    FactorisedPosterior,
+    JointPosterior,
+    LowRankProcess,
+    ProcessPosterior,
+    process_evidence,
+    process_posterior,
+)
 
 DIMS = {"image": 3, "text": 2, "audio": 1}
 LENGTHSCALES = (0.15, 0.4, 1.0)
@@ -84,6 +91,7 @@ def test_posterior_and_evidence_equal_dense_conditioning() -> None:
     torch.testing.assert_close(mean, dense_mean, rtol=0, atol=1e-8)
     torch.testing.assert_close(covariance, blocks_of, rtol=0, atol=1e-8)
     assert float(given.lower_bound) == pytest.approx(evidence, abs=1e-8)
+    assert isinstance(given, JointPosterior)
     assert float(given.upper_bound) == pytest.approx(evidence, abs=1e-8)
 
 
@@ -122,7 +130,7 @@ def test_bounds_enclose_the_evidence_and_close_in_as_the_rank_grows() -> None:
     evidence = dense(model, blocks, cov)[2]
     lower, upper = [], []
     for rank in (1, 2, 4, 8, 16, 60):
-        given = process_posterior(likelihood, low_rank(cov, likelihood.precision_diagonal, max_rank=rank))
+        given = JointPosterior(likelihood, low_rank(cov, likelihood.precision_diagonal, max_rank=rank))
         lower.append(float(given.lower_bound))
         upper.append(float(given.upper_bound))
     assert all(below <= evidence + 1e-8 for below in lower)
@@ -144,15 +152,16 @@ def test_a_low_rank_bound_is_what_dense_algebra_makes_of_it() -> None:
     assert float(given.lower_bound) == pytest.approx(evidence - 0.5 * float(trace), abs=1e-7)
 
 
-def test_gradients_of_the_evidence() -> None:
-    model, blocks, cov = problem(10)
-    parts = low_rank(cov, torch.ones(10, 3, dtype=torch.float64), max_rank=4)
+@pytest.mark.parametrize("joint_limit", [100, 0], ids=["joint", "factorised"])
+def test_gradients_of_the_evidence(joint_limit: int) -> None:
+    model, blocks, cov = problem(7)
+    parts = low_rank(cov, torch.ones(7, 3, dtype=torch.float64), max_rank=3)
 
     def evidence(loadings: Tensor, log_noise: Tensor, nugget: Tensor, residual: Tensor, *factors: Tensor) -> Tensor:
         lg = LinearGaussian({**model.loadings, "image": loadings}, model.intercepts,
                             {**model.noise_variance, "text": log_noise.exp()})  # fmt: skip
         likelihood = LatentLikelihood.of(lg, blocks).marginalize(nugget).likelihood
-        return process_evidence(likelihood, LowRankProcess(factors, residual))
+        return process_evidence(likelihood, LowRankProcess(factors, residual), joint_limit)
 
     inputs = (
         model.loadings["image"],
@@ -165,18 +174,19 @@ def test_gradients_of_the_evidence() -> None:
     assert torch.autograd.gradcheck(evidence, inputs)
 
 
-def test_draws_have_the_posterior_moments_jointly_over_instances() -> None:
+@pytest.mark.parametrize("kind", [JointPosterior, FactorisedPosterior])
+def test_draws_have_the_posterior_moments_jointly_over_instances(kind: type[ProcessPosterior]) -> None:
     model, blocks, cov = problem(12)
     likelihood = LatentLikelihood.of(model, blocks)
     prior = low_rank(cov, torch.ones(12, 3, dtype=torch.float64))
-    given = process_posterior(likelihood, prior)
+    given = kind(likelihood, prior)
     mean, covariance, _ = dense(model, blocks, cov)
-    draws = prior.evaluate(given.sample_weights(40_000, torch.Generator().manual_seed(3))).flatten(1)
+    draws = prior.evaluate(given.sample_weights(10_000, torch.Generator().manual_seed(3))).flatten(1)
     error = (draws - mean.flatten()).mean(0)
-    assert bool((error.abs() < 6 * (covariance.diagonal() / 40_000).clamp(min=1e-20).sqrt() + 1e-9).all())
+    assert bool((error.abs() < 6 * (covariance.diagonal() / 10_000).clamp(min=1e-20).sqrt() + 1e-9).all())
     spread = covariance.diagonal()
     sample = torch.cov(draws.mT)
-    standard_error = ((covariance.square() + torch.outer(spread, spread)) / 40_000).sqrt()
+    standard_error = ((covariance.square() + torch.outer(spread, spread)) / 10_000).sqrt()
     assert bool(((sample - covariance).abs() < 6 * standard_error + 1e-9).all())
 
 
@@ -218,3 +228,24 @@ def test_rough_kernels_take_full_rank_and_remain_exact() -> None:
     partial = pivoted_cholesky(lambda i: cov[i], cov.diagonal(), torch.ones(50).double(), tolerance=0.0, max_rank=50)
     assert partial.factor.shape == (50, 50)
     torch.testing.assert_close(partial.factor @ partial.factor.mT, cov, rtol=0, atol=1e-12)
+
+
+def test_taken_apart_the_mean_is_the_same_and_the_bound_is_of_independent_latents() -> None:
+    model, blocks, cov = problem(25)
+    likelihood = LatentLikelihood.of(model, blocks)
+    prior = low_rank(cov, torch.ones(25, 3, dtype=torch.float64))
+    given = FactorisedPosterior(likelihood, prior)
+    mean, covariance, evidence = dense(model, blocks, cov)
+    torch.testing.assert_close(given.moments(prior)[0], mean, rtol=0, atol=1e-8)
+    precision = torch.linalg.inv(covariance + 1e-9 * torch.eye(75)).view(25, 3, 25, 3)
+    apart = [torch.linalg.inv(precision[:, k, :, k]).diagonal() for k in range(3)]
+    torch.testing.assert_close(
+        given.moments(prior)[1].diagonal(dim1=-2, dim2=-1), torch.stack(apart, dim=1), rtol=1e-4, atol=1e-6
+    )
+    assert float(given.lower_bound) < evidence
+    # ELBO of q = N(mean, blockdiag): log p(x) - KL(q || p), both normal
+    joint = JointPosterior(likelihood, prior)
+    matrix = joint.factor @ joint.factor.mT
+    blocks_of = torch.block_diag(*given.covariances)
+    divergence = 0.5 * ((matrix * blocks_of).sum() - len(matrix) - torch.logdet(matrix) - torch.logdet(blocks_of))
+    assert float(given.lower_bound) == pytest.approx(evidence - float(divergence), abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,6 @@ from scipy.stats import multivariate_normal
 from tests.pyro_zoo import CONJUGATE, NOT_CONJUGATE, Conjugate, NotConjugate
 from tests.pyro_zoo.cases import Array, Model
 
-#: Discrete sites, and how many values each has.
-DISCRETE = {"c": 3, "expert": 2}
-
 
 @pytest.fixture(autouse=True)
 def own_parameter_store() -> Iterator[None]:
@@ -29,8 +27,8 @@ def own_parameter_store() -> Iterator[None]:
         yield
 
 
-def run(model: Model, case: Conjugate | NotConjugate) -> dict[str, dict[str, Any]]:
-    """The sample sites of the plate of instances, their densities computed."""
+def run(model: Model, case: Conjugate | NotConjugate, *, outside: bool = False) -> dict[str, dict[str, Any]]:
+    """The sample sites of the plate of instances, or all of them, their densities computed."""
     trace = poutine.trace(model).get_trace(case.data)
     trace.compute_log_prob()
     return {
@@ -38,7 +36,7 @@ def run(model: Model, case: Conjugate | NotConjugate) -> dict[str, dict[str, Any
         for name, site in trace.nodes.items()
         if site["type"] == "sample"
         and not site_is_subsample(site)
-        and any(frame.name == "instances" for frame in site["cond_indep_stack"])
+        and (outside or any(frame.name == "instances" for frame in site["cond_indep_stack"]))
     }
 
 
@@ -54,27 +52,27 @@ def density_by_row(site: dict[str, Any], rows: int) -> Array:
 
 
 def joint_density(case: Conjugate) -> tuple[Array, Array]:
-    """Latents (N, K) drawn from the prior, and their log density together with the data's, (N,), by Pyro."""
+    """Latents drawn from the prior, and their log density together with the data, by Pyro: of the rows of a case."""
     rows = len(case.data)
     sites = run(case.model, case)
     drawn = {n: s["value"] for n, s in sites.items() if not s["is_observed"] and not n.endswith("_unobserved")}
-    choice = next((name for name in drawn if name in DISCRETE), None)
-    drawn.pop(choice, None)
+    discrete = {name: site["fn"] for name, site in sites.items() if getattr(site["fn"].support, "is_discrete", False)}
+    support = {n: v.enumerate_support(expand=False) for n, v in discrete.items() if n in drawn}
     totals = []
-    for value in range(DISCRETE.get(choice, 1)):
-        fixed = dict(drawn) if choice is None else {**drawn, choice: torch.full((rows,), float(value)).long()}
-        if choice == "expert":
-            fixed[choice] = fixed[choice].double()  # a Bernoulli site
+    for choice in itertools.product(*support.values()):
+        chosen = {name: value.expand_as(drawn[name]) for name, value in zip(support, choice, strict=True)}
+        fixed = {**drawn, **chosen}
         again = run(poutine.condition(case.model, data=fixed), case)
         densities = [density_by_row(s, rows) for n, s in again.items() if not n.endswith("_unobserved")]
         totals.append(np.sum(densities, axis=0))
-    return np.concatenate([by_row(value, rows) for value in drawn.values()], axis=1), logsumexp(totals, axis=0)
+    latents = np.concatenate([by_row(value, rows) for n, value in drawn.items() if n not in support], axis=1)
+    return latents[case.rows], logsumexp(totals, axis=0)[case.rows]
 
 
 def log_density(case: Conjugate, latents: Array) -> Array:
-    """log p(x) + log p(z | x) of every instance, (N,), by hand."""
+    """log p(x) + log p(z | x) of the rows of a case, by hand."""
     densities = []
-    for row, z in enumerate(latents):
+    for row, z in zip(case.rows, latents, strict=True):
         weights, means, covariances, evidence = case.components(row)
         parts = [multivariate_normal(m, cov).logpdf(z) for m, cov in zip(means, covariances, strict=True)]
         densities.append(evidence + logsumexp(parts, b=weights))
@@ -102,6 +100,6 @@ def test_rows_that_the_truth_tells_apart_are_of_that_form(name: str) -> None:
 def test_what_is_not_conjugate_still_runs(name: str) -> None:
     """In plain Pyro it is a good model: all densities are finite, and the site that is blamed is there."""
     case = NOT_CONJUGATE[name]()
-    sites = run(case.model, case)
+    sites = run(case.model, case, outside=True)
     assert case.site in sites
     assert all(bool(site["log_prob"].isfinite().all()) for site in sites.values())

@@ -132,6 +132,8 @@ def test_library_never_pickles(path: Path) -> None:
 @in_every_library_file
 def test_library_keeps_out_of_pyros_global_parameter_store(path: Path) -> None:
     forbidden = {"clear_param_store", "get_param_store"}
+    if path.name == "tracing.py":  # sets the store aside while a user's model runs, and puts it back
+        forbidden = {"clear_param_store"}
     found = {f"line {call.lineno}" for call in calls(parse(path)) if dotted(call.func).split(".")[-1] in forbidden}
     assert not found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,7 +67,7 @@ def test_merging_parts_equals_the_whole() -> None:
 def test_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = random_blocks(random_model(DIMS, 3), 500, rate=0.3)
     whole = SufficientStatistics.from_blocks(blocks)
-    monkeypatch.setattr("calmrl_prob.linear_gaussian.statistics.CHUNK_BUDGET", 1)
+    monkeypatch.setattr(import_module("calmrl_prob.linear_gaussian.statistics"), "CHUNK_BUDGET", 1)
     assert_same(SufficientStatistics.from_blocks(blocks), whole)
 
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentTypeError, DataError, SchemaError
-from calmrl_prob.inference.posterior import Model, as_linear_gaussian
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
 from calmrl_prob.linear_gaussian.posterior import factorize, modality_precisions
 
@@ -57,25 +54,16 @@ class Encoded:
     """N instances reduced to what the scores need: O(N K) numbers, whatever the widths of the modalities.
 
     Args:
-        model: the fitted model.
-        data: N instances, any modalities of the model.
-        argument: how errors call ``data``.
+        linear_gaussian: the fitted model.
+        blocks: N instances, any modalities of the model, each whole or absent.
 
-    Raises:
-        SchemaError: a modality of ``data`` is unknown to the model or has another width.
-        DataError: some rows lack single features.
+    Attributes:
+        patterns: (P, M) bool, True = PRESENT. pattern_index: which one each instance has, (N,).
+        log_marginal: log p(x_n) of what each instance has, (N,), nats.
     """
 
-    def __init__(self, model: Model, data: MultimodalData, argument: str) -> None:
-        full = as_linear_gaussian(model)
-        _check_schema(full, data, argument)
-        blocks = data.blocks
-        if not isinstance(blocks, ObservedBlocks):
-            raise DataError(
-                f"{argument}: expected whole modalities, present or missing; some rows lack single features. "
-                "Impute those first, or make such rows NaN throughout."
-            )
-        chosen = full.select(blocks.names).to(torch.float64)
+    def __init__(self, linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> None:
+        chosen = linear_gaussian.select(blocks.names).to(torch.float64)
         lg = LinearGaussian(
             chosen.loadings,
             {name: chosen.intercepts[name] + chosen.loadings[name] @ chosen.prior_mean for name in chosen.names},
@@ -89,7 +77,7 @@ class Encoded:
         self._information, self._prior_precision = precisions[:-1], precisions[-1]
         self._gram = torch.stack([loadings.mT @ loadings for loadings in lg.loadings.values()])
         parts = [self._encode(lg, blocks, start) for start in range(0, blocks.num_instances, _ENCODE_ROWS)]
-        self._natural_mean, self._mean, self._projection, self._length = (
+        self._natural_mean, self._mean, self._projection, self._length, self.log_marginal = (
             torch.cat(columns) for columns in zip(*parts, strict=True)
         )
         self._logdet = torch.cat([log_determinant(factorize(self._precision(part))) for part in self._pattern_parts()])
@@ -153,8 +141,8 @@ class Encoded:
         return torch.split(all_patterns, max(1, _BATCH_NUMBERS // self._mean.shape[1] ** 2))
 
     @staticmethod
-    def _encode(lg: LinearGaussian, blocks: ObservedBlocks, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Natural means, means, projections and lengths of the instances from ``start`` on, in float64."""
+    def _encode(lg: LinearGaussian, blocks: ObservedBlocks, start: int) -> tuple[Tensor, ...]:
+        """Natural means, means, projections, lengths and evidences of the instances from ``start`` on, in float64."""
         # float64 from here on: a duplicate must get the same score wherever it stands, and float32 products do not
         part = _rows(blocks, start, start + _ENCODE_ROWS, lg.device)
         given = posterior(lg, part)
@@ -164,26 +152,7 @@ class Encoded:
             centred = values - lg.intercepts[name]
             projection[part.rows[name]] += centred @ lg.loadings[name]
             square[part.rows[name]] += centred.square().sum(1)
-        return given.natural_mean, given.mean, projection, square.sqrt()
-
-
-def _check_schema(lg: LinearGaussian, data: MultimodalData, argument: str) -> None:
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(
-            f"{argument}: expected MultimodalData, got {type(data).__name__}. "
-            "Wrap arrays as MultimodalData({name: array})."
-        )
-    for name, width in data.dims.items():
-        if name not in lg.dims:
-            raise SchemaError(
-                f"{argument}: the model has no modality '{name}'; it has {list(lg.names)}. "
-                "Drop it with .select(names), or rename it."
-            )
-        if width != lg.dims[name]:
-            raise SchemaError(
-                f"{argument}: modality '{name}' has {width} features, the model expects {lg.dims[name]}. "
-                "Preprocess it as the training data were."
-            )
+        return given.natural_mean, given.mean, projection, square.sqrt(), given.log_marginal
 
 
 def _rows(blocks: ObservedBlocks, start: int, stop: int, device: torch.device) -> ObservedBlocks:

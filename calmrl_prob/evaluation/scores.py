@@ -6,7 +6,8 @@ pattern and candidates j, of pattern c(j),
     score[i, j] = g[i, c(j)] (a_i . b_j) + s[i, c(j)] + t_j
 
 so a block of scores is one matrix product. A score is a function that returns these parts (:class:`Factors`); write
-one, add it to ``SCORES``, and ``retrieve`` takes it.
+one, add it to ``SCORES``, and ``retrieve`` takes it for every model with one linear-Gaussian form. What the same names
+mean for other models is in ``pairs.py`` and ``sampled_pairs.py``.
 
 The latent is measured from its prior mean m0 throughout, so that moving the origin of the latent space (which changes
 nothing about the data) changes no score.
@@ -80,7 +81,8 @@ class Factors:
         return of_patterns.gather(1, self.slot[:, None]).squeeze(1)
 
 
-Score = Callable[[LatentRows, LatentRows], Factors]
+#: A score in closed form: the parts of a block of scores of some queries, of one pattern, with some candidates.
+ClosedForm = Callable[[LatentRows, LatentRows], Factors]
 
 
 def likelihood_ratio(queries: LatentRows, candidates: LatentRows) -> Factors:
@@ -136,8 +138,8 @@ def cosine_predicted(queries: LatentRows, candidates: LatentRows) -> Factors:
     return Factors(queries.mean, _divide(candidates.projection, candidates.length), candidates.slot, gain=gain)
 
 
-#: The scores that ``retrieve`` knows, by name.
-SCORES: dict[str, Score] = {
+#: The scores that ``retrieve`` knows, by name; for any model these three.
+SCORES: dict[str, ClosedForm] = {
     "likelihood_ratio": likelihood_ratio,
     "cosine_latent": cosine_latent,
     "cosine_predicted": cosine_predicted,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from calmrl_prob.inference.collapsed import CollapsedModel, marginalize
 from calmrl_prob.inference.fit import FIT_METHODS, fit
+from calmrl_prob.inference.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian, as_linear_gaussian, posterior
 from calmrl_prob.inference.predictive import MixturePredictive, NormalPredictive, Predictive
 from calmrl_prob.inference.result import FitResult
@@ -10,14 +12,17 @@ from calmrl_prob.inference.results import PosteriorResult
 
 __all__ = [
     "FIT_METHODS",
+    "CollapsedModel",
     "FitResult",
     "Fittable",
     "HasLinearGaussian",
     "MixturePredictive",
     "NormalPredictive",
+    "ParameterDraws",
     "PosteriorResult",
     "Predictive",
     "as_linear_gaussian",
     "fit",
+    "marginalize",
     "posterior",
 ]

@@ -30,7 +30,14 @@ EM_OPTIONS = tuple(
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _SETTLED
 )
 #: Options that are numbers, with a value that messages suggest, and those that count something.
-_NUMBERS = {"tolerance": 1e-6, "noise_floor": 1e-4, "noise_pseudo_count": 1.0, "loadings_precision": 1.0}
+_NUMBERS = {
+    "tolerance": 1e-6,
+    "noise_floor": 1e-4,
+    "noise_pseudo_count": 1.0,
+    "loadings_precision": 1.0,
+    "pseudo_rows": 100.0,
+    "pseudo_row_pooling": 1.0,
+}
 _COUNTS = ("max_iterations", "anderson_memory")
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult, checked_draws, seeded_generator
@@ -68,6 +69,12 @@ class GaussianPosterior(PosteriorResult):
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
         """N(W E[z_n] + mu, W V_n W^T + Psi) of one modality, feature by feature."""
         return GaussianPredictive(self.exact, name, self.mean.dtype if dtype is None else dtype, self._latent_dim)
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log N(z_n; mean_n, V_n) at ``latents`` (N, K), nats, shape (N,)."""
+        factor = torch.linalg.cholesky(self.pattern_covariance)[self.pattern_index]
+        density: Tensor = MultivariateNormal(self.mean, scale_tril=factor, validate_args=False).log_prob(latents)
+        return density
 
     def sample(self, num_draws: int, seed: int = 0) -> Tensor:
         """Independent draws of the latents, shape (S, N, K).

@@ -24,9 +24,13 @@ from calmrl_prob.errors import (
     NotConjugateError,
     SchemaError,
 )
+from calmrl_prob.inference.collapsed_map import run_map
+from calmrl_prob.inference.collapsed_nuts import run_nuts
+from calmrl_prob.inference.collapsed_svi import run_collapsed_svi
 from calmrl_prob.inference.em import run_em
 from calmrl_prob.inference.gradient import run_gradient
-from calmrl_prob.inference.posterior import Fittable
+from calmrl_prob.inference.mixture_fit import has_closed_form, run_mixture_em
+from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback, progress_bar
 from calmrl_prob.inference.result import FitReport, FitResult
 from calmrl_prob.inference.svi import run_svi
@@ -35,7 +39,15 @@ from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: Name -> function of (model, data, seed, callback, **options), which fits the model in place and reports how that
 #: went. The model is Fittable for "em", and a BoundModel for all others.
-FIT_METHODS: dict[str, Callable[..., FitReport]] = {"em": run_em, "gradient": run_gradient, "svi": run_svi}
+FIT_METHODS: dict[str, Callable[..., FitReport]] = {
+    "em": run_em,
+    "gradient": run_gradient,
+    "mixture em": run_mixture_em,
+    "map": run_map,
+    "nuts": run_nuts,
+    "collapsed svi": run_collapsed_svi,
+    "svi": run_svi,
+}
 
 
 @runtime_checkable
@@ -69,10 +81,13 @@ def fit(
     - "em": closed-form EM steps from a spectral start, for ``SharedLatentModel`` and whatever can take over a
       ``LinearGaussian``. The log likelihood never falls (Liu et al., Calibrated Multimodal Representation Learning with
       Missing Modalities, 2025, Corollary 4). Options: keywords of :func:`calmrl_prob.linear_gaussian.fit_em`.
+    - "mixture em": the same for ``SharedLatentModel`` with a ``MixturePrior`` or ``GroupPrior``. Options: keywords of
+      :func:`calmrl_prob.linear_gaussian.fit_mixture_em`.
     - "gradient": L-BFGS on the exact evidence, for any Pyro model that is conjugate and has parameters (``pyro.param``
       statements, or those of a module). Options: ``max_iterations``, ``tolerance``.
     - "map": global latents (sites outside the plate) by their joint mode with the latents marginalised exactly; "svi"
-      and "nuts" give their posterior instead, at a cost that does not grow with N where statistics serve.
+      (or "collapsed svi") and "nuts" give their posterior instead, at a cost that does not grow with N where statistics
+      serve. Options: keywords of ``run_map``, ``run_collapsed_svi`` and ``run_nuts`` in ``calmrl_prob.inference``.
     - "svi": stochastic variational inference with an amortised guide, for all other models.
 
     Args:
@@ -117,7 +132,7 @@ def fit(
     if not callable(model) and not isinstance(model, Fittable | HasFit):
         raise ArgumentTypeError(
             f"model: expected a SharedLatentModel or a Pyro model, got {described(model)}; or give your class dims, "
-            "latent_dim, noise, linear_gaussian() and load_linear_gaussian()."
+            "latent_dim, noise and load_linear_gaussian()."
         )
     if not isinstance(data, MultimodalData | SufficientStatistics):
         raise ArgumentTypeError(
@@ -125,7 +140,7 @@ def fit(
             "wrap arrays in MultimodalData."
         )
     seed = checked_seed(seed)
-    known = ["auto", *FIT_METHODS]
+    known = list(dict.fromkeys(["auto", "svi", *FIT_METHODS]))
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     start = time.perf_counter()
@@ -160,7 +175,7 @@ def fit(
         options=MappingProxyType(dict(options)),
         report=report,
     )
-    if not result.converged:
+    if not result.converged and not getattr(report, "warned", False):
         warnings.warn(
             f"method {method!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, or "
             "raise tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
@@ -174,15 +189,23 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     """The model as the method takes it, and the method that "auto" stands for."""
     if isinstance(model, Fittable) and not isinstance(model, type) and method in ("auto", "em"):
         try:
-            model.linear_gaussian()
+            if isinstance(model, HasLinearGaussian):
+                model.linear_gaussian()
         except NotConjugateError:
             if method == "em":
                 raise
         else:
             return model, "em"
+    if has_closed_form(model) and method in ("auto", "mixture em"):
+        return model, "mixture em"
+    if method == "mixture em":
+        raise ArgumentTypeError(
+            f"model: method 'mixture em' needs a SharedLatentModel with a MixturePrior or GroupPrior, got "
+            f"{described(model)}."
+        )
     if method == "em":
         raise ArgumentTypeError(
-            f"model: method 'em' needs dims, latent_dim, noise, linear_gaussian() and load_linear_gaussian(), which "
+            f"model: method 'em' needs dims, latent_dim, noise and load_linear_gaussian(), which "
             f"{described(model)} lacks; use another method, or 'auto'."
         )
     if not isinstance(data, MultimodalData):
@@ -190,7 +213,7 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
             f"data: method {method!r} calls the model on instances and needs MultimodalData, got {described(data)}."
         )
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
-    if method != "auto":
+    if method not in ("auto", "svi"):
         return bound, method
     try:
         form = discover(bound, data)
@@ -198,6 +221,8 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
         if "svi" not in FIT_METHODS:
             raise
         return bound, "svi"
+    if method == "svi":
+        return bound, "collapsed svi" if form.globals and not form.degrees_of_freedom else "svi"
     if form.degrees_of_freedom:
         return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
     return bound, "map" if form.globals else "gradient"

@@ -13,7 +13,7 @@ analysis (2009); Titsias, Variational learning of inducing variables in sparse G
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -30,12 +30,20 @@ from calmrl_prob.inference.predictive import NormalPredictive, Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.latent_likelihood import Conditional, LatentLikelihood
-from calmrl_prob.linear_gaussian.process import LowRankProcess, ProcessPosterior, process_posterior
+from calmrl_prob.linear_gaussian.process import (
+    JOINT_LIMIT,
+    JointPosterior,
+    LowRankProcess,
+    ProcessPosterior,
+    process_posterior,
+)
 from calmrl_prob.linear_gaussian.products import row_chunks
 from calmrl_prob.priors.gaussian_process import GaussianProcessPrior, InducingPoints
 
-#: Weights of all processes together, unless the user says otherwise: factorising as many takes a few seconds.
-MAX_RANK = 6000
+#: Inducing points of each latent, unless the user says otherwise.
+MAX_RANK = 1000
+#: Numbers in the latents of draws that are made together.
+_DRAWN_AT_ONCE = 2**21
 #: Variance left over at which draws count as joint, as a share of the prior's.
 _JOINT = 1e-9
 
@@ -52,11 +60,11 @@ class GaussianProcessPosterior(PosteriorResult):
     Attributes:
         linear_gaussian: loadings, intercepts and noise.
         prior: the processes.
-        evidence: log p(x) of all that the instances have, jointly (and given the instances that it was conditioned on,
-            if any), nats.
-        diagnostics: "num_weights", R, of all processes; "exact", whether these exhaust the processes; "evidence_gap",
-            nats: 0 if so, else the evidence of all the data lies between the bound that stands for it and this much
-            above that.
+        diagnostics: "num_weights", R, of all processes; "joint", whether covariances know of the dependence between
+            latents in full, or only as far as an instance's own data go; "exact", whether there is no error but
+            rounding; "slack", nats, what the evidence lacks because the weights do not exhaust the processes (0 if they
+            do); "evidence_gap", nats, how far the evidence can be above the bound that stands for it, None where that
+            is not known.
     """
 
     def __init__(
@@ -66,20 +74,41 @@ class GaussianProcessPosterior(PosteriorResult):
         inducing: InducingPoints,
         weights: ProcessPosterior,
         rows: ProcessRows,
-        evidence: float = 0.0,
-        diagnostics: Mapping[str, Any] = MappingProxyType({}),
-        before: tuple[Tensor, Tensor] | None = None,
+        diagnostics: Mapping[str, Any],
+        before: Callable[[], ProcessPosterior] | None = None,
     ) -> None:
         self.route = "gaussian process"
         self.dims = linear_gaussian.dims
-        self.linear_gaussian, self.prior, self.evidence = linear_gaussian, prior, evidence
+        self.linear_gaussian, self.prior = linear_gaussian, prior
         self.diagnostics = MappingProxyType(dict(diagnostics))
-        self._inducing, self._weights, self._rows, self._before = inducing, weights, rows, before
+        self._inducing, self._weights, self._rows, self._make_before = inducing, weights, rows, before
+
+    @cached_property
+    def _before(self) -> ProcessPosterior | None:
+        """The posterior given the further instances alone, if there are any."""
+        with torch.no_grad():
+            return None if self._make_before is None else self._make_before()
 
     @cached_property
     def _process_moments(self) -> tuple[Tensor, Tensor]:
+        rows = self._rows
         with torch.no_grad():
-            return self._weights.moments(self._rows.process)
+            if not rows.among_data:
+                return self._weights.moments(rows.process)
+            mean, covariance = self._weights.marginals()
+        return mean[-len(rows.process) :], covariance[-len(rows.process) :]
+
+    @cached_property
+    def evidence(self) -> float:
+        """log p(x) of all that the instances have, jointly, nats: exact, or a lower bound; see ``diagnostics``.
+
+        Where the posterior was conditioned on further instances, log p(x | those), the difference of two such values.
+        Of instances that have nothing, 0.
+        """
+        if not self._rows.among_data:
+            return 0.0
+        before = self._before
+        return float(self._weights.lower_bound) - (0.0 if before is None else float(before.lower_bound))
 
     @cached_property
     def mean(self) -> Tensor:
@@ -105,14 +134,12 @@ class GaussianProcessPosterior(PosteriorResult):
 
         Where the posterior was conditioned on further instances, log p(x_n | those).
         """
-        rows = self._rows
-        if self._before is None:
-            variance = torch.stack([self.prior.variance(k, rows.places) for k in range(self.prior.latent_dim)], dim=1)
-            moments = torch.zeros_like(variance), torch.diag_embed(variance)
-        else:
-            moments = self._before
+        rows, latents = self._rows, range(self.prior.latent_dim)
         with torch.no_grad():
-            return rows.conditional.likelihood.log_average(*moments)
+            if self._before is None or not rows.among_data:
+                variance = torch.stack([self.prior.variance(k, rows.places) for k in latents], dim=1)
+                return rows.conditional.likelihood.log_average(torch.zeros_like(variance), torch.diag_embed(variance))
+            return rows.conditional.likelihood.log_average(*self._before.moments(rows.process))
 
     @cached_property
     def leave_one_out(self) -> Tensor:
@@ -151,9 +178,9 @@ class GaussianProcessPosterior(PosteriorResult):
         nothing = LatentLikelihood.nothing(len(places), self.mean)
         with torch.no_grad():
             conditional = nothing.marginalize(self.prior.nugget)
-            rows = ProcessRows(places, conditional, self.prior.at(places, self._inducing))
+            rows = ProcessRows(places, conditional, self.prior.at(places, self._inducing), among_data=False)
         return GaussianProcessPosterior(
-            self.linear_gaussian, self.prior, self._inducing, self._weights, rows, 0.0, self.diagnostics
+            self.linear_gaussian, self.prior, self._inducing, self._weights, rows, self.diagnostics
         )
 
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
@@ -174,20 +201,23 @@ class GaussianProcessPosterior(PosteriorResult):
         instance apart.
         """
         lg, rows = self.linear_gaussian, self._rows
-        conditional, index = rows.conditional, rows.conditional.likelihood.pattern_index
-        process, more = rows.process, self._further
+        conditional, process, more = rows.conditional, rows.process, self._further
         noise = {name: lg.noise_variance[name] for name in names}
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
 
-        for _ in range(num_draws):
-            outer = process.evaluate(self._weights.sample_weights(1, generator))[0]
-            outer = outer + more.evaluate(normal(sum(more.ranks))) + more.residual.sqrt() * normal(*outer.shape)
+        batch = max(1, min(num_draws, _DRAWN_AT_ONCE // max(1, self.mean.numel())))
+        for first in range(0, num_draws, batch):
+            count = min(batch, num_draws - first)
+            outer = process.evaluate(self._weights.sample_weights(count, generator))
+            outer = outer + more.evaluate(normal(count, sum(more.ranks))) + more.residual.sqrt() * normal(*outer.shape)
             own = normal(*outer.shape)
-            latents = conditional.offset + conditional.likelihood.apply(conditional.slope, outer)
-            latents = latents + (conditional.root[index] @ own[:, :, None]).squeeze(2)
-            yield Draw(latents, {n: torch.addmm(lg.intercepts[n], latents, lg.loadings[n].mT) for n in names}, noise)
+            drawn = conditional.offset + conditional.likelihood.apply(conditional.slope, outer)
+            for latents in drawn + conditional.likelihood.apply(conditional.root, own):
+                yield Draw(
+                    latents, {n: torch.addmm(lg.intercepts[n], latents, lg.loadings[n].mT) for n in names}, noise
+                )
 
     @cached_property
     def _further(self) -> LowRankProcess:
@@ -208,10 +238,12 @@ class ProcessRows:
         places: their covariates, (N, d).
         conditional: what they have, as factors of the processes, and the way back to the latents.
         process: the processes there.
+        among_data: whether they are the last ones of those that the posterior rests on, or others of which nothing is
+            observed.
     """
 
-    def __init__(self, places: Tensor, conditional: Conditional, process: LowRankProcess) -> None:
-        self.places, self.conditional, self.process = places, conditional, process
+    def __init__(self, places: Tensor, conditional: Conditional, process: LowRankProcess, *, among_data: bool) -> None:
+        self.places, self.conditional, self.process, self.among_data = places, conditional, process, among_data
 
 
 @torch.no_grad()
@@ -223,6 +255,7 @@ def gaussian_process_posterior(
     given: MultimodalData | None = None,
     tolerance: float = 1e-6,
     max_rank: int = MAX_RANK,
+    joint_limit: int = JOINT_LIMIT,
 ) -> GaussianProcessPosterior:
     """The joint posterior of the latents of all instances, given what each of them has.
 
@@ -232,8 +265,11 @@ def gaussian_process_posterior(
         data: N instances, with the prior's covariate. Modalities of the model that they do not have count as missing.
         given: further instances to condition on, such as those that the model was fitted to; the result is of ``data``.
         tolerance: exact means that the evidence is off by less than about this, nats.
-        max_rank: the most weights R for all processes together; the cost is N R^2 + R^3. If the numerical rank of the
-            kernels is higher, R inducing points stand for the rest, and ``evidence`` is Titsias's lower bound.
+        max_rank: the most weights for each process, r. If the numerical rank of its kernel is higher, as many inducing
+            points stand for it, and ``evidence`` is a lower bound.
+        joint_limit: the most weights of all processes together, R, for which they are factorised together, for
+            N R^2 + R^3 operations. Beyond that latents are taken apart, for K (N r^2 + r^3): mean and draws are the
+            same, covariances very nearly.
 
     Raises:
         DataError: the data lack the covariate, or it is not finite.
@@ -259,6 +295,7 @@ def gaussian_process_posterior(
     if not isinstance(prior, GaussianProcessPrior):
         raise ArgumentTypeError(f"prior: expected a GaussianProcessPrior, got {described(prior)}.")
     tolerance, max_rank = real_number("tolerance", tolerance, 1e-6), whole_number("max_rank", max_rank, least=1)
+    joint_limit = whole_number("joint_limit", joint_limit)
     if prior.latent_dim != linear_gaussian.latent_dim:
         raise ArgumentError(
             f"prior: it has {prior.latent_dim} latents, the model {linear_gaussian.latent_dim}; use the same number."
@@ -272,18 +309,27 @@ def gaussian_process_posterior(
         likelihood = likelihood.followed_by(factors[1].likelihood)
     weight = likelihood.precision_diagonal
     inducing, process = prior.factorize(places, weight, tolerance=tolerance, max_rank=max_rank)
-    weights = process_posterior(likelihood, process)
-    evidence, before = float(weights.lower_bound), None
-    asked = process[-len(data) :]
-    if given is not None:
-        first = process_posterior(factors[0].likelihood, process[: len(given)])
-        evidence, before = evidence - float(first.lower_bound), first.moments(asked)
+    weights = process_posterior(likelihood, process, joint_limit)
     rounding = 16 * torch.finfo(weight.dtype).eps * float(weight.sum())
-    exact = float(weights.slack) <= max(tolerance, rounding)
-    gap = 0.0 if exact else float(weights.upper_bound - weights.lower_bound)
-    diagnostics = {"num_weights": len(weights.mean), "exact": exact, "evidence_gap": gap}
-    rows = ProcessRows(places[-len(data) :], factors[-1], asked)
-    return GaussianProcessPosterior(lg, prior, inducing, weights, rows, evidence, diagnostics, before)
+    exhausted = float(weights.slack) <= max(tolerance, rounding)
+    joint = isinstance(weights, JointPosterior)
+    gap = None
+    if isinstance(weights, JointPosterior):
+        gap = 0.0 if exhausted else float(weights.upper_bound - weights.lower_bound)
+    diagnostics = {
+        "num_weights": len(weights.mean),
+        "joint": joint,
+        "exact": joint and exhausted,
+        "slack": 0.0 if exhausted else 0.5 * float(weights.slack),
+        "evidence_gap": gap,
+    }
+    rows = ProcessRows(places[-len(data) :], factors[-1], process[-len(data) :], among_data=True)
+
+    def before() -> ProcessPosterior:
+        return process_posterior(factors[0].likelihood, process[: -len(data)], joint_limit)
+
+    conditioned = None if given is None else before
+    return GaussianProcessPosterior(lg, prior, inducing, weights, rows, diagnostics, conditioned)
 
 
 def places_of(data: MultimodalData, prior: GaussianProcessPrior) -> Tensor:

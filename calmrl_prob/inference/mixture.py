@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from calmrl_prob.inference.exact import GaussianPredictive
+from calmrl_prob.inference.exact import GaussianPosterior, GaussianPredictive
 from calmrl_prob.inference.predictive import MixturePredictive, Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture, MixturePosterior
@@ -66,6 +66,11 @@ class MixtureResult(PosteriorResult):
             torch.stack([part.latent_variance for part in parts]),
             torch.stack([part.noise_variance for part in parts]),
         )
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log sum_c r_nc N(z_n; mean_nc, V_nc) at ``latents`` (N, K), nats, shape (N,)."""
+        parts = [GaussianPosterior(part, self._latent_dim).log_density(latents) for part in self.exact.components]
+        return (self.exact.log_responsibilities + torch.stack(parts, dim=1)).logsumexp(1)
 
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Joint draws: the component of each instance first, then its latents."""

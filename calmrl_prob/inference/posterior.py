@@ -32,8 +32,11 @@ class HasLinearGaussian(Protocol):
 
 
 @runtime_checkable
-class Fittable(HasLinearGaussian, Protocol):
-    """A model that closed-form methods can fit, such as ``SharedLatentModel``."""
+class Fittable(Protocol):
+    """A model that closed-form methods can fit, such as ``SharedLatentModel``.
+
+    Its form is that of a ``LinearGaussian`` whose every parameter is free: it need only take over what was fitted.
+    """
 
     dims: dict[str, int]
     latent_dim: int

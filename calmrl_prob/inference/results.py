@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import checked_seed, whole_number
+from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.predictive import Predictive
 
 
@@ -72,6 +73,16 @@ class PosteriorResult(ABC):
     @abstractmethod
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Independent joint draws, one at a time, with what the named modalities are distributed as given each."""
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log p(z_n | x_n) at ``latents`` (N, K), nats, shape (N,).
+
+        By an exact route, log p(x_n, z_n) less this is ``log_marginal`` whatever the latents are.
+
+        Raises:
+            ArgumentError: the route has draws but no density.
+        """
+        raise ArgumentError(f"posterior: route {self.route!r} has no density of the latents; use sample.")
 
     def sample(self, num_draws: int, seed: int = 0) -> Tensor:
         """Independent draws of the latents, shape (S, N, K).

@@ -23,6 +23,9 @@ class StructuredPosterior(PosteriorResult):
         offsets: for each modality what is added to the mean of each row, (N, D_m); none by default.
         latent_offset: what is added to each row's latents, (N, K); none by default.
         route: how it was computed.
+
+    Attributes:
+        parts, offsets: as given; offsets empty if there are none.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class StructuredPosterior(PosteriorResult):
         self.route = route
         self.parts = tuple(parts)
         self.dims = self.parts[0][1].dims
-        self._offsets, self._latent_offset = offsets or {}, latent_offset
+        self.offsets, self._latent_offset = offsets or {}, latent_offset
         self._num_instances = sum(len(rows) for rows, _ in self.parts)
 
     def _gather(self, values: Callable[[PosteriorResult], Tensor]) -> Tensor:
@@ -66,7 +69,12 @@ class StructuredPosterior(PosteriorResult):
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
         """The predictives of the parts, put together."""
         parts = [(rows, part.predictive(name, dtype)) for rows, part in self.parts]
-        return _Gathered(parts, self._num_instances, self._offsets.get(name))
+        return _Gathered(parts, self._num_instances, self.offsets.get(name))
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log p(z_n | x_n) at ``latents`` (N, K), nats, shape (N,)."""
+        centred = latents if self._latent_offset is None else latents - self._latent_offset
+        return self._place([part.log_density(centred[rows]) for rows, part in self.parts])
 
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Joint draws of all parts side by side."""
@@ -76,8 +84,8 @@ class StructuredPosterior(PosteriorResult):
             if self._latent_offset is not None:
                 latents = latents + self._latent_offset
             location = {name: self._place([draw.location[name] for draw in drawn]) for name in names}
-            for name in set(names) & set(self._offsets):
-                location[name] = location[name] + self._offsets[name]
+            for name in set(names) & set(self.offsets):
+                location[name] = location[name] + self.offsets[name]
             noise = {
                 name: self._place([draw.noise_variance[name].expand_as(draw.location[name]) for draw in drawn])
                 for name in names

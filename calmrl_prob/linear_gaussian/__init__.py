@@ -9,9 +9,17 @@ from calmrl_prob.linear_gaussian.mixture import (
     mixture_posterior,
     predict_mixture,
 )
+from calmrl_prob.linear_gaussian.mixture_em import MixtureEMResult, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.student_t import (
+    StudentTModel,
+    StudentTPosterior,
+    predict_student_t,
+    student_t_posterior,
+)
+from calmrl_prob.linear_gaussian.student_t_em import StudentTEMResult, fit_student_t_em
 
 __all__ = [
     "EMResult",
@@ -19,16 +27,25 @@ __all__ = [
     "FeatureBlocks",
     "LinearGaussian",
     "LinearGaussianMixture",
+    "MixtureEMResult",
     "MixturePosterior",
     "ObservedBlocks",
     "Posterior",
     "Predictive",
+    "StudentTEMResult",
+    "StudentTModel",
+    "StudentTPosterior",
     "SufficientStatistics",
     "fit_em",
+    "fit_mixture_em",
+    "fit_student_t_em",
     "log_evidence",
     "log_marginal",
     "mixture_posterior",
     "posterior",
     "predict",
     "predict_mixture",
+    "predict_student_t",
+    "split_by_labels",
+    "student_t_posterior",
 ]

@@ -11,8 +11,13 @@ Henderson & Varadhan, Damped Anderson acceleration with restarts and monotonicit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import torch
 from torch import Tensor
+
+Point = TypeVar("Point")
 
 
 class AndersonAccelerator:
@@ -65,3 +70,27 @@ class AndersonAccelerator:
         coefficients = scale * torch.linalg.solve(inner, scale * (self._changes[kept] @ residual))
         accelerated: Tensor = image - coefficients @ self._images[kept]
         return accelerated
+
+
+class AndersonGuess(Generic[Point]):
+    """The same for points that can be written as vectors in which convex steps are legal.
+
+    Args:
+        memory: how many differences to keep.
+        flatten: a point as a vector.
+        unflatten: a point of the kind of the first argument, from a vector that is near those of points.
+    """
+
+    def __init__(
+        self, memory: int, flatten: Callable[[Point], Tensor], unflatten: Callable[[Point, Tensor], Point]
+    ) -> None:
+        self._accelerator = AndersonAccelerator(memory)
+        self._flatten, self._unflatten = flatten, unflatten
+
+    def __call__(self, point: Point, image: Point) -> Point:
+        """The guess, given a point and where the iteration would go from it."""
+        return self._unflatten(point, self._accelerator.propose(self._flatten(point), self._flatten(image)))
+
+    def reset(self) -> None:
+        """Forget the past."""
+        self._accelerator.reset()

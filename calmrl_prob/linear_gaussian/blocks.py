@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ class Patterned:
     def device(self) -> torch.device:
         """Where the data live."""
         return self.pattern_index.device
+
+
+Blocks = TypeVar("Blocks", bound=Patterned)
 
 
 class ObservedBlocks(Patterned):
@@ -179,6 +183,25 @@ def find_patterns(observed_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return ((distinct[:, None] >> bits) & 1).bool(), index, counts
     distinct, index, counts = torch.unique(observed_mask, dim=0, return_inverse=True, return_counts=True)
     return distinct, index, counts
+
+
+def split_patterns(blocks: Blocks, groups: Tensor) -> tuple[Blocks, Tensor]:
+    """The same data with patterns told apart by groups of instances too, as where each group has a prior of its own.
+
+    Args:
+        blocks: N instances.
+        groups: (N,) int64, the group of each.
+
+    Returns:
+        The data, and the group of each of their patterns, (P,) int64; patterns may now be equal.
+    """
+    span = int(groups.max()) + 1 if len(groups) else 1
+    codes = blocks.pattern_index * span + groups
+    distinct, index, counts = torch.unique(codes, return_inverse=True, return_counts=True)
+    split = copy(blocks)
+    split.__dict__.pop("pattern_rows", None)
+    split.patterns, split.pattern_index, split.pattern_counts = blocks.patterns[distinct // span], index, counts
+    return split, distinct % span
 
 
 def linked_groups(names: tuple[str, ...], patterns: Tensor) -> list[tuple[str, ...]]:

@@ -48,11 +48,13 @@ class Moments:
         cross: (D, K) sum of x E[z]^T over the rows that have the feature.
         latent: (G + 1, K + 1, K + 1) sum of E[zz^T] for z augmented by a 1: over the rows that have group g, and,
             last, over all rows.
+        log_prior: log density of a prior that the moments include, up to a constant; nats.
     """
 
     log_likelihood: float
     cross: Tensor
     latent: Tensor
+    log_prior: float = 0.0
 
 
 class ExpectationStep(ABC):

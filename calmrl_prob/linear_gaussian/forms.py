@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,12 +11,15 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.cost import EM_ITERATIONS, choose_form
 from calmrl_prob.linear_gaussian.expectation import ExpectationStep
-from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern
+from calmrl_prob.linear_gaussian.preparation import mean_variance
+from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern, RowwiseStep
 from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance
 from calmrl_prob.linear_gaussian.statistics import FromStatistics, SufficientStatistics
 
 #: What can be asked for.
-FORMS = ("auto", "modality", "pattern", "statistics")
+FORMS = ("modality", "pattern", "statistics")
+#: Those that go over the rows.
+ROW_FORMS = ("modality", "pattern")
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,21 @@ class Prepared:
     form: str
     data: ObservedBlocks | FeatureBlocks | SufficientStatistics
 
+    def rows(self) -> RowwiseStep:
+        """The E-step, of a form that goes over the rows.
+
+        Raises:
+            ArgumentError: it was made from statistics.
+        """
+        if not isinstance(self.step, RowwiseStep):
+            raise ArgumentError("data: expected rows, got sufficient statistics, which cannot tell instances apart.")
+        return self.step
+
     def covariance(self) -> PairwiseCovariance:
         """The covariance of features, as far as a spectral start needs it."""
         if isinstance(self.data, SufficientStatistics):
             return PairwiseCovariance.from_statistics(self.data)
-        count = self.step.feature_count.clamp(min=1)
-        mean = self.step.totals.total / count
-        variance = (self.step.totals.square / count - mean.square()).clamp(min=0)
+        mean, variance = mean_variance(self.step)
         if isinstance(self.data, FeatureBlocks):
             return PairwiseCovariance.from_features(self.data, mean, variance)
         return PairwiseCovariance.from_blocks(self.data, mean, variance)
@@ -51,6 +63,7 @@ def prepare(
     latent_dim: int,
     form: str = "auto",
     iterations: int = EM_ITERATIONS,
+    forms: Sequence[str] = FORMS,
 ) -> Prepared:
     """Choose a form of the E-step and make the data ready for it.
 
@@ -59,19 +72,20 @@ def prepare(
         latent_dim: K.
         form: "modality", "pattern", "statistics", or "auto" to choose by cost.
         iterations: how many E-steps to expect, which weighs the one pass that statistics take.
+        forms: those that the caller can use.
 
     Raises:
         ArgumentError: an unknown form, or one that the data do not admit.
     """
-    if form not in FORMS:
-        raise ArgumentError(f"form: expected one of {FORMS}, got {form!r}.")
+    if form not in ("auto", *forms):
+        raise ArgumentError(f"form: expected one of {('auto', *forms)}, got {form!r}.")
     if isinstance(data, FeatureBlocks):
         if form != "auto":
             raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
         features, shift = data.centred()
         return Prepared(ByFeature(features, latent_dim), shift, "features", features)
     if isinstance(data, ObservedBlocks):
-        form = choose_form(data, latent_dim, iterations) if form == "auto" else form
+        form = choose_form(data, latent_dim, iterations, forms) if form == "auto" else form
         if form != "statistics":
             blocks, shift = data.centred()
             step = ByModality(blocks, latent_dim) if form == "modality" else ByPattern(blocks, latent_dim)

@@ -9,7 +9,7 @@ z~ = [z; 1]:
 and, for isotropic noise, psi averaged over the modality's features. nu pseudo-observations with mean square s_d^2 make
 the weak inverse-gamma prior on the noise variance; nu = 0 is maximum likelihood.
 
-With a prior of the loadings (``loadings_prior.py``) the moments are joined by psi_d / s_d^2 diag(alpha, 0), psi as it
+With a prior of the loadings (``penalties.py``) the moments are joined by psi_d / s_d^2 diag(alpha, 0), psi as it
 was before the step; the objective, evidence plus log prior, still never falls (Meng & Rubin, Maximum likelihood
 estimation via the ECM algorithm, 1993).
 
@@ -22,14 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep, Moments
-from calmrl_prob.linear_gaussian.loadings_prior import LoadingsPrior
+from calmrl_prob.linear_gaussian.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.penalties import LoadingsPenalty
 from calmrl_prob.linear_gaussian.posterior import factorize
+from calmrl_prob.linear_gaussian.support import Support
 
 
 @dataclass(frozen=True)
@@ -66,30 +68,54 @@ class NoiseModel:
         return float(terms.sum())
 
 
+class Summary(Protocol):
+    """What the M-step reads of the data itself; every ``ExpectationStep`` has it.
+
+    Attributes:
+        shape: the stacked layout.
+        totals: sums over the rows, weighted where rows have weights.
+        feature_count: (D,) rows that have each feature.
+        feature_group: (D,) int64, the group of each feature.
+    """
+
+    @property
+    def shape(self) -> Shape: ...  # noqa: D102
+    @property
+    def totals(self) -> Totals: ...  # noqa: D102
+    @property
+    def feature_count(self) -> Tensor: ...  # noqa: D102
+    @property
+    def feature_group(self) -> Tensor: ...  # noqa: D102
+
+
 def maximize(
-    step: ExpectationStep,
+    step: Summary,
     moments: Moments,
     noise_model: NoiseModel,
     *,
     expand: bool,
-    loadings_prior: LoadingsPrior | None = None,
+    loadings_prior: LoadingsPenalty | None = None,
     current: Parameters | None = None,
+    support: Support | None = None,
 ) -> Parameters:
     """The parameters that the moments ask for.
 
     Args:
-        step: where the moments come from; gives the layout and the constants of the data.
+        step: the layout and the constants of the data, such as the E-step that the moments come from.
         moments: from ``step``.
         noise_model: the form of the noise.
         expand: whether to expand parameters (PX-EM).
         loadings_prior: penalises loadings; None for maximum likelihood.
         current: the parameters that the moments were taken at; needed with ``loadings_prior``.
+        support: which latents serve which modality; all serve all if None.
     """
+    if support is not None:
+        moments = support.restrict(step.shape, moments)
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
     factor = factorize(moments.latent[:-1])
     penalty = None
     if loadings_prior is not None and current is not None:
-        penalty = Penalty.at(loadings_prior, current)
+        penalty = PenalisedStep.at(loadings_prior, current)
         joint = penalty.solve(step, factor, right)
     elif len(factor) == len(right):
         joint = torch.cholesky_solve(right[:, :, None], factor).squeeze(2)
@@ -98,6 +124,8 @@ def maximize(
         joint = torch.cat([torch.cholesky_solve(right[part].mT, lower).mT for part, lower in parts])
     count = step.feature_count.clamp(min=1)
     loadings, intercepts = joint[:, :-1], joint[:, -1]
+    if support is not None:  # a penalised step leaves what rounding makes of 0
+        loadings = loadings * support.mask[step.shape.feature_modality]
     residual = step.totals.square - (joint * right).sum(1)
     if penalty is not None:
         residual = residual - penalty.pull(loadings)
@@ -108,6 +136,8 @@ def maximize(
         every = moments.latent[-1] / moments.latent[-1, -1, -1]
         mean = every[-1, :-1]
         covariance = every[:-1, :-1] - torch.outer(mean, mean)
+        if support is not None:
+            covariance = covariance * support.interchangeable
         intercepts = intercepts + loadings @ mean
         if penalty is None:
             loadings = loadings @ factorize(covariance)
@@ -117,7 +147,7 @@ def maximize(
 
 
 @dataclass(frozen=True)
-class Penalty:
+class PenalisedStep:
     """A normal prior of the loadings in one M-step: (W, mu) for the noise as it was, then the noise.
 
     Attributes:
@@ -131,12 +161,12 @@ class Penalty:
     scale: Tensor
 
     @classmethod
-    def at(cls, prior: LoadingsPrior, current: Parameters) -> Penalty:
+    def at(cls, prior: LoadingsPenalty, current: Parameters) -> PenalisedStep:
         """The normal prior that touches ``prior`` at the loadings as they are."""
         precision = prior.precision(current.loadings)[prior.shape.feature_modality]
         return cls(precision, current.noise_variance / prior.scale, prior.scale)
 
-    def solve(self, step: ExpectationStep, factor: Tensor, right: Tensor) -> Tensor:
+    def solve(self, step: Summary, factor: Tensor, right: Tensor) -> Tensor:
         """[W, mu], shape (D, K + 1): rows b_d (C + r_d A)^-1 with C = L L^T the moments of z~ and A = diag(alpha, 0).
 
         L^-1 A L^-T = U S U^T, found once for each group, leaves a division for each feature: with X = L^-T U,
@@ -171,7 +201,7 @@ class Penalty:
         return (2 * count * variance / (count + discriminant)).sqrt()
 
 
-def expected_residual(step: ExpectationStep, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
+def expected_residual(step: Summary, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
     """What [W, mu], shape (D, K + 1), leaves unexplained, over the rows that have each feature.
 
     Returns:

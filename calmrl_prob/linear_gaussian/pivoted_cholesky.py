@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Pivots drawn at once.
-_BLOCK = 48
+#: Pivots drawn at once: at least, and at most.
+_BLOCKS = (48, 192)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,37 +76,32 @@ def pivoted_cholesky(
         (True, True)
     """
     generator = torch.Generator(device=diagonal.device).manual_seed(seed)
-    done = diagonal.new_empty(len(diagonal), 0) if start is None else start
-    began = done.shape[1]
-    residual = (diagonal - done.square().sum(1)).clamp(min=0)
+    begun = diagonal.new_empty(0, len(diagonal)) if start is None else start.mT
+    found = diagonal.new_empty(_BLOCKS[0], len(diagonal))  # F^T: rows are added at the end
+    residual = (diagonal - begun.square().sum(0)).clamp(min=0)
     floor = 8 * torch.finfo(diagonal.dtype).eps * float(diagonal.max()) if len(diagonal) else 0.0
-    blocks, pivots = [done], [torch.empty(0, dtype=torch.int64, device=diagonal.device)]
+    pivots = [torch.empty(0, dtype=torch.int64, device=diagonal.device)]
     rank = 0
     while rank < max_rank:
         cost = weight * torch.where(residual > floor, residual, 0)
         if not float(cost.sum()) > tolerance:
             break
-        count = min(_BLOCK, max_rank - rank, int((cost > 0).sum()))
+        count = min(max(_BLOCKS[0], min(_BLOCKS[1], rank // 2)), max_rank - rank, int((cost > 0).sum()))
         drawn = torch.multinomial(cost / cost.max(), count, generator=generator)
-        columns = rows(drawn).mT - _product(blocks, drawn)
-        kept, lower = _independent(columns[drawn], floor)
+        left = rows(drawn) - begun[:, drawn].mT @ begun
+        left.addmm_(found[:rank, drawn].mT, found[:rank], alpha=-1)
+        kept, lower = _independent(left[:, drawn], floor)
         if len(kept) == 0:
             break
-        block = torch.linalg.solve_triangular(lower, columns[:, kept].mT, upper=False).mT
-        residual = (residual - block.square().sum(1)).clamp(min=0)
+        if rank + len(kept) > len(found):
+            found = torch.cat([found, found.new_empty(max(len(found), len(kept)), len(diagonal))])
+        block = found[rank : rank + len(kept)]
+        torch.linalg.solve_triangular(lower, left[kept], upper=False, out=block)
+        residual = (residual - block.square().sum(0)).clamp(min=0)
         residual[drawn[kept]] = 0
-        blocks.append(block)
         pivots.append(drawn[kept])
         rank += len(kept)
-    return PartialCholesky(torch.cat(blocks, dim=1)[:, began:], torch.cat(pivots), residual)
-
-
-def _product(blocks: list[Tensor], index: Tensor) -> Tensor:
-    """F F[index]^T, from the column blocks of F."""
-    total = blocks[0] @ blocks[0][index].mT
-    for block in blocks[1:]:
-        total.addmm_(block, block[index].mT)
-    return total
+    return PartialCholesky(found[:rank].mT.contiguous(), torch.cat(pivots), residual)
 
 
 def _independent(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -114,23 +109,20 @@ def _independent(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
 
     Going on to zero would factorise rounding errors, and spend rank where later draws find more variance.
     """
-    left = matrix.diagonal().clone()
-    enough = float(left.clamp(min=0).sum()) / len(left)
-    columns: list[Tensor] = []
+    left = matrix.diagonal().clamp(min=0)
+    enough = float(left.sum()) / len(left)
+    columns = torch.empty_like(matrix)
     kept: list[int] = []
     while len(kept) < len(left):
         pivot = int(left.argmax())
-        if not float(left[pivot]) > floor or (kept and float(left.clamp(min=0).sum()) <= enough):
+        largest = float(left[pivot])
+        if not largest > floor or (kept and float(left.sum()) <= enough):
             break
-        column = matrix[:, pivot].clone()
-        for earlier in columns:
-            column -= earlier[pivot] * earlier
-        column = column / left[pivot].sqrt()
-        left = left - column.square()
+        size = len(kept)
+        column = (matrix[:, pivot] - columns[:, :size] @ columns[pivot, :size]) / largest**0.5
+        columns[:, size] = column
+        left = (left - column.square()).clamp(min=0)
         left[pivot] = 0
         kept.append(pivot)
-        columns.append(column)
     index = torch.tensor(kept, dtype=torch.int64, device=matrix.device)
-    if not kept:
-        return index, matrix[:0, :0]
-    return index, torch.stack(columns, dim=1)[index].tril()
+    return index, columns[index, : len(kept)].tril()

@@ -25,29 +25,40 @@ class RowwiseStep(ExpectationStep):
     Arrays with a row for each instance are kept from one call to the next: asking the system for fresh memory costs as
     much as the arithmetic done in it. The natural means h stand in columns and the latents z in rows, which is how the
     large products are fastest on both sides.
+
+    Attributes:
+        layout: where each instance stands.
+        members: for each bucket of the layout (B, G + 1): which groups its patterns have and, last, a 1.
     """
 
-    def __init__(self, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int) -> None:
+    layout: PatternLayout
+    members: tuple[Tensor, ...]
+
+    def __init__(
+        self, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None
+    ) -> None:
         self.shape = Shape.of(blocks.dims, blocks.device)
         self.feature_group = self.shape.feature_modality
-        self.layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, latent_dim)
+        if layout is None:
+            layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, latent_dim)
+        self.layout = layout
         order = torch.cat([bucket.patterns for bucket in self.layout.buckets])
         every = blocks.patterns.new_ones(len(order), 1)
         # (P, G + 1): which groups a pattern has and, last, that it counts among all rows; in the order of the buckets
         members = torch.cat([blocks.patterns[order], every], dim=1).double()
         sizes = [len(bucket.patterns) for bucket in self.layout.buckets]
-        self._members = members.split(sizes)
+        self.members = members.split(sizes)
         self._weighted_members = (members * blocks.pattern_counts[order, None]).split(sizes)
         self._group_counts = torch.cat([weighted.sum(0, keepdim=True) for weighted in self._weighted_members]).sum(0)
         self._natural = self._group_counts.new_zeros(latent_dim, self.layout.num_slots)
         self._latents = self._group_counts.new_zeros(self.layout.num_slots, latent_dim)
 
     @abstractmethod
-    def _project(self, weights: Tensor) -> Tensor:
+    def to_slots(self, weights: Tensor) -> Tensor:
         """(X A)^T in every slot, with zeros for what is missing and at the padding; shape (K, T)."""
 
     @abstractmethod
-    def _cross(self, latents: Tensor) -> Tensor:
+    def from_slots(self, latents: Tensor) -> Tensor:
         """The sum of x z^T for every feature, from z in the slots (T, K); shape (D, K)."""
 
     def __call__(self, parameters: Parameters) -> Moments:
@@ -57,12 +68,12 @@ class RowwiseStep(ExpectationStep):
         precision, offset = self.group_precisions(weights, parameters)
         flat_precision = precision.reshape(len(precision), -1)
         identity = torch.eye(latent_dim, dtype=weights.dtype, device=weights.device).flatten()
-        natural, latents = self._project(weights), self._latents
-        groups = self._members[0].shape[1]
+        natural, latents = self.to_slots(weights), self._latents
+        groups = self.members[0].shape[1]
         first, second = weights.new_zeros(groups, latent_dim), weights.new_zeros(groups, latent_dim**2)
         evidence = self.feature_log_density(parameters)
         failures = []
-        for bucket, members, weighted in zip(self.layout.buckets, self._members, self._weighted_members, strict=True):
+        for bucket, members, weighted in zip(self.layout.buckets, self.members, self._weighted_members, strict=True):
             size = len(members)
             h = natural[:, bucket.start : bucket.stop].view(latent_dim, size, bucket.capacity).permute(1, 2, 0)
             z = latents[bucket.start : bucket.stop].view(size, bucket.capacity, latent_dim)
@@ -79,14 +90,14 @@ class RowwiseStep(ExpectationStep):
             first.addmm_(members.mT, z.sum(1))
             second.addmm_(members.mT, square.view(size, -1)).addmm_(weighted.mT, covariance.reshape(size, -1))
         require_definite(torch.cat(failures))
-        return Moments(float(evidence), self._cross(latents), augment(first, second, self._group_counts))
+        return Moments(float(evidence), self.from_slots(latents), augment(first, second, self._group_counts))
 
 
 class ByModality(RowwiseStep):
     """Two products for each modality, over the rows that have it: best when patterns are many."""
 
-    def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
-        super().__init__(blocks, latent_dim)
+    def __init__(self, blocks: ObservedBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
+        super().__init__(blocks, latent_dim, layout)
         self.totals = block_totals(blocks)
         self._values = list(blocks.values.values())
         # the rows of all modalities one after the other: one scatter and one gather serve them all
@@ -95,14 +106,16 @@ class ByModality(RowwiseStep):
         self._scores = self._natural.new_empty(latent_dim, len(self._slots))
         self._gathered = self._natural.new_empty(len(self._slots), latent_dim)
 
-    def _project(self, weights: Tensor) -> Tensor:
+    def to_slots(self, weights: Tensor) -> Tensor:
+        """(X A)^T in every slot, (K, T)."""
         scores = self._scores.split(self._row_counts, dim=1)
         for values, part, out in zip(self._values, self.shape.slices, scores, strict=True):
             project_into(out, values, weights[part])
         self._natural.zero_().index_add_(1, self._slots, self._scores)
         return self._natural
 
-    def _cross(self, latents: Tensor) -> Tensor:
+    def from_slots(self, latents: Tensor) -> Tensor:
+        """sum x z^T, (D, K)."""
         torch.index_select(latents, 0, self._slots, out=self._gathered)
         gathered = self._gathered.split(self._row_counts)
         return torch.cat([cross_product(*pair) for pair in zip(self._values, gathered, strict=True)])
@@ -111,8 +124,8 @@ class ByModality(RowwiseStep):
 class ByPattern(RowwiseStep):
     """Two products for each pattern, over its stacked modalities: best when patterns are few."""
 
-    def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
-        super().__init__(blocks, latent_dim)
+    def __init__(self, blocks: ObservedBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
+        super().__init__(blocks, latent_dim, layout)
         self.totals = block_totals(blocks)
         self._parts = []
         for bucket in self.layout.buckets:
@@ -122,12 +135,14 @@ class ByPattern(RowwiseStep):
                 start = bucket.start + place * bucket.capacity
                 self._parts.append((values, features, slice(start, start + len(values))))
 
-    def _project(self, weights: Tensor) -> Tensor:
+    def to_slots(self, weights: Tensor) -> Tensor:
+        """(X A)^T in every slot, (K, T)."""
         for values, features, slots in self._parts:
             project_into(self._natural[:, slots], values, weights[features])
         return self._natural
 
-    def _cross(self, latents: Tensor) -> Tensor:
+    def from_slots(self, latents: Tensor) -> Tensor:
+        """sum x z^T, (D, K)."""
         out = latents.new_zeros(self.shape.total, latents.shape[1])
         for values, features, slots in self._parts:
             out.index_add_(0, features, cross_product(values, latents[slots]))
@@ -137,8 +152,8 @@ class ByPattern(RowwiseStep):
 class ByFeature(RowwiseStep):
     """For data in which single features are missing: every feature is a group of its own, so M-steps are one each."""
 
-    def __init__(self, blocks: FeatureBlocks, latent_dim: int) -> None:
-        super().__init__(blocks, latent_dim)
+    def __init__(self, blocks: FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
+        super().__init__(blocks, latent_dim, layout)
         self.feature_group = torch.arange(self.shape.total, device=blocks.device)
         self._values = blocks.values
         self.totals = Totals(
@@ -151,11 +166,13 @@ class ByFeature(RowwiseStep):
         """A^T W, shape (D, K, K), and A^T mu, shape (D, K): one outer product for each feature."""
         return weights[:, :, None] * parameters.loadings[:, None, :], weights * parameters.intercepts[:, None]
 
-    def _project(self, weights: Tensor) -> Tensor:
+    def to_slots(self, weights: Tensor) -> Tensor:
+        """(X A)^T in every slot, (K, T)."""
         self._natural.zero_().index_copy_(1, self.layout.slot, project(self._values, weights).mT)
         return self._natural
 
-    def _cross(self, latents: Tensor) -> Tensor:
+    def from_slots(self, latents: Tensor) -> Tensor:
+        """sum x z^T, (D, K)."""
         return cross_product(self._values, latents.index_select(0, self.layout.slot))
 
 

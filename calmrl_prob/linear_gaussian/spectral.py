@@ -22,6 +22,7 @@ from calmrl_prob.linear_gaussian.maximization import NoiseModel
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.products import cross_product, project
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
+from calmrl_prob.linear_gaussian.support import Support
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class PairwiseCovariance:
     mean: Tensor
     variance: Tensor
     times: Callable[[Tensor], Tensor]
+
+    def rest(self, loadings: Tensor, inside: Tensor) -> PairwiseCovariance:
+        """What loadings (D, K) leave of the covariance of some features, (D,) bool; zero for all others."""
+
+        def times(block: Tensor) -> Tensor:
+            chosen = block * inside[:, None]
+            return (self.times(chosen) - loadings @ (loadings.mT @ chosen)) * inside[:, None]
+
+        return PairwiseCovariance(self.mean, (self.variance - loadings.square().sum(1)).clamp(min=0) * inside, times)
 
     @classmethod
     def from_statistics(cls, statistics: SufficientStatistics) -> PairwiseCovariance:
@@ -128,4 +138,20 @@ def spectral_start(
         loadings = scale * (basis @ vectors.flip(1)[:, :latent_dim]) * gain
         explained = pool(loadings.square().sum(1))
         noise = torch.maximum(variance - explained, 0.02 * variance)
+    return Parameters(loadings, covariance.mean.clone(), noise)
+
+
+def supported_start(
+    covariance: PairwiseCovariance, shape: Shape, support: Support, noise_model: NoiseModel, generator: torch.Generator
+) -> Parameters:
+    """The same for latents that serve chosen modalities: the most shared first, each kind from what is left to it."""
+    loadings = covariance.mean.new_zeros(shape.total, support.mask.shape[1])
+    for latents, serves in support.groups():
+        inside = serves[shape.feature_modality]
+        rest = covariance.rest(loadings, inside)
+        found = spectral_start(rest, shape, len(latents), noise_model, generator).loadings
+        loadings[:, latents] = found * inside[:, None]
+    pool = noise_model.pooler(shape)
+    variance = torch.maximum(pool(covariance.variance), noise_model.floor)
+    noise = torch.maximum(variance - pool(loadings.square().sum(1)), 0.02 * variance)
     return Parameters(loadings, covariance.mean.clone(), noise)

@@ -102,7 +102,9 @@ class LinearGaussian:
                 f"noise_variance['{name}']: expected a scalar or shape ({width},), got {tuple(variance.shape)}."
             )
         if not bool((variance > 0).all()):
-            raise ArgumentError(f"noise_variance['{name}']: expected positive values, got {float(variance.min()):.3g}.")
+            raise ArgumentError(
+                f"noise_variance['{name}']: expected positive values, got {float(variance.detach().min()):.3g}."
+            )
         return variance
 
     @property

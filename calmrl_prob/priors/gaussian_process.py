@@ -16,20 +16,22 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from calmrl_prob._arguments import checked_dtype, described, real_number, whole_number
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError, NotConjugateError
 from calmrl_prob.linear_gaussian.pivoted_cholesky import pivoted_cholesky
 from calmrl_prob.linear_gaussian.process import LowRankProcess
 from calmrl_prob.priors.prior import Prior
 
 #: Added to the diagonal at inducing points, as a share of the variance, where gradients run through its factorisation.
 _JITTER = 1e-10
+#: Numbers that the factors of all latents may hold.
+_MEMORY = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +50,8 @@ class InducingPoints:
 class GaussianProcessPrior(Prior):
     """Latents that are Gaussian processes over a covariate of the instances.
 
-    Instances are not independent under this prior, so it has no density of one instance but the marginal; what uses it
-    works on all instances together: ``models/gaussian_process.py`` is the model, :mod:`calmrl_prob.inference` has its
-    posterior and fit.
+    Instances are not independent under this prior, so it has no density of one instance, and ``SharedLatentModel``,
+    which draws them one by one, refuses it; ``models/gaussian_process.py`` is a model that takes all of them together.
 
     Args:
         latent_dim: K.
@@ -132,23 +133,22 @@ class GaussianProcessPrior(Prior):
         Args:
             places: covariates of all instances, (N, d).
             weight: the precision that the data have in each latent of each instance, (N, K): what a unit of
-                variance left over costs, see :func:`calmrl_prob.linear_gaussian.process.process_posterior`.
+                variance left over costs, see :mod:`calmrl_prob.linear_gaussian.process`.
             tolerance: of the weighted variance left over in all, nats.
-            max_rank: the most inducing points for all latents together; each latent may use what those before it left.
+            max_rank: the most inducing points for each latent; fewer, where memory asks for it.
 
         Returns:
             The points, and the processes at the instances.
         """
-        points, corners, factors, residuals, left = [], [], [], [], max_rank
+        points, corners, factors, residuals = [], [], [], []
         for k in range(self.latent_dim):
             partial = pivoted_cholesky(
                 lambda index, k=k: self.covariance(k, places[index], places),  # type: ignore[misc]
                 self.variance(k, places),
                 weight[:, k],
                 tolerance=tolerance / self.latent_dim,
-                max_rank=left // (self.latent_dim - k),
+                max_rank=min(max_rank, max(1, _MEMORY // (self.latent_dim * max(1, len(places))))),
             )
-            left -= len(partial.pivots)
             points.append(places[partial.pivots])
             corners.append(partial.factor[partial.pivots].tril())
             factors.append(partial.factor)
@@ -178,6 +178,20 @@ class GaussianProcessPrior(Prior):
             corners.append(_cholesky(matrix + jitter))
         return self.at(places, InducingPoints(inducing.places, corners))
 
+    def process(self, places: Tensor, tolerance: float = 1e-9) -> LowRankProcess:
+        """The processes at the instances by themselves, up to their numerical rank: f_k = L_k w_k with w ~ N(0, I).
+
+        For a generative model: gradients flow to the parameters of the kernels. What is left over is dropped.
+
+        Args:
+            places: (N, d).
+            tolerance: how much of the variance may be left over on average.
+        """
+        weight = torch.ones(len(places), self.latent_dim, dtype=self.dtype, device=places.device)
+        tolerance = tolerance * len(places) * self.latent_dim
+        inducing, _ = self.factorize(places, weight, tolerance=tolerance, max_rank=len(places))
+        return self.differentiable(places, inducing)
+
     @torch.no_grad()
     def extend(self, places: Tensor, known: LowRankProcess, *, tolerance: float, max_rank: int) -> LowRankProcess:
         """Further factors, of the variance at ``places`` that ``known`` leaves over: what makes draws there joint."""
@@ -195,32 +209,32 @@ class GaussianProcessPrior(Prior):
             residuals.append(partial.residual)
         return LowRankProcess(factors, torch.stack(residuals, dim=1))
 
-    def distribution(self) -> dist.MultivariateNormal:
-        """The marginal of one instance, N(0, I) for kernels of variance 1; it does not know of the other instances."""
-        mean, covariance = self.marginal()
-        return dist.MultivariateNormal(mean, covariance_matrix=covariance)
+    def set_lengthscale(self, latent: int, value: float) -> None:
+        """Set the length scale of a default kernel, in units of the covariate."""
+        kernel: Any = self.kernels[latent]
+        kernel.lengthscale = value
 
-    def marginal(self) -> tuple[Tensor, Tensor]:
-        """Mean (K,) and covariance (K, K) of one instance by itself, at the origin of the covariate."""
-        origin = torch.zeros(1, self._place_dim, dtype=self.dtype, device=self.nugget_logit.device)
-        variances = torch.cat([self.variance(k, origin) for k in range(self.latent_dim)]) + self.nugget
-        return torch.zeros_like(variances), torch.diag(variances)
-
-    def gaussian(self) -> tuple[Tensor, Tensor]:
-        """Instances are coupled, so no Gaussian of one instance makes the posterior exact.
+    def distribution(self, data: MultimodalData | None = None) -> NoReturn:
+        """There is none of one instance alone.
 
         Raises:
-            ArgumentError: always.
+            NotConjugateError: always; it says what to use.
         """
-        raise ArgumentError(
-            "prior: under a Gaussian process the instances depend on each other, so the posterior cannot be computed "
-            "one instance at a time; use models.gaussian_process.GaussianProcessModel, which computes it for all."
+        raise NotConjugateError(
+            "z",
+            "instances coupled",
+            "Under a Gaussian process instances depend on each other, so that no instance has a prior of its own; "
+            "models/gaussian_process.py is a model that takes all of them together.",
+            "gaussian process",
         )
 
-    @property
-    def _place_dim(self) -> int:
-        dims: list[Any] = [getattr(kernel, "ard_num_dims", None) for kernel in self.kernels.modules()]
-        return next((int(width) for width in dims if width), 1)
+    def gaussian(self) -> NoReturn:
+        """There is no Gaussian of one instance alone.
+
+        Raises:
+            NotConjugateError: always; it says what to use.
+        """
+        self.distribution()
 
     def __repr__(self) -> str:
         """One line."""

@@ -6,7 +6,7 @@ models that should be refused. Each builder makes its case anew.
 
 from __future__ import annotations
 
-from tests.pyro_zoo import broken, conjugate, nonconjugate, observation, varying
+from tests.pyro_zoo import broken, conjugate, nonconjugate, observation, traps, varying
 from tests.pyro_zoo.cases import BROKEN, CONJUGATE, NOT_CONJUGATE, Broken, Conjugate, Normal, NotConjugate
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "conjugate",
     "nonconjugate",
     "observation",
+    "traps",
     "varying",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -295,20 +296,6 @@ def inverted_mask() -> Broken:
 
 
 @broken
-def nan_observed() -> Broken:
-    """data[name] itself, NaN where absent."""
-
-    def model(data: MultimodalData) -> None:
-        with pyro.plate("instances", len(data)):
-            z = latent(2)
-            for name in data.names:
-                features = dist.Normal(z @ tensor(W[name]).T + tensor(B[name]), tensor(S[name])).to_event(1)
-                pyro.sample(name, features.mask(data.observed(name)), obs=data[name])
-
-    return Broken(model, make_data(), ("image", "filled"))
-
-
-@broken
 def standardised_inside() -> Broken:
     """Observes standardised values, which are not the data's."""
 
@@ -402,3 +389,65 @@ def same_site_twice() -> Broken:
             decode(z, data, ("text",))
 
     return Broken(model, make_data(), ("text",))
+
+
+@broken
+def rows_of_the_closure() -> Broken:
+    """A closure over numbers of all the rows, which fits no other rows."""
+    dose = tensor(np.linspace(-1.0, 1.0, 14))[:, None]
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(dose)):
+            z = latent(2)
+            for name in data.names:
+                observe(name, z @ tensor(W[name]).T + dose, tensor(S[name]), data)
+
+    return Broken(model, make_data(), ("data.covariates",))
+
+
+@broken
+def mask_by_row_over_features_that_are_missing() -> Broken:
+    """Data that lack single features, a mask of whole rows: what is absent from a present row counts as zero."""
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            decode(latent(2), data, data.names)
+
+    return Broken(model, make_data(missing="features"), (("image", "text", "audio"), "data.feature_mask"))
+
+
+def standardised_age(data: MultimodalData) -> Broken:
+    """A covariate standardised inside the model, by the rows that it is called with."""
+
+    def model(data: MultimodalData) -> None:
+        age = torch.as_tensor(data.covariates["age"])
+        age = ((age - age.mean()) / age.std())[:, None]
+        with pyro.plate("instances", len(data)):
+            z = latent(2)
+            for name in data.names:
+                observe(name, z @ tensor(W[name]).T + age, tensor(S[name]), data)
+
+    return Broken(model, data, ("image", "other instances"))
+
+
+@broken
+def standardised_covariate() -> Broken:
+    """The mean of a part is not the mean of the whole, and new data would have a mean of their own."""
+    return standardised_age(make_data())
+
+
+@broken
+def standardised_covariate_of_many_rows() -> Broken:
+    """More rows than any chunk has."""
+    return standardised_age(make_data(5000))
+
+
+@broken
+def noise_that_depends_on_the_number_of_rows() -> Broken:
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = latent(2)
+            decode(z, data, ("image", "audio"))
+            observe("text", z @ tensor(W["text"]).T, torch.tensor(float(len(data))).double().rsqrt(), data)
+
+    return Broken(model, make_data(), ("text", "other instances"))

@@ -127,6 +127,14 @@ class Conjugate:
     form: str = "one"
     tolerance: float = 1e-6
 
+    @property
+    def rows(self) -> Array:
+        """The rows to check: all of them if they are few, else some, and the oldest."""
+        if len(self.data) <= 100:
+            return np.arange(len(self.data))
+        oldest = np.argsort(self.data.covariates["age"])[-20:]
+        return np.unique(np.append(np.arange(0, len(self.data), 100), oldest))
+
     def mixture(self, row: int) -> Mixture:
         """What one instance follows."""
         return [(1.0, self.truth)] if isinstance(self.truth, Normal) else self.truth(row)

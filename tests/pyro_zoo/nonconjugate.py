@@ -399,6 +399,19 @@ def modality_from_modality() -> NotConjugate:
 
 
 @not_conjugate
+def centred_by_its_own_mean() -> NotConjugate:
+    """The intercept is the mean of the values that the model is called with."""
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = latent(2)
+            for name in data.names:
+                observe(name, affine(z, name) + data[name].nanmean(0), tensor(S[name]), data)
+
+    return NotConjugate(model, make_data(), "image", "modalities coupled")
+
+
+@not_conjugate
 def modality_from_sampled_modality() -> NotConjugate:
     """The same through the value that pyro.sample returns."""
 

@@ -176,25 +176,6 @@ def one_odd_row() -> Conjugate:
     return Conjugate(model, data, truth, form="by instance")
 
 
-@conjugate
-def rows_of_the_closure() -> Conjugate:
-    """A closure over numbers of all the rows, which only fits the data that it was written for."""
-    w, b, s = random_parts(58, 2)
-    data = make_data()
-    dose = numbers(580)(len(data), 1)
-
-    def model(data: MultimodalData) -> None:
-        with pyro.plate("instances", len(dose)):
-            z = latent(2)
-            for name in data.names:
-                observe(name, z @ tensor(w[name]).T + tensor(dose) * tensor(b[name]), tensor(s[name]), data)
-
-    def truth(row: int) -> Mixture:
-        return [(1.0, standard(w, {name: dose[row] * v for name, v in b.items()}, s))]
-
-    return Conjugate(model, data, truth, form="by instance")
-
-
 def three_clusters(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (3,), means (3, 2) and scales (3, 2)."""
     normal = numbers(seed)

@@ -31,7 +31,7 @@ from calmrl_prob.linear_gaussian.rotation import best_rotation
 
 
 @dataclass(frozen=True)
-class LoadingsPrior(ABC):
+class LoadingsPenalty(ABC):
     """A prior of the loadings.
 
     Attributes:
@@ -62,7 +62,7 @@ class LoadingsPrior(ABC):
 
 
 @dataclass(frozen=True)
-class NormalLoadings(LoadingsPrior):
+class NormalPenalty(LoadingsPenalty):
     """w_dk / s_d ~ N(0, 1 / alpha) for all features and latents.
 
     Attributes:
@@ -81,7 +81,7 @@ class NormalLoadings(LoadingsPrior):
 
 
 @dataclass(frozen=True)
-class ARDLoadings(LoadingsPrior):
+class ARDPenalty(LoadingsPenalty):
     """w_dk / s_d | alpha_mk ~ N(0, 1 / alpha_mk), alpha_mk ~ Gamma(a, b), with alpha integrated out.
 
     Attributes:

@@ -1,0 +1,176 @@
+"""The joint mode of global latents, latents of instances integrated out: the method "map" of ``calmrl_prob.fit``.
+
+The mode of log p(theta, x) by L-BFGS, from EM's loadings and from others. Parameters of the model (``pyro.param``, or
+those of a module) are maximised along with it. A mode depends on the coordinates: here on the unconstrained scale with
+Jacobians counted in, where scales do not run into zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calmrl_prob._arguments import whole_number
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import NumericalError
+from calmrl_prob.inference.ascent import Ascent, ascend
+from calmrl_prob.inference.collapsed import CollapsedModel, marginalize
+from calmrl_prob.inference.progress import Callback
+from calmrl_prob.inference.starts import starting_points
+from calmrl_prob.tracing import BoundModel
+
+
+@dataclass(frozen=True, eq=False)
+class ModeReport:
+    """How the search for the mode went; the values found are in the model.
+
+    Attributes:
+        theta: the mode, (n,), unconstrained.
+        log_likelihood: (T,) evidence after each step, nats; the start's first.
+        objective: (T,) log joint density, what never falls.
+        num_iterations: steps from the start that won.
+        converged, stop_reason, criterion, tolerance: as ``FitResult`` has them.
+        form: the route of the evidence.
+        diagnostics: "log_joint_by_start", where each start ended.
+    """
+
+    theta: Tensor
+    log_likelihood: Tensor
+    objective: Tensor
+    num_iterations: int
+    converged: bool
+    stop_reason: str
+    criterion: float
+    tolerance: float
+    form: str
+    diagnostics: Mapping[str, Any]
+
+
+def run_map(
+    bound: BoundModel,
+    data: MultimodalData,
+    seed: int,
+    callback: Callback | None,
+    *,
+    num_starts: int = 2,
+    max_iterations: int = 500,
+    tolerance: float = 1e-6,
+) -> ModeReport:
+    """Find the joint mode of the global latents, and keep it in the model.
+
+    Args:
+        bound: a model that is conjugate given its global latents.
+        data: N instances.
+        seed: of the starts.
+        callback: called after each step with its number and the log joint density, nats.
+        num_starts: from EM's fit, EM's fit with ARD, then draws from the prior; the best end is kept.
+        max_iterations: steps from each start at most.
+        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+
+    Raises:
+        NotConjugateError, ModelError: as :func:`~calmrl_prob.inference.collapsed.marginalize` does.
+        ArgumentError, ArgumentTypeError: an option is out of range or of another type.
+        NumericalError: the density is finite at no start.
+    """
+    num_starts = whole_number("num_starts", num_starts, least=1)
+    model = marginalize(bound, data)
+    ends = []
+    for start in starting_points(model, num_starts, seed):
+        try:
+            ends.append(climb(model, start, max_iterations=max_iterations, tolerance=tolerance, callback=callback))
+        except NumericalError:  # a draw from a prior with heavy tails
+            continue
+    if not ends:
+        raise NumericalError(
+            "model: the density of the data is finite at none of the starts. Bring the data to the scale that the "
+            "priors expect, or raise num_starts."
+        )
+    best = max(ends, key=lambda end: float(end.ascent.trace[-1]))
+    with torch.no_grad():
+        for parameter, value in zip(_parameters(bound), best.parameters, strict=True):
+            parameter.copy_(value)
+        bound.values = model.values(best.theta)
+    return ModeReport(
+        best.theta,
+        best.evidence,
+        best.ascent.trace,
+        best.ascent.num_iterations,
+        best.ascent.converged,
+        best.ascent.stop_reason,
+        best.ascent.criterion,
+        tolerance,
+        model.form.route,
+        {"log_joint_by_start": [float(end.ascent.trace[-1]) for end in ends]},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """Where an ascent ended.
+
+    Attributes:
+        theta: (n,).
+        parameters: of the model.
+        evidence: (T,) after each step.
+        ascent: how it went.
+    """
+
+    theta: Tensor
+    parameters: list[Tensor]
+    evidence: Tensor
+    ascent: Ascent
+
+
+def climb(
+    model: CollapsedModel,
+    start: Tensor,
+    *,
+    max_iterations: int = 500,
+    tolerance: float = 1e-6,
+    callback: Callback | None = None,
+) -> End:
+    """Climb from one start; the model's parameters are as before afterwards.
+
+    Raises:
+        NumericalError: the density is not finite at the start.
+    """
+    parameters = _parameters(model.bound)
+    before = [parameter.detach().clone() for parameter in parameters]
+    theta = start.detach().clone().requires_grad_()
+    latest: list[float] = []
+    evidence: list[float] = []
+
+    def objective() -> Tensor:
+        terms = model.terms(theta)
+        latest[:] = [float(terms.evidence.detach())]
+        evidence[:] = evidence or latest
+        return terms.log_joint
+
+    def after_step(step: int, value: float) -> None:
+        evidence.append(latest[0])
+        if callback is not None:
+            callback(step, value)
+
+    try:
+        ascent = ascend(
+            objective,
+            [theta, *parameters],
+            model.num_values,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            callback=after_step,
+        )
+        found = [parameter.detach().clone() for parameter in parameters]
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+    return End(theta.detach(), found, torch.tensor(evidence, dtype=torch.float64), ascent)
+
+
+def _parameters(bound: BoundModel) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in bound.parameters() if parameter.requires_grad]

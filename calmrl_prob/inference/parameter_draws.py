@@ -1,0 +1,292 @@
+"""Draws of global latents, and the posterior of the latents of instances over them: exact given each draw.
+
+    p(z_n | x) ~ 1/S sum_s p(z_n | x_n, theta_s),     p(x_n^m | x) ~ 1/S sum_s p(x_n^m | x_n, theta_s)
+
+The variance of a prediction has three parts: the latent and noise parts averaged over draws, and, between draws, the
+variance of the mean, which is what not knowing the parameters adds.
+
+Predictions mean the same in every draw. Latents do not: a rotation of z that loadings undo changes no density, and
+chains wander along it. So before z is averaged each draw is turned to where its loadings are nearest to those of the
+reference draw (orthogonal Procrustes, in coordinates in which the prior of z is standard normal); without that the
+average would shrink to the prior mean.
+
+Source: Schonemann, A generalized solution of the orthogonal Procrustes problem (1966); for factor models: Assmann,
+Boysen-Hogrefe & Pape, Bayesian analysis of static and dynamic factor models: an ex-post approach towards the rotation
+problem (2016).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calmrl_prob._arguments import whole_number
+from calmrl_prob.conjugacy import ConjugateForm, discover
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.discovered import form_posterior
+from calmrl_prob.inference.draws_predictive import DrawsPredictive
+from calmrl_prob.inference.predictive import Predictive
+from calmrl_prob.inference.results import Draw, PosteriorResult
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.tracing import BoundModel
+
+#: Numbers that posteriors given each draw may take up together, to be kept from one use to the next.
+_KEEP_BUDGET = 2**24
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ParameterDraws:
+    """S draws of the global latents of a model, of equal weight.
+
+    Attributes:
+        bound: the model.
+        values: for each global latent its draws, (S, ...).
+        route: how they were found, such as "collapsed nuts".
+        reference: the draw whose axes latents are reported in.
+        diagnostics: what the route has to report.
+    """
+
+    bound: BoundModel
+    values: Mapping[str, Tensor]
+    route: str
+    reference: int = -1
+    diagnostics: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __len__(self) -> int:
+        """S."""
+        return len(next(iter(self.values.values())))
+
+    def at(self, number: int) -> dict[str, Tensor]:
+        """The values of one draw."""
+        return {name: draws[number] for name, draws in self.values.items()}
+
+    @torch.no_grad()
+    def posterior(self, data: MultimodalData, *, num_draws: int = 200, seed: int = 0, **options: Any) -> DrawsPosterior:
+        """Recover the latents: the posterior of z over the draws of the parameters.
+
+        Args:
+            data: N instances, those fitted to or others. The draws have equal weights: what new instances say about
+                the parameters is left out, as in every prediction from a fitted model.
+            num_draws: draws of the parameters to use at most, evenly spaced among those there are.
+            seed: not used; all of it is deterministic.
+            **options: none.
+
+        Raises:
+            ArgumentError: options, or ``num_draws`` below 1.
+        """
+        del seed
+        if options:
+            raise ArgumentError(
+                f"options: the posterior over parameter draws has num_draws alone, got {list(options)}."
+            )
+        total, wanted = len(self), whole_number("num_draws", num_draws, least=1)
+        reference = self.reference % total
+        chosen = torch.linspace(0, total - 1, min(wanted, total), dtype=torch.float64).round().long().tolist()
+        form = discover(self.bound, data, self.at(reference))
+        return DrawsPosterior(
+            form, data, [self.at(s) for s in chosen], self.at(reference), self.route, self.diagnostics
+        )
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name}: {tuple(draws.shape[1:])}" for name, draws in self.values.items())
+        return f"ParameterDraws({len(self)} draws by {self.route}; {sites})"
+
+
+class DrawsPosterior(PosteriorResult):
+    """The posterior of the latents of N instances over draws of the parameters.
+
+    Args:
+        form: of the model on the data.
+        data: N instances.
+        draws: values of the global latents of each draw.
+        reference: values of the draw in whose axes latents are reported.
+        route: how the draws were found.
+        diagnostics: what the route has to report.
+    """
+
+    def __init__(
+        self,
+        form: ConjugateForm,
+        data: MultimodalData,
+        draws: Sequence[Mapping[str, Tensor]],
+        reference: Mapping[str, Tensor],
+        route: str,
+        diagnostics: Mapping[str, Any],
+    ) -> None:
+        self.route, self.diagnostics = route, diagnostics
+        self.dims = form.structures[0].dims
+        self._data, self._forms = data, [_form_at(form, values) for values in draws]
+        self._alignments = _alignments(self._forms, _form_at(form, reference))
+        self._kept: dict[int, PosteriorResult] = {}
+        self._keeps = len(draws) * len(data) * form.latent_dim * 2 <= _KEEP_BUDGET
+
+    @property
+    def num_draws(self) -> int:
+        """S, of the parameters."""
+        return len(self._forms)
+
+    def given(self, number: int) -> PosteriorResult:
+        """The exact posterior given one draw of the parameters, in that draw's own axes."""
+        if number in self._kept:
+            return self._kept[number]
+        found = form_posterior(self._forms[number], self._data)
+        if self._keeps:
+            self._kept[number] = found
+        return found
+
+    @cached_property
+    def _first_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (N, K) and log marginal (N,), in one pass over the draws."""
+        total, evidence = None, None
+        for s, align in enumerate(self._alignments):
+            part = self.given(s)
+            mean, density = align.latents(part.mean), part.log_marginal
+            total = mean if total is None else total + mean
+            evidence = density if evidence is None else torch.logaddexp(evidence, density)
+        assert total is not None
+        assert evidence is not None
+        return total / self.num_draws, evidence - math.log(self.num_draws)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[z_n | x], shape (N, K), in the axes of the reference draw."""
+        return self._first_moments[0]
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """Cov[z_n | x], within draws and between them, shape (N, K, K): N K^2 numbers."""
+        mean, total = self.mean, None
+        for s, align in enumerate(self._alignments):
+            part = self.given(s)
+            apart = align.latents(part.mean) - mean
+            here = align.covariances(part.covariance) + apart[:, :, None] * apart[:, None, :]
+            total = here if total is None else total.add_(here)
+        assert total is not None
+        return total / self.num_draws
+
+    @property
+    def log_marginal(self) -> Tensor:
+        """log 1/S sum_s p(x_n | theta_s), shape (N,), nats: of each instance on its own, given what was learned."""
+        return self._first_moments[1]
+
+    def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
+        """The mixture of the predictives given each draw."""
+        return DrawsPredictive(self.num_draws, self._predictives, name, dtype or self._data.dtype, len(self._data))
+
+    def _predictives(self, name: str, dtype: torch.dtype, rows: slice | None) -> Iterator[Predictive]:
+        """The predictive given each draw, of all instances or of some rows."""
+        if rows is None:
+            yield from (self.given(s).predictive(name, dtype) for s in range(self.num_draws))
+            return
+        data = self._data.subset(rows)
+        for form in self._forms:
+            yield form_posterior(_rows_of(form, rows), data).predictive(name, dtype)
+
+    def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
+        """Joint draws: parameters first, then latents given them; as evenly over the parameter draws as can be."""
+        order = torch.randperm(self.num_draws, generator=generator, device=generator.device).tolist()
+        times = [num_draws // self.num_draws + (place < num_draws % self.num_draws) for place in range(self.num_draws)]
+        for s, count in zip(order, times, strict=True):
+            if count:
+                for draw in self.given(s).draws(count, generator, names):
+                    yield replace(draw, latents=self._alignments[s].latents(draw.latents))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The affine map of latents z -> offset + z matrix^T, from the axes of one draw to those of the reference.
+
+    Attributes:
+        matrix: (K, K).
+        offset: (K,).
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def latents(self, z: Tensor) -> Tensor:
+        """Latents (..., K)."""
+        moved: Tensor = self.offset.to(z.dtype) + z @ self.matrix.mT.to(z.dtype)
+        return moved
+
+    def covariances(self, covariance: Tensor) -> Tensor:
+        """Covariances (..., K, K)."""
+        matrix = self.matrix.to(covariance.dtype)
+        moved: Tensor = matrix @ covariance @ matrix.mT
+        return moved
+
+
+def _alignments(forms: Sequence[ConjugateForm], reference: ConjugateForm) -> list[Alignment]:
+    """For each draw the map to the reference's axes; the identity for mixtures, which have axes of their own."""
+    goal = reference.structures[0]
+    latent_dim = reference.latent_dim
+    found = []
+    for form in forms:
+        start = form.structures[0]
+        if isinstance(start, LinearGaussian) and isinstance(goal, LinearGaussian):
+            found.append(align(start, goal, latent_dim))
+        else:
+            identity = torch.eye(latent_dim, dtype=torch.float64)
+            found.append(Alignment(identity, identity.new_zeros(latent_dim)))
+    return found
+
+
+def align(start: LinearGaussian, goal: LinearGaussian, latent_dim: int) -> Alignment:
+    """The map of latents that turns one model's loadings as near as can be to another's, its densities unchanged.
+
+    In coordinates u = L^-1 (z - m) with the prior N(m, L L^T) loadings are W L; R = U V^T from the singular value
+    decomposition of (W L)^T (W_0 L_0) minimises |W L R - W_0 L_0|, and u R are the latents that go with W L R.
+
+    Args:
+        start: the model to turn.
+        goal: the model to turn it to.
+        latent_dim: K; further latents, which carry correlated noise, stay as they are.
+
+    Example:
+        >>> loadings, rest = torch.tensor([[1.0, 0.5], [0.0, 2.0]]), ({"x": torch.zeros(2)}, {"x": torch.ones(2)})
+        >>> goal = LinearGaussian({"x": loadings}, *rest)
+        >>> turned = LinearGaussian({"x": loadings @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])}, *rest)
+        >>> align(turned, goal, 2).latents(torch.tensor([[1.0, 0.0]])).round().tolist()
+        [[0.0, -1.0]]
+    """
+
+    def whiten(lg: LinearGaussian) -> tuple[Tensor, Tensor]:
+        lower = torch.linalg.cholesky(lg.prior_covariance.double())[:latent_dim, :latent_dim]
+        stacked = torch.cat(
+            [part.double() / lg.noise_variance[n].double().sqrt()[:, None] for n, part in lg.loadings.items()]
+        )
+        return lower, stacked[:, :latent_dim] @ lower
+
+    lower, loadings = whiten(start)
+    goal_lower, goal_loadings = whiten(goal)
+    left, _, right = torch.linalg.svd(loadings.mT @ goal_loadings)
+    rotation = left @ right
+    # z' = m0 + L0 R^T L^-1 (z - m)
+    matrix = torch.linalg.solve_triangular(lower.mT, rotation @ goal_lower.mT, upper=True).mT
+    offset = goal.prior_mean[:latent_dim].double() - matrix @ start.prior_mean[:latent_dim].double()
+    return Alignment(matrix, offset)
+
+
+def _form_at(form: ConjugateForm, values: Mapping[str, Tensor]) -> ConjugateForm:
+    offsets, latent_offset = form.read_offsets(values)
+    structures = tuple(structure.detach() for structure in form.read(values))
+    return replace(form, structures=structures, offsets=offsets, latent_offset=latent_offset)
+
+
+def _rows_of(form: ConjugateForm, rows: slice) -> ConjugateForm:
+    """The form of some of the instances that it was found on."""
+    structures, index = form.structures, None
+    if form.structure_index is not None:
+        present, index = torch.unique(form.structure_index[rows], return_inverse=True)
+        structures = tuple(structures[g] for g in present.tolist())
+    offsets = None if form.offsets is None else {name: offset[rows] for name, offset in form.offsets.items()}
+    latent = None if form.latent_offset is None else form.latent_offset[rows]
+    return replace(form, structures=structures, structure_index=index, offsets=offsets, latent_offset=latent)
