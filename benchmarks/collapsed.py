@@ -3,9 +3,9 @@
 A leapfrog step is that of NUTS over loadings, intercepts, noise and ARD precisions: one gradient of the log joint
 density, latents integrated out. The larger data have the same patterns, and come as statistics gathered chunk by chunk.
 
-Group ARD is judged on data where it is known which latent serves which modality: 3 serve all four, 3 two each, and each
-modality has one of its own, 10 in all, and 16 are allowed for. A latent counts as serving a modality if it explains more
-than 0.2% of its variance. mofapy2 and mofaflex run in processes of their own.
+Group ARD is judged on data where it is known which latent serves which modality: 3 serve all four, 3 two each, and
+each modality has one of its own, 10 in all, and 16 are allowed for. A latent counts as serving a modality if it
+explains more than 0.2% of its variance. mofapy2 and mofaflex run in processes of their own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def leapfrog(problem: Problem, times: int = 100) -> list[Row]:
         ),
     }
     costs = paired({str(count): _step(model) for count, model in models.items()})
-    few, many = costs.values()
+    few, _ = costs.values()
     return [
         {
             "rows": count,

@@ -75,7 +75,7 @@ class ModelFitter:
         latent_dims: the numbers of latents K to choose from.
         noise_pseudo_counts: the weights to choose from of the prior that keeps noise variances from collapsing. A model
             from a file that is not fitted by EM has none.
-        max_iterations, tolerance: when to stop; the tolerance in nats for each observed value. None is the method's own.
+        max_iterations, tolerance: when to stop; the tolerance in nats for each observed value. None: the method's own.
         file: a Python file that makes the model; see :mod:`experiments.model_files`.
         arguments: further arguments of the model in the file.
         method: of ``cal.fit``.

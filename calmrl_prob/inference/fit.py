@@ -216,7 +216,7 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if method not in ("auto", "svi"):
         return bound, method
     try:
-        form = discover(bound, data)
+        form = discover(bound, data, generic=True)
     except NotConjugateError:
         return bound, "svi"
     if method == "svi":
