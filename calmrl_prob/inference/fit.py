@@ -33,6 +33,7 @@ from calmrl_prob.inference.mixture_fit import has_closed_form, run_mixture_em
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback, progress_bar
 from calmrl_prob.inference.result import FitReport, FitResult
+from calmrl_prob.inference.svi import run_svi
 from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, SufficientStatistics
 from calmrl_prob.tracing import BoundModel, PyroModel
 
@@ -45,6 +46,7 @@ FIT_METHODS: dict[str, Callable[..., FitReport]] = {
     "map": run_map,
     "nuts": run_nuts,
     "collapsed svi": run_collapsed_svi,
+    "svi": run_svi,
 }
 
 
@@ -216,13 +218,11 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     try:
         form = discover(bound, data)
     except NotConjugateError:
-        if "svi" not in FIT_METHODS:
-            raise
         return bound, "svi"
     if method == "svi":
         return bound, "collapsed svi" if form.globals and not form.degrees_of_freedom else "svi"
     if form.degrees_of_freedom:
-        return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
+        return bound, "svi"
     return bound, "map" if form.globals else "gradient"
 
 
