@@ -86,7 +86,7 @@ class FlowDistribution(TorchDistribution):
         self._flow = flow
         super().__init__(torch.Size(batch_shape), flow.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> FlowDistribution:
+    def expand(self, batch_shape: Any, _instance: object = None) -> FlowDistribution:  # noqa: ANN401 - sizes
         """The same, more often."""
         return FlowDistribution(self._flow, torch.Size(batch_shape))
 
