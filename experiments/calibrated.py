@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import mean_over_pairs
+from calmrl_prob.linear_gaussian import LinearGaussian
 from experiments.generative import FittedModel, Retriever, Setting
 from experiments.imputers import Array, Imputer, has, predictable, values
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """One modality of N rows, imputed; all arrays (N, D_m), NaN in the rows that are not compared.
+
+    Attributes:
+        mean, variance: of the predictive.
+        log_density: its log density at the true values, nats; None where it is normal.
+        lower, upper: ends of its intervals; None where it is normal.
+    """
+
+    mean: Array
+    variance: Array
+    log_density: Array | None = None
+    lower: Array | None = None
+    upper: Array | None = None
+
+    @classmethod
+    def blank(cls, number: int, width: int) -> Self:
+        """Of no row."""
+        return cls(np.full((number, width), np.nan), np.full((number, width), np.nan))
+
+    def with_shape(self, rows: NDArray[np.bool_], log_density: Array, lower: Array, upper: Array) -> Self:
+        """With what tells a predictive apart from a normal one, in some rows."""
+        whole = []
+        for part in (log_density, lower, upper):
+            whole.append(np.full_like(self.mean, np.nan))
+            whole[-1][rows] = part
+        return replace(self, log_density=whole[0], lower=whole[1], upper=whole[2])
 
 
 @dataclass(frozen=True)
@@ -46,31 +79,38 @@ class Calibrated:
         """Retrieval for each ordered pair of modalities: query, candidate, R@1, R@10 (shares in [0, 1])."""
         if self.direct and self.imputer is not None:
             return direct_recall(self.imputer, data)
-        return self.retriever(self.model.linear_gaussian, data)
+        return self.retriever(self.model.model, data, **self.model.posterior_options)
 
-    def impute(self, data: MultimodalData, name: str) -> tuple[Array, Array]:
-        """Mean and variance (N, D_m) of one modality given each row's others; what rows hold of it is not read.
+    def impute(self, data: MultimodalData, name: str, level: float = 0.9) -> Imputed:
+        """One modality given each row's others; what rows hold of it is read as the truth to compare with, no more.
 
         NaN in rows that have no other modality, or lack this one, so that there is nothing to compare with.
+
+        Args:
+            data: N rows.
+            name: the modality.
+            level: nominal coverage of the intervals.
         """
         rows = predictable(data, name)
-        means = np.full((len(data), data.dims[name]), np.nan)
-        variances = np.full_like(means, np.nan)
+        found = Imputed.blank(len(data), data.dims[name])
         if rows.any():
             seen = without(data.subset(rows), name)
             if self.imputer is not None:
-                means[rows], variances[rows] = self.imputer.predict(seen, name), self.imputer.residual_variance[name]
+                found.mean[rows] = self.imputer.predict(seen, name)
+                found.variance[rows] = self.imputer.residual_variance[name]
             else:
-                imputed = cal.impute(self.model.linear_gaussian, seen)
-                means[rows] = imputed.mean[name].double().cpu().numpy()
-                variances[rows] = imputed.variance[name].double().cpu().numpy()
-        return means, variances
+                given = cal.impute(self.model.model, seen, **self.model.posterior_options)
+                found.mean[rows], found.variance[rows] = _array(given.mean[name]), _array(given.variance[name])
+                if not isinstance(self.model.model, LinearGaussian):
+                    density = given.log_density(data.subset(rows))[name]
+                    lower, upper = given.interval(level)[name]
+                    return found.with_shape(rows, _array(density), _array(lower), _array(upper))
+        return found
 
     def features(self, data: MultimodalData) -> Array:
         """The representation of each row, (N, K): the posterior mean given what it has, or what it was filled with."""
         filled = data if self.imputer is None else self.imputer.complete(data)
-        mean: Array = cal.posterior(self.model.linear_gaussian, filled).mean.double().cpu().numpy()
-        return mean
+        return _array(cal.posterior(self.model.model, filled, **self.model.posterior_options).mean)
 
 
 def direct_recall(imputer: Imputer, data: MultimodalData) -> pd.DataFrame:
@@ -123,6 +163,11 @@ def without(data: MultimodalData, *names: str) -> MultimodalData:
     """The same rows, with whole modalities taken away."""
     kept = torch.tensor([name not in names for name in data.names], device=data.device)
     return data.mask(kept.expand(len(data), -1))
+
+
+def _array(values: Tensor) -> Array:
+    found: Array = values.double().cpu().numpy()
+    return found
 
 
 def _unit(rows: Array) -> NDArray[np.float64]:

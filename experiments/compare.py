@@ -68,7 +68,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
         console: to print to; standard output by default.
 
     Returns:
-        R@1 in percent of the variant ``report.focus``, mean over seeds; NaN if it is not among the variants.
+        R@1 in percent of the variant in focus, mean over seeds; NaN if it is not among the variants.
 
     Raises:
         CalmrlError: an option has a value that cannot work; the message names it.
@@ -89,7 +89,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
     for warning in found.warnings:
         out.print(f"[bold]Warning:[/bold] {escape(warning)}", highlight=False)
     out.print(f"Report: {build_report(folder)}", soft_wrap=True)
-    focus = summary.loc[summary["variant"] == cfg.report.focus, "R@1"]
+    focus = summary.loc[summary["variant"] == comparer.focus, "R@1"]
     return float(focus.iloc[0]) if len(focus) else float("nan")
 
 
@@ -104,7 +104,7 @@ def _write(cfg: DictConfig, folder: Path, found: Comparison, facts: dict[str, An
     if found.focus is not None:
         rows = slice(0, min(cfg.report.posterior_rows, len(found.masked_test)))
         idata = cal.to_arviz(
-            found.focus.model.linear_gaussian,
+            found.focus.model.model,
             found.masked_test.subset(rows),
             num_draws=cfg.report.posterior_draws,
             seed=TEST_SEED,
@@ -115,7 +115,7 @@ def _write(cfg: DictConfig, folder: Path, found: Comparison, facts: dict[str, An
 
 def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> dict[str, Any]:
     cfg = comparer.cfg
-    focus = comparer.variants.get(cfg.report.focus)
+    focus = comparer.variants.get(comparer.focus or "")
     observed = found.results.get("observed_share")
     return {
         "data": comparer.split.name,

@@ -222,7 +222,7 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if method == "svi":
         return bound, "collapsed svi" if form.globals and not form.degrees_of_freedom else "svi"
     if form.degrees_of_freedom:
-        return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
+        return bound, "svi"
     return bound, "map" if form.globals else "gradient"
 
 
