@@ -74,10 +74,11 @@ class Point:
         freedom = torch.tensor(list(self.freedom.values()), dtype=torch.float64)
         return torch.cat([self.parameters.flatten(), freedom.log().to(self.parameters.intercepts.device)])
 
-    def unflatten(self, vector: Tensor, floor: Tensor) -> Point:
-        """The inverse, within limits."""
+    def unflatten(self, vector: Tensor, floor: Tensor, least: float) -> Point:
+        """The inverse, within limits; degrees of freedom that are not learned stay as they are."""
         first, second = vector.split([len(vector) - len(self.freedom), len(self.freedom)])
-        freedom = dict(zip(self.freedom, second.exp().clamp(LEAST, MOST).tolist(), strict=True))
+        guessed = dict(zip(self.freedom, second.exp().clamp(least, MOST).tolist(), strict=True))
+        freedom = guessed if least else self.freedom
         return Point(self.parameters.unflatten(first).with_floor(floor), freedom, self.scales)
 
 
@@ -247,6 +248,7 @@ def fit_scale_em(
     prior: bool = False,
     noise: str = "isotropic",
     degrees_of_freedom: float | None = None,
+    least_degrees_of_freedom: float = LEAST,
     start: ScaleMixture | LinearGaussian | None = None,
     prior_mean: Tensor | None = None,
     prior_covariance: Tensor | None = None,
@@ -267,6 +269,7 @@ def fit_scale_em(
         prior: whether the prior of the latent is Student-t.
         noise: "isotropic" (one scale for each modality) or "diagonal" (one for each feature).
         degrees_of_freedom: of all of them, if they are to stay as they are; learned by default.
+        least_degrees_of_freedom: that are allowed where they are learned; above 2 every variance is finite.
         start: a model to start from; a short Gaussian fit by default.
         prior_mean: the latent's location (K,); zeros by default. It stays as it is, as does the covariance.
         prior_covariance: the latent's scale matrix (K, K); the identity by default.
@@ -306,8 +309,11 @@ def fit_scale_em(
         raise ArgumentError(
             f"student_t: expected some of {list(data.dims)}, or prior=True, got {list(student_t)} and prior={prior}."
         )
-    if degrees_of_freedom is not None and not LEAST <= degrees_of_freedom <= MOST:
-        raise ArgumentError(f"degrees_of_freedom: expected {LEAST} to {MOST:.0e}, got {degrees_of_freedom}.")
+    limits = {"degrees_of_freedom": degrees_of_freedom, "least_degrees_of_freedom": least_degrees_of_freedom}
+    for argument, value in limits.items():
+        if value is not None and not LEAST <= value <= MOST:
+            raise ArgumentError(f"{argument}: expected {LEAST} to {MOST:.0e}, got {value}.")
+    least = 0.0 if degrees_of_freedom is not None else least_degrees_of_freedom
     blocks, shift = data.centred()
     step = ScaleStep(blocks, scaled, latent_dim)
     check_options(step.rows, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
@@ -330,6 +336,7 @@ def fit_scale_em(
         known = dict(start.degrees_of_freedom)
         known |= {PRIOR: start.prior_degrees_of_freedom[0][1]} if start.prior_degrees_of_freedom else {}
         freedom |= {name: float(known[name].detach()) for name in scaled if name in known and known[name].ndim == 0}
+    freedom = {name: max(value, least) for name, value in freedom.items()}
     parameters = Parameters.from_linear_gaussian(first.to(torch.float64, shift.device), shift)
 
     def evaluate(point: Point) -> Evaluation[Point, Summary]:
@@ -338,12 +345,12 @@ def fit_scale_em(
         return replace(found, objective=found.log_likelihood + log_prior)
 
     guess = AndersonGuess(
-        anderson_memory, Point.flatten, lambda point, vector: point.unflatten(vector, noise_model.floor)
+        anderson_memory, Point.flatten, lambda point, vector: point.unflatten(vector, noise_model.floor, least)
     )
     last, ascent = ascend(
         Point(parameters.with_floor(noise_model.floor), freedom, None),
         evaluate,
-        lambda found: _improve(found, noise_model, learn=degrees_of_freedom is None),
+        lambda found: _improve(found, noise_model, least),
         num_values=float(step.rows.feature_count.sum()),
         max_iterations=max_iterations,
         tolerance=tolerance,
@@ -355,13 +362,13 @@ def fit_scale_em(
     return ScaleEMResult(model=_model(fitted, last.point.freedom), **vars(ascent))
 
 
-def _improve(found: Evaluation[Point, Summary], noise_model: NoiseModel, *, learn: bool) -> Point:
+def _improve(found: Evaluation[Point, Summary], noise_model: NoiseModel, least: float) -> Point:
     """The M-step, with scales expanded where no prior or floor of the noise is at work."""
     summary, point = found.moments, found.point
     parameters = maximize(summary, summary.moments, noise_model, expand=True)
     freedom = dict(point.freedom)
-    if learn:
-        freedom = {name: from_expected_scales(summary.log_less_mean[name], nu) for name, nu in freedom.items()}
+    if least:  # otherwise they stay as they are
+        freedom = {n: from_expected_scales(summary.log_less_mean[n], nu, least) for n, nu in freedom.items()}
     noise, scales = parameters.noise_variance.clone(), list(point.scales or ())
     for place, name in enumerate(freedom):
         if name == PRIOR:
