@@ -140,7 +140,7 @@ def fit(
             "wrap arrays in MultimodalData."
         )
     seed = checked_seed(seed)
-    known = list(dict.fromkeys(["auto", "svi", *FIT_METHODS]))
+    known = ["auto", *FIT_METHODS]
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     start = time.perf_counter()
