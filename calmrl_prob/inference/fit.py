@@ -216,13 +216,13 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if method not in ("auto", "svi"):
         return bound, method
     try:
-        form = discover(bound, data)
+        form = discover(bound, data, generic=True)
     except NotConjugateError:
         return bound, "svi"
     if method == "svi":
         return bound, "collapsed svi" if form.globals and not form.degrees_of_freedom else "svi"
     if form.degrees_of_freedom:
-        return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
+        return bound, "svi"
     return bound, "map" if form.globals else "gradient"
 
 
