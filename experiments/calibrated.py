@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -15,39 +14,11 @@ from torch import Tensor
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import mean_over_pairs
+from calmrl_prob.inference import PosteriorResult
 from calmrl_prob.linear_gaussian import LinearGaussian
 from experiments.generative import FittedModel, Retriever, Setting
 from experiments.imputers import Array, Imputer, has, predictable, values
-
-
-@dataclass(frozen=True)
-class Imputed:
-    """One modality of N rows, imputed; all arrays (N, D_m), NaN in the rows that are not compared.
-
-    Attributes:
-        mean, variance: of the predictive.
-        log_density: its log density at the true values, nats; None where it is normal.
-        lower, upper: ends of its intervals; None where it is normal.
-    """
-
-    mean: Array
-    variance: Array
-    log_density: Array | None = None
-    lower: Array | None = None
-    upper: Array | None = None
-
-    @classmethod
-    def blank(cls, number: int, width: int) -> Self:
-        """Of no row."""
-        return cls(np.full((number, width), np.nan), np.full((number, width), np.nan))
-
-    def with_shape(self, rows: NDArray[np.bool_], log_density: Array, lower: Array, upper: Array) -> Self:
-        """With what tells a predictive apart from a normal one, in some rows."""
-        whole = []
-        for part in (log_density, lower, upper):
-            whole.append(np.full_like(self.mean, np.nan))
-            whole[-1][rows] = part
-        return replace(self, log_density=whole[0], lower=whole[1], upper=whole[2])
+from experiments.units import Imputed
 
 
 @dataclass(frozen=True)
@@ -79,10 +50,11 @@ class Calibrated:
         """Retrieval for each ordered pair of modalities: query, candidate, R@1, R@10 (shares in [0, 1])."""
         if self.direct and self.imputer is not None:
             return direct_recall(self.imputer, data)
-        return self.retriever(self.model.model, data, **self.model.posterior_options)
+        model = self.model
+        return self.retriever(model.model, model.units.apply(data), **model.posterior_options)
 
     def impute(self, data: MultimodalData, name: str, level: float = 0.9) -> Imputed:
-        """One modality given each row's others; what rows hold of it is read as the truth to compare with, no more.
+        """One modality given each row's others; what rows hold of it is the truth to compare with, and not read else.
 
         NaN in rows that have no other modality, or lack this one, so that there is nothing to compare with.
 
@@ -91,26 +63,31 @@ class Calibrated:
             name: the modality.
             level: nominal coverage of the intervals.
         """
-        rows = predictable(data, name)
-        found = Imputed.blank(len(data), data.dims[name])
-        if rows.any():
-            seen = without(data.subset(rows), name)
-            if self.imputer is not None:
-                found.mean[rows] = self.imputer.predict(seen, name)
-                found.variance[rows] = self.imputer.residual_variance[name]
-            else:
-                given = cal.impute(self.model.model, seen, **self.model.posterior_options)
-                found.mean[rows], found.variance[rows] = _array(given.mean[name]), _array(given.variance[name])
-                if not isinstance(self.model.model, LinearGaussian):
-                    density = given.log_density(data.subset(rows))[name]
-                    lower, upper = given.interval(level)[name]
-                    return found.with_shape(rows, _array(density), _array(lower), _array(upper))
-        return found
+        rows, width = predictable(data, name), data.dims[name]
+        if not rows.any():
+            return Imputed(np.full((len(data), width), np.nan), np.full((len(data), width), np.nan))
+        truth = data.subset(rows)
+        seen = without(truth, name)
+        if self.imputer is not None:
+            variance = np.broadcast_to(self.imputer.residual_variance[name], (len(seen), width))
+            return Imputed(self.imputer.predict(seen, name), variance).at(rows, len(data))
+        units = self.model.units
+        given = cal.impute(self.model.model, units.apply(seen), **self.model.posterior_options)
+        found = Imputed(_array(given.mean[name]), _array(given.variance[name]))
+        if not isinstance(self.model.model, LinearGaussian):
+            lower, upper = map(_array, given.interval(level)[name])
+            density = _array(given.log_density(units.apply(truth))[name])
+            found = replace(found, log_density=density, lower=lower, upper=upper)
+        return units.undo(name, found).at(rows, len(data))
 
     def features(self, data: MultimodalData) -> Array:
         """The representation of each row, (N, K): the posterior mean given what it has, or what it was filled with."""
         filled = data if self.imputer is None else self.imputer.complete(data)
-        return _array(cal.posterior(self.model.model, filled, **self.model.posterior_options).mean)
+        return _array(self.posterior(filled).mean)
+
+    def posterior(self, data: MultimodalData) -> PosteriorResult:
+        """The model's posterior given what each row has."""
+        return cal.posterior(self.model.model, self.model.units.apply(data), **self.model.posterior_options)
 
 
 def direct_recall(imputer: Imputer, data: MultimodalData) -> pd.DataFrame:

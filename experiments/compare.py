@@ -103,9 +103,10 @@ def _write(cfg: DictConfig, folder: Path, found: Comparison, facts: dict[str, An
     write_text(json.dumps(facts, indent=2), folder / "run.json")
     if found.focus is not None:
         rows = slice(0, min(cfg.report.posterior_rows, len(found.masked_test)))
+        model, shown = found.focus.model, found.masked_test.subset(rows)
         idata = cal.to_arviz(
-            found.focus.model.model,
-            found.masked_test.subset(rows),
+            found.focus.posterior(shown) if found.focus.imputer is None else model.model,
+            model.units.apply(shown),
             num_draws=cfg.report.posterior_draws,
             seed=TEST_SEED,
         )

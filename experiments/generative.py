@@ -19,10 +19,12 @@ from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError, NotConjugateError
 from calmrl_prob.evaluation import SCORES, cross_modal_recall
 from calmrl_prob.evaluation.sampled_pairs import Estimator
-from calmrl_prob.inference import Fittable
+from calmrl_prob.inference import Fittable, HasLinearGaussian
+from calmrl_prob.inference.mixture_fit import has_closed_form
 from calmrl_prob.inference.posterior import Model
 from calmrl_prob.linear_gaussian import fit_em
 from experiments.model_files import build_model
+from experiments.units import Units
 
 
 @dataclass(frozen=True, order=True)
@@ -52,6 +54,7 @@ class FittedModel:
             what never falls: the log-likelihood plus the log priors.
         stop_reason: why the iteration ended.
         seconds: wall-clock time of the fit.
+        units: in which it sees data.
         method: how it was fitted.
         posterior_options: keywords of ``posterior`` that go with it.
         warnings: what the fit warned of.
@@ -61,6 +64,7 @@ class FittedModel:
     trace: pd.DataFrame
     stop_reason: str
     seconds: float
+    units: Units
     method: str = "em"
     posterior_options: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -75,8 +79,9 @@ class ModelFitter:
         latent_dims: the numbers of latents K to choose from.
         noise_pseudo_counts: the weights to choose from of the prior that keeps noise variances from collapsing. A model
             from a file that is not fitted by EM has none.
-        max_iterations, tolerance: when to stop; the tolerance in nats for each observed value. None is the method's own.
-        file: a Python file that makes the model; see :mod:`experiments.model_files`.
+        max_iterations, tolerance: when to stop, in nats for each observed value; None is the method's own.
+        file: a Python file that makes the model; see :mod:`experiments.model_files`. It sees each modality centred and
+            of root mean square one.
         arguments: further arguments of the model in the file.
         method: of ``cal.fit``.
         options: further options of ``cal.fit``.
@@ -166,21 +171,25 @@ class ModelFitter:
         )
         seconds = time.perf_counter() - started
         trace = _trace(result.log_likelihood.numpy(), result.objective.numpy(), len(data))
-        return FittedModel(result.linear_gaussian, trace, result.stop_reason, seconds)
+        return FittedModel(result.linear_gaussian, trace, result.stop_reason, seconds, Units.own(data))
 
     def _fit_file(self, data: MultimodalData, setting: Setting, seed: int, started: float) -> FittedModel:
+        units = Units.of(data)
+        seen = units.apply(data)
         model = self._build(data.dims, setting.latent_dim, seed)
         options = {**self._limits(), **self.options}
         if self._takes_noise_prior(data.dims):
             options["noise_pseudo_count"] = setting.noise_pseudo_count
         with collected_warnings() as told:
-            result = cal.fit(model, data, self.method, seed=seed, **options)
+            result = cal.fit(model, seen, self.method, seed=seed, **options)
         posterior_options = dict(self.posterior_options)
         if posterior_options.pop("given_train", False):
-            posterior_options["given"] = data
-        seconds = time.perf_counter() - started
-        trace = _trace(result.log_likelihood, result.objective, len(data))
-        return FittedModel(result, trace, result.stop_reason, seconds, result.method, posterior_options, tuple(told))
+            posterior_options["given"] = seen
+        seconds, volume = time.perf_counter() - started, units.log_volume(data)
+        trace = _trace(result.log_likelihood - volume, result.objective - volume, len(data))
+        return FittedModel(
+            result, trace, result.stop_reason, seconds, units, result.method, posterior_options, tuple(told)
+        )
 
     def _build(self, dims: Mapping[str, int], latent_dim: int, seed: int) -> Any:  # noqa: ANN401 - what the file makes
         assert self.file is not None
@@ -189,11 +198,14 @@ class ModelFitter:
     def _takes_noise_prior(self, dims: Mapping[str, int]) -> bool:
         """Whether the model in the file is fitted by closed-form EM, which knows a prior on noise variances."""
         model = self._build(dims, 1, 0)
+        if has_closed_form(model):
+            return self.method in ("auto", "mixture em")
         if not isinstance(model, Fittable) or self.method not in ("auto", "em"):
             return False
         try:
-            model.linear_gaussian()
-        except NotConjugateError:
+            if isinstance(model, HasLinearGaussian):
+                model.linear_gaussian()
+        except NotConjugateError:  # it can take over parameters, but with this prior it has no such form
             return False
         return True
 

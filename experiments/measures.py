@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import coverage_curve, linear_probe, mean_over_pairs, score_imputation
-from experiments.calibrated import Calibrated, Imputed
-from experiments.imputers import Array, has, predictable, values
+from experiments.calibrated import Calibrated
+from experiments.imputers import Array, predictable, values
+from experiments.units import Imputed, Units
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,6 @@ def interval_table(bench: Bench, imputations: Imputations, num_rows: int, featur
     return pd.concat(tables, ignore_index=True)
 
 
-def modality_scale(data: MultimodalData) -> dict[str, float]:
+def modality_scale(data: MultimodalData) -> Mapping[str, float]:
     """The root mean square deviation of each modality's features from their means, one number a modality."""
-    scale = {}
-    for name in data.names:
-        rows = values(data, name)[has(data, name)]
-        scale[name] = float(np.sqrt(np.mean((rows - rows.mean(axis=0)) ** 2))) or 1.0
-    return scale
+    return Units.of(data).scale

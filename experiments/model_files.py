@@ -3,7 +3,8 @@
 A file fits if it has either
 
 - a function ``build(dims, latent_dim, ...)`` that returns the model, or
-- one class of its own that is a ``torch.nn.Module`` and takes ``(dims, latent_dim, ...)``,
+- one class of its own whose objects can be called, such as a ``torch.nn.Module``, and that takes
+  ``(dims, latent_dim, ...)``,
 
 with ``dims`` the number of features of each modality and ``latent_dim`` the number of latents K, which the experiment
 chooses. Further arguments come from ``model.arguments``; one called ``seed`` gets the seed of the run. What is built is
@@ -23,15 +24,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
 from calmrl_prob.errors import ArgumentError, CalmrlError, FileFormatError
 
 ROOT = Path(__file__).resolve().parents[1]
 
 CONVENTION = (
-    "a function build(dims, latent_dim, ...) that returns the model, or exactly one class of its own that is a "
-    "torch.nn.Module and takes (dims, latent_dim, ...)"
+    "a function build(dims, latent_dim, ...) that returns the model, or exactly one class of its own whose objects can "
+    "be called, such as a torch.nn.Module, and that takes (dims, latent_dim, ...)"
 )
 
 
@@ -77,13 +76,17 @@ def find_builder(file: str) -> Callable[..., Any]:
     own = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+        if isinstance(value, type) and value.__module__ == module.__name__ and _makes_callables(value)
     ]
     public = [value for value in own if not value.__name__.startswith("_")]
     if len(public) != 1:
         names = ", ".join(value.__name__ for value in public) or "none"
         raise FileFormatError(f"model.file: {file} needs {CONVENTION}; it has no build, and of such classes: {names}.")
     return _checked(file, public[0])
+
+
+def _makes_callables(kind: type) -> bool:
+    return any("__call__" in vars(base) for base in kind.__mro__)
 
 
 def _checked(file: str, builder: Callable[..., Any]) -> Callable[..., Any]:

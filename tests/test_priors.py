@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, DataError, NotConjugateError
-from calmrl_prob.priors import PRIORS, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
+from calmrl_prob.priors import PRIORS, FlowPrior, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
 from tests.model_cases import DIMS, random_data, random_prior
 
 #: For each registered prior, one with parameters that are nothing special, of two latents.
@@ -22,6 +22,7 @@ CASES: dict[str, Callable[[], Prior]] = {
     "mixture": lambda: jittered(MixturePrior(2, num_components=3)),
     "student_t": lambda: jittered(StudentTPrior(2, degrees_of_freedom=6.0)),
     "group": lambda: jittered(GroupPrior(2, groups=["a", "b", "c"])),
+    "flow": lambda: FlowPrior(2, num_transforms=2, hidden=8, seed=3),
 }
 #: What ``cal.posterior`` says it does under them.
 ROUTES = {"normal": "exact", "mixture": "exact mixture", "group": "exact by structure"}

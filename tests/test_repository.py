@@ -29,10 +29,10 @@ ALLOWED_ROOMS = {
 # Rooms whose imports must be declared, and the extras that may declare them beside the package's own dependencies.
 # Of the library, only functions may import what an extra declares (see the test below).
 ALLOWED_EXTRAS = {
-    "calmrl_prob": ["gp"],
-    "models": ["gp"],
+    "calmrl_prob": ["gp", "flow"],
+    "models": ["gp", "flow"],
     "analysis": ["experiments"],
-    "experiments": ["experiments", "gp"],
+    "experiments": ["experiments", "gp", "flow"],
     "benchmarks": ["bench", "experiments", "gp"],
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

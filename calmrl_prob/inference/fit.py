@@ -147,7 +147,7 @@ def fit(
             "wrap arrays in MultimodalData."
         )
     seed = checked_seed(seed)
-    known = list(dict.fromkeys(["auto", "svi", *FIT_METHODS]))
+    known = ["auto", *FIT_METHODS]
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     start = time.perf_counter()
@@ -230,7 +230,7 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if method not in ("auto", "svi"):
         return bound, method
     try:
-        form = discover(bound, data)
+        form = discover(bound, data, generic=True)
     except NotConjugateError:
         return bound, "svi"
     if method == "svi":

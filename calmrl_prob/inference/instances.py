@@ -151,13 +151,12 @@ class InstanceModel:
             ModelError: a site's density is not finite, or the model breaks its form.
         """
         call, total = self._call(data, latents, densities=True)
-        shared = latents.new_zeros(())
         for site in [*call.latents.values(), *call.observed.values(), *call.factors.values()]:
-            if site.axis is None:
-                assert site.log_density is not None
-                shared = shared + site.log_density.sum()
-            else:
-                total = total + site.instance_log_density()
+            total = total + site.instance_log_density()
+        shared = latents.new_zeros(())
+        for site in call.constants.values():
+            assert site.log_density is not None
+            shared = shared + site.log_density.sum()
         return total, shared
 
     def log_joint_of_draws(self, data: MultimodalData, draws: Tensor) -> tuple[Tensor, Tensor]:
