@@ -6,7 +6,8 @@ else; with several, they are drawn, and the draws weighted, with the latents int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -252,16 +253,33 @@ def scale_mixture_of(form: ConjugateForm) -> ScaleMixture | None:
     That is where the form varies by instance, is a mixture besides, or has noise that is correlated between features.
     """
     structure = form.structures[0]
-    plain = len(form.structures) == 1 and form.offsets is None and isinstance(structure, LinearGaussian)
+    plain = len(form.structures) == 1 and form.offsets is None
     if not plain or not isinstance(structure, LinearGaussian) or structure.latent_dim != form.latent_dim:
         return None
-    own = {name: freedom.to(structure.prior_mean) for name, freedom in form.degrees_of_freedom.items()}
-    modalities = {name: freedom for name, freedom in own.items() if name in structure.dims}
-    prior = [(form.latents[name], freedom) for name, freedom in own.items() if name in form.latents]
     try:
-        return ScaleMixture(structure, modalities, prior)
+        return assemble(structure, form.latents, form.degrees_of_freedom)
     except ArgumentError:  # latents of different scales that depend on each other
         return None
+
+
+def assemble(
+    structure: LinearGaussian, latents: Mapping[str, slice], degrees_of_freedom: Mapping[str, Tensor]
+) -> ScaleMixture:
+    """A Gaussian structure, and degrees of freedom of some of its sites, as one model.
+
+    Args:
+        structure: given that all scales are 1.
+        latents: for each latent site its columns in z.
+        degrees_of_freedom: of sites that are Student-t: latents or modalities.
+
+    Raises:
+        ArgumentError: latents of different scales are correlated.
+    """
+    own = {name: freedom.to(structure.prior_mean) for name, freedom in degrees_of_freedom.items()}
+    modalities = {name: freedom for name, freedom in own.items() if name in structure.dims}
+    return ScaleMixture(
+        structure, modalities, [(latents[name], freedom) for name, freedom in own.items() if name in latents]
+    )
 
 
 def scale_mixture_posterior(
@@ -285,7 +303,7 @@ def scale_mixture_posterior(
         ArgumentError: an option is unknown or out of range.
 
     Warns:
-        ReliabilityWarning: Pareto k-hat is above 0.7 for some instances.
+        ReliabilityWarning: Pareto k-hat is above 0.7 for some instances, and their weights are far from equal.
     """
     if options:
         raise ArgumentError(f"options: the scale-mixture route has num_draws alone, got {sorted(options)}.")
@@ -300,7 +318,10 @@ def scale_mixture_posterior(
     generator = torch.Generator(device=data.device).manual_seed(checked_seed(seed))
     latents, log_ratio = scale_draws(model, blocks, num_draws, generator)
     weights = importance_weights(log_ratio)
-    warn_unreliable(weights.problems(remedy="raise num_draws, or use NUTS"))
+    # k-hat is of the shape of the tail, whatever its size: of weights that are nearly equal it says nothing
+    matters = weights.effective_draws < num_draws / 2
+    suspected = replace(weights, k_hat=torch.where(matters, weights.k_hat, -torch.inf))
+    warn_unreliable(suspected.problems(remedy="raise num_draws, or use NUTS"))
     columns = torch.cat([torch.arange(form.latent_dim)[form.latents[block.site.name]] for block in instances.blocks])
     draws = latents[..., columns.to(latents.device)]
     return SampledScaleMixture(model, instances, instances.conform(data), draws, weights)
