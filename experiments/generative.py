@@ -219,7 +219,7 @@ class ModelFitter:
 
 
 def _trace(log_likelihood: Any, objective: Any, number: int) -> pd.DataFrame:  # noqa: ANN401 - arrays of numbers
-    """Per row; NaN where there is no log likelihood yet: SVI has a bound of the training rows from its first round on."""
+    """Per row; NaN where there is no log likelihood yet: SVI has one from its first round on."""
     before = np.full(len(objective) - len(log_likelihood), np.nan)
     return pd.DataFrame(
         {
