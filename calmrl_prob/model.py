@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from calmrl_prob._arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import NormalPrior, Prior
 
@@ -173,6 +173,7 @@ class SharedLatentModel(PyroModule):
             >>> tuple(model.linear_gaussian().loadings["image"].shape)
             (3, 2)
         """
+        self._require_gaussian("state one linear-Gaussian form")
         return self._assemble(dict(self.named_parameters()))
 
     @torch.no_grad()
@@ -211,16 +212,9 @@ class SharedLatentModel(PyroModule):
                 f"linear_gaussian: expected {self.latent_dim} latents, got {linear_gaussian.latent_dim}; "
                 f"make a model with latent_dim={linear_gaussian.latent_dim}."
             )
-        noise = {}
-        for name, variance in linear_gaussian.noise_variance.items():
-            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
-                raise ArgumentError(
-                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
-                    "are isotropic; make a model with noise='diagonal'."
-                )
-            noise[name] = variance if self.noise == "diagonal" else variance[0]
+        noise = self._own_noise(linear_gaussian)
         given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
-        mean, covariance = self.prior.gaussian()
+        mean, covariance = self._require_gaussian("take over another model's coordinates of z")
         same_prior = torch.equal(given.prior_mean, mean) and torch.equal(given.prior_covariance, covariance)
         for name in self.dims:
             loadings, intercept = given.loadings[name], given.intercepts[name]
@@ -234,6 +228,32 @@ class SharedLatentModel(PyroModule):
             getattr(self, _key("loadings", name)).copy_(loadings)
             getattr(self, _key("intercepts", name)).copy_(intercept)
             getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+
+    @torch.no_grad()
+    def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
+        """Take over loadings, intercepts and noise as they are, in the coordinates of this model's own prior.
+
+        Raises:
+            ArgumentError: the noise of some modality differs by feature while this model's is isotropic.
+        """
+        given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
+        noise = self._own_noise(given)
+        for name in self.dims:
+            getattr(self, _key("loadings", name)).copy_(given.loadings[name])
+            getattr(self, _key("intercepts", name)).copy_(given.intercepts[name])
+            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+
+    def _own_noise(self, linear_gaussian: LinearGaussian) -> dict[str, Tensor]:
+        """Noise variances in the shape of this model's, () or (D_m,)."""
+        noise = {}
+        for name, variance in linear_gaussian.noise_variance.items():
+            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
+                raise ArgumentError(
+                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
+                    "are isotropic; make a model with noise='diagonal'."
+                )
+            noise[name] = variance if self.noise == "diagonal" else variance[0]
+        return noise
 
     def forward(self, data: MultimodalData | int) -> Tensor:
         """The generative process, for Pyro.
@@ -265,7 +285,7 @@ class SharedLatentModel(PyroModule):
         given = None if isinstance(data, int) else data.conform(self.dims)
         num_instances = data if isinstance(data, int) else len(data)
         with pyro.plate(PLATE, num_instances, dim=-1):
-            z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution())
+            z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution(given))
             for name in self.names:
                 location = z @ lg.loadings[name].mT + lg.intercepts[name]
                 features = dist.Normal(location, lg.noise_variance[name].sqrt())
@@ -282,14 +302,23 @@ class SharedLatentModel(PyroModule):
         return z
 
     def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
-        prior_mean, prior_covariance = self.prior.gaussian()
         return LinearGaussian(
             {name: parameters[_key("loadings", name)] for name in self.dims},
             {name: parameters[_key("intercepts", name)] for name in self.dims},
             {name: parameters[_key("log_noise", name)].exp() for name in self.dims},
-            prior_mean,
-            prior_covariance,
+            *(self.prior.gaussian() or ()),
         )
+
+    def _require_gaussian(self, purpose: str) -> tuple[Tensor, Tensor]:
+        found = self.prior.gaussian()
+        if found is None:
+            raise NotConjugateError(
+                LATENT_SITE,
+                f"{self.prior.name} prior",
+                f"The prior is not one Gaussian for all instances, which the model would need to {purpose}.",
+                "cal.posterior, which finds the route of the prior by itself",
+            )
+        return found
 
 
 def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:

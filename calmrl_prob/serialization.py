@@ -62,6 +62,7 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
             "latent_dim": model.latent_dim,
             "noise": model.noise,
             "prior": model.prior.name,
+            "prior_config": model.prior.config(),
             "dtype": str(model.dtype).removeprefix("torch."),
         }
         tensors = dict(model.state_dict())
@@ -164,7 +165,7 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SharedLatentModel:
     dtype = {"float32": torch.float32, "float64": torch.float64}[config["dtype"]]
-    prior = PRIORS[config["prior"]](config["latent_dim"])
+    prior = PRIORS[config["prior"]](config["latent_dim"], **config.get("prior_config", {}))
     model = SharedLatentModel(config["dims"], config["latent_dim"], config["noise"], prior, dtype=dtype)
     model.load_state_dict(tensors)
     return model

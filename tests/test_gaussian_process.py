@@ -8,18 +8,23 @@ import sys
 
 import gpytorch
 import numpy as np
+import pyro
 import pytest
 import torch
 from conftest import random_mask
 from conftest import random_model as random_structure
+from pyro.infer import MCMC, NUTS
 from test_process import dense
 from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, MissingDependencyError, NotConjugateError
+from calmrl_prob.evaluation.simulation import simulate_model, simulation_ranks
 from calmrl_prob.inference.gaussian_process import gaussian_process_posterior
+from calmrl_prob.inference.gaussian_process_fit import GaussianProcessOptions, fit_gaussian_process
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import GaussianProcessPrior
+from models.gaussian_process import GaussianProcessModel
 
 DIMS = {"image": 3, "text": 2, "audio": 1}
 
@@ -283,3 +288,117 @@ def test_bad_input_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without_gpytorch)
     with pytest.raises(MissingDependencyError, match=r"pip install 'calmrl-prob\[gp\]'"):
         GaussianProcessPrior(2)
+
+
+def test_fit_raises_the_evidence_and_finds_the_length_scale() -> None:
+    """One latent of length scale 0.4 over 150 times, three modalities; noise variances of 0.1."""
+    truth = GaussianProcessModel({"image": 4, "text": 3}, 1, nugget=0)
+    truth.prior.set_lengthscale(0, 0.4)
+    with torch.no_grad():
+        for name in truth.dims:
+            truth.loadings[name].mul_(10)
+            truth.log_noise[name].fill_(math.log(0.1))
+    time = torch.linspace(0, 10, 150, dtype=torch.float64)
+    full = {name: torch.zeros(150, width).double() for name, width in truth.dims.items()}
+    like = cal.MultimodalData(full, observed_mask=random_mask(150, 2, 0.3), covariates={"time": time})
+    _, data = simulate_model(truth, like, seed=3)
+    model = GaussianProcessModel(truth.dims, 1)
+    result = cal.fit(model, data)
+    assert result.converged
+    assert result.method == "own"
+    assert bool((result.objective[1:] >= result.objective[:-1]).all())
+    found = gaussian_process_posterior(model.structure(), model.prior, data)
+    best = gaussian_process_posterior(truth.structure(), truth.prior, data)
+    assert found.evidence == pytest.approx(result.log_likelihood[-1], abs=0.5)
+    assert found.evidence > best.evidence
+    assert 0.2 < float(model.prior.kernels[0].lengthscale.detach()) < 0.8
+    assert float(model.prior.nugget.detach()) < 0.05
+    assert cal.posterior(model, data).route == "gaussian process"
+    assert cal.impute(result, data).mean["text"].shape == (150, 3)
+
+
+def test_fit_leaves_alone_what_needs_no_gradient_and_starts_from_what_it_is_given() -> None:
+    lg, prior, data = problem(25, nugget=0)
+    for parameter in prior.kernels[0].parameters():
+        parameter.requires_grad_(False)
+    fixed = prior.kernels[0].lengthscale.clone()
+    options = GaussianProcessOptions(max_iterations=2)
+    result = fit_gaussian_process(prior, data, start=lg, options=options)
+    assert torch.equal(prior.kernels[0].lengthscale, fixed)
+    assert bool((prior.nugget == 0).all())
+    assert (result.num_iterations, result.converged, result.stop_reason) == (2, False, "max_iterations")
+    exact = gaussian_process_posterior(lg, problem(25, nugget=0)[1], data).evidence
+    assert float(result.log_likelihood[0]) == pytest.approx(exact, abs=0.02)
+    with pytest.raises(ArgumentError, match="no option 'steps'"):
+        GaussianProcessOptions.of({"steps": 3})
+    with pytest.raises(ArgumentError, match="tolerance"):
+        GaussianProcessOptions.of({"tolerance": -1.0})
+
+
+def test_a_nugget_near_one_is_the_fit_of_independent_instances() -> None:
+    lg, _, data = problem(25)
+    prior = GaussianProcessPrior(3, covariate="place", nugget=1 - 1e-12)
+    result = gaussian_process_posterior(lg, prior, data)
+    independent = cal.posterior(lg, data)
+    torch.testing.assert_close(result.mean, independent.mean, rtol=0, atol=1e-8)
+    torch.testing.assert_close(result.covariance, independent.covariance, rtol=0, atol=1e-8)
+    assert result.evidence == pytest.approx(float(independent.log_marginal.sum()), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joint_limit", [2000, 0], ids=["joint", "factorised"])
+def test_the_posterior_is_calibrated(joint_limit: int) -> None:
+    """300 data sets of 12 instances that lack modalities, two at one time; seeds fixed in advance."""
+    model = GaussianProcessModel({"a": 2, "b": 1}, 2, nugget=0.3, seed=1)
+    with torch.no_grad():
+        for name in model.dims:
+            model.loadings[name].mul_(10)
+    time = torch.linspace(0, 4, 12, dtype=torch.float64)
+    time[1] = time[0]
+    full = {name: torch.zeros(12, width).double() for name, width in model.dims.items()}
+    like = cal.MultimodalData(full, observed_mask=random_mask(12, 2, 0.4), covariates={"time": time})
+
+    def quantities(z: Tensor, data: cal.MultimodalData) -> dict[str, Tensor]:
+        location = z @ model.loadings["a"].detach().mT
+        density = torch.distributions.Normal(location, 1.0).log_prob(data.filled("a")).sum(-1)
+        return {
+            "first": z[..., 0, 0],
+            "step": z[..., 6, 1] - z[..., 5, 1],
+            "same time": z[..., 1, 0] * z[..., 0, 0],
+            "roughness": z.diff(dim=-2).square().sum((-1, -2)),
+            "fit": (density * data.observed("a")).sum(-1),
+        }
+
+    def simulate(seed: int) -> tuple[dict[str, Tensor], cal.MultimodalData]:
+        values, data = simulate_model(model, like, seed)
+        return quantities(values["z"], data), data
+
+    def draw(data: cal.MultimodalData, num_draws: int, seed: int) -> dict[str, Tensor]:
+        return quantities(model.posterior(data, joint_limit=joint_limit).sample(num_draws, seed), data)
+
+    ranks = simulation_ranks(simulate, draw, num_replications=300, seed=20260105)
+    assert ranks.p_value > 0.01, ranks
+
+
+@pytest.mark.slow
+def test_nuts_on_the_pyro_model_agrees() -> None:
+    """The third oracle: a sampler that knows nothing of all this, on weights and latents together."""
+    model = GaussianProcessModel({"a": 2, "b": 1}, 2, nugget=0.3, seed=1)
+    with torch.no_grad():
+        for name in model.dims:
+            model.loadings[name].mul_(10)
+    model.requires_grad_(False)
+    time = torch.linspace(0, 4, 8, dtype=torch.float64)
+    full = {name: torch.zeros(8, width).double() for name, width in model.dims.items()}
+    like = cal.MultimodalData(full, observed_mask=random_mask(8, 2, 0.4), covariates={"time": time})
+    _, data = simulate_model(model, like, seed=0)
+    result = model.posterior(data)
+    with torch.random.fork_rng():
+        pyro.set_rng_seed(0)
+        sampler = MCMC(NUTS(model, jit_compile=False), num_samples=300, warmup_steps=150, disable_progbar=True)
+        sampler.run(data)
+    draws = sampler.get_samples()["z"]
+    effective = pyro.ops.stats.effective_sample_size(draws[None]).clamp(max=300)
+    variance = result.covariance.diagonal(dim1=-2, dim2=-1)
+    assert bool(((draws.mean(0) - result.mean).abs() < 6 * (variance / effective).sqrt()).all())
+    assert bool(((draws.var(0) / variance - 1).abs() < 6 * (2 / effective).sqrt()).all())

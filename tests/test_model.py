@@ -24,7 +24,7 @@ from calmrl_prob.imputation import impute
 from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal, posterior, predict
 from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.priors import PRIORS, NormalPrior
+from calmrl_prob.priors import NormalPrior
 from calmrl_prob.serialization import load, save
 from models.calmrl import CalMRL
 from models.factor_analysis import FactorAnalysis
@@ -353,20 +353,6 @@ def test_data_that_do_not_fit_are_refused() -> None:
         model(MultimodalData({"video": torch.ones(2, 4)}))
     with pytest.raises(SchemaError, match="'image': expected 4 features, got 5"):
         ConjugateGuide(model)(MultimodalData({"image": torch.ones(2, 5)}))
-
-
-@pytest.mark.parametrize("name", PRIORS)
-def test_every_registered_prior_keeps_its_word(name: str) -> None:
-    prior = PRIORS[name](3)
-    assert prior.name == name
-    distribution = prior.distribution()
-    assert distribution.event_shape == (3,)
-    assert distribution.batch_shape == ()
-    assert prior().shape == (3,)
-    mean, covariance = prior.gaussian()
-    z = torch.randn(4, 3, dtype=prior.dtype)
-    expected = torch.distributions.MultivariateNormal(mean, covariance).log_prob(z)
-    torch.testing.assert_close(distribution.log_prob(z), expected)
 
 
 def test_a_prior_that_is_none_is_refused() -> None:

@@ -201,7 +201,7 @@ def marginalize(
         tensor(True)
     """
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
-    form = discover(bound, data)
+    form = discover(bound, data, _moderate_values(bound, data))
     if form.degrees_of_freedom:
         form.linear_gaussian()  # raises, naming the site
     if not form.globals:
@@ -215,6 +215,17 @@ def marginalize(
             "'exact', the same linear-Gaussian one for all instances."
         )
     return CollapsedModel(bound, form, data, statistics)
+
+
+def _moderate_values(bound: BoundModel, data: MultimodalData) -> dict[str, Tensor]:
+    """Values of the global latents to look at the model with: priors with heavy tails may draw such as overflow."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, site in bound.call(data.subset(slice(0, 1))).globals.items():
+        transform, free = _free(site)
+        point = 2 * torch.rand(free.shape, generator=generator, dtype=torch.float64) - 1
+        found[name] = transform(point.to(free.device)).to(site.value.dtype)
+    return found
 
 
 def _free(site: Site) -> tuple[Any, Tensor]:

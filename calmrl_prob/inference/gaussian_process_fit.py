@@ -31,7 +31,7 @@ from calmrl_prob.linear_gaussian import EMResult, LinearGaussian, fit_em, poster
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
 from calmrl_prob.linear_gaussian.process import LowRankProcess, process_evidence
-from calmrl_prob.linear_gaussian.process_em import ProcessStep
+from calmrl_prob.linear_gaussian.process_em import SOLVED, ProcessStep
 from calmrl_prob.priors.gaussian_process import GaussianProcessPrior, InducingPoints
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _EM_STEPS, _KERNEL_STEPS = 4, 5
 #: Rounds that the gain still to come is judged from.
 _WINDOW = 3
 #: Instances that the start is found from: a neighbourhood, since it needs their covariance in full.
-_START_ROWS = 1200
+_START_ROWS = 800
 #: Length scales to start from, as multiples of the distance to the tenth neighbour; and nuggets.
 _LENGTHSCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _NUGGETS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
@@ -190,7 +190,7 @@ def _choose_points(
     inducing, process = prior.factorize(
         places, likelihood.precision_diagonal, tolerance=tolerance, max_rank=options.max_rank
     )
-    found = float(process_evidence(likelihood, process))
+    found = float(process_evidence(likelihood, process, solved=SOLVED))
     if old is not None and found < value:
         inducing, process, found = old, _detached(prior.differentiable(places, old)), value
     step.process = process
@@ -211,7 +211,7 @@ def _raise_kernels(
 
     def bound() -> Tensor:
         outer = likelihood.marginalize(prior.nugget).likelihood
-        return process_evidence(outer, prior.differentiable(places, inducing))
+        return process_evidence(outer, prior.differentiable(places, inducing), solved=SOLVED)
 
     best = [parameter.detach().clone() for parameter in free]
     with torch.no_grad():

@@ -18,6 +18,7 @@ from torch.distributions import MultivariateNormal
 from calmrl_prob._randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian.posterior import factorize
 
 #: Rows of features that the amortised guide standardises never divide by less than this share of the largest scale.
 _LEAST_SCALE = 1e-6
@@ -99,7 +100,7 @@ class AmortizedGuide(nn.Module):
         """q of all instances of ``data``, batch shape (N,)."""
         natural, precision = self.natural_parameters(data)
         # P = U U^T with U upper triangular, from the Cholesky factor of P turned about; then P^-1 = L L^T, L = U^-T
-        upper = torch.linalg.cholesky(precision.flip(-2, -1)).flip(-2, -1)
+        upper = factorize(precision.flip(-2, -1)).flip(-2, -1)
         identity = torch.eye(natural.shape[1], dtype=natural.dtype, device=natural.device)
         scale_tril = torch.linalg.solve_triangular(upper, identity, upper=True).mT
         mean = (scale_tril @ (scale_tril.mT @ natural[..., None])).squeeze(-1)
@@ -107,6 +108,7 @@ class AmortizedGuide(nn.Module):
 
     def natural_parameters(self, data: MultimodalData) -> tuple[Tensor, Tensor]:
         """h (N, K) and P (N, K, K)."""
+        data = data.conform(self.dims)
         natural = self.prior_natural.expand(len(data), -1)
         precision = (self.prior_factor.tril() @ self.prior_factor.tril().mT).expand(len(data), -1, -1)
         for name, expert in zip(self.dims, self.experts, strict=True):

@@ -26,11 +26,13 @@ from calmrl_prob.errors import ArgumentError
 
 #: Above this k-hat an estimate cannot be relied on (Vehtari et al., 2024).
 MAX_K_HAT = 0.7
-#: Below this many draws the tail is too short to fit.
-MIN_DRAWS = 25
+#: Below this many draws the tail, a fifth of them, is too short to tell its shape.
+MIN_DRAWS = 100
 
 #: Zhang & Stephens' weakly informative prior: on the scale of their parameter, and on k, worth 10 observations of 1/2.
 _PRIOR_SCALE, _PRIOR_COUNT, _PRIOR_SHAPE = 3.0, 10, 0.5
+#: Log weights that differ by no more than this many roundings of themselves are taken as equal.
+_ROUNDINGS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class ImportanceWeights:
         log_evidence: log 1/S sum_s w_s, shape (N,), nats; from the weights as they are.
         standard_error: of ``log_evidence``, to first order, shape (N,), nats; trustworthy only where ``k_hat`` is low.
         log_weights: (S, N), Pareto-smoothed and normalised: their exponentials sum to one over S.
-        k_hat: (N,); minus infinity where all weights are equal.
+        k_hat: (N,); minus infinity where all weights are equal but for rounding.
     """
 
     log_evidence: Tensor
@@ -81,7 +83,7 @@ def importance_weights(log_ratio: Tensor) -> ImportanceWeights:
         log_ratio: (S, N), nats, of S draws for each instance.
 
     Raises:
-        ArgumentError: fewer than 25 draws: too few to tell the tail.
+        ArgumentError: fewer than 100 draws: too few to tell the tail.
 
     Example:
         >>> ratio = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -117,6 +119,8 @@ def pareto_smooth(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
     cutoff = ascending[-num_tail - 1].exp()
     excess = ascending[-num_tail:].exp() - cutoff
     k_hat, scale = fit_generalized_pareto(excess)
+    rounding = _ROUNDINGS * torch.finfo(log_ratio.dtype).eps * log_ratio.abs().amax(dim=0).clamp(min=1)
+    k_hat = torch.where(ascending[0] > -rounding, -torch.inf, k_hat)  # what differs is no tail
     ranks = (torch.arange(num_tail, dtype=excess.dtype, device=excess.device) + 0.5) / num_tail
     quantiles = _generalized_pareto_quantile(ranks[:, None], k_hat, scale)
     fitted = k_hat.isfinite()

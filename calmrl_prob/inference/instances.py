@@ -7,20 +7,24 @@ of each modality's site.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import identity_transform
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
+from calmrl_prob.gaussian_sites import unwrap
 from calmrl_prob.tracing import BoundModel, Call, PyroModel, Site
 
 #: Rows that are looked at to learn the shapes of the sites.
 _ROWS = 3
+#: Rows that a model is called with at once, where it could be more.
+_CALL_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,15 @@ class LatentBlock:
     columns: slice
     bijector: Transform
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the site takes all real numbers, so that nothing is stretched."""
+        return self.bijector is identity_transform
+
     def value(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The site's value at (n, K), and log |dvalue / dlatents| by instance, (n,)."""
         own = latents[:, self.columns].to(self.site.value.dtype)
-        if self.bijector is identity_transform:
+        if self.is_free:
             return self.site.shaped(own), latents.new_zeros(len(latents))
         unconstrained_shape = self.bijector.inverse_shape(self.site.value.shape)
         # the plate stands to the left of everything that a bijector may change the size of
@@ -109,7 +118,11 @@ class InstanceModel:
                     f"site {name!r}: its values are discrete, and this route has only continuous latents; sum it out "
                     "(dist.MixtureSameFamily), or let cal.posterior find the exact mixture."
                 )
-            bijector = biject_to(support)
+            if isinstance(unwrap(site.fn), Delta):
+                raise ModelError(
+                    f"site {name!r}: it is a point mass, with no density to draw by; make it a parameter by pyro.param."
+                )
+            bijector = biject_to(_of_components(support))
             if getattr(bijector, "base_transform", bijector) is identity_transform:
                 bijector = identity_transform
             width = bijector.inverse_shape(site.value.shape).numel() // site.value.shape[site.place()]
@@ -145,13 +158,22 @@ class InstanceModel:
         """
         call, total = self._call(data, latents, densities=True)
         shared = latents.new_zeros(())
-        for site in [*call.latents.values(), *call.observed.values(), *call.factors.values()]:
+        everything = (call.latents, call.observed, call.factors, call.constants)
+        for site in (site for role in everything for site in role.values()):
             if site.axis is None:
                 assert site.log_density is not None
                 shared = shared + site.log_density.sum()
             else:
                 total = total + site.instance_log_density()
         return total, shared
+
+    def log_joint_of_draws(self, data: MultimodalData, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`log_joint` of several draws (S, N, K): densities (S, N), and the scalar."""
+        shared, found = draws.new_zeros(()), []
+        for rows, latents in _together(data, draws):
+            density, shared = self.log_joint(rows, latents)
+            found.append(density)
+        return torch.cat(found).reshape(draws.shape[:2]), shared
 
     def moments(self, data: MultimodalData, latents: Tensor, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and variance of x_n^m given z_n: of each named modality two tensors (N, D_m).
@@ -172,13 +194,35 @@ class InstanceModel:
                 ) from error
         return found
 
-    def prior_draws(self, data: MultimodalData, seed: int = 0) -> Tensor:
-        """One draw of the stretched latents of each instance from the prior, (N, K)."""
-        call = self.bound.call(data, seed=seed)
-        parts = [block.stretched(call.latents[block.site.name].value) for block in self.blocks]
-        return torch.cat(parts, dim=1).detach()
+    def moments_of_draws(self, data: MultimodalData, draws: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """:meth:`moments` of one modality for several draws (S, N, K): two tensors (S, N, D_m)."""
+        found = [self.moments(rows, latents, (name,))[name] for rows, latents in _together(data, draws)]
+        mean, variance = (torch.cat(parts).reshape(*draws.shape[:2], -1) for parts in zip(*found, strict=True))
+        return mean, variance
 
     def constrain(self, latents: Tensor) -> Tensor:
         """Stretched latents (N, K) in the model's own units, site after site."""
         values = [block.value(latents)[0].movedim(block.site.place(), 0) for block in self.blocks]
         return torch.cat([value.reshape(len(latents), -1) for value in values], dim=1)
+
+
+def _together(data: MultimodalData, draws: Tensor) -> Iterator[tuple[MultimodalData, Tensor]]:
+    """Several draws (S, N, K) as rows that come once for each draw, and their latents, in chunks.
+
+    One call of a model on many rows costs much less than many calls on few.
+    """
+    num_instances = len(data)
+    repeated, rows = data, torch.arange(num_instances)
+    for chunk in draws.split(max(1, _CALL_ROWS // num_instances)):
+        if len(repeated) != len(chunk) * num_instances:
+            repeated = data.subset(rows.repeat(len(chunk)))
+        yield repeated, chunk.reshape(-1, draws.shape[2])
+
+
+def _of_components(support: constraints.Constraint) -> constraints.Constraint:
+    """The support of a mixture's components in place of its own, which torch has no bijector for."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return support.base_constraint
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_of_components(support.base_constraint), support.reinterpreted_batch_ndims)
+    return support

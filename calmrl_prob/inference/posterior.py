@@ -13,9 +13,11 @@ from calmrl_prob._warnings import level_of_caller
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, UnfittedWarning
-from calmrl_prob.inference.approximate import nuts_posterior, svi_posterior
 from calmrl_prob.inference.discovered import form_posterior, structure_posterior
+from calmrl_prob.inference.nuts import nuts_posterior
 from calmrl_prob.inference.results import PosteriorResult
+from calmrl_prob.inference.scale_mixture import scale_mixture_posterior
+from calmrl_prob.inference.svi import svi_posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 from calmrl_prob.tracing import PyroModel
@@ -136,9 +138,10 @@ def posterior(
             raise
         return APPROXIMATE_ROUTES[error.route](model, data, seed=seed, **options)
     if form.degrees_of_freedom:
-        if method == "exact" or "scale mixture" not in APPROXIMATE_ROUTES:
+        if method == "exact":
             form.linear_gaussian()  # raises, naming the site
-        return APPROXIMATE_ROUTES["scale mixture"](form, data, seed=seed, **options)
+        found = scale_mixture_posterior(form, data, seed=seed, **options)
+        return APPROXIMATE_ROUTES["svi"](model, data, seed=seed, **options) if found is None else found
     if form.globals and not set(form.globals) <= set(form.bound.values):
         raise NotConjugateError(
             form.globals[0],

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
+from calmrl_prob._randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import SchemaError
-from calmrl_prob.inference.importance import resample, weighted_moments
+from calmrl_prob.inference.importance import ImportanceWeights, resample, weighted_moments
 from calmrl_prob.inference.instances import InstanceModel
 from calmrl_prob.inference.predictive import MixturePredictive, Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult
@@ -85,14 +87,10 @@ class SampledPosterior(PosteriorResult):
         """
         if name not in self.dims:
             raise SchemaError(f"name: the model has no modality {name!r}; it has {list(self.dims)}.")
-        locations, variances = [], []
-        for latents in self.stretched:
-            location, variance = self._model.moments(self._data, latents, (name,))[name]
-            locations.append(location.to(dtype or location.dtype))
-            variances.append(variance.to(dtype or variance.dtype))
-        location = torch.stack(locations)
+        location, variance = self._model.moments_of_draws(self._data, self.stretched, name)
+        location, variance = location.to(dtype), variance.to(dtype)
         nothing = location.new_zeros(()).expand_as(location)
-        return MixturePredictive(self.log_weights.to(location.dtype), location, nothing, torch.stack(variances))
+        return MixturePredictive(self.log_weights.to(location.dtype), location, nothing, variance)
 
     @torch.no_grad()
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
@@ -104,3 +102,23 @@ class SampledPosterior(PosteriorResult):
                 {name: location for name, (location, _) in moments.items()},
                 {name: variance for name, (_, variance) in moments.items()},
             )
+
+
+@torch.no_grad()
+def draw_and_weigh(
+    model: InstanceModel, data: MultimodalData, q: MultivariateNormal, num_draws: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Draws (S, N, K) from q, and log p(x_n, z) - log q(z) of each, (S, N), nats."""
+    with seeded(seed, data.device):
+        latents = q.rsample((num_draws,))
+    return latents, model.log_joint_of_draws(data, latents)[0] - q.log_prob(latents)
+
+
+def weight_report(weights: ImportanceWeights) -> dict[str, Any]:
+    """What importance weights have to report, under the names that ``PosteriorResult.diagnostics`` uses."""
+    return {
+        "k_hat": weights.k_hat.cpu().numpy(),
+        "max_k_hat": float(weights.k_hat.max()),
+        "effective_draws": weights.effective_draws.cpu().numpy(),
+        "log_marginal_error": weights.standard_error.cpu().numpy(),
+    }

@@ -1,10 +1,8 @@
-"""Stochastic variational inference for any Pyro model: maximise the evidence lower bound of a guide, and of the model.
+"""Stochastic variational inference for any Pyro model: fit a guide, and the model with it, by its lower bound.
 
     ELBO = sum_n E_q [log p(x_n, z_n) - log q(z_n | x_n)]  <=  sum_n log p(x_n),   equal where q is the posterior
 
-Gradients are pathwise, with the guide's own parameters held fixed in log q ("sticking the landing": Roeder, Wu &
-Duvenaud, 2017), so that their noise vanishes as q approaches the posterior. A guide that starts as the exact posterior
-of the nearest linear-Gaussian model therefore stays where it is if the model is one.
+The guide starts as the exact posterior of the nearest linear-Gaussian model, and stays where it is if the model is one.
 
 Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014); missing modalities as in Wu & Goodman, Multimodal
 Generative Models for Scalable Weakly-Supervised Learning (2018), and Mattei & Frellsen, MIWAE (2019).
@@ -12,37 +10,45 @@ Generative Models for Scalable Weakly-Supervised Learning (2018), and Mattei & F
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
 
 from calmrl_prob._arguments import checked_seed, real_number, whole_number
 from calmrl_prob._randomness import seeded, spread_seeds
+from calmrl_prob._warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ModelError, NumericalError
 from calmrl_prob.inference.guides import AmortizedGuide, PerInstanceGuide
+from calmrl_prob.inference.importance import MIN_DRAWS, importance_weights
 from calmrl_prob.inference.instances import InstanceModel
-from calmrl_prob.inference.linearize import linearize
 from calmrl_prob.inference.progress import Callback
+from calmrl_prob.inference.sampled import SampledPosterior, draw_and_weigh, weight_report
+from calmrl_prob.inference.variational import (
+    Guide,
+    GuideKind,
+    Trainer,
+    batches,
+    elbo,
+    guide_of,
+    make_guide,
+)
+from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from calmrl_prob.tracing import BoundModel, PyroModel
-
-GuideKind = Literal["amortized", "full", "diagonal"]
-Guide = AmortizedGuide | PerInstanceGuide
 
 #: A round is one pass over the data, or this many steps where that is more.
 _STEPS_PER_ROUND = 20
 #: Draws for each instance by which a round is judged; the same ones each time, so that rounds compare.
 _MONITOR_DRAWS = 4
-#: When a rate brings nothing more, the next is this share of it; the last is this power of it.
-_DECAY, _NUM_DECAYS = 0.3, 2
 #: Rates that a guide of this kind starts from: steps in units of the latents, or of a network's weights.
 _LEARNING_RATE: dict[GuideKind, float] = {"amortized": 2e-3, "full": 0.05, "diagonal": 0.05}
 
@@ -54,12 +60,12 @@ class SVIResult:
     Attributes:
         model: the model as densities of instances; ``model.bound`` has what it stated by ``pyro.param``.
         guide: q(z_n | x_n).
-        elbo: (T,) nats, the lower bound of the training rows in each round, from the draws of that round's steps.
+        elbo: (T,) nats, the lower bound of all rows in each round, from the draws of that round's steps.
         monitor: (T + 1,) nats, the bound of the rows that were held out (of all rows if none was), from the same
             draws each time, the start's first. The best of them is what was kept.
-        num_iterations: gradient steps.
+        num_iterations: rounds. num_steps: gradient steps.
         converged: whether the bound stopped rising at the smallest learning rate.
-        stop_reason: "converged" or "max_rounds".
+        stop_reason: "converged" or "max_iterations".
         criterion: what the last ``patience`` rounds raised ``monitor`` by, in nats for each observed value.
         tolerance: what the criterion was compared with.
         num_validation: rows held out.
@@ -71,6 +77,7 @@ class SVIResult:
     elbo: NDArray[np.float64]
     monitor: NDArray[np.float64]
     num_iterations: int
+    num_steps: int
     converged: bool
     stop_reason: str
     criterion: float
@@ -78,12 +85,37 @@ class SVIResult:
     num_validation: int
     seconds: float
     seed: int
+    form: str = "lower bound"
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """The lower bound of all rows in each round, (T,), nats."""
+        return torch.from_numpy(self.elbo)
+
+    @property
+    def objective(self) -> Tensor:
+        """The best of ``monitor`` so far, (T + 1,), nats."""
+        return torch.from_numpy(np.maximum.accumulate(self.monitor))
+
+    @property
+    def diagnostics(self) -> Mapping[str, Any]:
+        """Rows held out, gradient steps, and the bound of those rows."""
+        return {"num_validation": self.num_validation, "num_steps": self.num_steps, "monitor": self.monitor}
+
+    def posterior(self, data: MultimodalData, **options: Any) -> SampledPosterior:
+        """The posterior of any instances under the fitted model: see :func:`svi_posterior`.
+
+        An amortised guide is used as it is, a guide by instance is fitted to the new instances first.
+        """
+        if isinstance(self.guide, AmortizedGuide):
+            options = {"guide": self.guide, **options}
+        return svi_posterior(self.model.bound, data, **options)
 
     def __repr__(self) -> str:
         """Two lines: how it ended, and the bound."""
         held_out = f" of {self.num_validation} held-out rows" if self.num_validation else ""
         return (
-            f"SVIResult: stopped after {self.num_iterations} steps, {self.seconds:.1f} s: {self.stop_reason}\n"
+            f"SVIResult: stopped after {self.num_steps} steps, {self.seconds:.1f} s: {self.stop_reason}\n"
             f"  lower bound{held_out} {self.monitor[0]:,.2f} -> {self.monitor.max():,.2f} nats"
         )
 
@@ -99,7 +131,7 @@ def fit_svi(
     num_draws: int = 1,
     batch_size: int = 256,
     learning_rate: float | None = None,
-    max_rounds: int = 200,
+    max_iterations: int = 200,
     patience: int = 10,
     tolerance: float = 1e-4,
     validation_share: float = 0.1,
@@ -121,7 +153,7 @@ def fit_svi(
         num_draws: S, draws of each instance in each step.
         batch_size: B, instances in each step.
         learning_rate: what Adam starts with; by default 0.002 for an amortised guide, 0.05 for one by instance.
-        max_rounds: passes over the data (of 20 steps at least).
+        max_iterations: rounds: passes over the data, of 20 steps at least.
         patience: rounds without gain that are waited for.
         tolerance: gain that counts, in nats for each observed value.
         validation_share: of the rows, held out to judge the rounds by. Only with an amortised guide; others know
@@ -140,12 +172,13 @@ def fit_svi(
         >>> generator = torch.Generator().manual_seed(0)
         >>> z = torch.randn(60, 1, generator=generator)
         >>> data = MultimodalData({"x": z + 0.1 * torch.randn(60, 3, generator=generator)})
-        >>> result = fit_svi(SharedLatentModel(data.dims, latent_dim=1), data, learning_rate=0.02, max_rounds=5)
-        >>> bool(result.monitor[-1] > result.monitor[0]), result.num_iterations
+        >>> result = fit_svi(SharedLatentModel(data.dims, latent_dim=1), data, learning_rate=0.02, max_iterations=5)
+        >>> bool(result.monitor[-1] > result.monitor[0]), result.num_steps
         (True, 100)
     """
     seed, started = checked_seed(seed), time.perf_counter()
-    _check_counts(num_draws=num_draws, batch_size=batch_size, max_rounds=max_rounds, patience=patience)
+    _check_counts(num_draws=num_draws, batch_size=batch_size, patience=patience)
+    max_iterations = whole_number("max_iterations", max_iterations)
     tolerance = real_number("tolerance", tolerance, 1e-4)
     if not 0 <= real_number("validation_share", validation_share, 0.1) < 1:
         raise ArgumentError(f"validation_share: expected a share in [0, 1), got {validation_share}.")
@@ -171,9 +204,12 @@ def fit_svi(
     def bound(chosen: NDArray[np.int64], draws: int) -> Tensor:
         return elbo(instances, built, data, torch.from_numpy(chosen).to(data.device), draws)
 
+    def ascend(batch: NDArray[np.int64]) -> Tensor:
+        return bound(batch, num_draws).mean()
+
     watched = held_out if len(held_out) else rows
     num_values = sum(int(data.subset(watched).feature_mask(name).sum()) for name in data.names)
-    trainer = _Trainer(trained, rate, patience, tolerance * num_values)
+    trainer = Trainer(trained, rate, patience, tolerance * num_values)
     shuffle = np.random.default_rng(seeds[2])
     per_round = max(_STEPS_PER_ROUND, math.ceil(len(rows) / batch_size))
     trace: list[float] = []
@@ -186,23 +222,28 @@ def fit_svi(
 
     with seeded(seeds[2], data.device):
         done = trainer.judge(judge())
-        while not done and len(trace) < max_rounds:
-            total = 0.0
-            for batch in _batches(rows, batch_size, per_round, shuffle):
-                total += trainer.step(lambda batch=batch: bound(batch, num_draws).mean())  # type: ignore[misc]
-            trace.append(total / per_round * len(rows))
-            done = trainer.judge(judge())
-            if callback is not None:
-                callback(len(trace), trace[-1])
+        try:
+            while not done and len(trace) < max_iterations:
+                total = 0.0
+                for batch in batches(rows, batch_size, per_round, shuffle):
+                    total += trainer.step(partial(ascend, batch))
+                trace.append(total / per_round * len(data))
+                done = trainer.judge(judge())
+                if callback is not None:
+                    callback(len(trace), trace[-1])
+        except (ModelError, NumericalError) as error:
+            trainer.restore()
+            raise NumericalError(f"SVI ran away after {len(trace)} rounds: {error} Lower learning_rate.") from error
         trainer.restore()
     return SVIResult(
         model=instances,
         guide=built,
         elbo=np.array(trace),
         monitor=np.array(trainer.seen),
-        num_iterations=per_round * len(trace),
+        num_iterations=len(trace),
+        num_steps=per_round * len(trace),
         converged=done,
-        stop_reason="converged" if done else "max_rounds",
+        stop_reason="converged" if done else "max_iterations",
         criterion=trainer.recent_gain() / num_values,
         tolerance=tolerance,
         num_validation=len(held_out),
@@ -211,121 +252,134 @@ def fit_svi(
     )
 
 
-def make_guide(
-    kind: GuideKind, model: InstanceModel, data: MultimodalData, hidden: Sequence[int] = (128,), seed: int = 0
-) -> Guide:
-    """A guide that starts as the exact posterior of the nearest linear-Gaussian model.
+def svi_posterior(
+    model: PyroModel | BoundModel,
+    data: MultimodalData,
+    *,
+    guide: GuideKind | Guide | SVIResult = "full",
+    num_draws: int = 200,
+    seed: int = 0,
+    **options: Any,
+) -> SampledPosterior:
+    """The posterior of the latents by a normal guide, corrected by importance weights.
+
+    Args:
+        model: a Pyro model; its parameters stay as they are.
+        data: N instances.
+        guide: "full" or "diagonal" to fit a normal to each instance, "amortized" to fit a network; a guide, or what
+            :func:`~calmrl_prob.inference.svi.fit_svi` returned, to use as it is. One by instance knows only the
+            instances that it was fitted to.
+        num_draws: S, draws from the guide of each instance; at least 100.
+        seed: of all that is drawn.
+        **options: of ``fit_svi``, where a guide has to be fitted.
+
+    Returns:
+        Weighted draws. Its diagnostics: ``k_hat`` (N,), ``max_k_hat``, ``effective_draws`` (N,),
+        ``log_marginal_error`` (N,) in nats, ``elbo`` in nats, and of a fit ``num_iterations``, ``converged``,
+        ``stop_reason``.
 
     Raises:
-        ArgumentError: there is no such kind of guide.
+        ModelError: the model breaks the form that every route needs.
+        ArgumentError: an option is out of range, or the guide is of other data.
+
+    Warns:
+        ReliabilityWarning: Pareto k-hat is above 0.7 for some instances.
+
+    Example:
+        >>> from calmrl_prob.model import SharedLatentModel
+        >>> model = SharedLatentModel({"x": 3}, latent_dim=2, seed=1)
+        >>> found = svi_posterior(model, MultimodalData({"x": torch.ones(4, 3)}), num_draws=100)
+        >>> found
+        PosteriorResult(4 instances, 2 latents, route='svi')
+        >>> bool((found.diagnostics["k_hat"] < 0.7).all())
+        True
     """
-    if kind not in get_args(GuideKind):
-        raise ArgumentError(f"guide: expected one of {list(get_args(GuideKind))} or a guide, got {kind!r}.")
-    hidden = [whole_number("hidden", width, least=1) for width in hidden]
-    nearest = linearize(model, data).to(dtype=model.dtype, device=data.device)
-    if kind == "amortized":
-        return AmortizedGuide(nearest, hidden, seed)
+    fit_seed, draw_seed = spread_seeds(checked_seed(seed), 2)
+    num_draws = whole_number("num_draws", num_draws, least=MIN_DRAWS)
+    instances = InstanceModel(model, data)
+    data = instances.conform(data)
+    diagnostics: dict[str, Any] = {}
+    if isinstance(guide, str):
+        fitted = fit_svi(instances, data, guide=guide, train_model=False, seed=fit_seed, **options)
+        guide = fitted.guide
+        diagnostics |= {
+            "num_iterations": fitted.num_iterations,
+            "converged": fitted.converged,
+            "stop_reason": fitted.stop_reason,
+        }
+    elif options:
+        raise ArgumentError(f"options: {sorted(options)} are of fitting a guide, but one was given.")
+    guide = guide.guide if isinstance(guide, SVIResult) else guide
+    if isinstance(guide, PerInstanceGuide) and len(guide.mean) != len(data):
+        raise ArgumentError(
+            f"guide: it has {len(guide.mean)} instances, the data {len(data)}; fit one to these data, or an amortized "
+            "one to any."
+        )
     with torch.no_grad():
-        start: MultivariateNormal = AmortizedGuide(nearest, ())(data)
-    return PerInstanceGuide(start.mean, start.scale_tril, kind)
+        q = guide_of(guide, data, torch.arange(len(data), device=data.device))
+        latents, ratio = draw_and_weigh(instances, data, q, num_draws, draw_seed)
+    weights = importance_weights(ratio)
+    diagnostics |= {"elbo": float(ratio.mean(dim=0).sum()), **weight_report(weights)}
+    warn_unreliable(weights.problems())
+    return SampledPosterior(instances, data, latents, weights.log_weights, weights.log_evidence, "svi", diagnostics)
 
 
-def guide_of(guide: Guide, data: MultimodalData, rows: Tensor) -> MultivariateNormal:
-    """q of some instances of the data."""
-    found: MultivariateNormal = guide(rows) if isinstance(guide, PerInstanceGuide) else guide(data.subset(rows.cpu()))
-    return found
+@runtime_checkable
+class _Startable(Protocol):
+    """A model that EM can find a start for: at the start of its networks it is a linear-Gaussian one."""
+
+    dims: Mapping[str, int]
+    latent_dim: int
+    noise: str
 
 
-def elbo(model: InstanceModel, guide: Guide, data: MultimodalData, rows: Tensor, num_draws: int) -> Tensor:
-    """The lower bound of some instances, (B,), nats, averaged over draws; differentiable with low noise.
+def run_svi(
+    model: BoundModel,
+    data: MultimodalData,
+    seed: int,
+    callback: Callback | None,
+    *,
+    start: LinearGaussian | Literal["em"] | None = "em",
+    **options: Any,
+) -> SVIResult:
+    """The method "svi" of ``calmrl_prob.fit``.
 
-    What the model adds once for all (factors outside the plate) counts with a share 1 / N for each instance.
+    Args:
+        model: with parameters to fit.
+        data: N instances.
+        seed: of all that is drawn.
+        callback: called after each round.
+        start: parameters that the model takes over first, where it can (it has ``load_linear_gaussian``, or
+            ``load_likelihood`` if its prior is its own); "em" for those of closed-form EM with a standard normal
+            prior; None to go on from its own.
+        **options: keywords of :func:`fit_svi`.
+
+    Raises:
+        ArgumentError: an unknown option.
     """
-    chosen = data.subset(rows.cpu())
-    q = guide_of(guide, data, rows)
-    fixed = MultivariateNormal(q.mean.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
-    total = q.mean.new_zeros(len(rows))
-    for _ in range(num_draws):
-        latents = q.rsample()
-        joint, shared = model.log_joint(chosen, latents)
-        total = total + joint - fixed.log_prob(latents) + shared / len(data)
-    return total / num_draws
+    unknown = sorted(set(options) - set(SVI_OPTIONS))
+    if unknown:
+        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {['start', *SVI_OPTIONS]}.")
+    program = model.model
+    load = getattr(program, "load_likelihood", None)
+    if load is None or getattr(getattr(program, "prior", None), "gaussian", lambda: None)() is not None:
+        load = getattr(program, "load_linear_gaussian", load)
+    if start == "em" and load is not None and isinstance(program, _Startable):
+        blocks = data.conform(program.dims).blocks
+        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, tolerance=1e-4).linear_gaussian
+    if isinstance(start, LinearGaussian):
+        if load is None:
+            raise ArgumentError("start: the model has no load_linear_gaussian or load_likelihood to take it over by.")
+        load(start)
+    return fit_svi(model, data, seed=seed, callback=callback, **options)
 
 
-class _Trainer:
-    """Adam that keeps the best state, and lowers its rate where that no longer rises."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, patience: int, least_gain: float) -> None:
-        self._parameters = list(parameters)
-        self._rate, self._patience, self._least_gain = rate, patience, least_gain
-        self._decays = self._waited = 0
-        self._optimizer = torch.optim.Adam(self._parameters, lr=rate)
-        self._best: list[Tensor] = []
-        self._best_value = -math.inf
-        self.seen: list[float] = []
-
-    def step(self, objective: Callable[[], Tensor]) -> float:
-        """One step up; what the objective was.
-
-        Raises:
-            NumericalError: it is not finite any more.
-        """
-        try:
-            value = objective()
-            gradients = torch.autograd.grad(-value, self._parameters, allow_unused=True)
-        except (ModelError, RuntimeError) as error:  # torch's error of linear algebra is one
-            if not self.seen or not self._optimizer.state:
-                raise
-            raise NumericalError(f"SVI ran away ({error}) Lower learning_rate, now {self._rate:g}.") from error
-        if not bool(value.isfinite()):
-            raise NumericalError(
-                f"SVI ran away: the lower bound is not finite. Lower learning_rate, now {self._rate:g}."
-            )
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return value.item()
-
-    def judge(self, value: float) -> bool:
-        """Note how good the state is, and keep it if it is the best; whether there is nothing more to gain."""
-        self.seen.append(value)
-        gain = value - self._best_value
-        if gain > 0 or not self._best:
-            self._best = [parameter.detach().clone() for parameter in self._parameters]
-            self._best_value = value
-        if gain > self._least_gain:
-            self._waited = 0
-            return False
-        self._waited += 1
-        if self._waited < self._patience:
-            return False
-        if self._decays == _NUM_DECAYS:
-            return True
-        self.restore()
-        self._decays, self._waited = self._decays + 1, 0
-        self._rate *= _DECAY
-        self._optimizer = torch.optim.Adam(self._parameters, lr=self._rate)
-        return False
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Go back to the best state."""
-        for parameter, best in zip(self._parameters, self._best, strict=True):
-            parameter.copy_(best)
-
-    def recent_gain(self) -> float:
-        """What the last rounds, as many as are waited for, added to the best value."""
-        return self._best_value - max(self.seen[: max(1, len(self.seen) - self._patience)])
-
-
-def _batches(rows: NDArray[np.int64], size: int, count: int, shuffle: np.random.Generator) -> list[NDArray[np.int64]]:
-    """``count`` batches out of as many shuffled passes over the rows as that takes."""
-    if len(rows) <= size:
-        return [rows] * count
-    passes = math.ceil(count * size / len(rows)) + 1
-    order = np.concatenate([shuffle.permutation(rows) for _ in range(passes)])
-    return [order[i * size : (i + 1) * size] for i in range(count)]
+#: What ``fit`` does not settle itself.
+SVI_OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(fit_svi).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("seed", "callback")
+)
 
 
 def _check_counts(**counts: int) -> None:

@@ -42,7 +42,7 @@ from calmrl_prob.linear_gaussian.products import row_chunks
 
 #: Weights in all up to which the posterior is joint, unless told otherwise: about a second of arithmetic.
 JOINT_LIMIT = 2000
-#: Conjugate gradients stop at this share of the right-hand side's norm. Ten steps or so lead there.
+#: Conjugate gradients stop at this share of the right-hand side's norm, and give up after so many steps.
 _SOLVED, _MOST_STEPS = 1e-11, 1000
 
 
@@ -221,20 +221,25 @@ class FactorisedPosterior(ProcessPosterior):
 
     Among posteriors in which the latents are independent it is the closest to the exact one, in KL divergence.
 
+    Args:
+        likelihood, prior: see :func:`process_posterior`.
+        solved: conjugate gradients stop at this share of the right-hand side's norm; the bound is off by its square.
+
     Attributes:
         factors: lower Cholesky factors of M_k, (r_k, r_k).
         num_steps: of conjugate gradients for the mean.
     """
 
-    def __init__(self, likelihood: LatentLikelihood, prior: LowRankProcess) -> None:
+    def __init__(self, likelihood: LatentLikelihood, prior: LowRankProcess, solved: float = _SOLVED) -> None:
         super().__init__(likelihood, prior)
+        self._solved = solved
         self.factors = []
         for part, weight in zip(prior.factors, likelihood.precision_diagonal.mT, strict=True):
             block = torch.addmm(torch.eye(part.shape[1], dtype=part.dtype, device=part.device), part.mT * weight, part)
             self.factors.append(factorize(block))
         self.log_determinant = 2 * torch.stack([factor.diagonal().log().sum() for factor in self.factors]).sum()
-        solved, self.num_steps = self._solve(self._natural[None])
-        self.mean = solved[0]
+        found, self.num_steps = self._solve(self._natural[None])
+        self.mean = found[0]
 
     @cached_property
     def covariances(self) -> list[Tensor]:
@@ -298,7 +303,7 @@ class FactorisedPosterior(ProcessPosterior):
     def _solve(self, right: Tensor) -> tuple[Tensor, int]:
         """M^-1 of each row of (S, R) by conjugate gradients, and how many steps that took."""
         solution, residual = torch.zeros_like(right), right.clone()
-        wanted = _SOLVED * right.norm(dim=1)
+        wanted = self._solved * right.norm(dim=1)
         direction = moved = self._precondition(residual)
         product = (residual * moved).sum(1)
         for step in range(_MOST_STEPS):
@@ -335,7 +340,7 @@ def weight_precision(likelihood: LatentLikelihood, prior: LowRankProcess) -> Ten
 
 
 def process_posterior(
-    likelihood: LatentLikelihood, prior: LowRankProcess, joint_limit: int = JOINT_LIMIT
+    likelihood: LatentLikelihood, prior: LowRankProcess, joint_limit: int = JOINT_LIMIT, solved: float = _SOLVED
 ) -> ProcessPosterior:
     """The posterior of K latent processes given what N instances have.
 
@@ -343,6 +348,7 @@ def process_posterior(
         likelihood: the factors of the N instances.
         prior: the processes at the N instances, in the same order.
         joint_limit: the most weights for which it is joint over latents; with more it is factorised.
+        solved: how closely the mean is solved for if it is factorised, as a share of the right-hand side's norm.
 
     Raises:
         NumericalError: the precision of the weights is not positive definite, or not finite.
@@ -357,11 +363,14 @@ def process_posterior(
         >>> mean.flatten().tolist(), covariance.flatten().tolist()
         ([1.5, 1.5], [0.5, 0.5])
     """
-    kind = JointPosterior if sum(prior.ranks) <= joint_limit or len(prior.ranks) == 1 else FactorisedPosterior
-    return kind(likelihood, prior)
+    if sum(prior.ranks) <= joint_limit or len(prior.ranks) == 1:
+        return JointPosterior(likelihood, prior)
+    return FactorisedPosterior(likelihood, prior, solved)
 
 
-def process_evidence(likelihood: LatentLikelihood, prior: LowRankProcess, joint_limit: int = JOINT_LIMIT) -> Tensor:
+def process_evidence(
+    likelihood: LatentLikelihood, prior: LowRankProcess, joint_limit: int = JOINT_LIMIT, solved: float = _SOLVED
+) -> Tensor:
     """The lower bound of log p(x) as a differentiable scalar, nats; the evidence itself where nothing remains.
 
     Gradients flow to the likelihood's factors, and through them to loadings, intercepts and noise, and to the prior's
@@ -371,7 +380,7 @@ def process_evidence(likelihood: LatentLikelihood, prior: LowRankProcess, joint_
     """
     inputs = [likelihood.natural_mean, likelihood.pattern_precision, prior.residual, *prior.factors]
     with torch.no_grad():
-        given = process_posterior(likelihood, prior, joint_limit)
+        given = process_posterior(likelihood, prior, joint_limit, solved)
         value = given.lower_bound - likelihood.constant.sum()
         slopes = given.slopes() if any(part.requires_grad for part in inputs) else []
     for part, slope in zip(inputs, slopes, strict=False):

@@ -17,6 +17,9 @@ from calmrl_prob.linear_gaussian.process import LowRankProcess, process_posterio
 from calmrl_prob.linear_gaussian.products import cross_product, row_chunks
 from calmrl_prob.linear_gaussian.rowwise import block_totals
 
+#: How closely means are solved for while fitting: the evidence is off by the square of this.
+SOLVED = 1e-6
+
 
 class ProcessStep(ExpectationStep):
     """The E-step for latents z_n = f_n + e_n, with f the processes and e_n ~ N(0, E) of each instance alone.
@@ -53,7 +56,7 @@ class ProcessStep(ExpectationStep):
     def __call__(self, parameters: Parameters) -> Moments:
         """Expected moments and evidence (its lower bound, where inducing points stand for more) at ``parameters``."""
         conditional = self.likelihood(parameters).marginalize(self.nugget)
-        given = process_posterior(conditional.likelihood, self.process)
+        given = process_posterior(conditional.likelihood, self.process, solved=SOLVED)
         index = conditional.likelihood.pattern_index
         latents = torch.empty_like(conditional.offset)
         groups, latent_dim = self._members.shape[1] + 1, latents.shape[1]

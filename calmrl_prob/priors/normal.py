@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import checked_dtype, described, whole_number
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.priors.prior import Prior
 
@@ -71,8 +72,9 @@ class NormalPrior(Prior):
         self.register_buffer("mean", mean)
         self.register_buffer("covariance", covariance)
 
-    def distribution(self) -> dist.MultivariateNormal:
-        """N(m0, S0)."""
+    def distribution(self, data: MultimodalData | None = None) -> dist.MultivariateNormal:
+        """N(m0, S0), the same for all instances."""
+        del data
         return dist.MultivariateNormal(self.mean, covariance_matrix=self.covariance)
 
     def gaussian(self) -> tuple[Tensor, Tensor]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+
+from calmrl_prob.data import MultimodalData
 
 
 class Prior(nn.Module, ABC):
     """A distribution p(z) of the K latents of one instance.
 
     Whatever defines it is a buffer (fixed) or a parameter (learned with the model), so that it moves, and is saved,
-    with the model that has it. ``type(prior)(latent_dim)`` makes one with default values, for a saved model to fill.
+    with the model that has it. ``type(prior)(latent_dim, **prior.config())`` makes one with default values, for a saved
+    model to fill. Which route its posterior takes is not declared: it is found from ``distribution``.
     """
 
     #: The key in ``PRIORS``.
@@ -25,12 +28,22 @@ class Prior(nn.Module, ABC):
         self.latent_dim = latent_dim
 
     @abstractmethod
-    def distribution(self) -> TorchDistribution:
-        """p(z) as a Pyro distribution with batch shape () and event shape (K,)."""
+    def distribution(self, data: MultimodalData | None = None) -> TorchDistribution:
+        """p(z) as a Pyro distribution with event shape (K,).
 
-    @abstractmethod
-    def gaussian(self) -> tuple[Tensor, Tensor]:
-        """Mean (K,) and covariance (K, K) if p(z) is Gaussian: what makes the posterior exact."""
+        Its batch shape is (), or (N,) for priors that look at the instances: at their covariates, say.
+
+        Args:
+            data: the instances; None where complete ones are drawn from nothing.
+        """
+
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Mean (K,) and covariance (K, K), if p(z) is one Gaussian for all instances; else None."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """The settings besides ``latent_dim`` that make a prior of the same shape: JSON values by argument."""
+        return {}
 
     def forward(self) -> Tensor:
         """One draw, shape (K,)."""
