@@ -30,7 +30,7 @@ class Fitted(ABC):
         """Of one modality, from the others alone: what the rows hold of it is never read. In float64."""
 
     @abstractmethod
-    def recall(self, data: MultimodalData) -> pd.DataFrame:
+    def recall(self, data: MultimodalData, score: str = "likelihood_ratio") -> pd.DataFrame:
         """Retrieval for each ordered pair of modalities: query, candidate, R@1, R@10 (shares in [0, 1])."""
 
     def joint_log_density(self, data: MultimodalData, name: str) -> Array | None:
@@ -56,8 +56,9 @@ class FittedRidge(Fitted):
             mean, torch.zeros_like(mean), torch.from_numpy(self.imputer.residual_variance[name]).expand_as(mean)
         )
 
-    def recall(self, data: MultimodalData) -> pd.DataFrame:
-        """By the cosine of prediction and candidate, both centred."""
+    def recall(self, data: MultimodalData, score: str = "likelihood_ratio") -> pd.DataFrame:
+        """By the cosine of prediction and candidate, both centred: it has no other score."""
+        del score
         return direct_recall(self.imputer, data)
 
 
@@ -116,9 +117,9 @@ class FittedModel(Fitted):
             return found
         return Rescaled(found, torch.from_numpy(self.variance_factor[name]))
 
-    def recall(self, data: MultimodalData) -> pd.DataFrame:
-        """By the exact likelihood ratio."""
-        return cross_modal_recall(self.model, data, score="likelihood_ratio", ks=(1, 10))
+    def recall(self, data: MultimodalData, score: str = "likelihood_ratio") -> pd.DataFrame:
+        """By one of ``calmrl_prob.evaluation.SCORES``."""
+        return cross_modal_recall(self.model, data, score=score, ks=(1, 10))
 
     def joint_log_density(self, data: MultimodalData, name: str) -> Array:
         """log p(x_n) - log p(x_n without it), of the model as it was fitted."""
@@ -167,12 +168,14 @@ def hide(fitted: Fitted, data: MultimodalData, name: str) -> Hidden | None:
     return Hidden(values(seen, name), fitted.predictive(seen, name))
 
 
-def measure(fitted: Fitted, data: MultimodalData, scale: Mapping[str, float], level: float) -> dict[str, float]:
+def measure(
+    fitted: Fitted, data: MultimodalData, scale: Mapping[str, float], level: float, score: str = "likelihood_ratio"
+) -> dict[str, float]:
     """Retrieval in percent; of every modality hidden in turn RMSE, NLL for each feature, alone and jointly, coverage.
 
     Errors are in units of ``scale``, and averaged over modalities (RMSE: as squares).
     """
-    recall = fitted.recall(data)
+    recall = fitted.recall(data, score)
     rows: list[dict[str, float]] = []
     for name in data.names:
         hidden = hide(fitted, data, name)

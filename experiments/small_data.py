@@ -34,6 +34,7 @@ from calmrl_prob.errors import ArgumentError, CalmrlError
 from experiments.contenders import Contender, Folds
 from experiments.data import Split
 from experiments.fitted import measure
+from experiments.generative import Retriever
 from experiments.measures import modality_scale
 from experiments.settings import build, check_small_data, flatten
 
@@ -70,6 +71,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     check_small_data(cfg)
     out = console or Console()
     split: Split = build(cfg, "data")
+    retriever: Retriever = build(cfg, "scoring")
     contenders: dict[str, Contender] = {key: build(cfg, f"contender.{key}") for key in cfg.contender}
     scale, settings = modality_scale(split.train), flatten(cfg)
     rows = []
@@ -81,7 +83,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
             started = time.perf_counter()
             winner = contender.choose(incomplete, folds, seed)
             seconds = time.perf_counter() - started
-            found = measure(winner.fitted, test, scale, cfg.interval_level)
+            found = measure(winner.fitted, test, scale, cfg.interval_level, retriever.score)
             named = {"variant": key, "label": contender.label, "seed": seed}
             facts = {"seconds": seconds, "chosen": winner.setting, "num_train": len(train), "num_test": len(test)}
             rows.append(named | found | facts | settings)
