@@ -30,7 +30,7 @@ def starts(num_chains: int = 2) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def chains() -> Chains:
-    return run_chains(potential=gaussian, initial=starts(), num_chains=2, num_draws=400, num_warmup=200, seed=1)
+    return run_chains(potential=gaussian, initial=starts(), num_chains=2, num_draws=300, num_warmup=100, seed=1)
 
 
 def test_draws_have_the_moments_of_the_density(chains: Chains) -> None:
@@ -70,7 +70,7 @@ def test_a_pyro_model_is_sampled_on_its_own_scale() -> None:
     def model() -> None:
         pyro.sample("scale", dist.Gamma(torch.tensor(3.0).double(), torch.tensor(2.0).double()))
 
-    chains = run_chains(model, num_chains=2, num_draws=600, num_warmup=200, seed=5)
+    chains = run_chains(model, num_chains=2, num_draws=200, num_warmup=100, seed=5)
     draws = chains.stacked("scale")
     assert bool((draws > 0).all())
     size = float(chains.diagnose().ess_bulk["scale"])

@@ -107,13 +107,13 @@ class ChainDiagnostics:
 
     @property
     def max_r_hat(self) -> float:
-        """The largest R-hat of any entry."""
-        return max(float(np.nanmax(values)) for values in self.r_hat.values())
+        """The largest R-hat of any entry; NaN where there is one chain, which has none to agree with."""
+        return _extreme(np.fmax, self.r_hat)
 
     @property
     def min_ess(self) -> float:
         """The least effective sample size, of bulk or tails, of any entry."""
-        return min(float(np.nanmin(v)) for v in [*self.ess_bulk.values(), *self.ess_tail.values()])
+        return min(_extreme(np.fmin, self.ess_bulk), _extreme(np.fmin, self.ess_tail))
 
     def problems(self) -> list[str]:
         """What says that the draws may be off; empty if nothing does."""
@@ -123,8 +123,10 @@ class ChainDiagnostics:
                 f"{self.num_divergences} divergent transitions: the sampler could not follow the density somewhere; "
                 "raise target_accept, or reparametrise"
             )
-        if not self.max_r_hat <= MAX_R_HAT:  # NaN counts as a problem
-            worst = max(self.r_hat, key=lambda name: float(np.nanmax(self.r_hat[name])))
+        if np.isnan(self.max_r_hat):
+            found.append("R-hat cannot be computed: run two chains or more, to see whether they agree")
+        elif self.max_r_hat > MAX_R_HAT:
+            worst = max(self.r_hat, key=lambda name: _extreme(np.fmax, {name: self.r_hat[name]}))
             found.append(
                 f"R-hat is {self.max_r_hat:.3f} for {worst!r}, above {MAX_R_HAT}: the chains disagree; raise "
                 "num_warmup and num_draws"
@@ -141,6 +143,11 @@ class ChainDiagnostics:
             "ess_bulk_by_quantity": dict(self.ess_bulk),
             "ess_tail_by_quantity": dict(self.ess_tail),
         }
+
+
+def _extreme(pick: np.ufunc, values: Mapping[str, NDArray[np.float64]]) -> float:
+    """The largest (``np.fmax``) or least of all entries of all arrays that are not NaN; NaN if all are."""
+    return float(pick.reduce(np.concatenate([np.ravel(array) for array in values.values()])))
 
 
 @torch.enable_grad()

@@ -151,7 +151,7 @@ def run_nuts(
     quantities = rotation_free(model, theta)
     evidence = quantities["log_evidence"].flatten()
     objective = evidence + quantities["log_prior"].flatten()
-    found = chains.diagnose(quantities)
+    found = chains.diagnose(_moving(quantities))
     problems = found.problems()
     warn_unreliable(problems)
     diagnostics = {
@@ -223,6 +223,19 @@ def rotation_free(model: CollapsedModel, theta: Tensor) -> dict[str, Tensor]:
         for name, value in here.items():
             rows.setdefault(name, []).append(value.detach())
     return {name: torch.stack(values).reshape(*theta.shape[:2], *values[0].shape) for name, values in rows.items()}
+
+
+def _moving(quantities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries that differ between draws: what is known, such as a noise variance that is given, has no R-hat."""
+    found = {}
+    for name, values in quantities.items():
+        flat = values.reshape(*values.shape[:2], -1)
+        moves = (flat != flat[:1, :1]).flatten(0, 1).any(0)
+        if bool(moves.all()):
+            found[name] = values
+        elif bool(moves.any()):
+            found[name] = flat[..., moves]
+    return found
 
 
 @dataclass(frozen=True)
