@@ -150,6 +150,7 @@ def test_a_process_without_linear_part_starts_close_to_the_linear_map() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*k-hat:calmrl_prob.errors.ReliabilityWarning")  # z and -z explain z^2 alike
 def test_on_curved_data_it_predicts_what_is_missing_better_than_the_linear_model() -> None:
     train, test = curved_data(300), curved_data(100, seed=1)
     hidden = test.mask({"image": torch.zeros(100).bool() | (torch.arange(100) % 4 == 0), "text": test.observed("text")})
@@ -163,7 +164,7 @@ def test_on_curved_data_it_predicts_what_is_missing_better_than_the_linear_model
         density = cal.impute(given, hidden).log_density(test)["image"]
         return float(density[missing].mean())
 
-    assert score(result) > score(linear) + 0.1
+    assert score(result) > score(linear) + 0.3
 
 
 def test_bad_input_is_refused_by_name() -> None:
