@@ -77,8 +77,9 @@ class ModelFitter:
     Args:
         noise: "isotropic" (one variance for each modality) or "diagonal" (one for each feature); without ``file``.
         latent_dims: the numbers of latents K to choose from.
-        noise_pseudo_counts: the weights to choose from of the prior that keeps noise variances from collapsing. A model
-            from a file that is not fitted by EM has none.
+        noise_pseudo_counts: the weights to choose from of the prior that keeps noise variances from collapsing.
+        noise_prior: whether a model from a file has that prior, as option ``noise_pseudo_count`` of its fit; None to
+            find out: those fitted by closed-form EM have.
         max_iterations, tolerance: when to stop, in nats for each observed value; None is the method's own.
         file: a Python file that makes the model; see :mod:`experiments.model_files`. It sees each modality centred and
             of root mean square one.
@@ -100,6 +101,7 @@ class ModelFitter:
     method: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     posterior_options: Mapping[str, Any] = field(default_factory=dict)
+    noise_prior: bool | None = None
     label: str | None = None
     baseline: ModelFitter | None = None
 
@@ -196,7 +198,9 @@ class ModelFitter:
         return build_model(self.file, dims, latent_dim, self.arguments, seed)
 
     def _takes_noise_prior(self, dims: Mapping[str, int]) -> bool:
-        """Whether the model in the file is fitted by closed-form EM, which knows a prior on noise variances."""
+        """Whether the fit of the model in the file knows a prior on noise variances."""
+        if self.noise_prior is not None:
+            return self.noise_prior
         model = self._build(dims, 1, 0)
         if has_closed_form(model):
             return self.method in ("auto", "mixture em")

@@ -73,13 +73,13 @@ class StudentT(nn.Module):
         return z
 
     def closed_form(self) -> StudentTModel:
-        """The parameters as the engine takes them."""
+        """The parameters as the engine takes them, cut off from the autograd graph."""
         lg = LinearGaussian(
             {name: self.loadings[name] for name in self.dims},
             {name: self.intercepts[name] for name in self.dims},
             {name: self.log_noise[name].exp() for name in self.dims},
         )
-        return StudentTModel(lg, self.log_freedom.exp())
+        return StudentTModel(lg.detach(), self.log_freedom.detach().exp())
 
     def posterior(self, data: MultimodalData, **_: Any) -> StudentTResult:
         """The exact posterior."""
