@@ -219,10 +219,12 @@ class ModelFitter:
 
 
 def _trace(log_likelihood: Any, objective: Any, number: int) -> pd.DataFrame:  # noqa: ANN401 - arrays of numbers
+    """Per row; NaN where there is no log likelihood yet: SVI has one from its first round on."""
+    before = np.full(len(objective) - len(log_likelihood), np.nan)
     return pd.DataFrame(
         {
             "iteration": range(len(objective)),
-            "log_likelihood": np.asarray(log_likelihood) / number,
+            "log_likelihood": np.concatenate([before, np.asarray(log_likelihood)]) / number,
             "objective": np.asarray(objective) / number,
         }
     )

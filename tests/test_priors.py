@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, DataError, NotConjugateError
-from calmrl_prob.priors import PRIORS, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
+from calmrl_prob.errors import ArgumentError, DataError, MissingDependencyError, NotConjugateError
+from calmrl_prob.priors import PRIORS, FlowPrior, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
 from tests.model_cases import DIMS, random_data, random_prior
 
 #: For each registered prior, one with parameters that are nothing special, of two latents.
@@ -22,16 +23,17 @@ CASES: dict[str, Callable[[], Prior]] = {
     "mixture": lambda: jittered(MixturePrior(2, num_components=3)),
     "student_t": lambda: jittered(StudentTPrior(2, degrees_of_freedom=6.0)),
     "group": lambda: jittered(GroupPrior(2, groups=["a", "b", "c"])),
+    "flow": lambda: jittered(FlowPrior(2, num_transforms=2, hidden=(8,)), 0.1),
 }
 #: What ``cal.posterior`` says it does under them.
 ROUTES = {"normal": "exact", "mixture": "exact mixture", "group": "exact by structure"}
 
 
-def jittered(prior: Prior) -> Prior:
+def jittered(prior: Prior, size: float = 0.4) -> Prior:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return prior
 
 
@@ -59,7 +61,8 @@ def test_every_registered_prior_has_a_case() -> None:
 @torch.no_grad()
 def test_density_integrates_to_one(prior: Prior) -> None:
     """On a grid wide enough for the tails, for the first instance where priors differ by instance."""
-    axis = torch.linspace(-40, 40, 801, dtype=torch.float64)
+    reach = 10.0 if isinstance(prior, FlowPrior) else 40.0  # a flow is normal beyond 5
+    axis = torch.linspace(-reach, reach, int(20 * reach) + 1, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)
     distribution = prior.distribution(labelled())
     if distribution.batch_shape:
@@ -178,6 +181,36 @@ def test_fit_takes_closed_form_steps_and_beats_one_gaussian(name: str) -> None:
         found = cal.posterior(model, data).responsibilities.argmax(1)  # type: ignore[attr-defined]
         pairs = {(int(a), int(b)) for a, b in zip(found, labels, strict=True)}
         assert len(pairs) == 3  # each component is one of the clusters
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_a_flow_starts_as_the_standard_normal_prior(latent_dim: int) -> None:
+    prior = FlowPrior(latent_dim, num_transforms=2, hidden=(8,))
+    z = 3 * torch.randn(20, latent_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    standard = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(prior.distribution().log_prob(z).detach(), standard, rtol=1e-6, atol=1e-6)
+
+
+def test_draws_of_a_flow_have_its_density() -> None:
+    """E[f(z)] over draws of a flow far from normal, and by integration of its density on a grid."""
+    prior = jittered(FlowPrior(2, num_transforms=2, hidden=(8,)), 0.25)
+    with torch.no_grad():
+        axis = torch.linspace(-7, 7, 561, dtype=torch.float64)
+        points = torch.cartesian_prod(axis, axis)
+        density = prior.distribution().log_prob(points).exp() * (axis[1] - axis[0]) ** 2
+        torch.manual_seed(0)
+        draws = prior.distribution().sample((4000,))
+    for function in (lambda z: z[:, 0], lambda z: z[:, 1].abs(), lambda z: z.prod(1)):
+        expected, found = (density * function(points)).sum(), function(draws)
+        assert abs(float(found.mean() - expected)) < 6 * float(found.std()) / 4000**0.5
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(points).sum(1).exp() * (axis[1] - axis[0]) ** 2
+    assert float((density - normal).abs().sum()) > 0.3  # total variation: far from where it started
+
+
+def test_a_flow_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'calmrl-prob\[flow\]'"):
+        FlowPrior(2)
 
 
 def test_bad_groups_are_named() -> None:

@@ -29,11 +29,11 @@ ALLOWED_ROOMS = {
 # Rooms whose imports must be declared, and the extras that may declare them beside the package's own dependencies.
 # Of the library, only functions may import what an extra declares (see the test below).
 ALLOWED_EXTRAS = {
-    "calmrl_prob": ["gp"],
-    "models": ["gp"],
+    "calmrl_prob": ["flow", "gp"],
+    "models": ["flow", "gp"],
     "analysis": ["experiments"],
-    "experiments": ["experiments", "gp"],
-    "benchmarks": ["bench", "experiments", "gp"],
+    "experiments": ["experiments", "flow", "gp"],
+    "benchmarks": ["bench", "experiments", "flow", "gp"],
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -29,6 +29,7 @@ from calmrl_prob.linear_gaussian import (
     scale_draws,
     scale_posterior,
 )
+from calmrl_prob.linear_gaussian.scale_expectation import expected_log_joint, scale_moments
 from calmrl_prob.linear_gaussian.scale_updates import update
 from calmrl_prob.linear_gaussian.student_t import sample_gamma
 from tests.conftest import random_blocks, random_mask, random_model
@@ -313,6 +314,54 @@ def test_a_bound_of_known_scales_is_the_evidence() -> None:
     blocks = random_blocks(model.linear_gaussian, 9, 0.3)
     (chunk,) = model.chunks(blocks)
     assert_close(update(chunk).bound, log_marginal(model.linear_gaussian, blocks), 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["z", "a", "z a", "features", "latents"])
+def test_gradients_of_fishers_identity_are_those_of_the_evidence(kind: str) -> None:
+    """Of the evidence where there is one scale, of the bound at its updates' end elsewhere; by central differences."""
+    base = random_model(DIMS, 2)
+    diagonal = torch.diag(base.prior_covariance.diagonal())
+    blocks = spread_blocks(ScaleMixture(base), 12)
+    names = ("loadings", "intercept", "noise", "mean", "scale", "freedom")
+    start = [base.loadings["a"], base.intercepts["a"], base.noise_variance["a"].log(), base.prior_mean]
+    start += [diagonal.diagonal().log(), torch.tensor([3.0, 5.0]).double().log()]
+
+    def model(values: list[Tensor]) -> ScaleMixture:
+        loadings, intercept, noise, mean, scale, freedom = values
+        lg = LinearGaussian(
+            {**base.loadings, "a": loadings},
+            {**base.intercepts, "a": intercept},
+            {**base.noise_variance, "a": noise.exp()},
+            mean,
+            torch.diag(scale.exp()),
+        )
+        nu = freedom.exp()
+        whole = slice(0, 2)
+        return {
+            "z": ScaleMixture(lg, {}, [(whole, nu[0])]),
+            "a": ScaleMixture(lg, {"a": nu[0]}),
+            "z a": ScaleMixture(lg, {"a": nu[1]}, [(whole, nu[0])]),
+            "features": ScaleMixture(lg, {"a": nu[1].expand(3)}, [(whole, nu[0])]),
+            "latents": ScaleMixture(lg, {"a": nu[1]}, [(whole, nu[0].expand(2))]),
+        }[kind]
+
+    def value(values: list[Tensor]) -> float:
+        return scale_moments(model(values), blocks, sweeps=2000).evidence
+
+    unknowns = [part.clone().requires_grad_() for part in start]
+    moments = scale_moments(model(unknowns).detach(), blocks, sweeps=2000)
+    gradient = torch.autograd.grad(expected_log_joint(model(unknowns), moments), unknowns, allow_unused=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, place in zip(names, range(len(start)), strict=True):
+        direction = torch.randn(start[place].shape, generator=generator, dtype=torch.float64)
+        ends = []
+        for size in (1e-4, -1e-4):
+            moved = list(start)
+            moved[place] = start[place] + size * direction
+            ends.append(value(moved))
+        expected = (ends[0] - ends[1]) / 2e-4
+        found = float((gradient[place] * direction).sum())
+        assert found == pytest.approx(expected, rel=1e-3, abs=2e-3), name
 
 
 def heavy_tailed(

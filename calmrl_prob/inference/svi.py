@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from calmrl_prob.inference.variational import (
     guide_of,
     make_guide,
 )
+from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: A round is one pass over the data, or this many steps where that is more.
@@ -176,7 +177,8 @@ def fit_svi(
         (True, 100)
     """
     seed, started = checked_seed(seed), time.perf_counter()
-    _check_counts(num_draws=num_draws, batch_size=batch_size, max_iterations=max_iterations, patience=patience)
+    _check_counts(num_draws=num_draws, batch_size=batch_size, patience=patience)
+    max_iterations = whole_number("max_iterations", max_iterations)
     tolerance = real_number("tolerance", tolerance, 1e-4)
     if not 0 <= real_number("validation_share", validation_share, 0.1) < 1:
         raise ArgumentError(f"validation_share: expected a share in [0, 1), got {validation_share}.")
@@ -322,15 +324,53 @@ def svi_posterior(
     return SampledPosterior(instances, data, latents, weights.log_weights, weights.log_evidence, "svi", diagnostics)
 
 
-def run_svi(model: BoundModel, data: MultimodalData, seed: int, callback: Callback | None, **options: Any) -> SVIResult:
-    """The method "svi" of ``calmrl_prob.fit``: options are the keywords of :func:`fit_svi`.
+@runtime_checkable
+class _Startable(Protocol):
+    """A model that EM can find a start for: at the start of its networks it is a linear-Gaussian one."""
+
+    dims: Mapping[str, int]
+    latent_dim: int
+    noise: str
+
+
+def run_svi(
+    model: BoundModel,
+    data: MultimodalData,
+    seed: int,
+    callback: Callback | None,
+    *,
+    start: LinearGaussian | Literal["em"] | None = "em",
+    **options: Any,
+) -> SVIResult:
+    """The method "svi" of ``calmrl_prob.fit``.
+
+    Args:
+        model: with parameters to fit.
+        data: N instances.
+        seed: of all that is drawn.
+        callback: called after each round.
+        start: parameters that the model takes over first, where it can (it has ``load_linear_gaussian``, or
+            ``load_likelihood`` if its prior is its own); "em" for those of closed-form EM with a standard normal
+            prior; None to go on from its own.
+        **options: keywords of :func:`fit_svi`.
 
     Raises:
         ArgumentError: an unknown option.
     """
     unknown = sorted(set(options) - set(SVI_OPTIONS))
     if unknown:
-        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {list(SVI_OPTIONS)}.")
+        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {['start', *SVI_OPTIONS]}.")
+    program = model.model
+    load = getattr(program, "load_likelihood", None)
+    if load is None or getattr(getattr(program, "prior", None), "gaussian", lambda: None)() is not None:
+        load = getattr(program, "load_linear_gaussian", load)
+    if start == "em" and load is not None and isinstance(program, _Startable):
+        blocks = data.conform(program.dims).blocks
+        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, tolerance=1e-4).linear_gaussian
+    if isinstance(start, LinearGaussian):
+        if load is None:
+            raise ArgumentError("start: the model has no load_linear_gaussian or load_likelihood to take it over by.")
+        load(start)
     return fit_svi(model, data, seed=seed, callback=callback, **options)
 
 

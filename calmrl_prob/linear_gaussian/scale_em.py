@@ -30,18 +30,15 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.convergence import Ascent, Evaluation, ascend
 from calmrl_prob.linear_gaussian.degrees_of_freedom import LEAST, MOST, from_expected_scales
 from calmrl_prob.linear_gaussian.em import fit_em
-from calmrl_prob.linear_gaussian.expectation import Moments, Totals, augment
+from calmrl_prob.linear_gaussian.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.preparation import check_options, mean_variance, noise_model_for, require_same_shape
 from calmrl_prob.linear_gaussian.rowwise import ByModality
-from calmrl_prob.linear_gaussian.scale_mixture import Chunk, ScaleMixture, observed_part
-from calmrl_prob.linear_gaussian.scale_quadrature import integrate
-from calmrl_prob.linear_gaussian.scale_updates import update
+from calmrl_prob.linear_gaussian.scale_expectation import PRIOR, ScaleMoments, scale_moments
+from calmrl_prob.linear_gaussian.scale_mixture import ScaleMixture
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
-#: The factor that is the prior, among names of modalities.
-PRIOR = ""
 #: Sweeps of coordinate updates in one E-step.
 _SWEEPS = 2
 #: Iterations of the Gaussian fit, and the degrees of freedom, that it starts from by default.
@@ -74,168 +71,51 @@ class Point:
         freedom = torch.tensor(list(self.freedom.values()), dtype=torch.float64)
         return torch.cat([self.parameters.flatten(), freedom.log().to(self.parameters.intercepts.device)])
 
-    def unflatten(self, vector: Tensor, floor: Tensor) -> Point:
-        """The inverse, within limits."""
+    def unflatten(self, vector: Tensor, floor: Tensor, least: float) -> Point:
+        """The inverse, within limits; degrees of freedom that are not learned stay as they are."""
         first, second = vector.split([len(vector) - len(self.freedom), len(self.freedom)])
-        freedom = dict(zip(self.freedom, second.exp().clamp(LEAST, MOST).tolist(), strict=True))
+        guessed = dict(zip(self.freedom, second.exp().clamp(least, MOST).tolist(), strict=True))
+        freedom = guessed if least else self.freedom
         return Point(self.parameters.unflatten(first).with_floor(floor), freedom, self.scales)
 
 
-@dataclass(frozen=True)
-class Expected:
-    """Moments of a chunk under one weight: that of a factor's scale, or 1.
+class ScaleStep:
+    """The E-step, and what the M-step reads of the data.
 
-    Attributes:
-        weight: E[u], (n,); log_weight: E[log u], (n,).
-        first: E[u z], (n, K).
-        second: sum of E[u zz^T] over the instances of each pattern, (p, K, K).
+    Args:
+        blocks: the observed rows about a shift.
+        latent_dim: K.
     """
 
-    weight: Tensor
-    log_weight: Tensor
-    first: Tensor
-    second: Tensor
+    def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
+        self._blocks = blocks
+        self.rows = ByModality(blocks, latent_dim)
+        self.shape = self.rows.shape
+
+    def __call__(self, point: Point) -> Evaluation[Point, ScaleMoments]:
+        """Moments, and the evidence or its bound."""
+        shift = torch.zeros_like(point.parameters.intercepts)
+        model = _model(point.parameters.to_linear_gaussian(self.shape, shift), point.freedom)
+        found = scale_moments(model, self._blocks, point.scales, _SWEEPS)
+        scales = found.scales if len(point.freedom) > 1 else None
+        return Evaluation(replace(point, scales=scales), found, found.evidence, found.evidence)
+
+    def summary(self, moments: ScaleMoments) -> tuple[WeightedTotals, Moments]:
+        """The moments as the M-step takes them."""
+        totals = Totals(self.rows.totals.count, moments.total, moments.square)
+        latent = torch.cat([moments.latent[name] for name in (*self.shape.dims, PRIOR)])
+        summary = WeightedTotals(self.shape, totals, self.rows.feature_count, self.rows.feature_group)
+        return summary, Moments(moments.evidence, moments.cross, latent)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the M-step needs."""
+class WeightedTotals:
+    """Totals in which rows are weighted by scales; counts in which they are not."""
 
     shape: Shape
     totals: Totals
     feature_count: Tensor
     feature_group: Tensor
-    moments: Moments
-    mean_scale: dict[str, float]
-    log_less_mean: dict[str, float]
-
-
-class ScaleStep:
-    """The E-step: exact with one scale for each instance, by coordinate updates with several.
-
-    Args:
-        blocks: the observed rows about a shift.
-        scaled: the Student-t factors: ``PRIOR`` and names of modalities, in the order of the model's factors.
-        latent_dim: K.
-    """
-
-    def __init__(self, blocks: ObservedBlocks, scaled: tuple[str, ...], latent_dim: int) -> None:
-        self._blocks, self._scaled = blocks, scaled
-        self.rows = ByModality(blocks, latent_dim)
-        self.shape = self.rows.shape
-        self.exact = len(scaled) == 1
-
-    def model(self, point: Point) -> ScaleMixture:
-        """The model at a point, about the shift."""
-        shift = torch.zeros_like(point.parameters.intercepts)
-        return _model(point.parameters.to_linear_gaussian(self.shape, shift), point.freedom)
-
-    def __call__(self, point: Point) -> Evaluation[Point, Summary]:
-        """Moments, and the evidence or its bound."""
-        latent_dim, groups = point.parameters.loadings.shape[1], len(self.shape.dims)
-        zeros = point.parameters.loadings.new_zeros
-        cross, total, square = zeros(self.shape.total, latent_dim), zeros(self.shape.total), zeros(self.shape.total)
-        first, second, count = zeros(groups + 1, latent_dim), zeros(groups + 1, latent_dim**2), zeros(groups + 1)
-        sums = {name: [0.0, 0.0, 0.0] for name in self._scaled}  # instances, E u, E log u - E u
-        kept: list[list[Tensor]] = [[] for _ in self._scaled]
-        evidence = 0.0
-        for chunk in self.model(point).chunks(self._blocks):
-            patterns, index = torch.unique(self._blocks.pattern_index[chunk.rows], return_inverse=True)
-            members = self._blocks.patterns[patterns].to(cross.dtype)
-            found, value, scales = self._expect(chunk, point, index)
-            evidence += value
-            for place, scale in zip(kept, scales, strict=True):
-                place.append(scale)
-            for g, (name, part) in enumerate(zip(self.shape.dims, self.shape.slices, strict=True)):
-                own = found.get(name, found[None])
-                rows, values, _ = observed_part(self._blocks, name, chunk.rows)
-                here = rows - chunk.rows.start
-                weight, latents = own.weight[here], own.first[here]
-                wide = values.to(cross.dtype)
-                cross[part] += wide.mT @ latents
-                total[part] += weight @ wide
-                square[part] += weight @ wide.square()
-                first[g] += latents.sum(0)
-                second[g] += members[:, g] @ own.second.flatten(1)
-                count[g] += weight.sum()
-                if name in sums:
-                    _add(sums[name], weight, own.log_weight[here])
-            own = found.get(PRIOR, found[None])
-            first[-1] += own.first.sum(0)
-            second[-1] += own.second.sum(0).flatten()
-            count[-1] += own.weight.sum()
-            if PRIOR in sums:
-                _add(sums[PRIOR], own.weight, own.log_weight)
-        summary = Summary(
-            self.shape,
-            Totals(self.rows.totals.count, total, square),
-            self.rows.feature_count,
-            self.rows.feature_group,
-            Moments(evidence, cross, augment(first, second, count)),
-            {name: mean / n for name, (n, mean, _) in sums.items()},
-            {name: less / n for name, (n, _, less) in sums.items()},
-        )
-        reached = point if self.exact else replace(point, scales=[torch.cat(parts) for parts in kept])
-        return Evaluation(reached, summary, evidence, evidence)
-
-    def _expect(
-        self, chunk: Chunk, point: Point, index: Tensor
-    ) -> tuple[dict[str | None, Expected], float, list[Tensor]]:
-        """Moments under each factor's scale and, by None, under 1; the evidence; and expected scales to start from."""
-        if self.exact:
-            unit, scaled, value = _by_quadrature(chunk, index)
-            return {None: unit, self._scaled[0]: scaled}, value, [scaled.weight]
-        start = None if point.scales is None else [scale[chunk.rows] for scale in point.scales]
-        found = update(chunk, start, _SWEEPS)
-        mean, covariance = found.given.mean, found.covariance
-
-        def moments(weight: Tensor, log_weight: Tensor) -> Expected:
-            first = weight[:, None] * mean
-            each = weight[:, None, None] * covariance + first[:, :, None] * mean[:, None, :]
-            second = each.new_zeros(int(index.max()) + 1, *each.shape[1:]).index_add_(0, index, each)
-            return Expected(weight, log_weight, first, second)
-
-        one = torch.ones_like(mean[:, 0])
-        out: dict[str | None, Expected] = {None: moments(one, torch.zeros_like(one))}
-        for name, scale, a, b in zip(self._scaled, found.scales, found.shape, found.rate, strict=True):
-            out[name] = moments(scale, torch.digamma(a) - b.log())
-        return out, float(found.bound.sum()), found.scales
-
-
-def _by_quadrature(chunk: Chunk, index: Tensor) -> tuple[Expected, Expected, float]:
-    """Exact moments of a chunk, under 1 and under the scale; by turns of nodes in the basis of each pattern."""
-    part = integrate(chunk, index)
-    size = len(part.basis)
-    firsts = [torch.zeros_like(part.fixed) for _ in range(2)]
-    diagonals = [part.fixed.new_zeros(size, part.fixed.shape[1]) for _ in range(2)]
-    seconds = [torch.zeros_like(part.basis) for _ in range(2)]
-    members = [(part.pattern == p).nonzero().squeeze(1) for p in range(size)]
-    for weight, log_scale in zip(part.weight, part.log_scale, strict=True):
-        mean, variance = part.node(log_scale)
-        for first, diagonal, second, row in zip(
-            firsts, diagonals, seconds, (weight, weight * log_scale.exp()), strict=True
-        ):
-            weighted = row[:, None] * mean
-            first += weighted
-            diagonal.index_add_(0, part.pattern, row[:, None] * variance)
-            for p, rows in enumerate(members):
-                second[p].addmm_(weighted[rows].mT, mean[rows])
-    scale = part.log_scale.exp()
-    weights = [(part.weight * factor).sum(0) for factor in (torch.ones_like(scale), scale, part.log_scale)]
-    found = []
-    for k in range(2):
-        turned = torch.empty_like(firsts[k])
-        for p, rows in enumerate(members):
-            turned[rows] = firsts[k][rows] @ part.basis[p].mT
-        inner = seconds[k] + torch.diag_embed(diagonals[k])
-        found.append(Expected(weights[k], weights[2] * k, turned, part.basis @ inner @ part.basis.mT))
-    return found[0], found[1], float(part.log_marginal.sum())
-
-
-def _add(sums: list[float], weight: Tensor, log_weight: Tensor) -> None:
-    sums[0] += len(weight)
-    sums[1] += float(weight.sum())
-    sums[2] += float((log_weight - weight).sum())
 
 
 @torch.no_grad()
@@ -247,6 +127,7 @@ def fit_scale_em(
     prior: bool = False,
     noise: str = "isotropic",
     degrees_of_freedom: float | None = None,
+    least_degrees_of_freedom: float = LEAST,
     start: ScaleMixture | LinearGaussian | None = None,
     prior_mean: Tensor | None = None,
     prior_covariance: Tensor | None = None,
@@ -267,6 +148,7 @@ def fit_scale_em(
         prior: whether the prior of the latent is Student-t.
         noise: "isotropic" (one scale for each modality) or "diagonal" (one for each feature).
         degrees_of_freedom: of all of them, if they are to stay as they are; learned by default.
+        least_degrees_of_freedom: that are allowed where they are learned; above 2 every variance is finite.
         start: a model to start from; a short Gaussian fit by default.
         prior_mean: the latent's location (K,); zeros by default. It stays as it is, as does the covariance.
         prior_covariance: the latent's scale matrix (K, K); the identity by default.
@@ -306,10 +188,13 @@ def fit_scale_em(
         raise ArgumentError(
             f"student_t: expected some of {list(data.dims)}, or prior=True, got {list(student_t)} and prior={prior}."
         )
-    if degrees_of_freedom is not None and not LEAST <= degrees_of_freedom <= MOST:
-        raise ArgumentError(f"degrees_of_freedom: expected {LEAST} to {MOST:.0e}, got {degrees_of_freedom}.")
+    limits = {"degrees_of_freedom": degrees_of_freedom, "least_degrees_of_freedom": least_degrees_of_freedom}
+    for argument, value in limits.items():
+        if value is not None and not LEAST <= value <= MOST:
+            raise ArgumentError(f"{argument}: expected {LEAST} to {MOST:.0e}, got {value}.")
+    least = 0.0 if degrees_of_freedom is not None else least_degrees_of_freedom
     blocks, shift = data.centred()
-    step = ScaleStep(blocks, scaled, latent_dim)
+    step = ScaleStep(blocks, latent_dim)
     check_options(step.rows, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
     isotropic = noise == "isotropic"
     noise_model = noise_model_for(mean_variance(step.rows)[1], step.rows, isotropic, noise_floor, noise_pseudo_count)
@@ -330,24 +215,25 @@ def fit_scale_em(
         known = dict(start.degrees_of_freedom)
         known |= {PRIOR: start.prior_degrees_of_freedom[0][1]} if start.prior_degrees_of_freedom else {}
         freedom |= {name: float(known[name].detach()) for name in scaled if name in known and known[name].ndim == 0}
+    freedom = {name: max(value, least) for name, value in freedom.items()}
     parameters = Parameters.from_linear_gaussian(first.to(torch.float64, shift.device), shift)
 
-    def evaluate(point: Point) -> Evaluation[Point, Summary]:
+    def evaluate(point: Point) -> Evaluation[Point, ScaleMoments]:
         found = step(point)
         log_prior = noise_model.log_prior(point.parameters.noise_variance, step.shape)
         return replace(found, objective=found.log_likelihood + log_prior)
 
     guess = AndersonGuess(
-        anderson_memory, Point.flatten, lambda point, vector: point.unflatten(vector, noise_model.floor)
+        anderson_memory, Point.flatten, lambda point, vector: point.unflatten(vector, noise_model.floor, least)
     )
     last, ascent = ascend(
         Point(parameters.with_floor(noise_model.floor), freedom, None),
         evaluate,
-        lambda found: _improve(found, noise_model, learn=degrees_of_freedom is None),
+        lambda found: _improve(step, found, noise_model, least),
         num_values=float(step.rows.feature_count.sum()),
         max_iterations=max_iterations,
         tolerance=tolerance,
-        form="quadrature" if step.exact else "coordinate updates",
+        form="quadrature" if len(scaled) == 1 else "coordinate updates",
         callback=callback,
         guess=guess if anderson_memory else None,
     )
@@ -355,26 +241,24 @@ def fit_scale_em(
     return ScaleEMResult(model=_model(fitted, last.point.freedom), **vars(ascent))
 
 
-def _improve(found: Evaluation[Point, Summary], noise_model: NoiseModel, *, learn: bool) -> Point:
+def _improve(step: ScaleStep, found: Evaluation[Point, ScaleMoments], noise_model: NoiseModel, least: float) -> Point:
     """The M-step, with scales expanded where no prior or floor of the noise is at work."""
-    summary, point = found.moments, found.point
-    parameters = maximize(summary, summary.moments, noise_model, expand=True)
+    moments, point = found.moments, found.point
+    parameters = maximize(*step.summary(moments), noise_model, expand=True)
     freedom = dict(point.freedom)
-    if learn:
-        freedom = {name: from_expected_scales(summary.log_less_mean[name], nu) for name, nu in freedom.items()}
+    if least:  # otherwise they stay as they are
+        freedom = {n: from_expected_scales(float(moments.log_less_mean[n]), nu, least) for n, nu in freedom.items()}
     noise, scales = parameters.noise_variance.clone(), list(point.scales or ())
     for place, name in enumerate(freedom):
-        if name == PRIOR:
-            continue
-        part = summary.shape.slices[list(summary.shape.dims).index(name)]
-        divided = noise[part] / summary.mean_scale[name]
-        floor = noise_model.floor[part]
-        if noise_model.pseudo_count == 0 and bool((torch.minimum(divided, noise[part]) > floor).all()):
-            noise[part] = divided
-            if scales:
-                scales[place] = scales[place] / summary.mean_scale[name]
-    if PRIOR in freedom and scales:
-        scales[0] = scales[0] / summary.mean_scale[PRIOR]
+        mean = float(moments.mean_scale(name))
+        if name != PRIOR:
+            part = step.shape.slices[list(step.shape.dims).index(name)]
+            floor = noise_model.floor[part]
+            if noise_model.pseudo_count or not bool((noise[part] * min(1.0, 1 / mean) > floor).all()):
+                continue
+            noise[part] = noise[part] / mean
+        if scales:  # of the prior the M-step has divided the latent's covariance already
+            scales[place] = scales[place] / mean
     return Point(Parameters(parameters.loadings, parameters.intercepts, noise), freedom, scales or None)
 
 
@@ -383,5 +267,4 @@ def _model(linear_gaussian: LinearGaussian, freedom: dict[str, float]) -> ScaleM
     nu = {name: like.new_tensor(value) for name, value in freedom.items()}
     block = slice(0, linear_gaussian.latent_dim)
     prior = [(block, nu.pop(PRIOR))] if PRIOR in nu else []
-    model = ScaleMixture(linear_gaussian, nu, prior)
-    return model
+    return ScaleMixture(linear_gaussian, nu, prior)

@@ -94,6 +94,22 @@ class ScaleMixture:
             f.numel() for f in (*self.degrees_of_freedom.values(), *(f for _, f in self.prior_degrees_of_freedom))
         )
 
+    def detach(self) -> ScaleMixture:
+        """A copy cut off from the autograd graph."""
+        return ScaleMixture(
+            self.linear_gaussian.detach(),
+            {name: freedom.detach() for name, freedom in self.degrees_of_freedom.items()},
+            [(block, freedom.detach()) for block, freedom in self.prior_degrees_of_freedom],
+        )
+
+    def about(self, shift: Tensor) -> ScaleMixture:
+        """The model of the data less ``shift``, (D,) stacked over modalities."""
+        lg = self.linear_gaussian
+        parts = dict(zip(lg.names, shift.split(list(lg.dims.values())), strict=True))
+        intercepts = {name: intercept - parts[name] for name, intercept in lg.intercepts.items()}
+        moved = LinearGaussian(lg.loadings, intercepts, lg.noise_variance, lg.prior_mean, lg.prior_covariance)
+        return ScaleMixture(moved, self.degrees_of_freedom, self.prior_degrees_of_freedom)
+
     def __repr__(self) -> str:
         """One line: which factors are Student-t, and the Gaussian model."""
         sites = ["prior"] * bool(self.prior_degrees_of_freedom) + list(self.degrees_of_freedom)
@@ -109,7 +125,7 @@ class ScaleMixture:
 def _check_freedom(argument: str, freedom: Tensor, width: int) -> None:
     if freedom.shape not in ((), (width,)):
         raise ArgumentError(f"{argument}: expected shape () or ({width},), got {tuple(freedom.shape)}.")
-    if not bool(((freedom > 0) & (freedom < torch.inf)).all()):
+    if not bool(((freedom > 0) & (freedom < torch.inf)).all()):  # NaN too
         raise ArgumentError(f"{argument}: expected positive finite numbers, got {freedom.tolist()}.")
 
 
