@@ -22,6 +22,7 @@ from calmrl_prob.evaluation import cross_modal_recall, retrieve
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
+from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
@@ -39,6 +40,7 @@ __all__ = [
     "ConjugateGuide",
     "FitResult",
     "Imputation",
+    "LatentDimChoice",
     "LinearGaussian",
     "ModelError",
     "MultimodalData",
@@ -47,6 +49,7 @@ __all__ = [
     "SharedLatentModel",
     "SufficientStatistics",
     "__version__",
+    "choose_latent_dim",
     "cross_modal_recall",
     "datasets",
     "discover",

@@ -1,0 +1,158 @@
+"""How many latents: the evidence of held-out rows against K, and how many automatic relevance determination keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calmrl_prob._arguments import checked_seed, described, whole_number
+from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError
+from calmrl_prob.inference.progress import progress_bar
+from calmrl_prob.linear_gaussian import fit_em, log_marginal
+
+#: Share of a modality's variance above which a latent is said to serve it.
+_SERVES = 2e-3
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LatentDimChoice:
+    """What was found.
+
+    Attributes:
+        latent_dim: K, the fewest latents whose held-out evidence is within one standard error of the best.
+        best: K of the best held-out evidence.
+        curve: one row for each K: ``latent_dim``, ``evidence`` (mean log density of a held-out row, nats) and ``error``
+            (its standard error over folds).
+        ard_count: how many latents ARD keeps for at least one modality, out of the largest K.
+    """
+
+    latent_dim: int
+    best: int
+    curve: pd.DataFrame
+    ard_count: int
+
+    def __repr__(self) -> str:
+        return f"LatentDimChoice(latent_dim={self.latent_dim}, best={self.best}, ard_count={self.ard_count})"
+
+    def plot(self, ax: Any = None) -> Any:  # noqa: ANN401 - matplotlib has no annotations
+        """Held-out evidence against K, with one standard error, and what was chosen.
+
+        Args:
+            ax: where to draw; new axes by default.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingDependencyError(
+                "plot: it needs matplotlib, which is not installed; pip install 'calmrl-prob[experiments]'."
+            ) from error
+        if ax is None:
+            ax = Figure(figsize=(5, 3.2), layout="constrained").subplots()
+        ax.errorbar(
+            self.curve["latent_dim"], self.curve["evidence"], self.curve["error"],
+            marker="o", color="#0072B2", capsize=3, label="held-out evidence, one standard error",
+        )  # fmt: skip
+        ax.axvline(self.latent_dim, color="#D55E00", linestyle="--", label=f"chosen: {self.latent_dim}")
+        ax.axvline(self.ard_count, color="#009E73", linestyle=":", label=f"kept by ARD: {self.ard_count}")
+        ax.set(xlabel="number of latents K", ylabel="nats per held-out row", title="How many latents")
+        ax.legend()
+        return ax
+
+
+def choose_latent_dim(
+    data: MultimodalData,
+    latent_dims: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    *,
+    noise: str = "isotropic",
+    noise_pseudo_count: float = 0.0,
+    folds: int = 5,
+    seed: int = 0,
+    progress: bool = False,
+) -> LatentDimChoice:
+    """Choose the number of latents by the evidence of rows that were held out.
+
+    For each K the model is fitted by EM to all but one fold, and log p(x_n) is averaged over the rows of that fold. The
+    fewest latents within one standard error of the best are chosen: beyond, the curve is flat, and retrieval may still
+    gain (choose by what you need). Beside it, an EM fit with ARD on all rows says how many latents it keeps.
+
+    Source: Hastie, Tibshirani & Friedman, The Elements of Statistical Learning (2009), section 7.10, for the rule.
+
+    Args:
+        data: N instances.
+        latent_dims: the K to try; those that the rows of a fit cannot carry are left out.
+        noise: "isotropic" or "diagonal", as for ``fit``.
+        noise_pseudo_count: weight of the noise prior, as for ``fit``.
+        folds: parts that rows are dealt to.
+        seed: of the folds and fits.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ArgumentError: no K can be tried, or too many folds.
+        ArgumentTypeError: an argument is of another type.
+        DataError: the data cannot be fitted.
+
+    Example:
+        >>> made = __import__("calmrl_prob").datasets.make_synthetic(300, latent_dim=3, seed=0)
+        >>> found = choose_latent_dim(made.data, latent_dims=[1, 2, 3, 4, 6])
+        >>> found.latent_dim, list(found.curve.columns)
+        (3, ['latent_dim', 'evidence', 'error'])
+    """
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    folds, seed = whole_number("folds", folds, least=2), checked_seed(seed)
+    require_fittable(data)
+    if folds > len(data) // 2:
+        raise ArgumentError(f"folds: {folds} are too many for {len(data)} instances; use {max(2, len(data) // 2)}.")
+    parts = np.array_split(np.random.default_rng(seed).permutation(len(data)), folds)
+    most = min(len(data) - max(map(len, parts)), sum(data.dims.values())) - 1
+    tried = sorted({whole_number("latent_dims", k, least=1) for k in latent_dims if k <= most})
+    if not tried:
+        raise ArgumentError(
+            f"latent_dims: none of {list(latent_dims)} is at most {most}, which is what can be carried."
+        )
+    scores: dict[int, list[float]] = {k: [] for k in tried}
+    bar = progress_bar("choosing K", len(tried) * folds) if progress else nullcontext()
+    with bar as report:
+        for fold, held in enumerate(parts):
+            kept = data.subset(np.setdiff1d(np.arange(len(data)), held))
+            held_out = data.subset(np.sort(held)).blocks
+            for i, k in enumerate(tried):
+                lg = fit_em(
+                    kept.blocks, k, noise=noise, seed=seed, noise_pseudo_count=noise_pseudo_count
+                ).linear_gaussian
+                scores[k].append(float(log_marginal(lg, held_out).mean()))
+                if report is not None:
+                    report(fold * len(tried) + i + 1, scores[k][-1])
+    rows = [(k, float(np.mean(s)), float(np.std(s, ddof=1) / np.sqrt(folds))) for k, s in scores.items()]
+    curve = pd.DataFrame(rows, columns=["latent_dim", "evidence", "error"])
+    best = curve.loc[curve["evidence"].idxmax()]
+    enough = curve["evidence"] >= best["evidence"] - best["error"]
+    return LatentDimChoice(
+        int(curve.loc[enough, "latent_dim"].min()),
+        int(best["latent_dim"]),
+        curve,
+        _ard_count(data, tried[-1], noise, seed),
+    )
+
+
+def _ard_count(data: MultimodalData, latent_dim: int, noise: str, seed: int) -> int:
+    """Latents that explain more than a trace of the variance of some modality, in an EM fit with ARD."""
+    lg = fit_em(data.blocks, latent_dim, noise=noise, seed=seed, loadings_prior="ard").linear_gaussian
+    kept = np.zeros(latent_dim, dtype=bool)
+    for name, loadings in lg.loadings.items():
+        explained = loadings.square().sum(0)
+        total = explained.sum() + lg.noise_variance[name].sum()
+        kept |= (explained / total > _SERVES).cpu().numpy()
+    return int(kept.sum())

@@ -1,0 +1,45 @@
+"""Choosing the number of latents: what is known of synthetic data is found."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pytest
+
+import calmrl_prob as cal
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.missingness import mcar
+
+mpl.use("Agg")
+
+
+@pytest.mark.parametrize("latent_dim", [2, 5])
+def test_the_true_number_is_found_with_modalities_missing(latent_dim: int) -> None:
+    made = cal.datasets.make_synthetic(400, {"image": 12, "text": 10, "audio": 8}, latent_dim=latent_dim, seed=1)
+    data = made.data.mask(mcar(made.data, rate=0.3, seed=0))
+    found = cal.choose_latent_dim(data, range(1, 9), folds=3)
+    assert found.latent_dim == latent_dim
+    assert found.ard_count == latent_dim
+    assert found.curve["latent_dim"].tolist() == list(range(1, 9))
+    assert bool((found.curve["error"] > 0).all())
+
+
+def test_the_plot_has_titles_units_and_a_legend() -> None:
+    found = cal.choose_latent_dim(cal.datasets.make_synthetic(100, seed=0).data, [1, 2, 3], folds=2)
+    axes = found.plot()
+    assert axes.get_xlabel()
+    assert "nats" in axes.get_ylabel()
+    assert axes.get_title()
+    assert len(axes.get_legend().get_texts()) == 3
+    assert found.plot(axes) is axes
+
+
+def test_same_seed_same_choice_and_bad_arguments_are_named() -> None:
+    data = cal.datasets.make_synthetic(60, seed=0).data
+    one, two = (cal.choose_latent_dim(data, [1, 2], folds=2, seed=3) for _ in range(2))
+    assert one.curve.equals(two.curve)
+    with pytest.raises(ArgumentError, match="latent_dims: none of"):
+        cal.choose_latent_dim(data, [500])
+    with pytest.raises(ArgumentError, match="folds: 40 are too many for 60"):
+        cal.choose_latent_dim(data, folds=40)
+    with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData"):
+        cal.choose_latent_dim({"x": 1})  # type: ignore[arg-type]
