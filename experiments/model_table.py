@@ -65,7 +65,9 @@ class ModelTable:
         self.cfg, self.seeds = cfg, list(cfg.seeds)
         self.retriever: Retriever = build(cfg, "scoring")
         self.mechanism = build(cfg, "missingness")
-        datasets, models = (_chosen(cfg, what, only) for what, only in (("datasets", "on"), ("models", "only")))
+        datasets, models = (
+            _chosen(cfg, what, only) for what, only in (("datasets", "only_data"), ("models", "only_models"))
+        )
         self.splits: dict[str, Split] = {key: build(cfg, f"datasets.{key}") for key in datasets}
         fitters: dict[str, ModelFitter] = {key: build(cfg, f"models.{key}") for key in models}
         self.models = {key: ModelInFocus(fitter, select_by=cfg.select_by) for key, fitter in fitters.items()}

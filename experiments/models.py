@@ -1,9 +1,9 @@
 """Every model in ``models/`` on the bundled data sets, in one table: ``python -m experiments.models``.
 
     python -m experiments.models                                    # all models, emoji and leaves, five seeds
-    python -m experiments.models on=[emoji] seeds=[0,1,2]
-    python -m experiments.models only=[calmrl,mixture] models.mixture.latent_dims=[64]
-    python -m experiments.models only=[mine] +model@models.mine=isotropic models.mine.file=path/to/mine.py
+    python -m experiments.models only_data=[emoji] seeds=[0,1,2]
+    python -m experiments.models only_models=[calmrl,mixture] models.mixture.latent_dims=[64]
+    python -m experiments.models only_models=[mine] +model@models.mine=isotropic models.mine.file=path/to/mine.py
 
 Removes modalities from the training rows, lets every model choose its settings on validation rows of these, and
 measures all on the same test rows. Leaves in the run's folder ``results.csv`` and ``results.parquet`` (one row for each

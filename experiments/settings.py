@@ -84,7 +84,7 @@ def check_models(cfg: DictConfig) -> None:
     _check_share(cfg, "validation_share")
     if cfg.select_by not in ("NLL", "R@1"):
         raise ArgumentError(f"select_by: expected 'NLL' or 'R@1', got {cfg.select_by!r}.")
-    for option in ("on", "only"):
+    for option in ("only_data", "only_models"):
         if cfg[option] is not None and not _list_of(cfg[option], str):
             raise ArgumentError(f"{option}: expected a list of names, or null for all, got {cfg[option]!r}.")
 

@@ -56,7 +56,7 @@ def build(dims, latent_dim, spread=1.0):
 
 TINY = [
     "data=synthetic", "data.source.num_instances=90", "data.source.dims={a: 6, b: 5, c: 4}", "data.source.latent_dim=2",
-    "seeds=[0]", "report.shares=[]", "report.posterior_rows=6", "report.posterior_draws=3",
+    "seeds=[0]", "report.shares=[]", "report.posterior_rows=6", "report.posterior_draws=4",
 ]  # fmt: skip
 
 
@@ -83,7 +83,9 @@ def test_every_model_file_fits_the_convention_and_has_a_configuration(name: str)
 
 
 def test_every_model_file_is_a_row_of_the_table() -> None:
-    files = [model.model.file for model in ModelTable(configured("models", "on=[emoji]", "seeds=[0]")).models.values()]
+    files = [
+        model.model.file for model in ModelTable(configured("models", "only_data=[emoji]", "seeds=[0]")).models.values()
+    ]
     assert {Path(file).stem for file in files if file} == set(MODELS)
 
 
@@ -198,7 +200,8 @@ def test_a_users_own_file_is_compared_beside_the_others(tmp_path: Path) -> None:
 
 def table_of(tmp_path: Path, *overrides: str) -> tuple[pd.DataFrame, str]:
     cfg = configured(
-        "models", "+data@datasets.synthetic=synthetic", "on=[synthetic]", "datasets.synthetic.source.num_instances=90",
+        "models", "+data@datasets.synthetic=synthetic", "only_data=[synthetic]",
+        "datasets.synthetic.source.num_instances=90",
         "datasets.synthetic.source.dims={a: 6, b: 5, c: 4}", "datasets.synthetic.source.latent_dim=2", *overrides,
     )  # fmt: skip
     results = run_models(cfg, tmp_path, Console(quiet=True))
@@ -209,8 +212,9 @@ def test_the_table_measures_models_and_says_why_one_is_left_out(tmp_path: Path) 
     broken = tmp_path / "broken.py"
     broken.write_text("def build(dims, latent_dim):\n    raise RuntimeError('no luck')")
     results, text = table_of(
-        tmp_path, "seeds=[0,1]", "only=[calmrl_paper,mixture,student_t,broken]", "+model@models.broken=isotropic",
-        f"models.broken.file={broken}", "models.calmrl_paper.latent_dims=[2]", "models.mixture.latent_dims=[2,3]",
+        tmp_path, "seeds=[0,1]", "only_models=[calmrl_paper,mixture,student_t,broken]",
+        "+model@models.broken=isotropic",
+        f"models.broken.file={broken}", "models.calmrl_paper.latent_dims=[2]", "models.mixture.latent_dims=[1,2]",
         "models.mixture.arguments.num_components=2", "models.mixture.noise_pseudo_counts=[10]",
         "models.student_t.latent_dims=[2]", "models.student_t.noise_pseudo_counts=[10]",
     )  # fmt: skip
@@ -227,12 +231,12 @@ def test_the_table_measures_models_and_says_why_one_is_left_out(tmp_path: Path) 
 
 def test_joint_density_is_the_dense_conditional(tmp_path: Path) -> None:
     results, _ = table_of(
-        tmp_path, "seeds=[0]", "only=[calmrl_paper]", "models.calmrl_paper.latent_dims=[2]", "missingness=none"
+        tmp_path, "seeds=[0]", "only_models=[calmrl_paper]", "models.calmrl_paper.latent_dims=[2]", "missingness=none"
     )
     table = ModelTable(
         configured(
-            "models", "+data@datasets.synthetic=synthetic", "on=[synthetic]", "seeds=[0]", "missingness=none",
-            "only=[calmrl_paper]", "datasets.synthetic.source.num_instances=90",
+            "models", "+data@datasets.synthetic=synthetic", "only_data=[synthetic]", "seeds=[0]", "missingness=none",
+            "only_models=[calmrl_paper]", "datasets.synthetic.source.num_instances=90",
             "datasets.synthetic.source.dims={a: 6, b: 5, c: 4}", "datasets.synthetic.source.latent_dim=2",
             "models.calmrl_paper.latent_dims=[2]",
         )
@@ -241,7 +245,7 @@ def test_joint_density_is_the_dense_conditional(tmp_path: Path) -> None:
     fitter = table.models["calmrl_paper"].model
     fitted = fitter.fit(split.train, Setting(2, 0.0), seed=0)
     units, lg = fitted.units, cal.linear_gaussian(fitted.model.model, fitted.units.apply(split.train))  # type: ignore[union-attr]
-    mean, covariance = (part.double() for part in lg.joint())
+    mean, covariance = (part.detach().double() for part in lg.joint())
     stacked = torch.cat([units.apply(split.test)[name].double() for name in lg.names], dim=1)
     start, expected = 0, []
     for name, width in lg.dims.items():
@@ -258,8 +262,8 @@ def test_joint_density_is_the_dense_conditional(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("only=[nope]", r"only: expected some of .*, got \['nope'\]"),
-        ("on=emoji", "on: expected a list"),
+        ("only_models=[nope]", r"only_models: expected some of .*, got \['nope'\]"),
+        ("only_data=emoji", "only_data: expected a list"),
         ("select_by=AUC", "select_by"),
         ("validation_share=2", "validation_share"),
     ],

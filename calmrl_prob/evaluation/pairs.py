@@ -78,7 +78,7 @@ class ClosedPairs(PairScores):
         """Groups of as many patterns as memory holds."""
         return self._candidates.groups(rows, size)
 
-    def tile(self, queries: Tensor, candidates: Tensor) -> Factors:
+    def tile(self, queries: Tensor, candidates: Tensor) -> Tile:
         """The parts of which a matrix product makes the block."""
         return self._score(self._queries.take(queries), self._candidates.take(candidates))
 
@@ -98,7 +98,7 @@ class MixtureRatio(PairScores):
     """
 
     def __init__(self, log_weights: Tensor, queries: Sequence[Encoded], candidates: Sequence[Encoded]) -> None:
-        self._parts = [ClosedPairs(likelihood_ratio, *both) for both in zip(queries, candidates, strict=True)]
+        self._sides = list(zip(queries, candidates, strict=True))
         given_query, given_candidate = (
             torch.log_softmax(log_weights + torch.stack([part.log_marginal for part in side], dim=1), dim=1)
             for side in (queries, candidates)
@@ -108,17 +108,17 @@ class MixtureRatio(PairScores):
 
     def query_groups(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Groups of one missing pattern."""
-        return self._parts[0].query_groups(rows, size)
+        return self._sides[0][0].groups(rows, size, most_patterns=1)
 
     def candidate_groups(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Groups of as many patterns as memory holds."""
-        return self._parts[0].candidate_groups(rows, size)
+        return self._sides[0][1].groups(rows, size)
 
     def tile(self, queries: Tensor, candidates: Tensor) -> MixtureTile:
         """The parts of each component."""
         factors = []
-        for k, part in enumerate(self._parts):
-            found = part.tile(queries, candidates)
+        for k, (asked, shown) in enumerate(self._sides):
+            found = likelihood_ratio(asked.take(queries), shown.take(candidates))
             query, candidate = self._query_terms[queries, k], self._candidate_terms[candidates, k]
             factors.append(
                 replace(

@@ -131,9 +131,9 @@ def retrieve(
     query need not have met those of a candidate in training. All arithmetic is float64, on the model's device.
 
     The likelihood ratio log p(x^c | x^q) - log p(x^c) is exact where the model is linear-Gaussian (however it is
-    spelled: a Pyro model's form is discovered), a mixture of such (draws of its parameters make one too), or multivariate
-    t. For other models it is estimated from draws of
-    each query's latents, see ``estimator``; where covariates enter, with those of the query.
+    spelled: a Pyro model's form is discovered), a mixture of such (draws of its parameters make one too), or
+    multivariate t. For other models it is estimated from draws of each query's latents, see ``estimator``; where
+    covariates enter, with those of the query.
 
     Args:
         model: whatever :func:`calmrl_prob.posterior` takes: a SharedLatentModel, a LinearGaussian, a Pyro model, the
@@ -184,7 +184,7 @@ def pair_scores(
     """A score of every query with every candidate, by the best route that their model has; see ``retrieve``."""
     forms = queries.form, candidates.form
     ratio = score == "likelihood_ratio"
-    if all(form is not None and form.plain and not (ratio and form.degrees_of_freedom is not None) for form in forms):
+    if all(form is not None and form.plain and (form.one_gaussian or not ratio) for form in forms):
         return ClosedPairs(SCORES[score], queries.encoded, candidates.encoded)
     if ratio:
         if None not in forms:

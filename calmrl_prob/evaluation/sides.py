@@ -46,8 +46,13 @@ class ExactForm:
     degrees_of_freedom: Tensor | None = None
 
     @property
+    def one_gaussian(self) -> bool:
+        """Whether it is neither a mixture nor multivariate t."""
+        return len(self.components) == 1 and self.degrees_of_freedom is None
+
+    @property
     def plain(self) -> bool:
-        """Whether it is one Gaussian with all latents its own."""
+        """Whether means are those of one Gaussian with all latents its own."""
         return len(self.components) == 1 and self.components[0].latent_dim == self.latent_dim
 
     @property
@@ -281,11 +286,10 @@ def _form_of(given: PosteriorResult) -> ExactForm | None:
         return replace(form, degrees_of_freedom=model.degrees_of_freedom.detach().double())
     if isinstance(given, DrawsPosterior):  # a mixture over draws of the parameters
         forms = [_form_of(given.given(s)) for s in range(given.num_draws)]
-        parts = [form.components for form in forms if form is not None]
-        gaussian = all(form is not None and form.plain and form.degrees_of_freedom is None for form in forms)
-        if gaussian:
+        parts = [form.components[0] for form in forms if form is not None and form.one_gaussian]
+        if len(parts) == len(forms):
             equal = torch.full((len(forms),), -math.log(len(forms)), dtype=torch.float64, device=given.mean.device)
-            return ExactForm(tuple(part[0] for part in parts), equal, given.mean.shape[1], same_axes=False)
+            return ExactForm(tuple(parts), equal, given.mean.shape[1], same_axes=False)
     return None
 
 
