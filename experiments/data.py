@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ def split(
     modalities: Sequence[str] | None = None,
     test_share: float = 0.25,
     seed: int = 0,
+    position: bool = False,
 ) -> Split:
     """Choose modalities, and part training from test rows.
 
@@ -42,6 +44,8 @@ def split(
         modalities: which to use, all by default. Rows that have none of them are left out.
         test_share: share of rows to test on, where the source brings no parts.
         seed: decides those rows; classes are spread evenly where there are labels.
+        position: add the row number in the source as the covariate "position", in hundreds of rows: for models of
+            latents that are smooth over it, where the order of the rows means something.
 
     Raises:
         ArgumentError: fewer than two modalities, or a share that cannot be used.
@@ -52,6 +56,8 @@ def split(
         raise ArgumentError(f"data.modalities: expected at least two, since one is imputed from the rest; got {names}.")
     if not 0 < test_share < 1:
         raise ArgumentError(f"data.test_share: expected a share between 0 and 1, both excluded, got {test_share}.")
+    if position:
+        source.covariates["position"] = np.arange(len(source)) / 100
     chosen = source.subset(source.rows_with(*names)).select(names)
     if chosen.partition is not None:
         return Split(name, chosen.train, chosen.test)

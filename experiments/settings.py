@@ -74,6 +74,21 @@ def check_small_data(cfg: DictConfig) -> None:
         raise ArgumentError("contender: expected at least one, such as 'contender=[ridge,pseudo_rows]'.")
 
 
+def check_models(cfg: DictConfig) -> None:
+    """The same for the configuration ``models``.
+
+    Raises:
+        ArgumentError: naming the option, what was expected and what came.
+    """
+    _check_common(cfg)
+    _check_share(cfg, "validation_share")
+    if cfg.select_by not in ("NLL", "R@1"):
+        raise ArgumentError(f"select_by: expected 'NLL' or 'R@1', got {cfg.select_by!r}.")
+    for option in ("only_data", "only_models"):
+        if cfg[option] is not None and not _list_of(cfg[option], str):
+            raise ArgumentError(f"{option}: expected a list of names, or null for all, got {cfg[option]!r}.")
+
+
 def flatten(cfg: DictConfig) -> dict[str, str | int | float | bool | None]:
     """The configuration as one flat row, ``missingness.rate`` and the like; lists as text.
 

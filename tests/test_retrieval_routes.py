@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, multivariate_t
 from torch import Tensor
 
 import calmrl_prob as cal
@@ -23,8 +23,10 @@ from calmrl_prob.evaluation.sampled_pairs import ESTIMATORS, Estimator, SampledR
 from calmrl_prob.evaluation.scores import SCORES
 from calmrl_prob.evaluation.sides import Scored, Side
 from calmrl_prob.inference.parameter_draws import ParameterDraws
+from calmrl_prob.inference.student_t import StudentTResult
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
+from calmrl_prob.linear_gaussian.student_t import StudentTModel, student_t_posterior
 from calmrl_prob.tracing import BoundModel
 from tests.test_retrieval import (
     WIDTHS,
@@ -232,6 +234,37 @@ def test_a_mixture_ranks_in_any_chunks_and_beats_one_gaussian_on_its_own_data() 
     assert recall[50] == recall[2048]
     gain = recall[50]["mean_reciprocal_rank"] - mean_over_pairs(cross_modal_recall(one, data))["mean_reciprocal_rank"]
     assert gain > 0
+
+
+@pytest.mark.parametrize("chunk_size", [3, 100])
+def test_student_t_ratio_equals_dense_densities(chunk_size: int) -> None:
+    lg, freedom = make_model(27), 4.5
+
+    class Model:
+        dims = WIDTHS
+
+        def posterior(self, data: MultimodalData, **_: object) -> StudentTResult:
+            model = StudentTModel(lg, torch.tensor(freedom, dtype=torch.float64))
+            return StudentTResult(student_t_posterior(model, data.conform(WIDTHS).blocks))
+
+    def density(parts: Parts) -> float:
+        loadings = np.concatenate([lg.loadings[name].numpy() for name, _ in parts])
+        noise = np.concatenate([lg.noise_variance[name].numpy() for name, _ in parts])
+        mean = np.concatenate([lg.intercepts[name].numpy() for name, _ in parts]) + loadings @ lg.prior_mean.numpy()
+        shape = loadings @ lg.prior_covariance.numpy() @ loadings.T + np.diag(noise)
+        return float(multivariate_t.logpdf(np.concatenate([x for _, x in parts]), mean, shape, freedom))
+
+    queries, candidates = make_data(lg, 8, 28), make_data(lg, 7, 29)
+    found = table(Model(), queries, candidates, "likelihood_ratio", chunk_size=chunk_size)
+    expected = brute(queries, candidates, lambda q, c: density(q + c) - density(q) - density(c))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    twice = candidates.subset(np.r_[0:7, 0:7])
+    ranks = retrieve(Model(), queries, twice, targets=np.arange(8) % 7, chunk_size=chunk_size).ranks
+    np.testing.assert_array_equal(ranks, naive_ranks(np.hstack([found, found]), np.arange(8) % 7))
+    for score in ("cosine_latent", "cosine_predicted"):  # means are those of the normal model
+        np.testing.assert_allclose(
+            table(Model(), queries, candidates, score), all_scores(lg, queries, candidates, score), rtol=1e-9
+        )
 
 
 def test_draws_of_the_parameters_make_an_exact_mixture() -> None:

@@ -60,6 +60,8 @@ class Encoded:
     Attributes:
         patterns: (P, M) bool, True = PRESENT. pattern_index: which one each instance has, (N,).
         log_marginal: log p(x_n) of what each instance has, (N,), nats.
+        mahalanobis: (x_n - E x_n)^T Cov[x_n]^-1 (x_n - E x_n) of the same, (N,).
+        num_features: how many features that is, (N,).
     """
 
     def __init__(self, linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> None:
@@ -77,10 +79,12 @@ class Encoded:
         self._information, self._prior_precision = precisions[:-1], precisions[-1]
         self._gram = torch.stack([loadings.mT @ loadings for loadings in lg.loadings.values()])
         parts = [self._encode(lg, blocks, start) for start in range(0, blocks.num_instances, _ENCODE_ROWS)]
-        self._natural_mean, self._mean, self._projection, self._length, self.log_marginal = (
+        self._natural_mean, self._mean, self._projection, self._length, self.log_marginal, self.mahalanobis = (
             torch.cat(columns) for columns in zip(*parts, strict=True)
         )
         self._logdet = torch.cat([log_determinant(factorize(self._precision(part))) for part in self._pattern_parts()])
+        widths = torch.tensor(list(lg.dims.values()), dtype=torch.float64, device=lg.device)
+        self.num_features = (self.patterns.double() @ widths)[self.pattern_index]
         self._prior_logdet = log_determinant(factorize(self._prior_precision))
 
     def __len__(self) -> int:
@@ -142,7 +146,7 @@ class Encoded:
 
     @staticmethod
     def _encode(lg: LinearGaussian, blocks: ObservedBlocks, start: int) -> tuple[Tensor, ...]:
-        """Natural means, means, projections, lengths and evidences of the instances from ``start`` on, in float64."""
+        """What is kept of each instance from ``start`` on, in float64."""
         # float64 from here on: a duplicate must get the same score wherever it stands, and float32 products do not
         part = _rows(blocks, start, start + _ENCODE_ROWS, lg.device)
         given = posterior(lg, part)
@@ -152,7 +156,7 @@ class Encoded:
             centred = values - lg.intercepts[name]
             projection[part.rows[name]] += centred @ lg.loadings[name]
             square[part.rows[name]] += centred.square().sum(1)
-        return given.natural_mean, given.mean, projection, square.sqrt(), given.log_marginal
+        return given.natural_mean, given.mean, projection, square.sqrt(), given.log_marginal, given.mahalanobis
 
 
 def _rows(blocks: ObservedBlocks, start: int, stop: int, device: torch.device) -> ObservedBlocks:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.evaluation.latent_rows import Encoded
-from calmrl_prob.evaluation.scores import ClosedForm, Factors, likelihood_ratio
+from calmrl_prob.evaluation.scores import ClosedForm, Factors, joint_factor, likelihood_ratio, log_volume
 from calmrl_prob.evaluation.sides import Side
 
 
@@ -78,7 +78,7 @@ class ClosedPairs(PairScores):
         """Groups of as many patterns as memory holds."""
         return self._candidates.groups(rows, size)
 
-    def tile(self, queries: Tensor, candidates: Tensor) -> Factors:
+    def tile(self, queries: Tensor, candidates: Tensor) -> Tile:
         """The parts of which a matrix product makes the block."""
         return self._score(self._queries.take(queries), self._candidates.take(candidates))
 
@@ -98,7 +98,7 @@ class MixtureRatio(PairScores):
     """
 
     def __init__(self, log_weights: Tensor, queries: Sequence[Encoded], candidates: Sequence[Encoded]) -> None:
-        self._parts = [ClosedPairs(likelihood_ratio, *both) for both in zip(queries, candidates, strict=True)]
+        self._sides = list(zip(queries, candidates, strict=True))
         given_query, given_candidate = (
             torch.log_softmax(log_weights + torch.stack([part.log_marginal for part in side], dim=1), dim=1)
             for side in (queries, candidates)
@@ -108,17 +108,17 @@ class MixtureRatio(PairScores):
 
     def query_groups(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Groups of one missing pattern."""
-        return self._parts[0].query_groups(rows, size)
+        return self._sides[0][0].groups(rows, size, most_patterns=1)
 
     def candidate_groups(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Groups of as many patterns as memory holds."""
-        return self._parts[0].candidate_groups(rows, size)
+        return self._sides[0][1].groups(rows, size)
 
     def tile(self, queries: Tensor, candidates: Tensor) -> MixtureTile:
         """The parts of each component."""
         factors = []
-        for k, part in enumerate(self._parts):
-            found = part.tile(queries, candidates)
+        for k, (asked, shown) in enumerate(self._sides):
+            found = likelihood_ratio(asked.take(queries), shown.take(candidates))
             query, candidate = self._query_terms[queries, k], self._candidate_terms[candidates, k]
             factors.append(
                 replace(
@@ -151,6 +151,73 @@ class MixtureTile:
         return reduce(torch.maximum, (part.size(columns) for part in self._components))
 
 
+class StudentTRatio(ClosedPairs):
+    """The exact log-likelihood ratio where latent and noise of an instance share a random scale, in nats.
+
+    With nu degrees of freedom, D features on a side and delta its Mahalanobis distance, log p(x) is, but for terms that
+    cancel, lgamma((nu + D) / 2) - log|S| / 2 - (nu + D) / 2 log(1 + delta / nu). The volumes and the distance of both
+    sides together come from the ratio under normals of the same scale matrices.
+
+    Args:
+        degrees_of_freedom: nu, shape ().
+        queries, candidates: the rows of each side, under these normals.
+    """
+
+    def __init__(self, degrees_of_freedom: Tensor, queries: Encoded, candidates: Encoded) -> None:
+        super().__init__(likelihood_ratio, queries, candidates)
+        self._freedom = degrees_of_freedom
+
+    def tile(self, queries: Tensor, candidates: Tensor) -> Tile:
+        """What the normals' scores are turned into."""
+        asked, shown = self._queries.take(queries), self._candidates.take(candidates)
+        volume = log_volume(joint_factor(asked, shown), asked, shown)[shown.slot]
+        sides = ((self._queries, queries), (self._candidates, candidates))
+        distances, widths = zip(
+            *((side.mahalanobis[rows], side.num_features[rows]) for side, rows in sides), strict=True
+        )
+        return _StudentTTile(self._freedom, super().tile(queries, candidates), volume, distances, widths)
+
+
+class _StudentTTile:
+    def __init__(
+        self,
+        freedom: Tensor,
+        normal: Tile,
+        volume: Tensor,
+        distances: tuple[Tensor, Tensor],
+        widths: tuple[Tensor, Tensor],
+    ) -> None:
+        self._freedom, self._normal, self._volume = freedom, normal, volume
+        self._distances, self._widths = distances, widths
+
+    def _turned(self, normal: Tensor, paired: bool) -> Tensor:
+        (query, candidate), (query_width, candidate_width) = self._distances, self._widths
+        if not paired:
+            query, query_width = query[:, None], query_width[:, None]
+        together = (query + candidate - 2 * (normal - self._volume)).clamp_min(0)
+        terms = self._term(together, query_width + candidate_width)
+        alone = self._term(query, query_width) + self._term(candidate, candidate_width)
+        return terms - alone + torch.lgamma(self._freedom / 2) + self._volume
+
+    def _term(self, distance: Tensor, width: Tensor) -> Tensor:
+        half = (self._freedom + width) / 2
+        return torch.lgamma(half) - half * torch.log1p(distance / self._freedom)
+
+    def block(self) -> Tensor:
+        """All scores, shape (n, m)."""
+        return self._turned(self._normal.block(), paired=False)
+
+    def paired(self) -> Tensor:
+        """The scores of query i with candidate i, shape (n,)."""
+        return self._turned(self._normal.paired(), paired=True)
+
+    def size(self, columns: Tensor) -> Tensor:
+        """That of the normals' scores and the distances, drawn out by the steepest that they are turned with."""
+        distances = self._distances[0][:, None] + self._distances[1][columns]
+        widths = self._widths[0][:, None] + self._widths[1][columns]
+        return (self._normal.size(columns) + distances) * (1 + widths / self._freedom)
+
+
 def exact_ratio(queries: Side, candidates: Side) -> PairScores:
     """The exact likelihood ratio of two sides whose model has an exact form."""
     asked, shown = queries.form, candidates.form
@@ -158,6 +225,8 @@ def exact_ratio(queries: Side, candidates: Side) -> PairScores:
     assert shown is not None
     before = asked.components[0].latent_dim - asked.latent_dim
     after = shown.components[0].latent_dim - shown.latent_dim
+    if asked.degrees_of_freedom is not None:
+        return StudentTRatio(asked.degrees_of_freedom, queries.encoded, candidates.encoded)
     query_side = [queries.encode(part) for part in asked.beside(before=0, after=after)]
     candidate_side = [candidates.encode(part) for part in shown.beside(before=before, after=0)]
     if len(query_side) == 1:

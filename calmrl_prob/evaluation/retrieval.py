@@ -131,8 +131,9 @@ def retrieve(
     query need not have met those of a candidate in training. All arithmetic is float64, on the model's device.
 
     The likelihood ratio log p(x^c | x^q) - log p(x^c) is exact where the model is linear-Gaussian (however it is
-    spelled: a Pyro model's form is discovered) or a mixture of such. For other models it is estimated from draws of
-    each query's latents, see ``estimator``; where covariates enter, with those of the query.
+    spelled: a Pyro model's form is discovered), a mixture of such (draws of its parameters make one too), or
+    multivariate t. For other models it is estimated from draws of each query's latents, see ``estimator``; where
+    covariates enter, with those of the query.
 
     Args:
         model: whatever :func:`calmrl_prob.posterior` takes: a SharedLatentModel, a LinearGaussian, a Pyro model, the
@@ -182,9 +183,10 @@ def pair_scores(
 ) -> PairScores:
     """A score of every query with every candidate, by the best route that their model has; see ``retrieve``."""
     forms = queries.form, candidates.form
-    if all(form is not None and form.plain for form in forms):
+    ratio = score == "likelihood_ratio"
+    if all(form is not None and form.plain and (form.one_gaussian or not ratio) for form in forms):
         return ClosedPairs(SCORES[score], queries.encoded, candidates.encoded)
-    if score == "likelihood_ratio":
+    if ratio:
         if None not in forms:
             return exact_ratio(queries, candidates)
         return SampledRatio(queries, candidates, num_draws, seed, estimator)

@@ -97,14 +97,14 @@ def likelihood_ratio(queries: LatentRows, candidates: LatentRows) -> Factors:
     in both is taken as two measurements of one latent with independent noise, never as a copy. Source: Ioffe,
     Probabilistic Linear Discriminant Analysis, 2006; here with any observed modalities on either side.
     """
-    factor = factorize(queries.prior_precision + queries.information + candidates.information)
+    factor = joint_factor(queries, candidates)
     whitened = torch.linalg.solve_triangular(factor, queries.natural_mean.mT.expand(len(factor), -1, -1), upper=False)
     query_joint = whitened.square().sum(1).mT
     query_alone = (queries.natural_mean * queries.mean).sum(1, keepdim=True)
     candidate = _solve(factor, candidates.natural_mean, candidates.counts)
     candidate_joint = (candidates.natural_mean * candidate).sum(1)
     candidate_alone = (candidates.natural_mean * candidates.mean).sum(1)
-    constant = (queries.logdet + candidates.logdet - log_determinant(factor) - candidates.prior_logdet)[candidates.slot]
+    constant = 2 * log_volume(factor, queries, candidates)[candidates.slot]
     return Factors(
         queries.natural_mean,
         candidate,
@@ -114,6 +114,16 @@ def likelihood_ratio(queries: LatentRows, candidates: LatentRows) -> Factors:
         query_size=query_joint + query_alone,
         candidate_size=candidate_joint + candidate_alone + constant.abs(),
     )
+
+
+def joint_factor(queries: LatentRows, candidates: LatentRows) -> Tensor:
+    """Cholesky factors of the latent's precision given the query and a candidate of each pattern, (B, K, K)."""
+    return factorize(queries.prior_precision + queries.information + candidates.information)
+
+
+def log_volume(factor: Tensor, queries: LatentRows, candidates: LatentRows) -> Tensor:
+    """-1/2 log(|Cov[x^q, x^c]| / |Cov[x^q]| |Cov[x^c]|) for each pattern of the candidates, (B,), from that factor."""
+    return 0.5 * (queries.logdet + candidates.logdet - log_determinant(factor) - candidates.prior_logdet)
 
 
 def cosine_latent(queries: LatentRows, candidates: LatentRows) -> Factors:

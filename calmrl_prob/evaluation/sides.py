@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from calmrl_prob.inference.parameter_draws import DrawsPosterior
 from calmrl_prob.inference.posterior import HasLinearGaussian, HasPosterior, Model, as_linear_gaussian, posterior
 from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.inference.structured import StructuredPosterior
+from calmrl_prob.inference.student_t import StudentTResult
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 
@@ -34,16 +35,24 @@ class ExactForm:
         latent_dim: K, of the model's own latents. Any that come after them carry noise that is correlated between
             features, of one measurement each: the two sides of a retrieval have nothing of them in common.
         same_axes: whether latents mean the same in all components.
+        degrees_of_freedom: nu, shape (), if latent and noise of an instance share a random scale, so that all is
+            multivariate t; None if all is normal. Means are the same either way.
     """
 
     components: tuple[LinearGaussian, ...]
     log_weights: Tensor
     latent_dim: int
     same_axes: bool = True
+    degrees_of_freedom: Tensor | None = None
+
+    @property
+    def one_gaussian(self) -> bool:
+        """Whether it is neither a mixture nor multivariate t."""
+        return len(self.components) == 1 and self.degrees_of_freedom is None
 
     @property
     def plain(self) -> bool:
-        """Whether it is one Gaussian with all latents its own."""
+        """Whether means are those of one Gaussian with all latents its own."""
         return len(self.components) == 1 and self.components[0].latent_dim == self.latent_dim
 
     @property
@@ -271,12 +280,16 @@ def _form_of(given: PosteriorResult) -> ExactForm | None:
         return _exact(given.linear_gaussian, given.mean.shape[1])
     if isinstance(given, MixtureResult):
         return _exact(given.mixture, given.mean.shape[1])
+    if isinstance(given, StudentTResult):
+        model = given.exact.model
+        form = _exact(model.linear_gaussian, model.linear_gaussian.latent_dim)
+        return replace(form, degrees_of_freedom=model.degrees_of_freedom.detach().double())
     if isinstance(given, DrawsPosterior):  # a mixture over draws of the parameters
         forms = [_form_of(given.given(s)) for s in range(given.num_draws)]
-        parts = [form.components for form in forms if form is not None]
-        if all(len(components) == 1 for components in parts) and len(parts) == len(forms):
+        parts = [form.components[0] for form in forms if form is not None and form.one_gaussian]
+        if len(parts) == len(forms):
             equal = torch.full((len(forms),), -math.log(len(forms)), dtype=torch.float64, device=given.mean.device)
-            return ExactForm(tuple(part[0] for part in parts), equal, given.mean.shape[1], same_axes=False)
+            return ExactForm(tuple(parts), equal, given.mean.shape[1], same_axes=False)
     return None
 
 
