@@ -13,6 +13,7 @@ METRICS: dict[str, tuple[str, int, bool | None]] = {
     "R@10": ("R@10 %", 1, True),
     "RMSE": ("RMSE", 3, False),
     "NLL": ("NLL", 3, False),
+    "NLL joint": ("joint NLL", 3, False),
     "coverage": ("coverage %", 1, None),
     "probe": ("probe %", 1, True),
     "seconds": ("fit s", 2, None),

@@ -34,6 +34,7 @@ class Probe:
         self.prober, self.data, self.values = prober, data, values
         self._generator = torch.Generator().manual_seed(0)
         self._assignment = next(iter(prober.assignments()))
+        self._route = "svi, with the discrete sites summed out by hand" if prober.discrete else "svi"
 
     def noise(self, rows: int) -> Tensor:
         """Standard normal latents (n, K), the next of a fixed stream."""
@@ -120,7 +121,7 @@ class Probe:
                         name,
                         "instances coupled",
                         "It depends on the latents of other instances than its own.",
-                        "cal.priors' GaussianProcessPrior for latents coupled through a covariate; else svi",
+                        "a GaussianProcessPrior where a covariate couples them, else pyro.infer on the whole model",
                     )
 
     def check_modalities(self, rows: Tensor) -> None:
@@ -136,7 +137,7 @@ class Probe:
                         "modalities coupled",
                         "It depends on the observed values of a modality, which is missing for some instances and must "
                         "enter through the latents.",
-                        "svi",
+                        self._route,
                     )
 
     def check_company(self, rows: Tensor) -> None:
@@ -165,7 +166,7 @@ class Probe:
             assert before is not None
             assert after is not None
             if bool(self.apart(before.reshape(1, -1), after.reshape(1, -1), 1.0).any()):
-                raise extra_factor(name)
+                raise extra_factor(name, "pyro.infer on the whole model, since it ties all instances together")
 
     def check_affine(self, rows: Tensor) -> None:
         """Means must be affine in z, covariances and weights free of it, at several scales."""
@@ -188,7 +189,7 @@ class Probe:
                             "location not affine",
                             "Its location is not an affine function of the latents: halfway between two points it is "
                             "not halfway between the values.",
-                            "svi",
+                            self._route,
                         )
                 still = site.map(lambda part: part[:number].repeat(len(points), *[1] * (part.ndim - 1)))
                 if bool(self.unlike(site, dataclasses.replace(still, mean=site.mean)).any()):
@@ -196,7 +197,7 @@ class Probe:
                         name,
                         "scale depends on the latent",
                         f"The {'prior covariance' if latent else 'noise variance'} changes with the latents.",
-                        "svi",
+                        self._route,
                     )
             weight = evaluation.log_weight
             if bool(self.apart(weight, weight[:number].repeat(len(points)), 1.0).any()):
@@ -204,7 +205,7 @@ class Probe:
                     next(iter(self.prober.discrete), next(iter(self.prober.latents))),
                     "discrete site",
                     "The probabilities of the components change with the continuous latents.",
-                    "svi",
+                    self._route,
                 )
 
     def check_density(self, rows: Tensor) -> None:
@@ -217,7 +218,7 @@ class Probe:
             values, present = site.rows(site.value), None
             if site.scale != 1.0:
                 raise NotConjugateError(
-                    name, "density rescaled", f"Its log density is multiplied by {site.scale:g}.", "svi"
+                    name, "density rescaled", f"Its log density is multiplied by {site.scale:g}.", self._route
                 )
             if name in self.prober.modalities:
                 present = batch.feature_mask(name)
@@ -239,7 +240,7 @@ class Probe:
                     "density differs",
                     "Its log density is not that of the Gaussian with its location and scale; something else, a mask "
                     "or a factor, changes it.",
-                    "svi",
+                    self._route,
                 )
 
 
@@ -266,9 +267,9 @@ def _require_masked(name: str, log_density: Tensor, data: MultimodalData, rows: 
         )
 
 
-def extra_factor(name: str) -> NotConjugateError:
+def extra_factor(name: str, route: str = "svi") -> NotConjugateError:
     """The refusal of a site that is neither a latent nor a modality."""
-    return NotConjugateError(name, "extra factor", "It adds to the density what no Gaussian site accounts for.", "svi")
+    return NotConjugateError(name, "extra factor", "It adds to the density what no Gaussian site accounts for.", route)
 
 
 def spread_rows(data: MultimodalData, number: int) -> Tensor:

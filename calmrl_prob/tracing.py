@@ -418,6 +418,8 @@ def _require_shapes(trace: poutine.Trace) -> None:
 
 def _farthest(scale: float | Tensor) -> float:
     """A scale, or of several the one that is farthest from 1."""
+    if not isinstance(scale, Tensor):
+        return float(scale)
     flat = torch.as_tensor(scale, dtype=torch.float64).flatten()
     return float(flat[(flat - 1).abs().argmax()])
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import mean_over_pairs
+from calmrl_prob.inference import PosteriorResult
+from calmrl_prob.linear_gaussian import LinearGaussian
 from experiments.generative import FittedModel, Retriever, Setting
 from experiments.imputers import Array, Imputer, has, predictable, values
+from experiments.units import Imputed
 
 
 @dataclass(frozen=True)
@@ -46,31 +50,44 @@ class Calibrated:
         """Retrieval for each ordered pair of modalities: query, candidate, R@1, R@10 (shares in [0, 1])."""
         if self.direct and self.imputer is not None:
             return direct_recall(self.imputer, data)
-        return self.retriever(self.model.linear_gaussian, data)
+        model = self.model
+        return self.retriever(model.model, model.units.apply(data), **model.posterior_options)
 
-    def impute(self, data: MultimodalData, name: str) -> tuple[Array, Array]:
-        """Mean and variance (N, D_m) of one modality given each row's others; what rows hold of it is not read.
+    def impute(self, data: MultimodalData, name: str, level: float = 0.9) -> Imputed:
+        """One modality given each row's others; what rows hold of it is the truth to compare with, and not read else.
 
         NaN in rows that have no other modality, or lack this one, so that there is nothing to compare with.
+
+        Args:
+            data: N rows.
+            name: the modality.
+            level: nominal coverage of the intervals.
         """
-        rows = predictable(data, name)
-        means = np.full((len(data), data.dims[name]), np.nan)
-        variances = np.full_like(means, np.nan)
-        if rows.any():
-            seen = without(data.subset(rows), name)
-            if self.imputer is not None:
-                means[rows], variances[rows] = self.imputer.predict(seen, name), self.imputer.residual_variance[name]
-            else:
-                imputed = cal.impute(self.model.linear_gaussian, seen)
-                means[rows] = imputed.mean[name].double().cpu().numpy()
-                variances[rows] = imputed.variance[name].double().cpu().numpy()
-        return means, variances
+        rows, width = predictable(data, name), data.dims[name]
+        if not rows.any():
+            return Imputed(np.full((len(data), width), np.nan), np.full((len(data), width), np.nan))
+        truth = data.subset(rows)
+        seen = without(truth, name)
+        if self.imputer is not None:
+            variance = np.broadcast_to(self.imputer.residual_variance[name], (len(seen), width))
+            return Imputed(self.imputer.predict(seen, name), variance).at(rows, len(data))
+        units = self.model.units
+        given = cal.impute(self.model.model, units.apply(seen), **self.model.posterior_options)
+        found = Imputed(_array(given.mean[name]), _array(given.variance[name]))
+        if not isinstance(self.model.model, LinearGaussian):
+            lower, upper = map(_array, given.interval(level)[name])
+            density = _array(given.log_density(units.apply(truth))[name])
+            found = replace(found, log_density=density, lower=lower, upper=upper)
+        return units.undo(name, found).at(rows, len(data))
 
     def features(self, data: MultimodalData) -> Array:
         """The representation of each row, (N, K): the posterior mean given what it has, or what it was filled with."""
         filled = data if self.imputer is None else self.imputer.complete(data)
-        mean: Array = cal.posterior(self.model.linear_gaussian, filled).mean.double().cpu().numpy()
-        return mean
+        return _array(self.posterior(filled).mean)
+
+    def posterior(self, data: MultimodalData) -> PosteriorResult:
+        """The model's posterior given what each row has."""
+        return cal.posterior(self.model.model, self.model.units.apply(data), **self.model.posterior_options)
 
 
 def direct_recall(imputer: Imputer, data: MultimodalData) -> pd.DataFrame:
@@ -123,6 +140,11 @@ def without(data: MultimodalData, *names: str) -> MultimodalData:
     """The same rows, with whole modalities taken away."""
     kept = torch.tensor([name not in names for name in data.names], device=data.device)
     return data.mask(kept.expand(len(data), -1))
+
+
+def _array(values: Tensor) -> Array:
+    found: Array = values.double().cpu().numpy()
+    return found
 
 
 def _unit(rows: Array) -> NDArray[np.float64]:

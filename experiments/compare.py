@@ -68,7 +68,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
         console: to print to; standard output by default.
 
     Returns:
-        R@1 in percent of the variant ``report.focus``, mean over seeds; NaN if it is not among the variants.
+        R@1 in percent of the variant in focus, mean over seeds; NaN if it is not among the variants.
 
     Raises:
         CalmrlError: an option has a value that cannot work; the message names it.
@@ -89,7 +89,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: C
     for warning in found.warnings:
         out.print(f"[bold]Warning:[/bold] {escape(warning)}", highlight=False)
     out.print(f"Report: {build_report(folder)}", soft_wrap=True)
-    focus = summary.loc[summary["variant"] == cfg.report.focus, "R@1"]
+    focus = summary.loc[summary["variant"] == comparer.focus, "R@1"]
     return float(focus.iloc[0]) if len(focus) else float("nan")
 
 
@@ -103,9 +103,10 @@ def _write(cfg: DictConfig, folder: Path, found: Comparison, facts: dict[str, An
     write_text(json.dumps(facts, indent=2), folder / "run.json")
     if found.focus is not None:
         rows = slice(0, min(cfg.report.posterior_rows, len(found.masked_test)))
+        model, shown = found.focus.model, found.masked_test.subset(rows)
         idata = cal.to_arviz(
-            found.focus.model.linear_gaussian,
-            found.masked_test.subset(rows),
+            found.focus.posterior(shown) if found.focus.imputer is None else model.model,
+            model.units.apply(shown),
             num_draws=cfg.report.posterior_draws,
             seed=TEST_SEED,
         )
@@ -115,7 +116,7 @@ def _write(cfg: DictConfig, folder: Path, found: Comparison, facts: dict[str, An
 
 def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> dict[str, Any]:
     cfg = comparer.cfg
-    focus = comparer.variants.get(cfg.report.focus)
+    focus = comparer.variants.get(comparer.focus or "")
     observed = found.results.get("observed_share")
     return {
         "data": comparer.split.name,

@@ -24,6 +24,8 @@ Advance = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
 
+#: The variant that is there only if ``model.file`` names a model.
+MODEL = "model"
 #: Decides which modalities of the test rows are removed for the linear probe and idata.nc: the same for all runs.
 TEST_SEED = 12345
 
@@ -71,7 +73,15 @@ class Comparer:
         self.split: Split = build(cfg, "data")
         self.retriever: Retriever = build(cfg, "scoring")
         self.mechanism = build(cfg, "missingness")
-        self.variants: dict[str, Variant] = {key: build(cfg, f"calibration.{key}") for key in cfg.calibration}
+        in_file = cfg.model.get("file") is not None
+        keys = [
+            key for key in cfg.calibration if in_file or key != MODEL
+        ]  # without a file it would be one of the others
+        self.variants: dict[str, Variant] = {key: build(cfg, f"calibration.{key}") for key in keys}
+        #: The variant of the interval figure and of idata.nc: that of ``report.focus``, or the model in the file.
+        self.focus: str | None = cfg.report.focus
+        if self.focus == "auto":
+            self.focus = MODEL if in_file else "calmrl"
         self.masked_test = self._remove(self.split.test, TEST_SEED)
         self.seeds: list[int] = list(cfg.seeds)
         self.share_variants = [key for key in cfg.report.share_variants if key in self.variants]
@@ -109,12 +119,13 @@ class Comparer:
                     advance(f"{variant.label}: left out")
                     continue
                 calibrated = variant.calibrate(task, choices[key])
-                imputations = impute_all(calibrated, bench.test)
+                imputations = impute_all(calibrated, bench.test, bench.level)
                 pairs = calibrated.recall(bench.test)
                 facts = {
                     "K": calibrated.setting.latent_dim,
                     "noise_pseudo_count": float(calibrated.setting.noise_pseudo_count),
                     "scoring_used": calibrated.scoring,
+                    "method": calibrated.model.method,
                     "stop_reason": calibrated.model.stop_reason,
                     "observed_share": float(task.incomplete.observed_mask.double().mean()),
                     "note": "",
@@ -124,7 +135,7 @@ class Comparer:
                 tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))
                 first.setdefault(key, calibrated)
-                if key == self.cfg.report.focus and focus is None:
+                if key == self.focus and focus is None:
                     focus = calibrated
                     intervals = interval_table(bench, imputations, self.cfg.report.interval_rows)
                 advance(f"{variant.label}, seed {seed}: fitted")
@@ -156,7 +167,7 @@ class Comparer:
         for key, choice in choices.items():
             for warning in choice.warnings:
                 found.setdefault(warning, []).append(self.variants[key].label)
-        focus = self.cfg.report.focus
+        focus = self.focus
         unknown = [
             f"report.focus: {focus!r} is not among the variants compared ({', '.join(self.variants)}), so there are no "
             "interval figure, no recall by pair of modalities and no idata.nc."

@@ -54,15 +54,21 @@ class Imputer(ABC):
         self._choose(fit_rows, validation)
         self.residual_variance = {}
         for name in fit_rows.names:
-            rows = predictable(validation, name)
-            smallest = _SMALLEST_VARIANCE_SHARE * self.scale[name] ** 2
-            if rows.any():
-                seen = validation.subset(rows)
-                error = np.mean((values(seen, name) - self.predict(seen, name)) ** 2, axis=0)
-            else:  # nothing to measure on: as unsure as the mean
-                error = np.mean((values(fit_rows, name)[has(fit_rows, name)] - self.centre[name]) ** 2, axis=0)
-            self.residual_variance[name] = np.maximum(error, smallest)
+            self.residual_variance[name] = self._variance(name, self._squares(validation, name), fit_rows)
         return self
+
+    def _squares(self, validation: MultimodalData, name: str) -> Array:
+        """Squared errors (n, D_m) on the rows that have the modality and another."""
+        seen = validation.subset(predictable(validation, name))
+        return (values(seen, name) - self.predict(seen, name)) ** 2
+
+    def _variance(self, name: str, squares: Array, fit_rows: MultimodalData) -> Array:
+        """The mean of squared errors (n, D_m); where there are none to measure, as unsure as the mean."""
+        if not len(squares):
+            squares = (values(fit_rows, name)[has(fit_rows, name)] - self.centre[name]) ** 2
+        smallest = _SMALLEST_VARIANCE_SHARE * self.scale[name] ** 2
+        variance: Array = np.maximum(squares.mean(axis=0), smallest)
+        return variance
 
     def complete(self, data: MultimodalData) -> MultimodalData:
         """The data with every missing modality filled in."""
@@ -182,19 +188,57 @@ class RidgePairs(Imputer):
                 self._maps[source, target] = self._regress(train, rows, source, target, penalty)
 
     def _choose(self, fit_rows: MultimodalData, validation: MultimodalData) -> None:
-        for source, target in self._maps:
-            rows = has(validation, source) & has(validation, target)
-            if not rows.any():
-                continue
-            inputs, truth = self._inputs(validation, source)[rows], values(validation, target)[rows]
-            learn = has(fit_rows, source) & has(fit_rows, target)
-            errors = [
-                float(np.mean((truth - self._regress(fit_rows, learn, source, target, p).predict(inputs)) ** 2))
-                for p in self.penalties
-            ]
-            best = int(np.argmin(errors))
-            self._penalty[source, target], self._error[source, target] = self.penalties[best], errors[best]
+        for pair in self._maps:
+            errors, number = self._errors(pair, fit_rows, validation)
+            if number:
+                best = int(np.argmin(errors))
+                self._penalty[pair], self._error[pair] = self.penalties[best], float(errors[best])
         self._learn(fit_rows)
+
+    def _errors(self, pair: tuple[str, str], fit_rows: MultimodalData, validation: MultimodalData) -> tuple[Array, int]:
+        """Mean squared error of each penalty on the rows that have both, learned on others; and their number."""
+        source, target = pair
+        rows = has(validation, source) & has(validation, target)
+        if not rows.any():
+            return np.zeros(len(self.penalties)), 0
+        inputs, truth = self._inputs(validation, source)[rows], values(validation, target)[rows]
+        learn = has(fit_rows, source) & has(fit_rows, target)
+        maps = [self._regress(fit_rows, learn, source, target, penalty) for penalty in self.penalties]
+        return np.array([np.mean((truth - found.predict(inputs)) ** 2) for found in maps]), int(rows.sum())
+
+    @property
+    def chosen(self) -> dict[tuple[str, str], float]:
+        """The penalties chosen, of (source, target)."""
+        return dict(self._penalty)
+
+    def cross_validate(self, data: MultimodalData, folds: Sequence[tuple[MultimodalData, MultimodalData]]) -> Self:
+        """Choose penalties, weights and variances by cross-validation, then learn from all the data.
+
+        Args:
+            data: training rows.
+            folds: parts of them: for each fold the rows to learn from, and those to measure on.
+        """
+        rules = [(RidgePairs(self.penalties).fit(others), others, own) for others, own in folds]
+        totals: dict[tuple[str, str], Array] = {}
+        counts: dict[tuple[str, str], int] = {}
+        for rule, others, own in rules:
+            for pair in rule._maps:
+                errors, number = rule._errors(pair, others, own)
+                totals[pair] = totals.get(pair, 0.0) + number * errors
+                counts[pair] = counts.get(pair, 0) + number
+        for pair, total in totals.items():
+            if counts[pair]:
+                best = int(np.argmin(total))
+                self._penalty[pair], self._error[pair] = self.penalties[best], float(total[best] / counts[pair])
+        for rule, others, _ in rules:
+            rule._penalty, rule._error = self._penalty, self._error
+            rule.fit(others)
+        self.fit(data)
+        self.residual_variance = {
+            name: self._variance(name, np.concatenate([rule._squares(own, name) for rule, _, own in rules]), data)
+            for name in data.names
+        }
+        return self
 
     def predict(self, data: MultimodalData, name: str) -> Array:
         """The weighted average of the predictions from the modalities each row has; the mean where there is none."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import coverage_curve, linear_probe, mean_over_pairs, score_imputation
 from experiments.calibrated import Calibrated
-from experiments.imputers import Array, has, predictable, values
+from experiments.imputers import Array, predictable, values
+from experiments.units import Imputed, Units
 
 
 @dataclass(frozen=True)
@@ -45,42 +46,74 @@ class Imputations:
     """Every modality of every test row, imputed from the row's others.
 
     Attributes:
-        mean, variance: for each modality (N, D_m); NaN in the rows that are not evaluated.
+        parts: for each modality its imputation.
         evaluated: (N, M) bool, the cells that were there to compare with.
     """
 
-    mean: dict[str, Array]
-    variance: dict[str, Array]
+    parts: dict[str, Imputed]
     evaluated: NDArray[np.bool_]
 
+    @property
+    def mean(self) -> dict[str, Array]:
+        """For each modality (N, D_m); NaN in the rows that are not evaluated."""
+        return {name: part.mean for name, part in self.parts.items()}
 
-def impute_all(calibrated: Calibrated, data: MultimodalData) -> Imputations:
-    """Hide one modality at a time, and impute it."""
-    parts = {name: calibrated.impute(data, name) for name in data.names}
+    @property
+    def variance(self) -> dict[str, Array]:
+        """The same of the variances."""
+        return {name: part.variance for name, part in self.parts.items()}
+
+
+def impute_all(calibrated: Calibrated, data: MultimodalData, level: float = 0.9) -> Imputations:
+    """Hide one modality at a time, and impute it; ``level`` is the nominal coverage of the intervals."""
     evaluated = np.stack([predictable(data, name) for name in data.names], axis=1)
-    return Imputations(
-        {name: mean for name, (mean, _) in parts.items()},
-        {name: variance for name, (_, variance) in parts.items()},
-        evaluated,
-    )
+    return Imputations({name: calibrated.impute(data, name, level) for name in data.names}, evaluated)
 
 
 def measure(calibrated: Calibrated, bench: Bench, imputations: Imputations, pairs: pd.DataFrame) -> dict[str, float]:
     """The columns of the table: recall and accuracies in percent, RMSE in standard deviations, NLL in nats."""
     recall = mean_over_pairs(pairs)
-    scores = score_imputation(
-        imputations.mean, imputations.variance, bench.test, imputations.evaluated, level=bench.level
-    ).set_index("modality")
-    unit = pd.Series(bench.scale).reindex(scores.index)
     return {
         "R@1": 100 * recall["R@1"],
         "R@10": 100 * recall["R@10"],
-        "RMSE": float(np.sqrt(((scores["rmse"] / unit) ** 2).mean())),
-        "NLL": float((scores["nll"] - np.log(unit)).mean()),
-        "coverage": 100 * float(scores["coverage"].mean()),
+        **measure_imputations(imputations, bench.test, bench.scale, bench.level),
         "probe": 100 * probe_accuracy(calibrated, bench),
         "seconds": calibrated.seconds,
     }
+
+
+def measure_imputations(
+    imputations: Imputations, truth: MultimodalData, scale: Mapping[str, float], level: float
+) -> dict[str, float]:
+    """RMSE in standard deviations, NLL in nats for each missing cell and coverage in percent, means over modalities.
+
+    The density is that of one feature at a time given the row's other modalities, of values in standard deviations.
+    """
+    scores = score_imputation(
+        imputations.mean, imputations.variance, truth, imputations.evaluated, level=level
+    ).set_index("modality")
+    for name, part in imputations.parts.items():
+        rows = imputations.evaluated[:, truth.names.index(name)]
+        if part.log_density is not None and part.lower is not None and part.upper is not None and rows.any():
+            true = values(truth, name)[rows]
+            scores.loc[name, "nll"] = -part.log_density[rows].mean()
+            scores.loc[name, "coverage"] = ((part.lower[rows] <= true) & (true <= part.upper[rows])).mean()
+    unit = pd.Series(scale).reindex(scores.index)
+    return {
+        "RMSE": float(np.sqrt(((scores["rmse"] / unit) ** 2).mean())),
+        "NLL": float((scores["nll"] - np.log(unit)).mean()),
+        "coverage": 100 * float(scores["coverage"].mean()),
+    }
+
+
+def nll(imputations: Imputations, truth: MultimodalData) -> float:
+    """The negative log density of each feature given the row's others, nats in the data's units, mean over modalities.
+
+    NaN where no row has two modalities.
+    """
+    if not imputations.evaluated.any():
+        return float("nan")
+    return measure_imputations(imputations, truth, dict.fromkeys(truth.names, 1.0), 0.9)["NLL"]
 
 
 def probe_accuracy(calibrated: Calibrated, bench: Bench) -> float:
@@ -102,7 +135,10 @@ def probe_accuracy(calibrated: Calibrated, bench: Bench) -> float:
 
 
 def coverage_table(bench: Bench, imputations: Imputations) -> pd.DataFrame:
-    """Nominal against actual coverage over all evaluated cells: level, coverage, width in standard deviations."""
+    """Nominal against actual coverage over all evaluated cells: level, coverage, width in standard deviations.
+
+    By normal intervals of the predictive's mean and variance, whatever its shape.
+    """
     truth, mean, variance = [], [], []
     for m, name in enumerate(bench.test.names):
         rows, unit = imputations.evaluated[:, m], bench.scale[name]
@@ -133,10 +169,6 @@ def interval_table(bench: Bench, imputations: Imputations, num_rows: int, featur
     return pd.concat(tables, ignore_index=True)
 
 
-def modality_scale(data: MultimodalData) -> dict[str, float]:
+def modality_scale(data: MultimodalData) -> Mapping[str, float]:
     """The root mean square deviation of each modality's features from their means, one number a modality."""
-    scale = {}
-    for name in data.names:
-        rows = values(data, name)[has(data, name)]
-        scale[name] = float(np.sqrt(np.mean((rows - rows.mean(axis=0)) ** 2))) or 1.0
-    return scale
+    return Units.of(data).scale

@@ -42,21 +42,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ArgumentError: naming the option, what was expected and what came.
     """
-    lacking = list(_missing(OmegaConf.to_container(cfg, resolve=False)))
-    if lacking:
-        example = "my.npz" if lacking[0].endswith("path") else "..."
-        raise ArgumentError(f"{', '.join(lacking)}: must be given, such as {lacking[0]}={example}.")
-    for option in _NUMBERS:
-        value = OmegaConf.select(cfg, option)
-        if value is not None and not _is_number(value):
-            raise ArgumentError(f"{option}: expected a number, got {value!r}.")
-    seeds = cfg.seeds
-    if not _list_of(seeds, int) or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ArgumentError(f"seeds: expected different whole numbers from 0 up, such as [0,1,2], got {seeds}.")
-    for option in ("validation_share", "interval_level"):
-        value = cfg[option]
-        if not _is_number(value) or not 0 < value < 1:
-            raise ArgumentError(f"{option}: expected a number between 0 and 1, both excluded, got {value!r}.")
+    _check_common(cfg)
+    _check_share(cfg, "validation_share")
     if not cfg.get("calibration"):
         raise ArgumentError("calibration: expected at least one variant, such as 'calibration=[calmrl,oracle]'.")
     for option in ("interval_rows", "posterior_draws", "posterior_rows"):
@@ -66,6 +53,25 @@ def check(cfg: DictConfig) -> None:
     shares = cfg.report.shares
     if len(shares) and not (_list_of(shares, float | int) and all(0 <= share < 1 for share in shares)):
         raise ArgumentError(f"report.shares: expected shares of missing cells in [0, 1), got {shares}.")
+
+
+def check_small_data(cfg: DictConfig) -> None:
+    """The same for the configuration ``small_data``.
+
+    Raises:
+        ArgumentError: naming the option, what was expected and what came.
+    """
+    _check_common(cfg)
+    if cfg.test_share is not None:
+        _check_share(cfg, "test_share")
+    for option, least, optional in (("rows", 2, True), ("folds", 2, False)):
+        value = cfg[option]
+        if not (optional and value is None) and (
+            not isinstance(value, int) or isinstance(value, bool) or value < least
+        ):
+            raise ArgumentError(f"{option}: expected a whole number from {least} up, got {value!r}.")
+    if not cfg.get("contender"):
+        raise ArgumentError("contender: expected at least one, such as 'contender=[ridge,pseudo_rows]'.")
 
 
 def flatten(cfg: DictConfig) -> dict[str, str | int | float | bool | None]:
@@ -89,8 +95,31 @@ def flatten(cfg: DictConfig) -> dict[str, str | int | float | bool | None]:
 
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    visit("", {key: value for key, value in content.items() if key not in ("calibration", "report", "seeds")})
+    visit(
+        "", {key: value for key, value in content.items() if key not in ("calibration", "contender", "report", "seeds")}
+    )
     return flat
+
+
+def _check_common(cfg: DictConfig) -> None:
+    lacking = list(_missing(OmegaConf.to_container(cfg, resolve=False)))
+    if lacking:
+        example = "my.npz" if lacking[0].endswith("path") else "..."
+        raise ArgumentError(f"{', '.join(lacking)}: must be given, such as {lacking[0]}={example}.")
+    for option in _NUMBERS:
+        value = OmegaConf.select(cfg, option)
+        if value is not None and not _is_number(value):
+            raise ArgumentError(f"{option}: expected a number, got {value!r}.")
+    seeds = cfg.seeds
+    if not _list_of(seeds, int) or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ArgumentError(f"seeds: expected different whole numbers from 0 up, such as [0,1,2], got {seeds}.")
+    _check_share(cfg, "interval_level")
+
+
+def _check_share(cfg: DictConfig, option: str) -> None:
+    value = cfg[option]
+    if not _is_number(value) or not 0 < value < 1:
+        raise ArgumentError(f"{option}: expected a number between 0 and 1, both excluded, got {value!r}.")
 
 
 def _missing(value: object, prefix: str = "") -> Iterator[str]:

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import DataError
+from calmrl_prob.errors import ArgumentError, DataError
 from experiments.calibrated import Calibrated, direct_recall, recall_at_1, standard_error
 from experiments.generative import ModelFitter, Retriever, Setting
 from experiments.imputers import Imputer
+from experiments.measures import impute_all, nll
 
 Rows = NDArray[np.int64]
 
@@ -106,7 +107,8 @@ class Variant(ABC):
 
     Args:
         label: what tables and figures call it.
-        model: fits the generative model.
+        model: fits the generative model. Where it names a file, that model is for :class:`ModelInFocus`, and all other
+            variants take its baseline.
         noise, noise_pseudo_counts: override those of ``model``, for a variant that is defined by them.
     """
 
@@ -118,6 +120,7 @@ class Variant(ABC):
         noise_pseudo_counts: Sequence[float] | None = None,
     ) -> None:
         self.label = label
+        model = model.for_baselines()
         self.model = replace(
             model,
             noise=model.noise if noise is None else noise,
@@ -137,7 +140,7 @@ class Variant(ABC):
         return task.incomplete.subset(task.validation_rows)
 
     def choose(self, tasks: Sequence[Task]) -> Choice:
-        """Choose the weight of the noise prior at the middle K, then K at that weight, by R@1 on validation rows.
+        """Choose the weight of the noise prior at the middle K, then K at that weight, on validation rows.
 
         Raises:
             DataError: one of the tasks leaves nothing to fit to.
@@ -146,20 +149,26 @@ class Variant(ABC):
 
         errors: dict[Setting, float] = {}
 
-        def recall(settings: Iterable[Setting]) -> dict[Setting, float]:
+        def judged(settings: Iterable[Setting]) -> dict[Setting, float]:
             found = {}
             for setting in settings:
-                tables = [self._fit(task, part, setting).recall(data) for task, part, data in trials]
-                found[setting], errors[setting] = _mean(map(recall_at_1, tables)), standard_error(tables)
+                fitted = ((self._fit(task, part, setting), data) for task, part, data in trials)
+                found[setting], errors[setting] = self.judge(fitted)
             return found
 
         latent_dims = self.model.feasible(*(part.data for _, part, _ in trials))
+        weights = self.model.weights(trials[0][1].data.dims)
         middle = latent_dims[len(latent_dims) // 2]
-        found = recall(Setting(middle, weight) for weight in self.model.noise_pseudo_counts)
+        found = judged(Setting(middle, weight) for weight in weights)
         weight = Choice.best(found).setting.noise_pseudo_count
-        found |= recall(Setting(latent_dim, weight) for latent_dim in latent_dims if latent_dim != middle)
+        found |= judged(Setting(latent_dim, weight) for latent_dim in latent_dims if latent_dim != middle)
         choice = Choice.best(found, _mean(self.direct_recall(part, data) for _, part, data in trials))
         return replace(choice, warnings=(*self._unasked(latent_dims), *_undecided(found, errors[choice.setting])))
+
+    def judge(self, fitted: Iterable[tuple[Calibrated, MultimodalData]]) -> tuple[float, float]:
+        """What settings are chosen by, higher being better, with its standard error: mean R@1 on validation rows."""
+        tables = [calibrated.recall(data) for calibrated, data in fitted]
+        return _mean(map(recall_at_1, tables)), standard_error(tables)
 
     def _unasked(self, latent_dims: Sequence[int]) -> Iterable[str]:
         """Says so where none of the numbers of latents that were asked for could be tried."""
@@ -189,6 +198,37 @@ class AllRows(Variant):
     def prepare(self, task: Task, rows: Rows) -> Prepared:
         """All rows, with what they have."""
         return Prepared(task.incomplete.subset(rows))
+
+
+class ModelInFocus(AllRows):
+    """The model from ``model.file``, fitted to all rows as they are.
+
+    Args:
+        model: fits it; without a file, the shared-latent model.
+        label: what tables and figures call it; the name of the model by default.
+        select_by: what K is chosen by on validation rows: "R@1", as for all variants, or "NLL".
+    """
+
+    def __init__(self, model: ModelFitter, label: str | None = None, select_by: Literal["R@1", "NLL"] = "R@1") -> None:
+        super().__init__(label or model.name, model)
+        if select_by not in ("R@1", "NLL"):
+            raise ArgumentError(f"select_by: expected 'R@1' or 'NLL', got {select_by!r}.")
+        self.model, self.select_by = model, select_by
+
+    def choose(self, tasks: Sequence[Task]) -> Choice:
+        """The one setting, if there is one; else as every variant does."""
+        parts = [task.incomplete.subset(task.fit_rows) for task in tasks]
+        latent_dims, weights = self.model.feasible(*parts), self.model.weights(parts[0].dims)
+        if len(latent_dims) * len(weights) > 1:
+            return super().choose(tasks)
+        return Choice(Setting(latent_dims[0], weights[0]), warnings=tuple(self._unasked(latent_dims)))
+
+    def judge(self, fitted: Iterable[tuple[Calibrated, MultimodalData]]) -> tuple[float, float]:
+        """Mean R@1, or the mean log density of each feature given the row's other modalities."""
+        if self.select_by == "R@1":
+            return super().judge(fitted)
+        densities = [-nll(impute_all(calibrated, data), data) for calibrated, data in fitted]
+        return _mean(densities), 0.0
 
 
 class CompleteRows(Variant):
@@ -249,7 +289,7 @@ def _undecided(recall: Mapping[Setting, float], error: float) -> Iterable[str]:
     """Says so where several settings were tried and none is worse on validation rows than the best by much."""
     reach = _STANDARD_ERRORS * error
     if len(recall) > 1 and all(map(math.isnan, recall.values())):
-        yield "no validation row has two modalities, so that R@1 could not choose: K and the noise prior are the least."
+        yield "no validation row has two modalities, so that nothing could choose: K and the noise prior are the least."
     elif len(recall) > 1 and not max(recall.values()) - min(recall.values()) > reach:
         yield (
             f"validation recall cannot tell the settings apart: the R@1 of all {len(recall)} tried is within two "

@@ -44,10 +44,10 @@ class NeuralDecoder(nn.Module):
 
     Example:
         >>> import calmrl_prob as cal
-        >>> data = MultimodalData({"image": torch.randn(50, 4), "text": torch.randn(50, 3)})
-        >>> result = cal.fit(NeuralDecoder(data.dims, latent_dim=2, hidden=8), data, tolerance=0.1, patience=1)
-        >>> cal.posterior(result, data)
-        PosteriorResult(50 instances, 2 latents, route='svi')
+        >>> data = cal.datasets.make_synthetic(100, {"image": 4, "text": 3}, latent_dim=1, seed=0).data
+        >>> result = cal.fit(NeuralDecoder(data.dims, latent_dim=1, hidden=8), data, tolerance=0.1, patience=1)
+        >>> result.method, bool(result.objective[-1] >= result.objective[0])
+        ('own', True)
     """
 
     noise = "isotropic"

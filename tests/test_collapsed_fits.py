@@ -31,6 +31,10 @@ from tests.collapsed_cases import (
 from tests.conftest import random_blocks, random_model
 from tests.model_cases import DIMS, random_data
 
+pytestmark = (
+    pytest.mark.slow
+)  # fits take seconds each; the examples of models/group_ard.py and horseshoe.py are the fast check
+
 every_case = pytest.mark.parametrize("name", CASES)
 
 

@@ -93,6 +93,22 @@ def test_what_is_not_conjugate_is_refused_with_site_condition_and_route(name: st
         assert not error.route.startswith("exact")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::calmrl_prob.errors.CalmrlWarning")  # three steps are few
+@pytest.mark.parametrize("name", NOT_CONJUGATE)
+def test_the_route_that_is_named_serves(name: str) -> None:
+    """Where "svi" is named, ``posterior`` takes it; whatever cannot be served is refused by a typed error."""
+    case = NOT_CONJUGATE[name]()
+    data = case.data.subset(slice(0, 60))
+    try:
+        found = cal.posterior(case.model, data, max_iterations=3)
+    except CalmrlError as error:
+        assert name == "flow_prior" or getattr(error, "route", "") != "svi", error  # noqa: PT017  # no inverse
+    else:
+        assert bool(found.mean.isfinite().all())
+        assert found.route in ("svi", "nuts", "scale mixture")
+
+
 @pytest.mark.parametrize("ask", [cal.linear_gaussian, cal.posterior], ids=["linear_gaussian", "posterior"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_refused_with_what_to_do(name: str, ask: object) -> None:

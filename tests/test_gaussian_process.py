@@ -311,8 +311,8 @@ def test_fit_raises_the_evidence_and_finds_the_length_scale() -> None:
     best = gaussian_process_posterior(truth.structure(), truth.prior, data)
     assert found.evidence == pytest.approx(result.log_likelihood[-1], abs=0.5)
     assert found.evidence > best.evidence
-    assert 0.2 < float(model.prior.kernels[0].lengthscale) < 0.8
-    assert float(model.prior.nugget) < 0.05
+    assert 0.2 < float(model.prior.kernels[0].lengthscale.detach()) < 0.8
+    assert float(model.prior.nugget.detach()) < 0.05
     assert cal.posterior(model, data).route == "gaussian process"
     assert cal.impute(result, data).mean["text"].shape == (150, 3)
 
@@ -395,10 +395,10 @@ def test_nuts_on_the_pyro_model_agrees() -> None:
     result = model.posterior(data)
     with torch.random.fork_rng():
         pyro.set_rng_seed(0)
-        sampler = MCMC(NUTS(model, jit_compile=False), num_samples=1000, warmup_steps=300, disable_progbar=True)
+        sampler = MCMC(NUTS(model, jit_compile=False), num_samples=300, warmup_steps=150, disable_progbar=True)
         sampler.run(data)
     draws = sampler.get_samples()["z"]
-    effective = pyro.ops.stats.effective_sample_size(draws[None]).clamp(max=1000)
+    effective = pyro.ops.stats.effective_sample_size(draws[None]).clamp(max=300)
     variance = result.covariance.diagonal(dim1=-2, dim2=-1)
     assert bool(((draws.mean(0) - result.mean).abs() < 6 * (variance / effective).sqrt()).all())
     assert bool(((draws.var(0) / variance - 1).abs() < 6 * (2 / effective).sqrt()).all())

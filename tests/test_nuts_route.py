@@ -15,6 +15,9 @@ from calmrl_prob.inference.nuts import nuts_posterior
 from tests.approximate_cases import bent_program, linear_case, on_a_grid
 from tests.model_cases import random_data
 
+# Chains take minutes; the example of nuts_posterior is the fast check.
+pytestmark = pytest.mark.slow
+
 
 def effective(draws: torch.Tensor, num_chains: int) -> torch.Tensor:
     """Bulk effective sample size of each entry of (C S, N, K)."""

@@ -144,6 +144,18 @@ def test_rotated_draws_agree_once_aligned() -> None:
     assert float(standard.abs().max()) < 6 / 3000**0.5
 
 
+def test_the_density_of_the_latents_is_the_mixture_over_draws_in_one_set_of_axes() -> None:
+    """Its integral is 1, and its value for one draw is that of the exact posterior."""
+    data = random_data(3)
+    draws = prior_draws(factor_model(1), data, 3)
+    result = draws.posterior(data)
+    grid = torch.linspace(-12, 12, 2001, dtype=torch.float64)
+    density = torch.stack([result.log_density(z.expand(3, 1)).exp() for z in grid])
+    torch.testing.assert_close(torch.trapezoid(density, grid, dim=0), torch.ones(3).double(), rtol=1e-6, atol=0)
+    mean = torch.trapezoid(density * grid[:, None], grid, dim=0)
+    torch.testing.assert_close(mean, result.mean[:, 0], rtol=1e-5, atol=1e-6)
+
+
 def test_alignment_keeps_every_density_under_any_normal_prior() -> None:
     goal, start = (random_model(DIMS, 3, seed=seed) for seed in (1, 2))
     found = align(start, goal, 3)

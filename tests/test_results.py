@@ -14,8 +14,10 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import calmrl_prob as cal
-from calmrl_prob.inference import PosteriorResult
+from calmrl_prob.inference import ParameterDraws, PosteriorResult
 from calmrl_prob.tracing import BoundModel
+from models.student_t import StudentT
+from tests.collapsed_cases import factor_model
 from tests.model_cases import DIMS, random_data
 
 DRAWS = 4000
@@ -70,7 +72,16 @@ def by_row(data: cal.MultimodalData) -> None:
         observe(pyro.sample("z", dist.Normal(age.expand(-1, 2), 1.0).to_event(1)), data, shift=age.square())
 
 
-ROUTES: dict[str, tuple[Callable[..., None], str]] = {
+def student_t() -> StudentT:
+    model = StudentT(DIMS, latent_dim=2)
+    with torch.no_grad():
+        for name in DIMS:
+            model.loadings[name].copy_(loadings(name, 2))
+    return model
+
+
+ROUTES: dict[str, tuple[Callable[..., Any], str]] = {
+    "student-t": (student_t(), "exact student-t"),
     "gaussian": (gaussian, "exact"),
     "correlated noise": (correlated_noise, "exact"),
     "mixture": (mixture, "exact mixture"),
@@ -85,10 +96,19 @@ def example_data() -> cal.MultimodalData:
     return cal.MultimodalData({name: data[name] for name in data.names}, covariates=covariates)
 
 
-@pytest.fixture(params=ROUTES)
+def over_parameter_draws(data: cal.MultimodalData) -> PosteriorResult:
+    """A factor model's posterior over five draws of its parameters."""
+    collapsed = cal.marginalize(factor_model(), data)
+    theta = torch.stack([collapsed.draw(0) + 0.2 * collapsed.draw(s) for s in range(1, 6)])
+    return ParameterDraws(collapsed.bound, collapsed.values(theta), "collapsed").posterior(data)
+
+
+@pytest.fixture(params=[*ROUTES, "parameter draws"])
 def case(request: pytest.FixtureRequest) -> tuple[PosteriorResult, cal.MultimodalData]:
-    model, route = ROUTES[request.param]
     data = example_data()
+    if request.param == "parameter draws":
+        return over_parameter_draws(data), data
+    model, route = ROUTES[request.param]
     result = cal.posterior(model, data)
     assert result.route == route
     return result, data
@@ -160,7 +180,11 @@ def test_arviz_takes_every_route(case: Case) -> None:
     assert bool(np.isfinite(idata["log_likelihood"]["text"].values[..., data.observed("text").numpy()]).all())
 
 
-@pytest.mark.parametrize("route", ROUTES)
+#: Routes whose result has a density of the latents.
+WITH_DENSITY = [name for name in ROUTES if name != "student-t"]
+
+
+@pytest.mark.parametrize("route", WITH_DENSITY)
 def test_elbo_is_the_evidence_for_every_single_draw(route: str) -> None:
     """log p(x, z) - log q(z) = log p(x) whatever z is: the traced model's densities against the exact posterior's."""
     model, data = ROUTES[route][0], example_data()
@@ -187,7 +211,7 @@ def discrete(data: cal.MultimodalData) -> None:
         observe(pyro.sample("z", dist.Normal(means[group], 0.6).to_event(1)), data)
 
 
-GUIDED = {**{name: model for name, (model, _) in ROUTES.items()}, "two sites": two_sites, "discrete": discrete}
+GUIDED = {**{name: ROUTES[name][0] for name in WITH_DENSITY}, "two sites": two_sites, "discrete": discrete}
 
 
 @pytest.mark.parametrize("name", GUIDED)

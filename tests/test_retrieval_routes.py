@@ -22,6 +22,7 @@ from calmrl_prob.evaluation.retrieval import cross_modal_recall, mean_over_pairs
 from calmrl_prob.evaluation.sampled_pairs import ESTIMATORS, Estimator, SampledRatio
 from calmrl_prob.evaluation.scores import SCORES
 from calmrl_prob.evaluation.sides import Scored, Side
+from calmrl_prob.inference.parameter_draws import ParameterDraws
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 from calmrl_prob.tracing import BoundModel
@@ -233,6 +234,34 @@ def test_a_mixture_ranks_in_any_chunks_and_beats_one_gaussian_on_its_own_data() 
     assert gain > 0
 
 
+def test_draws_of_the_parameters_make_an_exact_mixture() -> None:
+    lg = make_model(24)
+
+    def model(data: MultimodalData) -> None:
+        scale = pyro.sample("scale", dist.LogNormal(torch.zeros((), dtype=torch.float64), 1.0))
+        with pyro.plate("instances", len(data)):
+            z = pyro.sample("z", dist.MultivariateNormal(lg.prior_mean, lg.prior_covariance))
+            for name in data.names:
+                location = scale * (z @ lg.loadings[name].mT) + lg.intercepts[name]
+                features = dist.Normal(location, lg.noise_variance[name].sqrt()).to_event(1)
+                pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name))
+
+    scales = torch.tensor([0.5, 1.0, 1.7], dtype=torch.float64)
+    draws = ParameterDraws(BoundModel(model), {"scale": scales}, "collapsed nuts")
+    parts = [
+        LinearGaussian({n: s * w for n, w in lg.loadings.items()}, lg.intercepts, lg.noise_variance, lg.prior_mean,
+                       lg.prior_covariance)
+        for s in scales
+    ]  # fmt: skip
+    mixture = LinearGaussianMixture(torch.zeros(3, dtype=torch.float64), tuple(parts))
+    queries, candidates = make_data(lg, 6, 25), make_data(lg, 5, 26)
+    found = table(draws, queries, candidates, "likelihood_ratio")
+    expected = table(mixture, queries, candidates, "likelihood_ratio")
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    for score in ("cosine_latent", "cosine_predicted"):
+        assert np.abs(table(draws, queries, candidates, score)).max() <= 1 + 1e-12
+
+
 # ---- estimates from draws ------------------------------------------------------------------------------------------
 
 
@@ -251,7 +280,7 @@ def require_close(estimate: Callable[[int], np.ndarray], exact: np.ndarray, repe
     variance = tables.var(axis=0, ddof=1)
     error = np.abs(tables.mean(axis=0) - exact)
     assert (error < 6 * np.sqrt(variance / repeats) + 3 * variance).all(), (error / np.sqrt(variance / repeats)).max()
-    assert variance.max() < 0.1  # or it would show nothing
+    assert variance.max() < 0.3  # or it would show nothing
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -260,7 +289,7 @@ def test_estimates_come_to_the_exact_ratio(estimator: Estimator) -> None:
     queries, candidates = make_data(lg, 6, 11), make_data(lg, 7, 12)
     exact = all_scores(lg, queries, candidates, "likelihood_ratio")
     both = sides(lg, queries, candidates)
-    require_close(lambda seed: block(SampledRatio(*both, 800, seed, estimator), 6, 7), exact)
+    require_close(lambda seed: block(SampledRatio(*both, 400, seed, estimator), 6, 7), exact)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -357,7 +386,7 @@ def test_where_the_prior_varies_too_the_ratio_is_that_of_the_querys_model(estima
 
     both = sides(by_structure(lg), queries, candidates)
     require_close(
-        lambda seed: block(SampledRatio(*both, 800, seed, estimator), 3, 3), brute(queries, candidates, ratio)
+        lambda seed: block(SampledRatio(*both, 300, seed, estimator), 3, 3), brute(queries, candidates, ratio)
     )
 
 

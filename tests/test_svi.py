@@ -25,6 +25,10 @@ from calmrl_prob.inference.variational import elbo, make_guide
 from tests.approximate_cases import bent_program, linear_case, on_a_grid
 from tests.model_cases import random_data, random_model
 
+pytestmark = (
+    pytest.mark.slow
+)  # training takes seconds each; the examples of svi.py, models/flow.py and neural_decoder.py are the fast check
+
 
 @pytest.mark.parametrize("kind", ["amortized", "full"])
 def test_with_the_exact_posterior_as_guide_the_bound_is_the_evidence_for_every_draw(kind: str) -> None:

@@ -35,7 +35,8 @@ class LatentCosine(PairScores):
 
     def __init__(self, queries: Side, candidates: Side) -> None:
         asked, shown = (side.result.mean.double() for side in (queries, candidates))
-        origin = shown.mean(0) if candidates.form is None else candidates.form.prior_mean
+        known = None if candidates.form is None else candidates.form.prior_mean
+        origin = shown.mean(0) if known is None else known
         self._queries, self._candidates = _unit(asked - origin), _unit(shown - origin)
         self.device = asked.device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NotC
 from calmrl_prob.evaluation.latent_rows import Encoded
 from calmrl_prob.inference.exact import GaussianPosterior
 from calmrl_prob.inference.mixture import MixtureResult
+from calmrl_prob.inference.parameter_draws import DrawsPosterior
 from calmrl_prob.inference.posterior import HasLinearGaussian, HasPosterior, Model, as_linear_gaussian, posterior
 from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.inference.structured import StructuredPosterior
@@ -31,11 +33,13 @@ class ExactForm:
         log_weights: log pi, shape (C,).
         latent_dim: K, of the model's own latents. Any that come after them carry noise that is correlated between
             features, of one measurement each: the two sides of a retrieval have nothing of them in common.
+        same_axes: whether latents mean the same in all components.
     """
 
     components: tuple[LinearGaussian, ...]
     log_weights: Tensor
     latent_dim: int
+    same_axes: bool = True
 
     @property
     def plain(self) -> bool:
@@ -43,8 +47,10 @@ class ExactForm:
         return len(self.components) == 1 and self.components[0].latent_dim == self.latent_dim
 
     @property
-    def prior_mean(self) -> Tensor:
-        """E[z], shape (K,)."""
+    def prior_mean(self) -> Tensor | None:
+        """E[z], shape (K,); None where components have axes of their own."""
+        if not self.same_axes:
+            return None
         means = torch.stack([part.prior_mean for part in self.components])
         return (self.log_weights.exp() @ means)[: self.latent_dim]
 
@@ -265,6 +271,12 @@ def _form_of(given: PosteriorResult) -> ExactForm | None:
         return _exact(given.linear_gaussian, given.mean.shape[1])
     if isinstance(given, MixtureResult):
         return _exact(given.mixture, given.mean.shape[1])
+    if isinstance(given, DrawsPosterior):  # a mixture over draws of the parameters
+        forms = [_form_of(given.given(s)) for s in range(given.num_draws)]
+        parts = [form.components for form in forms if form is not None]
+        if all(len(components) == 1 for components in parts) and len(parts) == len(forms):
+            equal = torch.full((len(forms),), -math.log(len(forms)), dtype=torch.float64, device=given.mean.device)
+            return ExactForm(tuple(part[0] for part in parts), equal, given.mean.shape[1], same_axes=False)
     return None
 
 

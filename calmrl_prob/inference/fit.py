@@ -33,6 +33,7 @@ from calmrl_prob.inference.mixture_fit import has_closed_form, run_mixture_em
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback, progress_bar
 from calmrl_prob.inference.result import FitReport, FitResult
+from calmrl_prob.inference.scale_fit import fits, has_scale_form, run_scale_em, run_scale_mixture
 from calmrl_prob.inference.svi import run_svi
 from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, SufficientStatistics
 from calmrl_prob.tracing import BoundModel, PyroModel
@@ -43,6 +44,8 @@ FIT_METHODS: dict[str, Callable[..., FitReport]] = {
     "em": run_em,
     "gradient": run_gradient,
     "mixture em": run_mixture_em,
+    "scale em": run_scale_em,
+    "scale mixture": run_scale_mixture,
     "map": run_map,
     "nuts": run_nuts,
     "collapsed svi": run_collapsed_svi,
@@ -83,8 +86,12 @@ def fit(
       Missing Modalities, 2025, Corollary 4). Options: keywords of :func:`calmrl_prob.linear_gaussian.fit_em`.
     - "mixture em": the same for ``SharedLatentModel`` with a ``MixturePrior`` or ``GroupPrior``. Options: keywords of
       :func:`calmrl_prob.linear_gaussian.fit_mixture_em`.
+    - "scale em": the same for models with a ``StudentTPrior``, or with Student-t noise as ``models/robust.py`` has it.
+      Options: keywords of :func:`calmrl_prob.linear_gaussian.fit_scale_em`.
     - "gradient": L-BFGS on the exact evidence, for any Pyro model that is conjugate and has parameters (``pyro.param``
       statements, or those of a module). Options: ``max_iterations``, ``tolerance``.
+    - "scale mixture": the same for models with Student-t sites: on the evidence where an instance has one scale, on its
+      lower bound where it has several. Options: ``max_iterations``, ``tolerance``.
     - "map": global latents (sites outside the plate) by their joint mode with the latents marginalised exactly; "svi"
       (or "collapsed svi") and "nuts" give their posterior instead, at a cost that does not grow with N where statistics
       serve. Options: keywords of ``run_map``, ``run_collapsed_svi`` and ``run_nuts`` in ``calmrl_prob.inference``.
@@ -140,7 +147,7 @@ def fit(
             "wrap arrays in MultimodalData."
         )
     seed = checked_seed(seed)
-    known = list(dict.fromkeys(["auto", "svi", *FIT_METHODS]))
+    known = ["auto", *FIT_METHODS]
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     start = time.perf_counter()
@@ -203,6 +210,13 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
             f"model: method 'mixture em' needs a SharedLatentModel with a MixturePrior or GroupPrior, got "
             f"{described(model)}."
         )
+    if has_scale_form(model) and method in ("auto", "scale em") and not _lacks_features(data):
+        return model, "scale em"
+    if method == "scale em":
+        raise ArgumentTypeError(
+            f"model: method 'scale em' needs a SharedLatentModel with a StudentTPrior, or a model with student_t, "
+            f"load_likelihood() and load_degrees_of_freedom(), and data with whole modalities; got {described(model)}."
+        )
     if method == "em":
         raise ArgumentTypeError(
             f"model: method 'em' needs dims, latent_dim, noise and load_linear_gaussian(), which "
@@ -216,16 +230,18 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if method not in ("auto", "svi"):
         return bound, method
     try:
-        form = discover(bound, data)
+        form = discover(bound, data, generic=True)
     except NotConjugateError:
-        if "svi" not in FIT_METHODS:
-            raise
         return bound, "svi"
     if method == "svi":
         return bound, "collapsed svi" if form.globals and not form.degrees_of_freedom else "svi"
     if form.degrees_of_freedom:
-        return bound, "scale mixture" if "scale mixture" in FIT_METHODS else "svi"
+        return bound, "scale mixture" if fits(form, data) is None else "svi"
     return bound, "map" if form.globals else "gradient"
+
+
+def _lacks_features(data: MultimodalData | SufficientStatistics) -> bool:
+    return not isinstance(data, MultimodalData) or data.has_partial_rows
 
 
 def _prepared(

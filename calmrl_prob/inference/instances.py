@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import identity_transform
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
+from calmrl_prob.gaussian_sites import unwrap
 from calmrl_prob.tracing import BoundModel, Call, PyroModel, Site
 
 #: Rows that are looked at to learn the shapes of the sites.
@@ -116,7 +118,11 @@ class InstanceModel:
                     f"site {name!r}: its values are discrete, and this route has only continuous latents; sum it out "
                     "(dist.MixtureSameFamily), or let cal.posterior find the exact mixture."
                 )
-            bijector = biject_to(support)
+            if isinstance(unwrap(site.fn), Delta):
+                raise ModelError(
+                    f"site {name!r}: it is a point mass, with no density to draw by; make it a parameter by pyro.param."
+                )
+            bijector = biject_to(_of_components(support))
             if getattr(bijector, "base_transform", bijector) is identity_transform:
                 bijector = identity_transform
             width = bijector.inverse_shape(site.value.shape).numel() // site.value.shape[site.place()]
@@ -151,12 +157,14 @@ class InstanceModel:
             ModelError: a site's density is not finite, or the model breaks its form.
         """
         call, total = self._call(data, latents, densities=True)
-        for site in [*call.latents.values(), *call.observed.values(), *call.factors.values()]:
-            total = total + site.instance_log_density()
         shared = latents.new_zeros(())
-        for site in call.constants.values():
-            assert site.log_density is not None
-            shared = shared + site.log_density.sum()
+        everything = (call.latents, call.observed, call.factors, call.constants)
+        for site in (site for role in everything for site in role.values()):
+            if site.axis is None:
+                assert site.log_density is not None
+                shared = shared + site.log_density.sum()
+            else:
+                total = total + site.instance_log_density()
         return total, shared
 
     def log_joint_of_draws(self, data: MultimodalData, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,3 +217,12 @@ def _together(data: MultimodalData, draws: Tensor) -> Iterator[tuple[MultimodalD
         if len(repeated) != len(chunk) * num_instances:
             repeated = data.subset(rows.repeat(len(chunk)))
         yield repeated, chunk.reshape(-1, draws.shape[2])
+
+
+def _of_components(support: constraints.Constraint) -> constraints.Constraint:
+    """The support of a mixture's components in place of its own, which torch has no bijector for."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return support.base_constraint
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_of_components(support.base_constraint), support.reinterpreted_batch_ndims)
+    return support

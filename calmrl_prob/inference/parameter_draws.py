@@ -191,13 +191,25 @@ class DrawsPosterior(PosteriorResult):
             yield form_posterior(_rows_of(form, rows), data).predictive(name, dtype)
 
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
-        """Joint draws: parameters first, then latents given them; as evenly over the parameter draws as can be."""
-        order = torch.randperm(self.num_draws, generator=generator, device=generator.device).tolist()
-        times = [num_draws // self.num_draws + (place < num_draws % self.num_draws) for place in range(self.num_draws)]
-        for s, count in zip(order, times, strict=True):
-            if count:
-                for draw in self.given(s).draws(count, generator, names):
-                    yield replace(draw, latents=self._alignments[s].latents(draw.latents))
+        """Joint draws: parameters first, then latents given them.
+
+        The parameter draws are gone through in a new random order each time round, so that any stretch of draws is
+        spread over them as evenly as can be.
+        """
+        for place in range(num_draws):
+            if place % self.num_draws == 0:
+                order = torch.randperm(self.num_draws, generator=generator, device=generator.device).tolist()
+            s = order[place % self.num_draws]
+            for draw in self.given(s).draws(1, generator, names):
+                yield replace(draw, latents=self._alignments[s].latents(draw.latents))
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log 1/S sum_s p(z_n | x_n, theta_s) in the axes of the reference draw, nats, shape (N,)."""
+        terms = []
+        for s, align in enumerate(self._alignments):
+            own = torch.linalg.solve(align.matrix, (latents.double() - align.offset).mT).mT.to(latents.dtype)
+            terms.append(self.given(s).log_density(own) - torch.linalg.slogdet(align.matrix).logabsdet)
+        return torch.stack(terms).logsumexp(0) - math.log(self.num_draws)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateErr
 from calmrl_prob.inference.discovered import form_posterior, structure_posterior
 from calmrl_prob.inference.nuts import nuts_posterior
 from calmrl_prob.inference.results import PosteriorResult
+from calmrl_prob.inference.scale_mixture import scale_mixture_posterior
 from calmrl_prob.inference.svi import svi_posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
@@ -137,9 +138,10 @@ def posterior(
             raise
         return APPROXIMATE_ROUTES[error.route](model, data, seed=seed, **options)
     if form.degrees_of_freedom:
-        if method == "exact" or "scale mixture" not in APPROXIMATE_ROUTES:
+        if method == "exact":
             form.linear_gaussian()  # raises, naming the site
-        return APPROXIMATE_ROUTES["scale mixture"](form, data, seed=seed, **options)
+        found = scale_mixture_posterior(form, data, seed=seed, **options)
+        return APPROXIMATE_ROUTES["svi"](model, data, seed=seed, **options) if found is None else found
     if form.globals and not set(form.globals) <= set(form.bound.values):
         raise NotConjugateError(
             form.globals[0],

@@ -177,7 +177,8 @@ def fit_svi(
         (True, 100)
     """
     seed, started = checked_seed(seed), time.perf_counter()
-    _check_counts(num_draws=num_draws, batch_size=batch_size, max_iterations=max_iterations, patience=patience)
+    _check_counts(num_draws=num_draws, batch_size=batch_size, patience=patience)
+    max_iterations = whole_number("max_iterations", max_iterations)
     tolerance = real_number("tolerance", tolerance, 1e-4)
     if not 0 <= real_number("validation_share", validation_share, 0.1) < 1:
         raise ArgumentError(f"validation_share: expected a share in [0, 1), got {validation_share}.")

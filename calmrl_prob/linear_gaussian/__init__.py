@@ -11,6 +11,9 @@ from calmrl_prob.linear_gaussian.mixture import (
 )
 from calmrl_prob.linear_gaussian.mixture_em import MixtureEMResult, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
+from calmrl_prob.linear_gaussian.scale_em import ScaleEMResult, fit_scale_em
+from calmrl_prob.linear_gaussian.scale_mixture import ScaleMixture
+from calmrl_prob.linear_gaussian.scale_posterior import ScalePosterior, has_one_scale, scale_draws, scale_posterior
 from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 from calmrl_prob.linear_gaussian.student_t import (
@@ -32,13 +35,18 @@ __all__ = [
     "ObservedBlocks",
     "Posterior",
     "Predictive",
+    "ScaleEMResult",
+    "ScaleMixture",
+    "ScalePosterior",
     "StudentTEMResult",
     "StudentTModel",
     "StudentTPosterior",
     "SufficientStatistics",
     "fit_em",
     "fit_mixture_em",
+    "fit_scale_em",
     "fit_student_t_em",
+    "has_one_scale",
     "log_evidence",
     "log_marginal",
     "mixture_posterior",
@@ -46,6 +54,8 @@ __all__ = [
     "predict",
     "predict_mixture",
     "predict_student_t",
+    "scale_draws",
+    "scale_posterior",
     "split_by_labels",
     "student_t_posterior",
 ]

@@ -53,12 +53,13 @@ def from_distances(distance: Tensor, num_features: Tensor, current: float) -> fl
     return found if value(found) >= value(current) else current
 
 
-def from_expected_scales(mean_log_less_mean: float, current: float) -> float:
+def from_expected_scales(mean_log_less_mean: float, current: float, least: float = LEAST) -> float:
     """The degrees of freedom that maximise the expected log density of the scales.
 
     Args:
         mean_log_less_mean: the mean of E[log u_n] - E[u_n], at most -1.
         current: where to start from.
+        least: the least that is allowed.
 
     Example:
         >>> import torch
@@ -66,15 +67,15 @@ def from_expected_scales(mean_log_less_mean: float, current: float) -> float:
         >>> round(from_expected_scales(float(torch.digamma(torch.tensor(3.0).double())) - math.log(3.0) - 1, 20.0), 3)
         6.0
     """
-    return climb(lambda nu: 1 + math.log(nu / 2) - _digamma(nu / 2) + mean_log_less_mean, current)
+    return climb(lambda nu: 1 + math.log(nu / 2) - _digamma(nu / 2) + mean_log_less_mean, current, least)
 
 
-def climb(slope: Callable[[float], float], start: float, tolerance: float = 1e-7) -> float:
-    """The nearest local maximum uphill, by the sign of the derivative, from ``LEAST`` to ``MOST``.
+def climb(slope: Callable[[float], float], start: float, least: float = LEAST, tolerance: float = 1e-7) -> float:
+    """The nearest local maximum uphill, by the sign of the derivative, from ``least`` to ``MOST``.
 
     Bracket by doubling, then the Illinois variant of regula falsi on log nu.
     """
-    low = high = min(max(start, LEAST), MOST)
+    low = high = min(max(start, least), MOST)
     at_start = slope(low)
     if at_start == 0:
         return low
@@ -87,10 +88,10 @@ def climb(slope: Callable[[float], float], start: float, tolerance: float = 1e-7
             if high == MOST and at_high > 0:
                 return MOST
         else:
-            high, at_high, low = low, at_low, max(low / factor, LEAST)
+            high, at_high, low = low, at_low, max(low / factor, least)
             at_low = slope(low)
-            if low == LEAST and at_low < 0:
-                return LEAST
+            if low == least and at_low < 0:
+                return least
         factor *= factor
     left, right, side = math.log(low), math.log(high), 0
     middle = left

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob._arguments import checked_dtype, described, real_number, whole_number
+from calmrl_prob._gpytorch import gpytorch
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError, NotConjugateError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
 from calmrl_prob.linear_gaussian.pivoted_cholesky import pivoted_cholesky
 from calmrl_prob.linear_gaussian.process import LowRankProcess
 from calmrl_prob.priors.prior import Prior
@@ -248,10 +249,10 @@ class GaussianProcessPrior(Prior):
 
 
 def _kernels(kernel: nn.Module | Sequence[nn.Module] | None, latent_dim: int) -> list[nn.Module]:
-    gpytorch = _gpytorch()
+    kernels_of = gpytorch("kernel").kernels
     if kernel is None:
-        kernel = gpytorch.kernels.MaternKernel(nu=2.5)
-    if isinstance(kernel, gpytorch.kernels.Kernel):
+        kernel = kernels_of.MaternKernel(nu=2.5)
+    if isinstance(kernel, kernels_of.Kernel):
         return [copy.deepcopy(kernel) for _ in range(latent_dim)]
     if isinstance(kernel, str) or not isinstance(kernel, Sequence):
         raise ArgumentTypeError(
@@ -259,23 +260,13 @@ def _kernels(kernel: nn.Module | Sequence[nn.Module] | None, latent_dim: int) ->
         )
     kernels = list(copy.deepcopy(kernel))  # as one, so that kernels that are shared remain so
     for k, one in enumerate(kernels):
-        if not isinstance(one, gpytorch.kernels.Kernel):
+        if not isinstance(one, kernels_of.Kernel):
             raise ArgumentTypeError(f"kernel[{k}]: expected a gpytorch.kernels.Kernel, got {described(one)}.")
         if len(one.batch_shape):
             raise ArgumentError(f"kernel[{k}]: expected one without batch shape, got {tuple(one.batch_shape)}.")
     if len(kernels) != latent_dim:
         raise ArgumentError(f"kernel: expected {latent_dim} kernels, one for each latent, got {len(kernels)}.")
     return kernels
-
-
-def _gpytorch() -> Any:  # noqa: ANN401 - a module without annotations
-    try:
-        import gpytorch
-    except ImportError as error:
-        raise MissingDependencyError(
-            "kernel: Gaussian processes need GPyTorch, which is not installed; pip install 'calmrl-prob[gp]'."
-        ) from error
-    return gpytorch
 
 
 def _cholesky(matrix: Tensor) -> Tensor:

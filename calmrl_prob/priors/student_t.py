@@ -38,6 +38,8 @@ class StudentTPrior(Prior):
     """
 
     name: ClassVar[str] = "student_t"
+    #: What fits keep the degrees of freedom above.
+    least: ClassVar[float] = 2.01
     origin: Tensor
 
     def __init__(self, latent_dim: int, degrees_of_freedom: float = 5.0, dtype: torch.dtype = torch.float64) -> None:
@@ -53,6 +55,17 @@ class StudentTPrior(Prior):
     def degrees_of_freedom(self) -> Tensor:
         """nu, ()."""
         return 2 + self.log_excess.exp()
+
+    @torch.no_grad()
+    def set(self, degrees_of_freedom: Tensor) -> None:
+        """Take over nu, (), above 2.
+
+        Raises:
+            ArgumentError: it is not.
+        """
+        if not float(degrees_of_freedom) > 2:
+            raise ArgumentError(f"degrees_of_freedom: expected a number above 2, got {float(degrees_of_freedom)}.")
+        self.log_excess.copy_((degrees_of_freedom - 2).log())
 
     def distribution(self, data: MultimodalData | None = None) -> TorchDistribution:
         """t_nu(0, I), the same for all instances."""
