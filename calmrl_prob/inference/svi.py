@@ -340,6 +340,7 @@ def run_svi(
     callback: Callback | None,
     *,
     start: LinearGaussian | Literal["em"] | None = "em",
+    start_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> SVIResult:
     """The method "svi" of ``calmrl_prob.fit``.
@@ -352,6 +353,7 @@ def run_svi(
         start: parameters that the model takes over first, where it can (it has ``load_linear_gaussian``, or
             ``load_likelihood`` if its prior is its own); "em" for those of closed-form EM with a standard normal
             prior; None to go on from its own.
+        start_options: keywords of ``fit_em`` for that start, such as its priors of noise and loadings.
         **options: keywords of :func:`fit_svi`.
 
     Raises:
@@ -359,14 +361,16 @@ def run_svi(
     """
     unknown = sorted(set(options) - set(SVI_OPTIONS))
     if unknown:
-        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {['start', *SVI_OPTIONS]}.")
+        known = ["start", "start_options", *SVI_OPTIONS]
+        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {known}.")
     program = model.model
     load = getattr(program, "load_likelihood", None)
     if load is None or getattr(getattr(program, "prior", None), "gaussian", lambda: None)() is not None:
         load = getattr(program, "load_linear_gaussian", load)
     if start == "em" and load is not None and isinstance(program, _Startable):
         blocks = data.conform(program.dims).blocks
-        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, tolerance=1e-4).linear_gaussian
+        settings = {"tolerance": 1e-4, **(start_options or {})}
+        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, **settings).linear_gaussian
     if isinstance(start, LinearGaussian):
         if load is None:
             raise ArgumentError("start: the model has no load_linear_gaussian or load_likelihood to take it over by.")
