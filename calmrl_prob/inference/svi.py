@@ -201,8 +201,9 @@ def fit_svi(
     if not trained:
         raise ArgumentError("model, guide: neither has a parameter to train.")
 
-    def bound(chosen: NDArray[np.int64], draws: int) -> Tensor:
-        return elbo(instances, built, data, torch.from_numpy(chosen).to(data.device), draws)
+    def bound(chosen: NDArray[np.int64], draws: int, *, with_shared: bool = True) -> Tensor:
+        rows_of = torch.from_numpy(chosen).to(data.device)
+        return elbo(instances, built, data, rows_of, draws, with_shared=with_shared)
 
     def ascend(batch: NDArray[np.int64]) -> Tensor:
         return bound(batch, num_draws).mean()
@@ -218,7 +219,7 @@ def fit_svi(
     def judge() -> float:
         with seeded(seeds[3], data.device):
             parts = [watched[i : i + batch_size] for i in range(0, len(watched), batch_size)]
-            return float(sum(bound(part, _MONITOR_DRAWS).sum() for part in parts))
+            return float(sum(bound(part, _MONITOR_DRAWS, with_shared=not len(held_out)).sum() for part in parts))
 
     with seeded(seeds[2], data.device):
         done = trainer.judge(judge())
