@@ -2,7 +2,9 @@
 
     z_n   ~ N(0, I)                                       K latents, shared by all modalities of instance n
     v^m   ~ N(0, weight_scale^2)                          each weight of the networks, taken at its mode
-    x_n^m ~ N(W^m z_n + mu^m + f^m(z_n; v^m), sigma_m^2 I)    for each modality m that n has
+    x_n^m ~ N(s_m (W^m z_n + mu^m + f^m(z_n; v^m)), s_m^2 sigma_m^2 I)    for each modality m that n has
+
+s_m is the size of modality m's features, so that all parameters are of size 1.
 
 The last layers of the networks f start at zero, so that the model starts as ``calmrl.py``, whose posterior is exact:
 ``cal.fit`` first takes closed-form EM steps for W, mu and sigma, and goes on from there by stochastic variational
@@ -61,6 +63,7 @@ class NeuralDecoder(nn.Module):
         self.loadings = nn.ParameterDict({name: 0.1 * loadings for name, loadings in start.items()})
         self.intercepts = nn.ParameterDict({name: zero.repeat(width) for name, width in self.dims.items()})
         self.log_noise = nn.ParameterDict({name: zero.clone() for name in self.dims})
+        self.log_size = nn.ParameterDict({name: nn.Parameter(zero.clone(), requires_grad=False) for name in self.dims})
         self.inner = nn.ParameterDict({name: weight / latent_dim**0.5 for name, weight in first.items()})
         self.offset = nn.ParameterDict({name: zero.repeat(hidden) for name in self.dims})
         self.outer = nn.ParameterDict({name: zero.repeat(width, hidden) for name, width in self.dims.items()})
@@ -68,7 +71,7 @@ class NeuralDecoder(nn.Module):
     def decode(self, z: Tensor, name: str) -> Tensor:
         """E[x^m | z], (N, D_m)."""
         bent = torch.tanh(z @ self.inner[name].mT + self.offset[name]) @ self.outer[name].mT
-        return z @ self.loadings[name].mT + self.intercepts[name] + bent
+        return self.log_size[name].exp() * (z @ self.loadings[name].mT + self.intercepts[name] + bent)
 
     def forward(self, data: MultimodalData) -> Tensor:
         """The generative process; the prior of the networks' weights is a factor, outside the plate."""
@@ -77,7 +80,8 @@ class NeuralDecoder(nn.Module):
         with pyro.plate("instances", len(data)):
             z: Tensor = pyro.sample("z", dist.Normal(weights.new_zeros(self.latent_dim), 1.0).to_event(1))
             for name in data.names:
-                features = dist.Normal(self.decode(z, name), (0.5 * self.log_noise[name]).exp()).to_event(1)
+                scale = (0.5 * self.log_noise[name] + self.log_size[name]).exp()
+                features = dist.Normal(self.decode(z, name), scale).to_event(1)
                 pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).to(z.dtype))
         return z
 
@@ -89,7 +93,10 @@ class NeuralDecoder(nn.Module):
     def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
         """Become the linear model of these parameters."""
         for name in self.dims:
-            self.loadings[name].copy_(linear_gaussian.loadings[name])
-            self.intercepts[name].copy_(linear_gaussian.intercepts[name])
-            self.log_noise[name].copy_(linear_gaussian.noise_variance[name][0].log())
+            loadings, noise = linear_gaussian.loadings[name], linear_gaussian.noise_variance[name][0]
+            size = (loadings.square().sum(1).mean() + noise).sqrt()
+            self.log_size[name].copy_(size.log())
+            self.loadings[name].copy_(loadings / size)
+            self.intercepts[name].copy_(linear_gaussian.intercepts[name] / size)
+            self.log_noise[name].copy_((noise / size.square()).log())
             self.outer[name].zero_()

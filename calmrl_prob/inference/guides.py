@@ -20,7 +20,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.posterior import factorize
 
-#: Rows of features that the amortised guide standardises never divide by less than this share of the largest scale.
+#: Features are standardised by their scale, but never by less than this share of the largest.
 _LEAST_SCALE = 1e-6
 
 
@@ -138,10 +138,11 @@ class _Expert(nn.Module):
         weighted = loadings / noise[:, None]
         values, vectors = torch.linalg.eigh(loadings.mT @ weighted)
         self.root = nn.Parameter(vectors * values.clamp(min=0).sqrt())
-        self.linear = nn.Parameter(weighted.clone())
+        scale = scale.clamp(min=_LEAST_SCALE * float(scale.max()))
+        self.linear = nn.Parameter(weighted * scale[:, None])  # of standardised features, so that steps have one size
         self.offset = nn.Parameter(torch.zeros_like(start.prior_mean))
         self.register_buffer("centre", loadings @ start.prior_mean + start.intercepts[name])
-        self.register_buffer("scale", scale.clamp(min=_LEAST_SCALE * float(scale.max())))
+        self.register_buffer("scale", scale)
         self.register_buffer("origin", weighted.mT @ (loadings @ start.prior_mean))
         widths = [len(loadings), *hidden]
         layers: list[nn.Module] = []
@@ -155,9 +156,9 @@ class _Expert(nn.Module):
 
     def forward(self, values: Tensor, feature_mask: Tensor) -> tuple[Tensor, Tensor]:
         """h_m (n, K) and P_m (n, K, K) of n instances."""
-        centred = torch.where(feature_mask, values - self.centre, 0)
-        natural = centred @ self.linear + self.origin + self.offset
+        standardised = torch.where(feature_mask, (values - self.centre) / self.scale, 0)
+        natural = standardised @ self.linear + self.origin + self.offset
         if self.network is None:
             return natural, (self.root @ self.root.mT).expand(len(values), -1, -1)
-        bent, sharpening = self.network(centred / self.scale).chunk(2, dim=1)
+        bent, sharpening = self.network(standardised).chunk(2, dim=1)
         return natural + bent, (self.root * sharpening.exp()[:, None, :]) @ self.root.mT

@@ -201,8 +201,9 @@ def fit_svi(
     if not trained:
         raise ArgumentError("model, guide: neither has a parameter to train.")
 
-    def bound(chosen: NDArray[np.int64], draws: int) -> Tensor:
-        return elbo(instances, built, data, torch.from_numpy(chosen).to(data.device), draws)
+    def bound(chosen: NDArray[np.int64], draws: int, *, with_shared: bool = True) -> Tensor:
+        rows_of = torch.from_numpy(chosen).to(data.device)
+        return elbo(instances, built, data, rows_of, draws, with_shared=with_shared)
 
     def ascend(batch: NDArray[np.int64]) -> Tensor:
         return bound(batch, num_draws).mean()
@@ -218,7 +219,7 @@ def fit_svi(
     def judge() -> float:
         with seeded(seeds[3], data.device):
             parts = [watched[i : i + batch_size] for i in range(0, len(watched), batch_size)]
-            return float(sum(bound(part, _MONITOR_DRAWS).sum() for part in parts))
+            return float(sum(bound(part, _MONITOR_DRAWS, with_shared=not len(held_out)).sum() for part in parts))
 
     with seeded(seeds[2], data.device):
         done = trainer.judge(judge())
@@ -340,6 +341,7 @@ def run_svi(
     callback: Callback | None,
     *,
     start: LinearGaussian | Literal["em"] | None = "em",
+    start_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> SVIResult:
     """The method "svi" of ``calmrl_prob.fit``.
@@ -352,6 +354,7 @@ def run_svi(
         start: parameters that the model takes over first, where it can (it has ``load_linear_gaussian``, or
             ``load_likelihood`` if its prior is its own); "em" for those of closed-form EM with a standard normal
             prior; None to go on from its own.
+        start_options: keywords of ``fit_em`` for that start, such as its priors of noise and loadings.
         **options: keywords of :func:`fit_svi`.
 
     Raises:
@@ -359,14 +362,16 @@ def run_svi(
     """
     unknown = sorted(set(options) - set(SVI_OPTIONS))
     if unknown:
-        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {['start', *SVI_OPTIONS]}.")
+        known = ["start", "start_options", *SVI_OPTIONS]
+        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {known}.")
     program = model.model
     load = getattr(program, "load_likelihood", None)
     if load is None or getattr(getattr(program, "prior", None), "gaussian", lambda: None)() is not None:
         load = getattr(program, "load_linear_gaussian", load)
     if start == "em" and load is not None and isinstance(program, _Startable):
         blocks = data.conform(program.dims).blocks
-        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, tolerance=1e-4).linear_gaussian
+        settings = {"tolerance": 1e-4, **(start_options or {})}
+        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, **settings).linear_gaussian
     if isinstance(start, LinearGaussian):
         if load is None:
             raise ArgumentError("start: the model has no load_linear_gaussian or load_likelihood to take it over by.")

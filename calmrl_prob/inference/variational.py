@@ -60,17 +60,20 @@ def guide_of(guide: Guide, data: MultimodalData, rows: Tensor) -> MultivariateNo
     return found
 
 
-def elbo(model: InstanceModel, guide: Guide, data: MultimodalData, rows: Tensor, num_draws: int) -> Tensor:
+def elbo(
+    model: InstanceModel, guide: Guide, data: MultimodalData, rows: Tensor, num_draws: int, *, with_shared: bool = True
+) -> Tensor:
     """The lower bound of some instances, (B,), nats, averaged over draws; differentiable with low noise.
 
-    What the model adds once for all (factors outside the plate) counts with a share 1 / N for each instance.
+    What the model adds once for all (factors outside the plate, such as a prior of its weights) counts with a share of
+    1 / N for each instance, unless ``with_shared`` is False: rows held out judge the density of their data alone.
     """
     q = guide_of(guide, data, rows)
     fixed = MultivariateNormal(q.mean.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
     draws = q.rsample((num_draws,))
     joint, shared = model.log_joint_of_draws(data.subset(rows.cpu()), draws)
-    bound: Tensor = (joint - fixed.log_prob(draws)).mean(dim=0) + shared / len(data)
-    return bound
+    bound: Tensor = (joint - fixed.log_prob(draws)).mean(dim=0)
+    return bound + shared / len(data) if with_shared else bound
 
 
 class Trainer:
