@@ -27,7 +27,7 @@ from calmrl_prob._gpytorch import gpytorch
 #: Added to the diagonal of k(Z, Z), whose own is 1.
 _JITTER = 1e-6
 #: What s starts from, as a share of the noise's standard deviation: the start is all but linear.
-_SHARE = 0.5
+_SHARE = 0.1
 
 
 class ProcessDecoder(nn.Module):
@@ -52,6 +52,8 @@ class ProcessDecoder(nn.Module):
         ((5, 3), (5, 3), 0.0)
     """
 
+    unit: Tensor
+
     def __init__(
         self, width: int, latent_dim: int, num_inducing: int = 50, *, linear: bool = True, seed: int = 0
     ) -> None:
@@ -63,6 +65,8 @@ class ProcessDecoder(nn.Module):
         kernel.lengthscale = latent_dim**0.5
         self.kernel: nn.Module = kernel
         self.linear = linear
+        #: of the features: all parameters below count in it, so that one rate of learning suits every modality
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64))
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -78,8 +82,8 @@ class ProcessDecoder(nn.Module):
 
     @property
     def noise_variance(self) -> Tensor:
-        """Of all features, a scalar."""
-        return self.log_noise.exp()
+        """Of all features, a scalar, in the data's units squared."""
+        return self.log_noise.exp() * self.unit.square()
 
     @property
     def relevance(self) -> Tensor:
@@ -96,7 +100,7 @@ class ProcessDecoder(nn.Module):
         scale = self.log_scale.exp()
         location = torch.addmm(self.intercepts, latents, self.loadings.mT) + scale * (inputs.mT @ self.mean)
         known = (self._square_root().mT @ inputs).square().sum(0) - inputs.square().sum(0)
-        return location, scale.square() * (1 + known).clamp(min=1e-9)[:, None]
+        return self.unit * location, (self.unit * scale).square() * (1 + known).clamp(min=1e-9)[:, None]
 
     def divergence(self) -> Tensor:
         """KL(q(v) || N(0, I)) of all features, nats, a scalar."""
@@ -108,8 +112,10 @@ class ProcessDecoder(nn.Module):
     @torch.no_grad()
     def start(self, loadings: Tensor, intercepts: Tensor, noise_variance: Tensor, inducing: Tensor) -> None:
         """Start from a linear map (D, K) with intercepts (D,), and noise, a scalar, and from inducing points (R, K)."""
+        self.unit.copy_((loadings.square().sum(1).mean() + noise_variance).sqrt())
+        loadings, noise_variance = loadings / self.unit, noise_variance / self.unit.square()
         self.inducing.copy_(inducing)
-        self.intercepts.copy_(intercepts)
+        self.intercepts.copy_(intercepts / self.unit)
         self.log_noise.copy_(noise_variance.log())
         self.mean.zero_()
         self.root.zero_()
