@@ -38,8 +38,8 @@ from calmrl_prob.linear_gaussian.student_t import sample_gamma
 
 #: Nodes that predictives are mixtures over, and that a fresh scale of the noise is taken at.
 _NODES, _NOISE_NODES = 17, 17
-#: Numbers that the components of some rows may hold.
-_CHUNK_BUDGET = 2**22
+#: Numbers that the components of a chunk of rows may hold, and those that are kept from one question to the next.
+_CHUNK_BUDGET, _KEPT = 2**22, 2**23
 
 
 class ScaleMixtureResult(PosteriorResult):
@@ -140,9 +140,27 @@ class ScaleMixturePredictive(Predictive):
         )
 
     def _gather(self, values: Callable[[MixturePredictive, slice], Tensor], *, fresh: bool) -> Tensor:
+        if self._size(fresh=fresh) <= _KEPT:
+            return torch.cat([values(part, rows) for rows, part in (self._fresh if fresh else self._plain)])
+        return torch.cat([values(part, rows) for rows, part in self._chunks(fresh=fresh)])
+
+    def _size(self, *, fresh: bool) -> int:
+        """Numbers that all components of all rows hold."""
         nodes = _NODES * (_NOISE_NODES if fresh and self._freedom is not None else 1)
-        size = max(1, _CHUNK_BUDGET // (nodes * len(self._noise)))
-        return torch.cat([values(self._components(rows, fresh=fresh), rows) for rows in self._given.chunks(size)])
+        return nodes * len(self._noise) * len(self._given.mean)
+
+    def _chunks(self, *, fresh: bool) -> Iterator[tuple[slice, MixturePredictive]]:
+        size = max(1, _CHUNK_BUDGET * len(self._given.mean) // self._size(fresh=fresh))
+        for rows in self._given.chunks(size):
+            yield rows, self._components(rows, fresh=fresh)
+
+    @cached_property
+    def _plain(self) -> list[tuple[slice, MixturePredictive]]:
+        return list(self._chunks(fresh=False))
+
+    @cached_property
+    def _fresh(self) -> list[tuple[slice, MixturePredictive]]:
+        return list(self._chunks(fresh=True))
 
     @cached_property
     def _moments(self) -> Tensor:
@@ -291,7 +309,7 @@ def scale_mixture_posterior(
         form: as discovered on ``data``.
         data: N instances.
         seed: of the draws, where there are several scales.
-        num_draws: S of those; at least 25.
+        num_draws: S of those; at least 100.
         **options: none.
 
     Returns:
