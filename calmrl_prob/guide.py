@@ -19,7 +19,8 @@ from calmrl_prob.inference.mixture import MixtureResult
 from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.tracing import PLATE, BoundModel, PyroModel
+from calmrl_prob.sites import PLATE
+from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: Sites of the guide alone, for what has no site of its own in the model.
 _JOINT, _COMPONENT = "_latents_jointly", "_component"

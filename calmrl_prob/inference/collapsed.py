@@ -28,7 +28,8 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, CalmrlError, ModelError, NotConjugateError
 from calmrl_prob.inference.evidence import FormEvidence, Structure
 from calmrl_prob.linear_gaussian import SufficientStatistics
-from calmrl_prob.tracing import BoundModel, PyroModel, Site
+from calmrl_prob.sites import Site
+from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: Evaluations to expect of a fit, for choosing between rows and statistics.
 _EVALUATIONS = 1000

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import identity_transform
 
+from calmrl_prob.conjugacy.gaussian_sites import unwrap
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
-from calmrl_prob.gaussian_sites import unwrap
-from calmrl_prob.tracing import BoundModel, Call, PyroModel, Site
+from calmrl_prob.sites import Call, Site
+from calmrl_prob.tracing import BoundModel, PyroModel
 
 #: Rows that are looked at to learn the shapes of the sites.
 _ROWS = 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calmrl_prob.conjugacy.gaussian_sites import Gaussian, read_site
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
-from calmrl_prob.gaussian_sites import Gaussian, read_site
 from calmrl_prob.inference.instances import InstanceModel
 from calmrl_prob.linear_gaussian import LinearGaussian
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calmrl_prob.conjugacy.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
-from calmrl_prob.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.tracing import BoundModel, Call, Site
+from calmrl_prob.sites import Call, Site
+from calmrl_prob.tracing import BoundModel
 
 #: Where along each axis a site is probed: far enough out that a large intercept takes few digits from the loadings,
 #: and a power of two, so that dividing by it rounds nothing.

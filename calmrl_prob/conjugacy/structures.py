@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob.checks import Probe, spread_rows
+from calmrl_prob.conjugacy.checks import Probe, spread_rows
+from calmrl_prob.conjugacy.probing import Component, said
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
-from calmrl_prob.probing import Component, said
 
 #: Rows that the form is verified on, besides one for each distinct value of the covariates read.
 _ROWS = 48

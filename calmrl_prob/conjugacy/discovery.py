@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import described
-from calmrl_prob._watching import watched
-from calmrl_prob.checks import Probe, extra_factor, spread_rows
+from calmrl_prob.conjugacy.checks import Probe, extra_factor, spread_rows
+from calmrl_prob.conjugacy.probing import Component, Prober
+from calmrl_prob.conjugacy.structures import find_structures, row_offsets
+from calmrl_prob.conjugacy.watching import watched
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
-from calmrl_prob.probing import Component, Prober
-from calmrl_prob.structures import find_structures, row_offsets
-from calmrl_prob.tracing import BoundModel, Call, PyroModel
+from calmrl_prob.sites import Call
+from calmrl_prob.tracing import BoundModel, PyroModel
 
 
 @dataclass(frozen=True)
