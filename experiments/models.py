@@ -1,6 +1,6 @@
 """Every model in ``models/`` on the bundled data sets, in one table: ``python -m experiments.models``.
 
-    python -m experiments.models                                    # all models, emoji and leaves, five seeds
+    python -m experiments.models                                    # all models, emoji and leaves, three seeds
     python -m experiments.models only_data=[emoji] seeds=[0,1,2]
     python -m experiments.models only_models=[calmrl,mixture] models.mixture.latent_dims=[64]
     python -m experiments.models only_models=[mine] +model@models.mine=isotropic models.mine.file=path/to/mine.py

@@ -76,7 +76,8 @@ def run_scale_em(
         data: N instances, whole modalities.
         seed: of the start.
         callback: called after each step with the number of E-steps so far and the evidence, nats.
-        **options: keywords of :func:`calmrl_prob.linear_gaussian.fit_scale_em`.
+        **options: keywords of :func:`calmrl_prob.linear_gaussian.fit_scale_em`; degrees of freedom stay above 2 unless
+            ``least_degrees_of_freedom`` says otherwise, so that what is imputed has a variance.
 
     Raises:
         ArgumentError: an unknown option, one out of range, or single features are missing.
@@ -85,8 +86,7 @@ def run_scale_em(
     if unknown:
         raise ArgumentError(f"options: method 'scale em' has no option {unknown[0]!r}; it has {list(_OPTIONS)}.")
     prior = getattr(model, "prior", None)
-    if isinstance(prior, StudentTPrior):
-        options.setdefault("least_degrees_of_freedom", prior.least)
+    options.setdefault("least_degrees_of_freedom", StudentTPrior.least)
     blocks: Any = data.conform(model.dims).blocks
     result = fit_scale_em(
         blocks,
