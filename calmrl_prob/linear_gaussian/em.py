@@ -30,7 +30,6 @@ from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 from calmrl_prob.linear_gaussian.support import Support
 
-
 #: Rounds of turning latents, at most, before the first step of a prior that cares; each step has one more.
 _START_ROUNDS = 30
 
