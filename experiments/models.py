@@ -71,12 +71,13 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     out = console or Console()
     table = ModelTable(cfg)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    results = pd.DataFrame()
     with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
         bar = progress.add_task("", total=table.steps)
-        results = table.run(lambda what: progress.update(bar, advance=1, description=escape(what)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("results.csv", "results.parquet"):
-        write_table(results, folder / name)
+        for results in table.run(lambda what: progress.update(bar, advance=1, description=escape(what))):
+            for name in ("results.csv", "results.parquet"):  # a run that is interrupted leaves what it has
+                write_table(results, folder / name)
     write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     pages = []
     for dataset, part in results.groupby("dataset", sort=False):
