@@ -1,0 +1,1 @@
+"""Aligning the representations of incomplete instances: anchors, objectives, and calibration."""
