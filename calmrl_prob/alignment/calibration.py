@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from calmrl_prob._arguments import real_number, whole_number
 from calmrl_prob.alignment.views import Views, require_matching
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior, predict
+from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
 from calmrl_prob.linear_gaussian.posterior import Posterior
 
 
