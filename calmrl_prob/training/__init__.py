@@ -1,0 +1,27 @@
+"""Calibrated alignment: encoders and a generative model of their output, trained in turn. Needs Lightning.
+
+    batches           instances that lack modalities, put together
+    module            step 2: encoders, with the generative model frozen
+    generative_step   step 1: the generative model, with the encoders frozen
+    input_imputation  inputs imputed before they are encoded
+    alignment         ``align``: both in turn, with validation, early stopping, logs and checkpoints
+"""
+
+from __future__ import annotations
+
+from calmrl_prob.errors import MissingDependencyError
+
+try:
+    import lightning as _lightning  # noqa: F401
+except ImportError as error:
+    raise MissingDependencyError(
+        "calmrl_prob.training: it needs Lightning, which is not installed; pip install 'calmrl-prob[train]'."
+    ) from error
+
+from calmrl_prob.training.alignment import Alignment, align
+from calmrl_prob.training.batches import Batch, Collate
+from calmrl_prob.training.generative_step import GenerativeStep
+from calmrl_prob.training.input_imputation import InputImputation
+from calmrl_prob.training.module import AlignmentModule
+
+__all__ = ["Alignment", "AlignmentModule", "Batch", "Collate", "GenerativeStep", "InputImputation", "align"]

@@ -1,0 +1,164 @@
+"""Step 2 of calibrated alignment: encoders are trained on what was observed and what the frozen model imputes.
+
+    loss = E_views objective(views),   views = calibration(encoders(inputs), generative model)
+
+The generative model itself is fitted in step 1, ``generative_step.py``, with the encoders frozen.
+
+Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, normalize
+
+from calmrl_prob.alignment.calibration import Calibration
+from calmrl_prob.alignment.views import Views
+from calmrl_prob.errors import NumericalError, SchemaError
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.training.batches import Batch
+from calmrl_prob.training.input_imputation import InputImputation
+
+_GENERATIVE = "generative_model"
+
+
+class AlignmentModule(lightning.LightningModule):
+    """Encoders, what they are trained by, and the generative model of their output.
+
+    Args:
+        encoders: for each modality a module from (n, ...) to (n, D).
+        objective: a function of ``Views``, such as those of ``calmrl_prob.alignment.objectives``; a module's own
+            parameters (a temperature) are trained too.
+        calibration: completes what the objective sees.
+        input_imputation: completes the inputs before they are encoded; None for not.
+        unit_norm: whether representations are scaled to length 1.
+        reconstruction_weight: of the mean squared error of encoders that have a ``decode``.
+        learning_rate, weight_decay: of AdamW.
+        seed: of what is drawn in training.
+
+    Attributes:
+        generative: the model of the representations; None before it was first fitted.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        objective: Callable[[Views], Tensor],
+        calibration: Calibration,
+        *,
+        input_imputation: InputImputation | None = None,
+        unit_norm: bool = True,
+        reconstruction_weight: float = 0.0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoders = encoders if isinstance(encoders, nn.ModuleDict) else nn.ModuleDict(dict(encoders))
+        self.names = tuple(self.encoders)
+        self.objective, self.calibration, self.input_imputation = objective, calibration, input_imputation
+        self.unit_norm, self.reconstruction_weight = unit_norm, reconstruction_weight
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+        self.generative: LinearGaussian | None = None
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Representations (B, M, D); 0 for what is absent.
+
+        Raises:
+            SchemaError: encoders differ in the width of their output.
+            NumericalError: an encoder gives what is not finite; the message names the modality.
+        """
+        parts: dict[str, Tensor] = {}
+        for name in self.names:
+            values = batch.inputs[name]
+            if len(values):
+                parts[name] = self.encoders[name](values)
+                self._require_finite(name, parts[name])
+        widths = {name: part.shape[1:] for name, part in parts.items()}
+        if len(set(widths.values())) > 1:
+            shapes = {name: tuple(shape) for name, shape in widths.items()}
+            raise SchemaError(f"encoders: their outputs have the shapes {shapes}; give all the same width D.")
+        like = next(iter(parts.values()))
+        columns = []
+        for m, name in enumerate(self.names):
+            column = like.new_zeros(len(batch), like.shape[1])
+            if name in parts:
+                part = normalize(parts[name], dim=1) if self.unit_norm else parts[name]
+                column = column.index_put((batch.observed_mask[:, m].nonzero().squeeze(1),), part)
+            columns.append(column)
+        return torch.stack(columns, dim=1)
+
+    def _require_finite(self, name: str, values: Tensor) -> None:
+        if not bool(values.isfinite().all()):
+            raise NumericalError(
+                f"encoder {name!r}: its output is not finite at step {self.global_step}; lower the learning rate "
+                f"({self.learning_rate:g}), or look at its inputs."
+            )
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss of a batch."""
+        generator = torch.Generator(device=self.device).manual_seed(self._stream(batch_index))
+        if self.input_imputation is None:
+            representations = self.encode(batch)
+            views = self.calibration(representations, batch.observed_mask, self.generative, generator)
+        else:
+            completed = self.input_imputation.complete(batch, self.names, generator)
+            weights = self.input_imputation.weights(batch.observed_mask)
+            values = self.encode(completed) * (weights > 0)[:, :, None]
+            views = (Views(values, weights.to(values.dtype), batch.observed_mask),)
+        loss = torch.stack([self.objective(view) for view in views]).mean()
+        if self.reconstruction_weight:
+            loss = loss + self.reconstruction_weight * self._reconstruction(batch)
+        if not bool(loss.isfinite()):
+            raise NumericalError(
+                f"loss: it is {float(loss)} at step {self.global_step}; lower the learning rate "
+                f"({self.learning_rate:g}) or raise the objective's temperature."
+            )
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
+        return loss
+
+    def _stream(self, batch_index: int) -> int:
+        """A seed for each batch of each epoch and process, so that a run that resumes draws what it would have."""
+        place = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_index
+        return (place * 1_009 + self.global_rank) % 2**63
+
+    def _reconstruction(self, batch: Batch) -> Tensor:
+        losses = []
+        for name, encoder in self.encoders.items():
+            if len(batch.inputs[name]) and hasattr(encoder, "decode"):
+                values = batch.inputs[name]
+                losses.append(mse_loss(encoder.decode(encoder(values)), values))
+        return torch.stack(losses).mean() if losses else torch.zeros((), device=self.device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; with no weight decay of what the objective learns."""
+        groups: list[dict[str, Any]] = [{"params": list(self.encoders.parameters())}]
+        if isinstance(self.objective, nn.Module) and any(True for _ in self.objective.parameters()):
+            groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The generative model goes with the weights."""
+        lg = self.generative
+        checkpoint[_GENERATIVE] = lg and {
+            "loadings": dict(lg.loadings),
+            "intercepts": dict(lg.intercepts),
+            "noise_variance": dict(lg.noise_variance),
+            "prior_mean": lg.prior_mean,
+            "prior_covariance": lg.prior_covariance,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """And comes back with them."""
+        kept = checkpoint.get(_GENERATIVE)
+        self.generative = LinearGaussian(**kept) if kept else None
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Lightning does not know our batches."""
+        del dataloader_idx
+        return batch.to(device)
