@@ -1,10 +1,10 @@
 """Calibrated alignment: encoders and a generative model of their output, trained in turn. Needs Lightning.
 
-    batches           instances that lack modalities, put together
-    module            step 2: encoders, with the generative model frozen
-    generative_step   step 1: the generative model, with the encoders frozen
-    input_imputation  inputs imputed before they are encoded
-    alignment         ``align``: both in turn, with validation, early stopping, logs and checkpoints
+batches           instances that lack modalities, put together
+module            step 2: encoders, with the generative model frozen
+generative_step   step 1: the generative model, with the encoders frozen
+input_imputation  inputs imputed before they are encoded
+alignment         ``align``: both in turn, with validation, early stopping, logs and checkpoints
 """
 
 from __future__ import annotations

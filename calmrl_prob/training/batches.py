@@ -147,7 +147,12 @@ class EpochSampler(Sampler[int]):
         world_size: int = 1,
         even: bool = True,
     ) -> None:
-        self.rows, self.seed, self.shuffle, self.epoch = torch.as_tensor(list(rows), dtype=torch.int64), seed, shuffle, 0
+        self.rows, self.seed, self.shuffle, self.epoch = (
+            torch.as_tensor(list(rows), dtype=torch.int64),
+            seed,
+            shuffle,
+            0,
+        )
         self.rank, self.world_size, self.even = rank, world_size, even
 
     def set_epoch(self, epoch: int) -> None:

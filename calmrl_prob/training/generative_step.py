@@ -87,7 +87,12 @@ class GenerativeStep(lightning.Callback):
         Raises:
             DataError: a modality has no row in the whole epoch.
         """
-        seen = {name for present in statistics.scatters for name, here in zip(statistics.names, present, strict=True) if here}
+        seen = {
+            name
+            for present in statistics.scatters
+            for name, here in zip(statistics.names, present, strict=True)
+            if here
+        }
         absent = [name for name in statistics.names if name not in seen]
         if absent:
             raise DataError(
@@ -126,13 +131,28 @@ def gather_statistics(module: AlignmentModule, batches: Iterable[Batch]) -> Suff
 def all_reduced(statistics: SufficientStatistics) -> SufficientStatistics:
     """The statistics of all processes together, the same in each; alone, those given.
 
-    They add exactly, in the order of the processes, so that each has the same bits.
+    The scatters are taken about one shift, that of the first process, and added pattern by pattern.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return statistics
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, statistics)
-    total: SufficientStatistics = parts[0]
-    for part in parts[1:]:
-        total = total + part
+    shift = statistics.shift.clone()
+    distributed.broadcast(shift, src=0)
+    parts = dict(zip(statistics.names, shift.split(list(statistics.dims.values())), strict=True))
+    own = statistics.shifted(parts)
+    total = SufficientStatistics(statistics.dims, parts)
+    for present in _patterns_anywhere(own, shift.device):
+        width = sum(size for size, here in zip(own.dims.values(), present, strict=True) if here) + 1
+        scatter = own.scatters.get(present, shift.new_zeros(width, width)).contiguous()
+        distributed.all_reduce(scatter)
+        total.scatters[present] = scatter
     return total
+
+
+def _patterns_anywhere(statistics: SufficientStatistics, device: torch.device) -> list[tuple[bool, ...]]:
+    """The missing patterns that any process has met, in one order for all."""
+    known = torch.zeros(2 ** len(statistics.names), dtype=torch.int32, device=device)
+    for present in statistics.scatters:
+        known[sum(2**m for m, here in enumerate(present) if here)] = 1
+    distributed.all_reduce(known)
+    codes = known.nonzero().flatten().tolist()
+    return [tuple(bool(code >> m & 1) for m in range(len(statistics.names))) for code in codes]

@@ -27,6 +27,17 @@ from calmrl_prob.training.input_imputation import InputImputation
 _GENERATIVE = "generative_model"
 
 
+def as_tensors(lg: LinearGaussian) -> dict[str, Any]:
+    """Its parts as plain tensors, of which it can be made again."""
+    return {
+        "loadings": dict(lg.loadings),
+        "intercepts": dict(lg.intercepts),
+        "noise_variance": dict(lg.noise_variance),
+        "prior_mean": lg.prior_mean,
+        "prior_covariance": lg.prior_covariance,
+    }
+
+
 class AlignmentModule(lightning.LightningModule):
     """Encoders, what they are trained by, and the generative model of their output.
 
@@ -145,13 +156,7 @@ class AlignmentModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The generative model goes with the weights."""
         lg = self.generative
-        checkpoint[_GENERATIVE] = lg and {
-            "loadings": dict(lg.loadings),
-            "intercepts": dict(lg.intercepts),
-            "noise_variance": dict(lg.noise_variance),
-            "prior_mean": lg.prior_mean,
-            "prior_covariance": lg.prior_covariance,
-        }
+        checkpoint[_GENERATIVE] = None if lg is None else as_tensors(lg)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """And comes back with them."""

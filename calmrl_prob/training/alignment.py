@@ -1,0 +1,243 @@
+"""``align``: the two steps of calibrated alignment in turn, until validation recall no longer rises."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from calmrl_prob._arguments import whole_number
+from calmrl_prob._randomness import seeded
+from calmrl_prob.alignment.calibration import CALIBRATIONS, Calibration
+from calmrl_prob.alignment.views import Views
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.evaluation.representations import cosine_recall
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.training.batches import EpochSampler, as_dataset, batches
+from calmrl_prob.training.generative_step import GenerativeStep
+from calmrl_prob.training.input_imputation import InputImputation
+from calmrl_prob.training.module import AlignmentModule
+from calmrl_prob.training.rows import TrainingRows
+from calmrl_prob.training.watch import RECALL, Watch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What :func:`align` found.
+
+    Attributes:
+        module: encoders, objective and generative model, as they were at the best epoch.
+        history: one row an epoch: loss, validation R@1 (share), seconds of the whole epoch and of EM.
+        best_epoch: of the highest validation R@1, or the last one without validation rows.
+        stop_reason: "max_epochs" or "early stopping".
+    """
+
+    module: AlignmentModule
+    history: pd.DataFrame
+    best_epoch: int
+    stop_reason: str
+
+    @property
+    def encoders(self) -> nn.ModuleDict:
+        """For each modality its encoder."""
+        return self.module.encoders
+
+    @property
+    def generative_model(self) -> LinearGaussian | None:
+        """Of the representations; None if the calibration needs none."""
+        return self.module.generative
+
+    @torch.no_grad()
+    def represent(self, data: MultimodalData | Dataset[Any], batch_size: int = 1024) -> MultimodalData:
+        """The representations of data, modality by modality, (N, D) each, missing where the modality is.
+
+        Raises:
+            SchemaError: a modality has no encoder.
+        """
+        return _represent(self.module, data, batch_size)
+
+
+@torch.no_grad()
+def _represent(module: AlignmentModule, data: MultimodalData | Dataset[Any], batch_size: int = 1024) -> MultimodalData:
+    dataset = as_dataset(data, module.names)
+    training = module.training
+    module.eval()
+    parts, masks = [], []
+    for batch in batches(dataset, module.names, EpochSampler(range(len(dataset)), shuffle=False), batch_size):  # type: ignore[arg-type]
+        parts.append(module.encode(batch.to(module.device)).float().cpu())
+        masks.append(batch.observed_mask)
+    module.train(training)
+    values, mask = torch.cat(parts), torch.cat(masks)
+    extra: dict[str, Any] = {}
+    if isinstance(data, MultimodalData):
+        extra = {"ids": data.ids, "labels": data.labels, "partition": data.partition, "covariates": data.covariates}
+    arrays = {name: values[:, m] for m, name in enumerate(module.names)}
+    return MultimodalData(arrays, observed_mask=mask, **extra)
+
+
+def align(
+    data: MultimodalData | Dataset[Any],
+    encoders: Mapping[str, nn.Module],
+    objective: Callable[[Views], Tensor],
+    calibration: Calibration | str = "none",
+    *,
+    validation: MultimodalData | Dataset[Any] | None = None,
+    input_imputation: InputImputation | None = None,
+    latent_dim: int = 32,
+    max_epochs: int = 50,
+    warmup_epochs: int = 0,
+    em_period: int = 1,
+    em_options: Mapping[str, Any] | None = None,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    unit_norm: bool = True,
+    reconstruction_weight: float = 0.0,
+    patience: int | None = 10,
+    seed: int = 0,
+    progress: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    trainer_options: Mapping[str, Any] | None = None,
+) -> Alignment:
+    """Train encoders so that all modalities of an instance align to one anchor, although some are absent.
+
+    Every epoch the generative model is fitted to the representations of the training rows (step 1), and the encoders
+    are trained on the observed ones and its imputations (step 2). The encoders given are trained in place.
+
+    Args:
+        data: N instances; ``MultimodalData``, or a dataset whose items are dicts that may lack modalities.
+        encoders: for each modality a module from (n, ...) to (n, D), in the order that the masks have.
+        objective: a function of ``Views``, such as those of ``calmrl_prob.alignment.objectives``.
+        calibration: one of ``CALIBRATIONS`` by name, or an object.
+        validation: rows that choose the epoch, by R@1 over the cosine of representations; none to take the last.
+        input_imputation: completes the inputs before they are encoded.
+        latent_dim: K of the generative model of the representations.
+        max_epochs: at most.
+        warmup_epochs: first ones, on the rows alone that have every modality (the paper's protocol).
+        em_period: epochs from one step 1 to the next.
+        em_options: of :class:`GenerativeStep`.
+        batch_size: B.
+        learning_rate, weight_decay: of AdamW.
+        unit_norm: whether representations are scaled to length 1.
+        reconstruction_weight: of the squared error of encoders that have a ``decode``.
+        patience: epochs without a better validation R@1 after which it stops; None for never.
+        seed: of batches and draws; the same seed gives the same weights.
+        progress: show a progress bar.
+        folder: where logs (CSV, TensorBoard) and checkpoints go; none are written without.
+        resume: a checkpoint of an earlier run with the same settings, to go on from.
+        trainer_options: of ``lightning.Trainer``: accelerator, devices, strategy, precision ...; one CPU by default.
+
+    Returns:
+        The trained encoders at their best epoch, the generative model, and the history.
+
+    Raises:
+        ArgumentError: an option is out of range.
+        SchemaError: modalities and encoders do not go together, or outputs differ in width.
+        DataError: too few rows, or none with every modality for the warm-up.
+        NumericalError: an output or the loss is not finite; names the modality and the step.
+
+    Example:
+        >>> from calmrl_prob.alignment.objectives import OBJECTIVES
+        >>> from calmrl_prob.encoders import build_encoders
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> z = torch.randn(200, 4, generator=generator)
+        >>> x = {name: z @ torch.randn(4, 12, generator=generator) for name in ("image", "text")}
+        >>> x["text"][:80] = torch.nan
+        >>> data = MultimodalData(x)
+        >>> found = align(
+        ...     data, build_encoders("linear", data.dims, 8), OBJECTIVES["pairwise"](), "imputed_draw", latent_dim=4,
+        ...     max_epochs=3)
+        >>> found.represent(data).dims, len(found.history)
+        ({'image': 8, 'text': 8}, 3)
+    """
+    if isinstance(calibration, str):
+        if calibration not in CALIBRATIONS:
+            raise ArgumentError(f"calibration: expected one of {sorted(CALIBRATIONS)}, got {calibration!r}.")
+        calibration = CALIBRATIONS[calibration]()
+    max_epochs, batch_size = (
+        whole_number(argument, value, least=1)
+        for argument, value in (("max_epochs", max_epochs), ("batch_size", batch_size))
+    )
+    warmup_epochs = whole_number("warmup_epochs", warmup_epochs)
+    module = AlignmentModule(
+        encoders,
+        objective,
+        calibration,
+        input_imputation=input_imputation,
+        unit_norm=unit_norm,
+        reconstruction_weight=reconstruction_weight,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        seed=seed,
+    )
+    rows = TrainingRows(as_dataset(data, module.names), module.names, batch_size, seed, warmup_epochs)
+    step = None
+    if calibration.needs_model:
+        options = {"first_epoch": warmup_epochs, "period": em_period, "seed": seed, **(em_options or {})}
+        step = GenerativeStep(rows, latent_dim, **options)
+    recall = None
+    if validation is not None:
+        recall = lambda trained: float(cosine_recall(_represent(trained, validation))["R@1"].mean())  # noqa: E731
+    watch = Watch(recall, seed, step)
+    callbacks: list[lightning.Callback] = [*([step] if step else []), watch]
+    stopping = None
+    if validation is not None and patience is not None:
+        stopping = EarlyStopping(RECALL, mode="max", patience=patience, check_on_train_epoch_end=True)
+        callbacks.append(stopping)
+    loggers: list[Any] = []
+    if folder is not None:
+        target = Path(folder)
+        callbacks.append(ModelCheckpoint(target / "checkpoints", filename="{epoch}", save_last=True, save_top_k=0))
+        loggers = [CSVLogger(target, name="", version="csv"), TensorBoardLogger(target, name="", version="tensorboard")]
+    device_options: dict[str, Any] = {"accelerator": "cpu", "devices": 1, **(trainer_options or {})}
+    with seeded(seed), _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            logger=loggers or False,
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            **device_options,
+        )
+        trainer.fit(module, datamodule=rows, ckpt_path=resume)
+    watch.restore(module)
+    stopped = stopping is not None and bool(stopping.stopped_epoch)
+    return Alignment(module, watch.history, watch.best_epoch, "early stopping" if stopped else "max_epochs")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning reports devices and the like on standard error; and one of its modules uses what torch is retiring."""
+    reporters = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [reporter.level for reporter in reporters]
+    for reporter in reporters:
+        reporter.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for reporter, level in zip(reporters, levels, strict=True):
+            reporter.setLevel(level)

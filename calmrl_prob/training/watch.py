@@ -1,0 +1,96 @@
+"""What is kept of a training: the history of its epochs, and the weights of the best one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+
+from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.training.generative_step import GenerativeStep
+from calmrl_prob.training.module import AlignmentModule, as_tensors
+
+#: What early stopping looks at.
+RECALL = "validation_recall"
+
+
+class Watch(lightning.Callback):
+    """Keeps a row an epoch, and the module as it was when validation recall was highest.
+
+    Args:
+        recall: of a module on the validation rows, a share; None if there are none.
+        seed: torch's random numbers (dropout) start from it and the epoch, so that a run that resumes goes on the same.
+        step: whose seconds are told apart.
+    """
+
+    def __init__(
+        self, recall: Callable[[AlignmentModule], float] | None, seed: int, step: GenerativeStep | None = None
+    ) -> None:
+        self.recall, self.seed, self.step = recall, seed, step
+        self.rows: list[dict[str, float]] = []
+        self.best_epoch, self._best = -1, -1.0
+        self._weights: dict[str, torch.Tensor] = {}
+        self._generative: LinearGaussian | None = None
+        self._started = self._em_before = 0.0
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.DataFrame(self.rows)
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """The clock of the first epoch."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Random numbers that depend on the epoch alone."""
+        torch.default_generator.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) % 2**63)
+        if torch.cuda.is_available() and pl_module.device.type == "cuda":
+            torch.cuda.manual_seed_all((self.seed * 1_000_003 + trainer.current_epoch) % 2**63)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Validation recall, the history, and the best weights."""
+        assert isinstance(pl_module, AlignmentModule)
+        em_seconds = self.step.seconds if self.step is not None else 0.0
+        row = {
+            "epoch": trainer.current_epoch,
+            "loss": float(trainer.callback_metrics.get("loss", float("nan"))),
+            "seconds": time.perf_counter() - self._started,
+            "em_seconds": em_seconds - self._em_before,
+        }
+        if self.recall is not None:
+            row[RECALL] = self.recall(pl_module)
+            pl_module.log(RECALL, row[RECALL], sync_dist=False)
+        self.rows.append(row)
+        if self.recall is None or row[RECALL] > self._best:
+            self.best_epoch, self._best = trainer.current_epoch, row.get(RECALL, -1.0)
+            self._generative = pl_module.generative
+            self._weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+        self._started, self._em_before = time.perf_counter(), em_seconds
+
+    def restore(self, module: AlignmentModule) -> None:
+        """Put the best epoch's weights back."""
+        if self._weights:
+            module.load_state_dict(self._weights)
+            module.generative = self._generative
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        kept = self._generative
+        return {
+            "rows": self.rows,
+            "best_epoch": self.best_epoch,
+            "best": self._best,
+            "weights": self._weights,
+            "generative": None if kept is None else as_tensors(kept),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.rows, self.best_epoch, self._best = state_dict["rows"], state_dict["best_epoch"], state_dict["best"]
+        self._weights, kept = state_dict["weights"], state_dict["generative"]
+        self._generative = None if kept is None else LinearGaussian(**kept)
