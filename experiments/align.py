@@ -1,0 +1,178 @@
+"""Calibrated alignment of encoders, by many variants on equal terms: ``python -m experiments.align``.
+
+    python -m experiments.align                              # emoji, 15% of the rows complete, the rest pairs
+    python -m experiments.align missingness=mcar             # half of all modalities removed
+    python -m experiments.align missingness=hub              # pairs with the first modality, none complete
+    python -m experiments.align data=npz data.source.path=multi30k_lsa.npz only=[observed,started] seeds=[0]
+
+Leaves in the run's folder ``results.csv`` (one row for each variant and seed), ``table.md``, ``config.yaml`` and the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from analysis.files import write_table, write_text
+from calmrl_prob.errors import ArgumentError, CalmrlError
+from experiments.aligned import Variant, make_task, run_variant
+from experiments.data import Split
+from experiments.models import markdown
+from experiments.settings import build
+
+logger = logging.getLogger(__name__)
+
+#: Columns of the table: what is measured, its heading, its digits.
+MEASURES = (
+    ("R@1 cosine", "R@1 %, cosine", 1),
+    ("R@1 ratio", "R@1 %, likelihood ratio", 1),
+    ("gap", "gap closed %", 0),
+    ("seconds", "s", 0),
+)
+#: Whose cosine the gap is counted from, and to.
+_FROM, _TO = "observed", "oracle"
+
+
+@hydra.main(config_path="conf", config_name="align", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Make one table."""
+    try:
+        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    except CalmrlError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        logger.info("refused: %s", error)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+
+
+def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
+    """Train and measure every variant for every seed, print the table, and write the files of the run.
+
+    Args:
+        cfg: the composed configuration ``align``.
+        folder: where the files go.
+        console: to print to; standard output by default.
+
+    Returns:
+        What ``results.csv`` holds.
+
+    Raises:
+        CalmrlError: an option has a value that cannot work; the message names it.
+    """
+    out = console or Console()
+    split: Split = build(cfg, "data")
+    mechanism = build(cfg, "missingness")
+    variants = _variants(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
+        bar = progress.add_task("", total=len(variants) * len(cfg.seeds))
+        for seed in cfg.seeds:
+            task = make_task(
+                split.train,
+                split.test,
+                mechanism(split.train, seed=seed),
+                seed=seed,
+                components=cfg.components,
+                validation_share=cfg.validation_share,
+            )
+            for key, variant in variants.items():
+                found = run_variant(
+                    variant,
+                    task,
+                    latent_dim=cfg.latent_dim,
+                    pseudo_rows=list(cfg.pseudo_rows),
+                    width=cfg.width,
+                    encoder=OmegaConf.to_container(cfg.encoder),  # type: ignore[arg-type]
+                    training=OmegaConf.to_container(cfg.training),  # type: ignore[arg-type]
+                )
+                rows.append({"variant": key, "label": variant.label, "seed": seed, **found.row})
+                logger.info("%s, seed %d: %s", key, seed, found.row)
+                write_table(pd.DataFrame(rows), folder / "results.csv")  # an interrupted run leaves what it has
+                progress.update(bar, advance=1, description=escape(f"{variant.label}, seed {seed}"))
+    results = with_gap(pd.DataFrame(rows))
+    write_table(results, folder / "results.csv")
+    write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
+    text = tabulate(results)
+    title = f"{split.name}, {cfg.missingness._target_.rpartition('.')[2]}, {len(cfg.seeds)} seeds"
+    write_text(f"## {title}\n\n{markdown(text)}", folder / "table.md")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(text.columns):
+        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+    for cells in text.to_numpy():
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    out.width = max(out.width, 140)
+    out.print(table)
+    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    return results
+
+
+def with_gap(results: pd.DataFrame) -> pd.DataFrame:
+    """The share of the gap that the better of the two scores closes, seed by seed, in percent.
+
+    From what one would do without calibration (observed only, cold encoders, cosine) to the same on complete data.
+
+    Example:
+        >>> rows = [("observed", 10.0), ("oracle", 20.0), ("mine", 17.0)]
+        >>> frame = [{"variant": v, "seed": 0, "R@1 cosine": r, "R@1 ratio": float("nan")} for v, r in rows]
+        >>> with_gap(pd.DataFrame(frame))["gap"].tolist()
+        [0.0, 100.0, 70.0]
+    """
+    best = results[["R@1 cosine", "R@1 ratio"]].max(axis=1).where(~results["variant"].isin([_FROM, _TO]))
+    best = best.fillna(results["R@1 cosine"])
+    cosine = results.set_index(["variant", "seed"])["R@1 cosine"]
+    if not {_FROM, _TO} <= set(results["variant"]):
+        return results.assign(gap=np.nan)
+    low, high = cosine[_FROM].reindex(results["seed"]).to_numpy(), cosine[_TO].reindex(results["seed"]).to_numpy()
+    return results.assign(gap=100 * (best.to_numpy() - low) / (high - low))
+
+
+def tabulate(results: pd.DataFrame) -> pd.DataFrame:
+    """The table as text: mean ± standard deviation over seeds.
+
+    Example:
+        >>> row = {"variant": "a", "label": "A", "R@1 cosine": 10.0, "R@1 ratio": 12.0, "gap": 50.0, "seconds": 1.0}
+        >>> tabulate(pd.DataFrame([row | {"seed": 0}, row | {"seed": 1}])).iloc[0].tolist()
+        ['A', '10.0±0.0', '12.0±0.0', '50±0', '1±0']
+    """
+    table = []
+    for _, group in results.groupby("variant", sort=False):
+        cells = {"variant": group["label"].iloc[0]}
+        for name, heading, digits in MEASURES:
+            values = group[name].dropna()
+            spread = f"±{values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+            cells[heading] = f"{values.mean():.{digits}f}{spread}" if len(values) else "-"
+        table.append(cells)
+    return pd.DataFrame(table)
+
+
+def _variants(cfg: DictConfig) -> dict[str, Variant]:
+    known = list(cfg.variants)
+    wanted = known if cfg.only is None else list(cfg.only)
+    unknown = [key for key in wanted if key not in known]
+    if unknown or not wanted:
+        raise ArgumentError(f"only: expected some of {known}, got {wanted}.")
+    return {
+        key: Variant(**{"temperatures": list(cfg.temperatures), **OmegaConf.to_container(cfg.variants[key])})  # type: ignore[dict-item]
+        for key in wanted
+    }
+
+
+if __name__ == "__main__":
+    main()
