@@ -8,10 +8,12 @@ the plate, which no latent moves, count as log priors of the parameters.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
@@ -77,17 +79,40 @@ def run_gradient(
     form = discover(bound, data, generic=True)
     _require_fixed(form)
     evidence = FormEvidence(form, data, _EVALUATIONS)
-    parameters = [parameter for parameter in bound.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ModelError(
-            "model: it has no parameters to fit. State them by pyro.param, or as torch.nn.Parameter of a module; "
-            "with all of them known, calmrl_prob.posterior needs no fit."
-        )
+    parameters = trained_parameters(bound)
+
+    def terms() -> tuple[Tensor, Tensor]:
+        structures, penalty = form.read_with_prior({})
+        return evidence.of(structures), penalty
+
+    return ascend_evidence(parameters, data, terms, callback, max_iterations, tolerance, form.route)
+
+
+def ascend_evidence(
+    parameters: Sequence[Parameter],
+    data: MultimodalData,
+    terms: Callable[[], tuple[Tensor, Tensor]],
+    callback: Callback | None,
+    max_iterations: int,
+    tolerance: float,
+    route: str,
+) -> GradientReport:
+    """L-BFGS over a model's parameters, in place.
+
+    Args:
+        parameters: of the model, those to be fitted.
+        data: N instances.
+        terms: the evidence, and what the model states of its parameters outside the plate, nats; their sum is raised.
+        callback: called after each step with its number and that sum.
+        max_iterations: steps at most.
+        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+        route: of the evidence, for the report.
+    """
     penalties: dict[float, float] = {}
 
     def objective() -> Tensor:
-        structures, penalty = form.read_with_prior({})
-        total = evidence.of(structures) + penalty
+        evidence, penalty = terms()
+        total = evidence + penalty
         penalties[float(total.detach())] = float(penalty.detach())
         return total
 
@@ -103,8 +128,23 @@ def run_gradient(
         found.stop_reason,
         found.criterion,
         tolerance,
-        form.route,
+        route,
     )
+
+
+def trained_parameters(bound: BoundModel) -> list[Parameter]:
+    """The parameters of a model that are to be fitted.
+
+    Raises:
+        ModelError: there are none.
+    """
+    parameters = [parameter for parameter in bound.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError(
+            "model: it has no parameters to fit. State them by pyro.param, or as torch.nn.Parameter of a module; "
+            "with all of them known, calmrl_prob.posterior needs no fit."
+        )
+    return parameters
 
 
 def _require_fixed(form: ConjugateForm) -> None:
