@@ -22,8 +22,8 @@ from torch import Tensor
 from calmrl_prob._arguments import real_number, require_known_options, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, NumericalError
-from calmrl_prob.inference.gaussian_process import places_of
 from calmrl_prob.inference.gaussian_process_start import smooth_start
+from calmrl_prob.inference.places import places_of
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.linear_gaussian import EMResult, LinearGaussian
 from calmrl_prob.linear_gaussian.convergence import gain_to_come

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.scale_mixture import Chunk, ScaleMixture, Whole
+from calmrl_prob.linear_gaussian.scale_factors import Whole
+from calmrl_prob.linear_gaussian.scale_mixture import Chunk, ScaleMixture
 from calmrl_prob.linear_gaussian.scale_quadrature import NUM_NODES, Quadrature, integrate
 from calmrl_prob.linear_gaussian.scale_updates import Variational, update
 from calmrl_prob.linear_gaussian.student_t import sample_gamma
