@@ -23,10 +23,11 @@ from calmrl_prob.errors import ArgumentError, CalmrlError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.missingness import mcar
 from experiments.calibrated import without
-from experiments.contenders import Contender, Folds, Gaussian, Model, Ridge, equal_mixture, scale_mixture
+from experiments.contenders import Contender, Folds, Gaussian, Model, Ridge
 from experiments.data import Split
 from experiments.fitted import FittedModel, FittedRidge, Hidden, Rescaled, hide, measure
 from experiments.imputers import RidgePairs, has, values
+from experiments.mixtures import equal_mixture, scale_mixture
 from experiments.settings import build
 from experiments.small_data import differences, run, take
 from tests.test_experiments import CONF, ROOT, composed
