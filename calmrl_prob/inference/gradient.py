@@ -9,7 +9,6 @@ the plate, which no latent moves, count as log priors of the parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,37 +17,13 @@ from torch.nn import Parameter
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
-from calmrl_prob.inference.ascent import ascend
+from calmrl_prob.inference.ascent import AscentReport, ascend
 from calmrl_prob.inference.evidence import FormEvidence
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.tracing import BoundModel
 
 #: Evaluations that a fit is expected to take, for choosing between rows and statistics.
 _EVALUATIONS = 200
-
-
-@dataclass(frozen=True)
-class GradientReport:
-    """How a fit by gradients went.
-
-    Attributes:
-        log_likelihood: (T,) evidence after each step, nats; the start's first.
-        objective: (T,) the same, plus what the model states outside the plate: penalties by ``pyro.factor``, say.
-        num_iterations: L-BFGS steps.
-        converged, stop_reason: "converged", "rounding" (no step raises the evidence any more) or "max_iterations".
-        criterion: mean gain of the last steps, in nats for each observed value.
-        tolerance: what it was compared with.
-        form: the route of the evidence.
-    """
-
-    log_likelihood: Tensor
-    objective: Tensor
-    num_iterations: int
-    converged: bool
-    stop_reason: str
-    criterion: float
-    tolerance: float
-    form: str
 
 
 def run_gradient(
@@ -59,7 +34,7 @@ def run_gradient(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
-) -> GradientReport:
+) -> AscentReport:
     """Maximise the exact evidence over a model's parameters, in place.
 
     Args:
@@ -96,7 +71,7 @@ def ascend_evidence(
     max_iterations: int,
     tolerance: float,
     route: str,
-) -> GradientReport:
+) -> AscentReport:
     """L-BFGS over a model's parameters, in place.
 
     Args:
@@ -120,16 +95,8 @@ def ascend_evidence(
     found = ascend(
         objective, parameters, num_values, max_iterations=max_iterations, tolerance=tolerance, callback=callback
     )
-    return GradientReport(
-        found.trace - torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64),
-        found.trace,
-        found.num_iterations,
-        found.converged,
-        found.stop_reason,
-        found.criterion,
-        tolerance,
-        route,
-    )
+    penalty = torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64)
+    return AscentReport.of(found, found.trace - penalty, tolerance, route)
 
 
 def trained_parameters(bound: BoundModel) -> list[Parameter]:

@@ -17,7 +17,8 @@ from calmrl_prob._arguments import keyword_options, require_known_options
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NotConjugateError
-from calmrl_prob.inference.gradient import GradientReport, ascend_evidence, trained_parameters
+from calmrl_prob.inference.ascent import AscentReport
+from calmrl_prob.inference.gradient import ascend_evidence, trained_parameters
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.inference.scale_mixture import assemble, scale_mixture_of
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, ScaleEMResult, ScaleMixture, fit_scale_em
@@ -107,7 +108,7 @@ def run_scale_mixture(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
-) -> GradientReport:
+) -> AscentReport:
     """Maximise the evidence of a model with Student-t sites, or its lower bound, over its parameters, in place.
 
     Args:
