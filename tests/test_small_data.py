@@ -132,7 +132,7 @@ def test_settings_are_varied_one_after_another() -> None:
     assert tried == [(2, 2), (1, 2), (3, 2), (2, 1)]
 
 
-def test_recalibration_makes_variances_right_where_the_model_is_wrong(incomplete: MultimodalData) -> None:
+def test_recalibration_makes_variances_right_where_the_model_is_wrong() -> None:
     """One latent too few and no prior: variances come out too small, by factors that folds tell."""
     many = load_synthetic(num_instances=600, dims={"a": 6, "b": 6}, latent_dim=2, noise_variance=0.2, seed=4)
     rows, test = many.split(0.1, seed=0)

@@ -145,7 +145,7 @@ def fit_gaussian_process(
     criterion, stop_reason = math.inf, "max_iterations"
     for iteration in range(options.max_iterations + 1):
         inducing, value = _choose_points(step, parameters, prior, places, inducing, value, options)
-        penalty = noise_model.log_prior(parameters.noise_variance, step.shape)
+        penalty = noise_model.log_prior(parameters.noise_variance)
         evidence.append(value)
         objective.append(value + penalty)
         if callback is not None and iteration:

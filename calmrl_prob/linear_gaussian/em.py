@@ -157,7 +157,7 @@ def fit_em(
 
     def evaluate(point: Parameters) -> Evaluation[Parameters, Moments]:
         moments = step(point)
-        objective = moments.log_likelihood + moments.log_prior + noise_model.log_prior(point.noise_variance, step.shape)
+        objective = moments.log_likelihood + moments.log_prior + noise_model.log_prior(point.noise_variance)
         if prior is not None:
             objective += prior.log_density(point.loadings)
         return Evaluation(point, moments, moments.log_likelihood, objective)

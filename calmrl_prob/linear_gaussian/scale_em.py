@@ -210,7 +210,7 @@ def fit_scale_em(
 
     def evaluate(point: Point) -> Evaluation[Point, ScaleMoments]:
         found = step(point)
-        log_prior = noise_model.log_prior(point.parameters.noise_variance, step.shape)
+        log_prior = noise_model.log_prior(point.parameters.noise_variance)
         return replace(found, objective=found.log_likelihood + log_prior)
 
     guess = AndersonGuess(

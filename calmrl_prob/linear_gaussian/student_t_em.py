@@ -123,7 +123,7 @@ def fit_student_t_em(
 
     def evaluate(point: Point) -> Evaluation[Point, WeightedMoments]:
         found = step(point)
-        log_prior = noise_model.log_prior(point[0].noise_variance, step.shape)
+        log_prior = noise_model.log_prior(point[0].noise_variance)
         return replace(found, objective=found.log_likelihood + log_prior)
 
     last, ascent = ascend(
