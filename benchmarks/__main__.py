@@ -45,7 +45,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import collapsed, discovery, fitting, group_ard, iteration, peers
+    from benchmarks import collapsed, discovery, fitting, group_ard, iteration, peers, processes
     from benchmarks.problems import PROBLEMS
 
     console = Console()
@@ -73,6 +73,8 @@ def main() -> None:
         with console.status("group ARD beside other packages"):
             rows += [in_own_process("benchmarks.group_ard", name) for name in group_ard.available_peers()]
     show(console, "Group ARD where it is known which latent serves which modality", rows)
+    with console.status("Gaussian processes"):
+        show(console, "Posterior of Gaussian-process latents, covariances included", processes.measure())
     if options.quick:
         return
     if peers.available():

@@ -7,7 +7,7 @@ in ``experiments.compare``, but by the density of held-out values. A model that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,17 +77,18 @@ class ModelTable:
         """How often ``run`` reports progress."""
         return len(self.splits) * len(self.models) * (1 + len(self.seeds))
 
-    def run(self, advance: Advance = lambda what: None) -> pd.DataFrame:
+    def run(self, advance: Advance = lambda what: None) -> Iterator[pd.DataFrame]:
         """Choose, fit and measure everything.
 
         Args:
             advance: is called ``steps`` times, with what was done.
 
-        Returns:
-            One row for each data set, model and seed: the measures, the settings chosen, how the posterior was computed
-            (route), what was done, and a note: why a model is left out, or what it warned of.
+        Yields:
+            After each model the table so far, one row for each data set, model and seed: the measures, the settings
+            chosen, how the posterior was computed (route), what was done, and a note: why a model is left out, or what
+            it warned of.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         for dataset, split in self.splits.items():
             prepared = self._prepare(split)
             for key, model in self.models.items():
@@ -98,7 +99,7 @@ class ModelTable:
                     found = choice if isinstance(choice, dict) else self._measure(model, choice, task, prepared)
                     rows.append(named | {"seed": seed} | found)
                     advance(f"{dataset}, {model.label}, seed {seed}: {found['note'] or 'fitted'}"[:80])
-        return pd.DataFrame(rows)
+                yield pd.DataFrame(rows)
 
     def _prepare(self, split: Split) -> Rows:
         tasks = {}
@@ -181,7 +182,7 @@ def tabulate(results: pd.DataFrame) -> pd.DataFrame:
     """The table as text, best NLL first and failures last: mean ± standard deviation over seeds (the worst of them).
 
     Args:
-        results: rows of one data set, as ``ModelTable.run`` returns them.
+        results: rows of one data set, as ``ModelTable.run`` yields them.
 
     Example:
         >>> common = {"variant": "a", "label": "A", "route": "exact", "K": 2, "done": "", "note": ""}

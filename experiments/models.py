@@ -1,6 +1,6 @@
 """Every model in ``models/`` on the bundled data sets, in one table: ``python -m experiments.models``.
 
-    python -m experiments.models                                    # all models, emoji and leaves, five seeds
+    python -m experiments.models                                    # all models, emoji and leaves, three seeds
     python -m experiments.models only_data=[emoji] seeds=[0,1,2]
     python -m experiments.models only_models=[calmrl,mixture] models.mixture.latent_dims=[64]
     python -m experiments.models only_models=[mine] +model@models.mine=isotropic models.mine.file=path/to/mine.py
@@ -71,12 +71,13 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     out = console or Console()
     table = ModelTable(cfg)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    results = pd.DataFrame()
     with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
         bar = progress.add_task("", total=table.steps)
-        results = table.run(lambda what: progress.update(bar, advance=1, description=escape(what)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("results.csv", "results.parquet"):
-        write_table(results, folder / name)
+        for results in table.run(lambda what: progress.update(bar, advance=1, description=escape(what))):
+            for name in ("results.csv", "results.parquet"):  # a run that is interrupted leaves what it has
+                write_table(results, folder / name)
     write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     pages = []
     for dataset, part in results.groupby("dataset", sort=False):

@@ -72,15 +72,15 @@ def run_scale_em(
         data: N instances, whole modalities.
         seed: of the start.
         callback: called after each step with the number of E-steps so far and the evidence, nats.
-        **options: keywords of :func:`calmrl_prob.linear_gaussian.fit_scale_em`.
+        **options: keywords of :func:`calmrl_prob.linear_gaussian.fit_scale_em`; degrees of freedom stay above 2 unless
+            ``least_degrees_of_freedom`` says otherwise, so that what is imputed has a variance.
 
     Raises:
         ArgumentError: an unknown option, one out of range, or single features are missing.
     """
     require_known_options(options, _OPTIONS, "method 'scale em'")
     prior = getattr(model, "prior", None)
-    if isinstance(prior, StudentTPrior):
-        options.setdefault("least_degrees_of_freedom", prior.least)
+    options.setdefault("least_degrees_of_freedom", StudentTPrior.least)
     blocks: Any = data.conform(model.dims).blocks
     result = fit_scale_em(
         blocks,

@@ -32,6 +32,8 @@ from calmrl_prob.linear_gaussian.support import Support
 
 #: Iterations of a fit that another one starts from.
 _START_ITERATIONS = 30
+#: Rounds of turning latents, at most, before the first step of a prior that cares; each step has one more.
+_START_ROUNDS = 30
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -150,7 +152,7 @@ def fit_em(
         parameters = spectral_start(covariance, step.shape, latent_dim, noise_model, generator)
     parameters = parameters.with_floor(noise_model.floor)
     if prior is not None:
-        parameters = prior.turned(parameters, most_rounds=200)
+        parameters = prior.turned(parameters, most_rounds=_START_ROUNDS)
     guess = AndersonGuess(
         anderson_memory, Parameters.flatten, lambda point, vector: point.unflatten(vector).with_floor(noise_model.floor)
     )
