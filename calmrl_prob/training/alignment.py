@@ -134,7 +134,8 @@ def align(
         em_period: epochs from one step 1 to the next.
         em_options: of :class:`GenerativeStep`.
         batch_size: B.
-        learning_rate, weight_decay: of AdamW.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW, of the encoders' parameters.
         unit_norm: whether representations are scaled to length 1.
         reconstruction_weight: of the squared error of encoders that have a ``decode``.
         patience: epochs without a better validation R@1 after which it stops; None for never.
