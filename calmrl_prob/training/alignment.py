@@ -196,7 +196,7 @@ def align(
     recall = None
     if validation is not None:
         recall = lambda trained: float(cosine_recall(_represent(trained, validation))["R@1"].mean())  # noqa: E731
-    watch = Watch(recall, seed, step)
+    watch = Watch(recall, step)
     callbacks: list[lightning.Callback] = [*([step] if step else []), watch]
     stopping = None
     if validation is not None and patience is not None:
@@ -222,10 +222,26 @@ def align(
             log_every_n_steps=1,
             **device_options,
         )
-        trainer.fit(module, datamodule=rows, ckpt_path=resume)
+        with _refusing(resume):
+            trainer.fit(module, datamodule=rows, ckpt_path=resume)
     watch.restore(module)
     stopped = stopping is not None and bool(stopping.stopped_epoch)
     return Alignment(module, watch.history, watch.best_epoch, "early stopping" if stopped else "max_epochs")
+
+
+@contextmanager
+def _refusing(resume: str | os.PathLike[str] | None) -> Iterator[None]:
+    """What torch says of a checkpoint that does not fit, in this package's words."""
+    if resume is not None and not Path(resume).is_file():
+        raise ArgumentError(f"resume: {str(resume)!r} does not exist; checkpoints are in folder/checkpoints.")
+    try:
+        yield
+    except RuntimeError as error:
+        if resume is not None and "loading state_dict" in str(error):
+            raise ArgumentError(
+                f"resume: {str(resume)!r} is of other encoders or another objective; go on with those it was made of."
+            ) from error
+        raise
 
 
 @contextmanager

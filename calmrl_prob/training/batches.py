@@ -124,16 +124,15 @@ class EpochSampler(Sampler[int]):
     Args:
         rows: which ones.
         seed: of the orders.
+        epoch: whose order. There is no ``set_epoch``: trainers that call it count otherwise when they resume.
         shuffle: whether they are shuffled at all.
         rank, world_size: of several processes each takes every ``world_size``-th row; with ``even`` the last ones are
             dropped, so that all have as many.
         even: see there.
 
     Example:
-        >>> sampler = EpochSampler(range(6), seed=0)
-        >>> first = list(sampler)
-        >>> sampler.set_epoch(1)
-        >>> sorted(sampler) == sorted(first), list(sampler) != first
+        >>> first, second = (list(EpochSampler(range(6), seed=0, epoch=epoch)) for epoch in (0, 1))
+        >>> sorted(first) == sorted(second), first != second
         (True, True)
     """
 
@@ -142,6 +141,7 @@ class EpochSampler(Sampler[int]):
         rows: Sequence[int],
         seed: int = 0,
         *,
+        epoch: int = 0,
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -154,10 +154,6 @@ class EpochSampler(Sampler[int]):
             0,
         )
         self.rank, self.world_size, self.even = rank, world_size, even
-
-    def set_epoch(self, epoch: int) -> None:
-        """The order of that epoch from now on."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.rows), self.world_size)

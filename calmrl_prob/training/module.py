@@ -113,7 +113,7 @@ class AlignmentModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of a batch."""
-        generator = torch.Generator(device=self.device).manual_seed(self._stream(batch_index))
+        generator = torch.Generator(device=self.device).manual_seed(self.stream(batch_index))
         if self.input_imputation is None:
             representations = self.encode(batch)
             views = self.calibration(representations, batch.observed_mask, self.generative, generator)
@@ -127,13 +127,13 @@ class AlignmentModule(lightning.LightningModule):
             loss = loss + self.reconstruction_weight * self._reconstruction(batch)
         if not bool(loss.isfinite()):
             raise NumericalError(
-                f"loss: it is {float(loss)} at step {self.global_step}; lower the learning rate "
+                f"loss: it is {float(loss.detach())} at step {self.global_step}; lower the learning rate "
                 f"({self.learning_rate:g}) or raise the objective's temperature."
             )
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
         return loss
 
-    def _stream(self, batch_index: int) -> int:
+    def stream(self, batch_index: int) -> int:
         """A seed for each batch of each epoch and process, so that a run that resumes draws what it would have."""
         place = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_index
         return (place * 1_009 + self.global_rank) % 2**63

@@ -58,8 +58,8 @@ class TrainingRows(lightning.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         rows = self.complete if trainer.current_epoch < self.warmup_epochs else self.everything
-        sampler = EpochSampler(rows, self.seed, rank=trainer.global_rank, world_size=trainer.world_size)
-        sampler.set_epoch(trainer.current_epoch)
+        place = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        sampler = EpochSampler(rows, self.seed, epoch=trainer.current_epoch, **place)
         return batches(self.dataset, self.modalities, sampler, self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

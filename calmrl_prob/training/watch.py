@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.generative_step import GenerativeStep
 from calmrl_prob.training.module import AlignmentModule, as_tensors
 
@@ -23,14 +24,11 @@ class Watch(lightning.Callback):
 
     Args:
         recall: of a module on the validation rows, a share; None if there are none.
-        seed: torch's random numbers (dropout) start from it and the epoch, so that a run that resumes goes on the same.
         step: whose seconds are told apart.
     """
 
-    def __init__(
-        self, recall: Callable[[AlignmentModule], float] | None, seed: int, step: GenerativeStep | None = None
-    ) -> None:
-        self.recall, self.seed, self.step = recall, seed, step
+    def __init__(self, recall: Callable[[AlignmentModule], float] | None, step: GenerativeStep | None = None) -> None:
+        self.recall, self.step = recall, step
         self.rows: list[dict[str, float]] = []
         self.best_epoch, self._best = -1, -1.0
         self._weights: dict[str, torch.Tensor] = {}
@@ -46,11 +44,15 @@ class Watch(lightning.Callback):
         """The clock of the first epoch."""
         self._started = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Random numbers that depend on the epoch alone."""
-        torch.default_generator.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) % 2**63)
-        if torch.cuda.is_available() and pl_module.device.type == "cuda":
-            torch.cuda.manual_seed_all((self.seed * 1_000_003 + trainer.current_epoch) % 2**63)
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Random numbers that depend on the place in training alone: loaders draw some too, when they are made."""
+        assert isinstance(pl_module, AlignmentModule)
+        stream = pl_module.stream(batch_idx)
+        torch.default_generator.manual_seed(stream)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed_all(stream)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Validation recall, the history, and the best weights."""
