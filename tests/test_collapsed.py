@@ -215,15 +215,13 @@ def test_nothing_global_is_touched() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(before["numpy"], after["numpy"], strict=True))
 
 
-@pytest.mark.parametrize("spread", [1.0, 1e-4])
-def test_what_is_known_has_no_r_hat(spread: float) -> None:
+def test_what_is_known_has_no_r_hat() -> None:
     """Loadings that are given are the same in each draw but for rounding, which R-hat must not be of."""
     model = cal.marginalize(intercepts_alone, random_data())
-    draws = torch.stack([model.draw(seed) for seed in range(8)])
-    theta = (draws[0] + spread * (draws - draws[0])).unflatten(0, (2, 4))
-    quantities = rotation_free(model, theta)
-    signal = quantities["signal_covariance"]
-    assert not torch.equal(signal, signal[:1, :1].expand_as(signal))  # or there is nothing to tell apart here
-    found = moving(model, theta, quantities)
-    assert set(found) == {"log_evidence", "log_prior", "signal_mean"}
-    assert found["signal_mean"].shape == (2, 4, 9)
+    wide = torch.stack([model.draw(seed) for seed in range(8)]).unflatten(0, (2, 4))
+    signal = rotation_free(model, wide)["signal_covariance"]
+    assert not torch.equal(signal, signal[:1, :1].expand_as(signal))  # or there would be nothing to tell apart
+    for theta in (wide, wide[:1, :1] + 1e-4 * wide):  # a posterior as of 1e8 instances moves, all the same
+        found = moving(model, theta, rotation_free(model, theta))
+        assert set(found) == {"log_evidence", "log_prior", "signal_mean"}
+        assert found["signal_mean"].shape == (2, 4, 9)
