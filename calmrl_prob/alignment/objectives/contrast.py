@@ -32,12 +32,16 @@ def contrast(logits: Tensor, term_weights: Tensor, candidate_weights: Tensor) ->
         >>> contrast(torch.zeros(3, 3), torch.ones(3), torch.tensor([1.0, 1.0, 0.0])).total.exp().item()
         12.0
     """
-    there = candidate_weights > 0
-    log_weights = torch.where(there, torch.where(there, candidate_weights, 1).log(), -torch.inf)
-    own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    mass = torch.where(own, logits, logits + log_weights[..., None, :]).logsumexp(-1)
-    terms = mass - logits.diagonal(dim1=-2, dim2=-1)
-    return Terms((terms * term_weights).sum(), term_weights.sum())
+    own = logits.diagonal(dim1=-2, dim2=-1)
+    weighted = logits + _log(candidate_weights)[..., None, :]  # in which the row's own candidate stands with c_a
+    mass = torch.logaddexp(weighted.logsumexp(-1), own + _log(1 - candidate_weights))
+    return Terms(((mass - own) * term_weights).sum(), term_weights.sum())
+
+
+def _log(weights: Tensor) -> Tensor:
+    """Logarithms, with a finite stand-in for that of 0, whose sums have gradients that are 0 and not NaN."""
+    positive = weights > 0
+    return torch.where(positive, torch.where(positive, weights, 1).log(), torch.finfo(weights.dtype).min / 4)
 
 
 def weighted_mean(*parts: Terms) -> Tensor:
