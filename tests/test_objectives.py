@@ -104,6 +104,28 @@ def test_single_precision_agrees(name: str) -> None:
 
 
 @for_every_objective
+def test_the_same_on_every_device(name: str, device: str) -> None:
+    views = make_views(8, 4, 5)
+    moved = Views(views.values.to(device), views.weights.to(device), views.observed_mask.to(device))
+    loss = case(name).to(device)(moved)
+    assert loss.device.type == torch.device(device).type
+    torch.testing.assert_close(loss.cpu(), case(name)(views), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["pairwise", "anchored", "anchor"])
+def test_cold_and_wrong_is_finite(name: str) -> None:
+    """The right candidate 100 logits behind the others, and an absent one among them."""
+    x = torch.eye(4)[:, None, :].repeat(1, 2, 1)
+    x[:, 1] = -x[:, 0]
+    views = Views.observed(x, torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]]).bool())
+    if name == "anchor":
+        views = replace(views, anchors=-x[:, 0])
+    loss, slope = gradient(make_objective(name, temperature=0.01), views)
+    torch.testing.assert_close(loss, torch.tensor(100.0), rtol=0.5, atol=0.0)
+    assert slope.isfinite().all()
+
+
+@for_every_objective
 def test_half_precision_is_computed_in_single(name: str) -> None:
     views = make_views(16, 4, 16)
     half = Views(views.values.bfloat16(), views.weights.bfloat16(), views.observed_mask)
@@ -389,6 +411,18 @@ def test_matching_looks_at_observed_views_only() -> None:
     assert imputed.any()
     _, slope = gradient(objective, views)
     assert (slope[imputed] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["gram", "triangle", "pmrl"])
+def test_single_precision_serves_near_alignment(name: str) -> None:
+    """Six views that nearly coincide: squared volumes of 1e-6 and gradients that still have three digits."""
+    noise = 0.1 * torch.randn(32, 6, 64, generator=torch.Generator().manual_seed(0)).double()
+    center = torch.randn(32, 1, 64, generator=torch.Generator().manual_seed(1)).double()
+    views = Views.observed(torch.nn.functional.normalize(center + noise, dim=-1), torch.ones(32, 6).bool())
+    loss, slope = gradient(case(name), views)
+    rounded, rough = gradient(case(name).float(), Views.observed(views.values.float(), views.observed_mask))
+    torch.testing.assert_close(rounded.double(), loss, rtol=1e-4, atol=1e-5)
+    assert (rough.double() - slope).norm() < 1e-3 * slope.norm()
 
 
 def test_learnable_temperature_stays_above_its_bound() -> None:

@@ -33,6 +33,7 @@ def spectrum(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     Derivatives do not go through the eigendecomposition, whose own are NaN at ties. Eigenvalues: v_j^T G v_j with v_j
     fixed, exact as long as what is made of them is symmetric in those that tie. Vector: first-order perturbation,
     v_1 + sum_{j>1} v_j v_j^T dG v_1 / max(lambda_1 - lambda_j, GAP lambda_1), exact where the gap is above the floor.
+    There are first derivatives only.
 
     Args:
         values: (B, M, D), finite.

@@ -59,7 +59,9 @@ class Gram(Objective):
         modalities = views.shape[1]
         if modalities < 2:
             return views.values.sum() * 0
-        others = torch.tensor([[j for j in range(modalities) if j != i] for i in range(modalities)])
+        others = torch.tensor(
+            [[j for j in range(modalities) if j != i] for i in range(modalities)], device=views.values.device
+        )
         squared = _squared_volumes(views.values, views.weights, others)
         logits = -(squared.clamp(min=0) + FLOOR).sqrt() * self.temperature()
         single, group = views.weights.T, views.weights.T[others].amax(1)
@@ -71,9 +73,10 @@ def _squared_volumes(values: Tensor, weights: Tensor, others: Tensor) -> Tensor:
     instances, modalities, width = values.shape
     roots = root(weights)
     weighted = roots[:, :, None] * values
-    gram = weighted @ weighted.mT + torch.diag_embed(1 - weights)
+    exact = weighted.double()  # the small matrices come close to singular as views come together
+    gram = exact @ exact.mT + torch.diag_embed(1 - weights.double())
     gram = gram[:, others[:, :, None], others[:, None, :]].transpose(0, 1)  # (M, B, M - 1, M - 1)
-    adjugate, determinant = adjugate_and_determinant(gram)
+    adjugate, determinant = (part.to(values.dtype) for part in adjugate_and_determinant(gram))
     singles = values.transpose(0, 1)
     groups = weighted.transpose(0, 1)[others].transpose(1, 2).reshape(modalities, -1, width)
     cross = (groups @ singles.mT).reshape(modalities, instances, modalities - 1, instances)
