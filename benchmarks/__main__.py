@@ -45,7 +45,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import collapsed, discovery, fitting, group_ard, iteration, peers, processes
+    from benchmarks import collapsed, discovery, fitting, group_ard, iteration, objectives, peers, processes
     from benchmarks.problems import PROBLEMS
 
     console = Console()
@@ -75,6 +75,8 @@ def main() -> None:
     show(console, "Group ARD where it is known which latent serves which modality", rows)
     with console.status("Gaussian processes"):
         show(console, "Posterior of Gaussian-process latents, covariances included", processes.measure())
+    with console.status("alignment objectives"):
+        show(console, "Alignment objectives, forward and backward, B 512, M 4, D 256, float32", objectives.measure())
     if options.quick:
         return
     if peers.available():
