@@ -1,38 +1,39 @@
 """How far an anchor can have shifted: the paper's bounds, and sharper ones from the residual of the local anchor.
 
 Of one complete instance let G = Z Z^T, with eigenvalues lambda_1 >= lambda_2 >= .. and sigma_i = sqrt(lambda_i); v its
-local anchor, rho = v^T G v = lambda_1^Omega + eta^2 with eta^2 = sum over missing m of <v, x^m>^2; r = G v - rho v. In the
-projector distance, sqrt(2) sin:
+local anchor, rho = v^T G v = lambda_1^Omega + eta^2 with eta^2 = sum over missing m of <v, x^m>^2; r = G v - rho v; and
+d = lambda_1 - rho, g = lambda_1 - lambda_2, h = lambda_1 - lambda_M. For the shift in the projector distance,
+sqrt(2) sin,
 
-    paper, Theorem 1    sqrt(2 (1 - rho / lambda_1))    <=  shift  <=  sqrt(2) ||Z^missing||_2 / (sigma_1 - sigma_2)
-    residual            sqrt(2) ||r|| / lambda_1        <=  shift  <=  sqrt(2) ||r|| / (rho - lambda_2)  if rho > lambda_2
-    moments             2 d^2 / (d^2 + ||r||^2)         <= shift^2 <=  2 (d (g + h) - d^2 - ||r||^2) / (g h)
-                        with d = lambda_1 - rho, g = lambda_1 - lambda_2, h = lambda_1 - lambda_M
+    paper, Theorem 1    sqrt(2 (1 - rho / lambda_1))  <= shift   <= sqrt(2) ||Z^missing||_2 / (sigma_1 - sigma_2)
+    residual            sqrt(2) ||r|| / lambda_1      <= shift   <= sqrt(2) ||r|| / (rho - lambda_2) if rho > lambda_2
+    moments             2 d^2 / (d^2 + ||r||^2)       <= shift^2 <= 2 (d (g + h) - d^2 - ||r||^2) / (g h)
 
-The moment bounds are the sharpest that follow from rho, ||r|| and these eigenvalues, so never wider than the others, and exact
-for two modalities. For them, look at y = lambda_1 - lambda_j as a random variable that takes its value with probability
-<u_j, v>^2. It has E y = d and E y^2 = d^2 + ||r||^2, and it is either 0 or in [g, h]; sin^2 is the probability that it is not
-0. By Cauchy and Schwarz (E y)^2 <= sin^2 E y^2; and (y - g)(h - y) >= 0 wherever y > 0, which gives the other side.
+The moment bounds are the sharpest that follow from rho, ||r|| and these eigenvalues. They are exact for two
+modalities; the lower is never below the two others, the upper never above the residual's. For a proof look at
+y = lambda_1 - lambda_j as a random variable that takes its value with probability <u_j, v>^2. It has E y = d and
+E y^2 = d^2 + ||r||^2; it is either 0 or in [g, h]; and sin^2 is the probability that it is not 0. By Cauchy and Schwarz
+(E y)^2 <= sin^2 E y^2; and (y - g)(h - y) >= 0 wherever y > 0, which gives the other side.
 
-The paper states Theorem 1 for the vector distance sqrt(2 (1 - cos)). Its lower bound then fails, for instance on 3,144 of
-4,000 random instances: sqrt(2) sin is the larger of the two up to a right angle, and the proof bounds sin. Its upper bound
-fails for the vector distance where the missing modalities turn the sign of the sum and with it that of the anchor.
-``tests/test_bounds.py`` counts both.
+The paper states Theorem 1 for the vector distance sqrt(2 (1 - cos)). Its lower bound then fails, when first tried on
+3,144 of 4,000 random instances: up to a right angle sqrt(2) sin is the larger of the two, and the proof bounds sin. Its
+upper bound fails for the vector distance where the missing modalities turn the sign of the sum, and with it that of the
+anchor. ``tests/test_bounds.py`` counts both.
 
 Corollary 3 says that imputing the q missing modalities, each with an error of norm below
 
     eps = (sigma_1 - sigma_2) / sqrt(q) sqrt(1 - rho / lambda_1)
 
-reduces the shift for certain. It applies the upper bound to the imputed instance, whose second singular value, unlike that of
-an instance that merely lacks modalities, may lie above sigma_2; by Wedin's theorem the gap may therefore be smaller by the
-norm of the error. There are instances that an imputation within eps makes worse (one of five unit vectors is in the
-tests). What does hold, with t a lower bound of the sine of the local shift:
+reduces the shift for certain. It applies the upper bound to the imputed instance, whose second singular value, unlike
+that of an instance that merely lacks modalities, may lie above sigma_2, by as much as the norm of the errors. There are
+instances that an imputation within eps makes worse: the tests have one of five unit vectors. By Wedin's theorem, and
+with t any lower bound of the sine of the local shift, what does hold is
 
     eps' = (sigma_1 - sigma_2) / sqrt(q)  t / (1 + t)
 
 Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2026),
-Theorem 1 and Corollary 3; Davis & Kahan, The rotation of eigenvectors by a perturbation III (1970), and Wedin,
-Perturbation bounds in connection with singular value decomposition (1972), for the residual bounds and eps'.
+Theorem 1 and Corollary 3; Davis & Kahan, The rotation of eigenvectors by a perturbation III (1970), for the residual
+bounds; Wedin, Perturbation bounds in connection with singular value decomposition (1972), for eps'.
 """
 
 from __future__ import annotations
