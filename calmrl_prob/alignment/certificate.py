@@ -18,6 +18,7 @@ Corollary 3, whose eigenvalues are those of the complete instance, and so have t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -29,6 +30,7 @@ from calmrl_prob.alignment.bounds import local_anchor_bounds
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET
 
 CalibratedAnchor = Literal["mean", "expected_scatter"]
 
@@ -90,24 +92,9 @@ def certify(
         >>> certify(completion, distance="projector").probability_of_gain.item()  # text is nearly known
         1.0
     """
-    num_draws = whole_number("num_draws", num_draws, least=1)
-    require_distance(distance)
-    with torch.no_grad():
-        mask = completion.observed_mask
-        imputed = _unit_where_missing(completion.values, mask, unit_means).double()
-        local = leading_vector(imputed, mask).vector
-        anchor = _calibrated_anchor(completion, imputed, calibrated)
-        totals = imputed.new_zeros(4, len(imputed))
-        for drawn in completion.draws(num_draws, _generator(completion, seed)):
-            complete = _unit_where_missing(drawn, mask, unit_draws).double()
-            full = leading_vector(complete)
-            gain = anchor_shift(full.vector, local, distance) - anchor_shift(full.vector, anchor, distance)
-            bounds = local_anchor_bounds(complete, mask, full, local)
-            error = torch.linalg.vector_norm(complete - imputed, dim=2).amax(1)
-            below = (error < bounds.corollary_threshold, error < bounds.certified_threshold)
-            totals += torch.stack([gain > 0, gain, *below])
-        mean = torch.where(mask.all(1), 0, totals / num_draws)
-    return Certificate(*mean)
+    return Certificate(
+        *_shares(completion, calibrated, distance, num_draws, seed, unit_draws, unit_means, thresholds=True)
+    )
 
 
 def probability_of_gain(
@@ -122,18 +109,10 @@ def probability_of_gain(
 ) -> Tensor:
     """Over draws of the missing modalities, how often the calibrated anchor is the nearer one, shape (B,), float64.
 
-    Arguments and errors are those of :func:`certify`, which returns more.
+    Arguments and errors are those of :func:`certify`, which returns more and takes about twice as long.
     """
-    certificate = certify(
-        completion,
-        calibrated,
-        distance,
-        num_draws=num_draws,
-        seed=seed,
-        unit_draws=unit_draws,
-        unit_means=unit_means,
-    )
-    return certificate.probability_of_gain
+    shares = _shares(completion, calibrated, distance, num_draws, seed, unit_draws, unit_means, thresholds=False)
+    return shares[0]
 
 
 def probability_within(
@@ -187,6 +166,43 @@ def probability_within(
         for pattern, members in enumerate(completion.pattern_rows()):
             count[members] = torch.searchsorted(sorted_worst[pattern], below[members]).double()
     return count / num_draws
+
+
+def _shares(
+    completion: Completion,
+    calibrated: CalibratedAnchor | Tensor,
+    distance: ShiftDistance,
+    num_draws: int,
+    seed: int,
+    unit_draws: bool,
+    unit_means: bool,
+    *,
+    thresholds: bool,
+) -> Tensor:
+    """Means over draws of what a certificate holds, in its order; the first two alone without ``thresholds``."""
+    num_draws = whole_number("num_draws", num_draws, least=1)
+    require_distance(distance)
+    with torch.no_grad():
+        mask = completion.observed_mask
+        imputed = _unit_where_missing(completion.values, mask, unit_means).double()
+        local = leading_vector(imputed, mask).vector
+        anchor = _calibrated_anchor(completion, imputed, calibrated)
+        totals = imputed.new_zeros(4 if thresholds else 2, len(imputed))
+        draws = completion.draws(num_draws, _generator(completion, seed))
+        together = max(1, CHUNK_BUDGET // max(1, imputed.numel()))  # few instances: many draws at once
+        while batch := list(islice(draws, together)):
+            again = len(batch)
+            complete = _unit_where_missing(torch.cat(batch), mask.repeat(again, 1), unit_draws).double()
+            full, near = leading_vector(complete), local.repeat(again, 1)
+            gain = anchor_shift(full.vector, near, distance)
+            gain = gain - anchor_shift(full.vector, anchor.repeat(again, 1), distance)
+            found = [(gain > 0).double(), gain]
+            if thresholds:
+                bounds = local_anchor_bounds(complete, mask.repeat(again, 1), full, near)
+                error = torch.linalg.vector_norm(complete - imputed.repeat(again, 1, 1), dim=2).amax(1)
+                found += [(error < bounds.corollary_threshold).double(), (error < bounds.certified_threshold).double()]
+            totals += torch.stack(found).view(len(found), again, -1).sum(1)
+        return torch.where(mask.all(1), 0, totals / num_draws)
 
 
 def _calibrated_anchor(completion: Completion, imputed: Tensor, calibrated: CalibratedAnchor | Tensor) -> Tensor:
