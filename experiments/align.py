@@ -5,14 +5,13 @@
     python -m experiments.align missingness=hub              # pairs with the first modality, none complete
     python -m experiments.align data=npz data.source.path=multi30k_lsa.npz only=[observed,started] seeds=[0]
 
-Leaves in the run's folder ``results.csv`` (one row for each variant and seed), ``table.md``, ``config.yaml`` and the log.
+Leaves in the run's folder ``results.csv`` (one row for each variant and seed), ``table.md``, ``config.yaml`` and
+the log.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from analysis.files import write_table, write_text
-from calmrl_prob.errors import ArgumentError, CalmrlError
+from calmrl_prob.errors import ArgumentError
 from experiments.aligned import Variant, make_task, run_variant
 from experiments.data import Split
 from experiments.models import markdown
+from experiments.refusal import plain_refusals
 from experiments.settings import build
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,8 @@ _FROM, _TO = "observed", "oracle"
 @hydra.main(config_path="conf", config_name="align", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    try:
+    with plain_refusals():
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except CalmrlError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        logger.info("refused: %s", error)
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:

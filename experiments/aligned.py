@@ -212,12 +212,13 @@ def run_variant(
         training: options of ``align``.
     """
     started = time.perf_counter()
-    fit, validation = (
-        (task.complete_fit, task.complete_validation) if variant.complete else (task.fit, task.validation)
-    )
+    fit, validation = (task.complete_fit, task.complete_validation) if variant.complete else (task.fit, task.validation)
     generative = fit_generative(fit, validation, latent_dim, pseudo_rows, task.seed)
     if variant.start == "none":
-        row = {"R@1 cosine": float("nan"), "R@1 ratio": _percent(cross_modal_recall(generative.linear_gaussian, task.test))}
+        row = {
+            "R@1 cosine": float("nan"),
+            "R@1 ratio": _percent(cross_modal_recall(generative.linear_gaussian, task.test)),
+        }
         seconds = {"seconds": time.perf_counter() - started}
         return Aligned(None, generative.linear_gaussian, row | seconds | {"pseudo_rows": generative.pseudo_rows})
     tried = []

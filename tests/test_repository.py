@@ -29,11 +29,11 @@ ALLOWED_ROOMS = {
 # Rooms whose imports must be declared, and the extras that may declare them beside the package's own dependencies.
 # Of the library, only functions may import what an extra declares (see the test below).
 ALLOWED_EXTRAS = {
-    "calmrl_prob": ["experiments", "flow", "gp"],
+    "calmrl_prob": ["experiments", "flow", "gp", "train"],
     "models": ["flow", "gp"],
     "analysis": ["experiments"],
-    "experiments": ["experiments", "flow", "gp"],
-    "benchmarks": ["bench", "experiments", "flow", "gp"],
+    "experiments": ["experiments", "flow", "gp", "train"],
+    "benchmarks": ["bench", "experiments", "flow", "gp", "train"],
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -201,11 +201,19 @@ def test_every_import_is_declared(room: str) -> None:
 def test_library_works_without_the_extras(path: Path) -> None:
     distributions = importlib.metadata.packages_distributions()
     own = {canonicalize_name(line.name) for line in requirements()}
+    if path.parent.name == "training":  # its classes are Lightning's, and nothing else imports it (the test below)
+        own |= {canonicalize_name(line.name) for line in requirements("train")}
     for name in imports(path, at_import=True):
         root = name.split(".")[0]
         if root not in sys.stdlib_module_names and root not in ROOMS:
             providers = {canonicalize_name(provider) for provider in distributions.get(root, [root])}
             assert providers & own, f"importing {path} imports {root}, which only an extra declares"
+
+
+def test_only_who_asks_for_training_imports_lightning() -> None:
+    for path in LIBRARY:
+        if path.parent.name != "training":
+            assert not any(name.startswith("calmrl_prob.training") for name in imports(path)), path
 
 
 def test_floors_agree_with_the_package_requirements() -> None:

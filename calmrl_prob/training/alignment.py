@@ -223,7 +223,7 @@ def align(
             **device_options,
         )
         with _refusing(resume):
-            trainer.fit(module, datamodule=rows, ckpt_path=resume)
+            trainer.fit(module, datamodule=rows, ckpt_path=None if resume is None else Path(resume))
     watch.restore(module)
     stopped = stopping is not None and bool(stopping.stopped_epoch)
     return Alignment(module, watch.history, watch.best_epoch, "early stopping" if stopped else "max_epochs")

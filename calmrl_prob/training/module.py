@@ -141,9 +141,10 @@ class AlignmentModule(lightning.LightningModule):
     def _reconstruction(self, batch: Batch) -> Tensor:
         losses = []
         for name, encoder in self.encoders.items():
-            if len(batch.inputs[name]) and hasattr(encoder, "decode"):
+            decode: Callable[[Tensor], Tensor] | None = getattr(encoder, "decode", None)
+            if len(batch.inputs[name]) and decode is not None:
                 values = batch.inputs[name]
-                losses.append(mse_loss(encoder.decode(encoder(values)), values))
+                losses.append(mse_loss(decode(encoder(values)), values))
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -58,8 +58,9 @@ class TrainingRows(lightning.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         rows = self.complete if trainer.current_epoch < self.warmup_epochs else self.everything
-        place = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-        sampler = EpochSampler(rows, self.seed, epoch=trainer.current_epoch, **place)
+        sampler = EpochSampler(
+            rows, self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, world_size=trainer.world_size
+        )
         return batches(self.dataset, self.modalities, sampler, self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
