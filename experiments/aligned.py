@@ -16,6 +16,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
+from calmrl_prob.alignment.calibration import CALIBRATIONS
 from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import ResidualEncoder, build_encoders, posterior_mean_encoders
@@ -59,7 +60,8 @@ def make_task(
     """Remove modalities, turn what is left into principal components, and set validation rows aside.
 
     Args:
-        train, test: rows as the source has them.
+        train: rows as the source has them.
+        test: the same.
         observed_mask: of the training rows, (N, M) bool, True = PRESENT.
         seed: of the validation rows.
         components: of each modality, learned from the training rows that keep it; None for the features themselves,
@@ -219,8 +221,8 @@ def run_variant(
             "R@1 cosine": float("nan"),
             "R@1 ratio": _percent(cross_modal_recall(generative.linear_gaussian, task.test)),
         }
-        seconds = {"seconds": time.perf_counter() - started}
-        return Aligned(None, generative.linear_gaussian, row | seconds | {"pseudo_rows": generative.pseudo_rows})
+        row |= {"seconds": time.perf_counter() - started, "pseudo_rows": generative.pseudo_rows}
+        return Aligned(None, generative.linear_gaussian, row)
     tried = []
     for temperature in variant.temperatures:
         found = _train(variant, task, fit, validation, generative, temperature, width, encoder, training, latent_dim)
@@ -272,8 +274,6 @@ def _train(
     if variant.input_imputation is not None:
         imputation = InputImputation(generative.linear_gaussian, variant.input_imputation, variant.input_weight)  # type: ignore[arg-type]
     objective = OBJECTIVES[variant.objective](temperature=temperature, **variant.objective_options)
-    from calmrl_prob.alignment.calibration import CALIBRATIONS
-
     calibration = CALIBRATIONS[variant.calibration](**variant.calibration_options)
     # K of the model of the representations: below their width for each, as many as the rows can carry
     return align(
