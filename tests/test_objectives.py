@@ -465,6 +465,8 @@ def test_reconstruction_is_the_mean_over_what_was_observed() -> None:
     assert (slope[~observed[:, 1]] == 0).all()
     assert (slope[observed[:, 1]] != 0).all()
     assert Reconstruction()(decoded, inputs, torch.zeros(5, 2).bool()) == 0
+    large = {"depth": torch.full((4,), 300.0, dtype=torch.float16)}  # one number each; the squares overflow in half
+    assert Reconstruction()(large, {"depth": torch.zeros(4)}, torch.ones(4, 1).bool()) == 300**2
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("inf")])
