@@ -375,6 +375,18 @@ def test_anchors_that_are_given_are_the_targets() -> None:
     assert torch.autograd.gradcheck(lambda u: objective(replace(views, anchors=u)), anchors.clone().requires_grad_())
 
 
+def test_an_anchor_of_nothing_changes_nothing() -> None:
+    views, objective = replace(make_views(), anchors=unit(6, 5, seed=4)), case("anchor")
+    nothing = torch.arange(6) == 2
+    weights = torch.where(nothing[:, None], 0, views.weights)
+    assert views.anchors is not None
+    expected = gradient(objective, replace(views, weights=weights))
+    lost = replace(views, weights=weights, anchors=torch.where(nothing[:, None], float("nan"), views.anchors))
+    loss, slope = gradient(objective, lost)
+    assert loss == expected[0]
+    assert torch.equal(slope, expected[1])
+
+
 @for_every_objective
 def test_gradient_of_the_weights(name: str) -> None:
     """Weights may be learned: between 0 and 1 they have exact gradients, and finite ones at 0."""
@@ -453,6 +465,8 @@ def test_reconstruction_is_the_mean_over_what_was_observed() -> None:
     assert (slope[~observed[:, 1]] == 0).all()
     assert (slope[observed[:, 1]] != 0).all()
     assert Reconstruction()(decoded, inputs, torch.zeros(5, 2).bool()) == 0
+    large = {"depth": torch.full((4,), 300.0, dtype=torch.float16)}  # one number each; the squares overflow in half
+    assert Reconstruction()(large, {"depth": torch.zeros(4)}, torch.ones(4, 1).bool()) == 300**2
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("inf")])
@@ -477,6 +491,8 @@ def test_bad_arguments() -> None:
         Anchored(4)(make_views())
     with pytest.raises(ArgumentError, match="weights"):
         Combined({"gram": Gram()}, {"pmrl": 1.0})
+    with pytest.raises(ArgumentError, match="weights"):
+        Combined({}, {})
     with pytest.raises(ArgumentTypeError, match="parts"):
         Combined({"gram": Gram}, {"gram": 1.0})  # type: ignore[dict-item]
     views = make_views()

@@ -18,8 +18,9 @@ class AnchorContrast(Objective):
 
         -log( exp(<x_a^i, u_a> / tau) / sum_b c_b exp(<x_a^i, u_b> / tau) ),    c_b = max_i w_b^i for b != a, c_a = 1
 
-    and of these terms the mean weighted by w_a^i c_a, with c_a the same maximum. In nats. Gradients flow into the
-    anchors too; detach those that are to stay as they are.
+    and of these terms the mean weighted by w_a^i max_i w_a^i. In nats. A single view is its own
+    leading vector, and is kept apart from the others all the same; anchors that are given pull it to where it belongs.
+    Gradients flow into the anchors too; detach those that are to stay as they are.
 
     Args:
         temperature: tau, above 0.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class Combined(Objective):
 
     Raises:
         ArgumentTypeError: a part is no objective, or a weight no number.
-        ArgumentError: an objective has no weight.
+        ArgumentError: an objective has no weight, or there are none at all.
 
     Example:
         >>> import torch
@@ -47,8 +48,9 @@ class Combined(Objective):
                 raise ArgumentTypeError(f"parts: expected an objective as {name!r}, got {described(part)}; make one.")
         if missing := sorted(set(parts) - set(weights)):
             raise ArgumentError(f"weights: none is given for {missing}; add them, or leave the parts out.")
-        self._objectives = dict(parts)
-        self.objectives = nn.ModuleDict(parts)  # what registers their parameters
+        if not weights:
+            raise ArgumentError("weights: expected one for each loss, got none; name at least one loss.")
+        self.objectives = nn.ModuleDict(parts)
         self.weights = {name: real_number(f"weights[{name!r}]", weight, 0.1) for name, weight in weights.items()}
 
     def forward(self, views: Views, **given: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class Combined(Objective):
         Raises:
             ArgumentError: one that has a weight is not given, or one that is given has none.
         """
-        expected = sorted(set(self.weights) - set(self._objectives))
+        expected = sorted(set(self.weights) - set(self.objectives))
         if sorted(given) != expected:
             raise ArgumentError(
                 f"losses given by name: expected {expected}, those in weights that are no objectives, got "
@@ -84,7 +86,7 @@ class Combined(Objective):
         return self.total(self._parts(views))
 
     def _parts(self, views: Views) -> dict[str, Tensor]:
-        return {name: part.loss(views) for name, part in self._objectives.items()}
+        return {name: cast(Objective, part).loss(views) for name, part in self.objectives.items()}
 
     def extra_repr(self) -> str:
         """What a print of the module shows."""

@@ -65,13 +65,15 @@ def prepared(views: Views) -> Views:
         ArgumentError: the tensors do not go together.
     """
     _check(views)
+    present = views.weights > 0
+    anchors = None if views.anchors is None else torch.where(present.any(1, keepdim=True), views.anchors, 0)
     dtype = views.values.dtype if views.values.dtype == torch.float64 else torch.float32
     return gather_views(
         Views(
-            torch.where((views.weights > 0)[:, :, None], views.values, 0).to(dtype),
+            torch.where(present[:, :, None], views.values, 0).to(dtype),
             views.weights.to(dtype),
             views.observed_mask,
-            None if views.anchors is None else views.anchors.to(dtype),
+            None if anchors is None else anchors.to(dtype),
         )
     )
 

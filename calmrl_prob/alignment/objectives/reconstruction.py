@@ -44,9 +44,9 @@ class Reconstruction(nn.Module):
         _require_alike(reconstructions, inputs, observed_mask)
         errors, counts = [], []
         for (name, target), present in zip(inputs.items(), observed_mask.T, strict=True):
-            decoded = reconstructions[name].flatten(1)
-            difference = torch.where(present[:, None], decoded - target.flatten(1), 0)
-            # where() keeps a NaN out of the value; its gradient is kept out by filling the target first
+            decoded = reconstructions[name][:, None].flatten(1)
+            decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))  # sums overflow in half precision
+            difference = torch.where(present[:, None], decoded - target[:, None].flatten(1), 0)
             errors.append(difference.square().sum())
             counts.append((present.sum() * decoded.shape[1]).to(decoded))
         totals = gather_rows(torch.stack([*errors, *counts])[None]).sum(0)
