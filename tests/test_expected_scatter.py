@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.alignment.completion import Completion
-from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
+from calmrl_prob.alignment.expected_scatter import ScatterFactor, expected_scatter_anchor
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from tests.conftest import random_mask, random_model
@@ -147,3 +147,23 @@ def test_absent_entries_and_the_order_of_rows_change_nothing() -> None:
     anchors = expected_scatter_anchor(single)
     assert anchors.vector.dtype == torch.float32
     torch.testing.assert_close(anchors.values.double(), expected_scatter_anchor(completion).values, rtol=1e-4, atol=0)
+
+
+def test_factors_are_made_once_for_each_pattern_and_an_empty_batch_is_one() -> None:
+    completion = make_completion()
+    factors: dict[tuple[bool, ...], ScatterFactor] = {}
+    first = expected_scatter_anchor(completion, factors=factors)
+    assert set(factors) == set(map(tuple, completion.patterns.tolist()))
+    made = dict(factors)
+    again = expected_scatter_anchor(completion, factors=factors)
+    assert all(factors[pattern] is factor for pattern, factor in made.items())
+    assert torch.equal(first.vector, again.vector)
+    for pattern, factor in factors.items():
+        absent = [name for name, present in zip(NAMES, pattern, strict=True) if not present]
+        trace = factor.spectrum.sum() + factor.shift * completion.values.shape[2]
+        assert bool(trace > 0) == bool(absent)
+    empty = Completion.from_linear_gaussian(
+        completion.linear_gaussian, completion.values[:0], completion.observed_mask[:0]
+    )
+    assert expected_scatter_anchor(empty).vector.shape == (0, 6)
+    assert leading_vector(empty.values, empty.observed_mask).vector.shape == (0, 6)

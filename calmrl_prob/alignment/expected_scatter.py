@@ -22,6 +22,8 @@ Representation Learning with Missing Modalities, arXiv 2511.12034 (2026), for th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -35,11 +37,33 @@ _MOST_STEPS = 60
 _MARGIN = 1e-9
 
 
-def expected_scatter_anchor(completion: Completion, *, gap_floor: float = GAP_FLOOR) -> Anchors:
+@dataclass(frozen=True)
+class ScatterFactor:
+    """N = Q diag(L) Q^T + s I of one missing pattern, float64.
+
+    Attributes:
+        basis: Q, shape (D, r), orthonormal columns.
+        spectrum: L, shape (r,), descending.
+        shift: s, a scalar.
+    """
+
+    basis: Tensor
+    spectrum: Tensor
+    shift: Tensor
+
+
+def expected_scatter_anchor(
+    completion: Completion,
+    *,
+    factors: dict[tuple[bool, ...], ScatterFactor] | None = None,
+    gap_floor: float = GAP_FLOOR,
+) -> Anchors:
     """The leading direction of E[Z Z^T | observed] of each instance.
 
     Args:
         completion: what is known of B instances.
+        factors: filled in with the factors of N by missing pattern, and read where it has them: pass the same one as
+            long as the model stays the same, and they are made once. A new one for each call by default.
         gap_floor: as in ``leading_vector``.
 
     Returns:
@@ -64,51 +88,108 @@ def expected_scatter_anchor(completion: Completion, *, gap_floor: float = GAP_FL
         >>> expected_scatter_anchor(completion).vector
         tensor([[0., 1.]])
     """
+    if not len(completion.values):
+        return Anchors(completion.values.sum(1), completion.values[:, :1, 0])
+    factors = {} if factors is None else factors
+    chosen = []
+    for index, pattern in enumerate(map(tuple, completion.patterns.tolist())):
+        if pattern not in factors:
+            factors[pattern] = _predictive_scatter(completion, index)
+        chosen.append(factors[pattern])
     members = completion.pattern_rows()
-    vectors, values = [], []
+    rows = torch.cat(members)
     with torch.autocast(completion.values.device.type, enabled=False):
-        for pattern, rows in enumerate(members):
-            basis, spectrum, shift = _predictive_scatter(completion, pattern)
-            vector, value = _leading(completion.values[rows].double(), basis, spectrum, gap_floor)
-            vectors.append(vector)
-            values.append(value + shift)
-    order = torch.argsort(torch.cat(members))
-    kind = completion.values.dtype
-    return Anchors(torch.cat(vectors)[order].to(kind), torch.cat(values)[order, None].to(kind))
+        bases = _Bases(chosen, [len(part) for part in members])
+        vectors, values = _leading(completion.values[rows].double(), bases, gap_floor)
+    order, kind = torch.argsort(rows), completion.values.dtype
+    return Anchors(vectors[order].to(kind), values[order, None].to(kind))
 
 
-def _predictive_scatter(completion: Completion, pattern: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Q (D, r), L (r,) descending, and s, of N = Q diag(L) Q^T + s I; all in float64, without gradients."""
+class _Bases:
+    """The factors of n rows that are sorted by pattern; where one has fewer directions than others, zeros fill up."""
+
+    def __init__(self, factors: list[ScatterFactor], counts: list[int]) -> None:
+        self._factors, self._counts = factors, counts
+        self._most = max(len(factor.spectrum) for factor in factors)
+        self.spectrum = self._by_row([self._fill(factor.spectrum) for factor in factors])
+        self.shift = self._by_row([factor.shift for factor in factors])
+        zero = factors[0].basis.new_zeros(len(factors[0].basis), 1)
+        self.first = self._by_row([torch.cat([factor.basis, zero], dim=1)[:, 0] for factor in factors])
+
+    def _by_row(self, by_pattern: list[Tensor]) -> Tensor:
+        stacked = torch.stack(by_pattern)
+        return stacked.repeat_interleave(torch.tensor(self._counts, device=stacked.device), dim=0)
+
+    def _fill(self, coefficients: Tensor) -> Tensor:
+        return torch.nn.functional.pad(coefficients, (0, self._most - coefficients.shape[-1]))
+
+    def onto(self, vectors: Tensor) -> Tensor:
+        """Coefficients (n, ..., r) of vectors (n, ..., D)."""
+        parts = zip(vectors.split(self._counts), self._factors, strict=True)
+        return torch.cat([self._fill(part @ factor.basis) for part, factor in parts])
+
+    def back(self, coefficients: Tensor) -> Tensor:
+        """Vectors (n, D) of coefficients (n, r)."""
+        parts = zip(coefficients.split(self._counts), self._factors, strict=True)
+        return torch.cat([part[:, : factor.basis.shape[1]] @ factor.basis.mT for part, factor in parts])
+
+
+def _predictive_scatter(completion: Completion, pattern: int) -> ScatterFactor:
+    """N of one pattern, without gradients."""
     lg = completion.linear_gaussian.detach().to(torch.float64)
     absent = [
         name for name, present in zip(lg.names, completion.patterns[pattern].tolist(), strict=True) if not present
     ]
     if not absent:
         empty = completion.values.new_zeros(completion.values.shape[2], 0, dtype=torch.float64)
-        return empty, empty[0], empty.sum()
+        return ScatterFactor(empty, empty[0], empty.sum())
     root = factorize(completion.posterior.pattern_covariance[pattern].detach().double())
     factor = torch.cat([lg.loadings[name] @ root for name in absent], dim=1)
     noise = torch.stack([lg.noise_variance[name] for name in absent]).sum(0)
     shift = noise.min()
     if bool(noise.max() - shift <= 1e-12 * shift):
         basis, singular, _ = torch.linalg.svd(factor, full_matrices=False)
-        return basis, singular.square(), shift
+        return ScatterFactor(basis, singular.square(), shift)
     values, basis = eigh_descending((factor @ factor.mT + torch.diag(noise - shift))[None])
-    return basis[0], values[0].clamp(min=0), shift
+    return ScatterFactor(basis[0], values[0].clamp(min=0), shift)
 
 
-def _leading(rows: Tensor, basis: Tensor, spectrum: Tensor, gap_floor: float) -> tuple[Tensor, Tensor]:
-    """Leading eigenvector (n, D) and eigenvalue (n,) of A^T A + Q diag(L) Q^T, for A (n, M, D)."""
-    fixed = rows.detach()
-    gram, inner = fixed @ fixed.mT, fixed @ basis
+def _leading(rows: Tensor, bases: _Bases, gap_floor: float) -> tuple[Tensor, Tensor]:
+    """Leading eigenvector (n, D) and eigenvalue (n,) of A^T A + N, for A (n, M, D)."""
+    fixed, spectrum = rows.detach(), bases.spectrum
+    gram, inner = fixed @ fixed.mT, bases.onto(fixed)
+    value, least = _leading_value(gram, inner, spectrum)
+    theta, vectors, pull = _transfer(gram, inner, spectrum, value)
+    combined = (vectors[:, None, :, 0] @ fixed).squeeze(1)
+    leading = unit(combined + bases.back(pull * (vectors[:, None, :, 0] @ inner).squeeze(1)))
+    # where the rows do not reach the leading direction of N, and it is above all that they do reach
+    base_leads = (value <= least) & (theta[:, 0] < 1 - _MARGIN) & (least > 0)
+    leading = torch.where(base_leads[:, None], bases.first, leading)
+    leading = leading * torch.where((fixed.sum(1) * leading).sum(1) < 0, -1.0, 1.0)[:, None]
+
+    seen = (rows @ leading[:, :, None]).squeeze(2)
+    gained = seen.square().sum(1)
+    value = value + gained - gained.detach()
+    value = torch.where(leading.any(1), value, 0) + bases.shift
+    if not rows.requires_grad:
+        return leading, value
+    change = (seen[:, None] @ rows).squeeze(1)
+    change = _off(leading, change - change.detach())  # 0, with the gradient of (A^T A) u at fixed u
+    return unit(
+        leading + _off(leading, _response(change, fixed, bases, value.detach() - bases.shift, gap_floor))
+    ), value
+
+
+def _leading_value(gram: Tensor, inner: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """lambda, shape (n,), less the shift, by Newton's steps from below; and the least value that it may have."""
     own_values, own_vectors = eigh_descending(gram)
     largest = own_values[:, 0]
     along = (own_vectors[:, None, :, 0] @ inner).squeeze(1)
-    scale = torch.where(largest > 0, largest, 1)
-    least = (spectrum.max() if len(spectrum) else spectrum.sum()) * (1 + _MARGIN)
-    value = torch.maximum(
-        largest + (along.square() @ spectrum) / scale, least
-    )  # a Rayleigh quotient: not above the root
+    top = spectrum.amax(1) if spectrum.shape[1] else torch.zeros_like(largest)
+    least = top * (1 + _MARGIN)
+    # the Rayleigh quotient of the leading direction of A: not above the root
+    start = largest + (along.square() * spectrum).sum(1) / torch.where(largest > 0, largest, 1)
+    value = torch.maximum(start, least)
     value = torch.where(value > 0, value, 1)
     for _ in range(_MOST_STEPS):
         theta, vectors, pull = _transfer(gram, inner, spectrum, value)
@@ -117,33 +198,28 @@ def _leading(rows: Tensor, basis: Tensor, spectrum: Tensor, gap_floor: float) ->
         length = (length + ((2 + pull) * pull * weight.square()).sum(1)) / value.square()
         step = torch.where(length > 0, theta[:, 0] * (theta[:, 0] - 1) / torch.where(length > 0, length, 1), 0)
         moved = torch.maximum(value + step, least)
-        done = bool(((moved - value).abs() <= 4 * torch.finfo(value.dtype).eps * value).all())
-        value = torch.where(moved > 0, moved, value)
+        moved = torch.where(moved > 0, moved, value)
+        # Newton's steps square the distance that is left, measured by that to the largest eigenvalue of N
+        done = bool(((moved - value).abs() <= torch.maximum(1e-9 * (moved - top), 1e-15 * moved)).all())
+        value = moved
         if done:
             break
-    theta, vectors, pull = _transfer(gram, inner, spectrum, value)
-    combined = (vectors[:, None, :, 0] @ fixed).squeeze(1)
-    leading = unit(combined + (pull * (combined @ basis)) @ basis.mT)
-    if len(spectrum):  # the rows do not reach the leading direction of N, which is above all that they reach
-        base_leads = (value <= least) & (theta[:, 0] < 1 - _MARGIN)
-        leading = torch.where(base_leads[:, None], basis[:, 0], leading)
-    leading = leading * torch.where((fixed.sum(1) * leading).sum(1) < 0, -1.0, 1.0)[:, None]
+    return value, least
 
-    seen = (rows @ leading[:, :, None]).squeeze(2)
-    change = (seen[:, None] @ rows).squeeze(1)
-    change = _off(leading, change - change.detach())  # 0, with the gradient of (A^T A) u at fixed u
+
+def _response(change: Tensor, fixed: Tensor, bases: _Bases, value: Tensor, gap_floor: float) -> Tensor:
+    """The change of u with (A^T A) u: (lambda - N - A^T A)^+ change, by Woodbury's identity, with floors; (n, D)."""
+    spectrum, value = bases.spectrum, torch.where(value > 0, value, 1)
+    theta, vectors, _ = _transfer(fixed @ fixed.mT, bases.onto(fixed), spectrum, value)
     pull = spectrum / torch.maximum(value[:, None] - spectrum, gap_floor * value[:, None])
 
     def resolve(vector: Tensor) -> Tensor:
-        return (vector + (pull * (vector @ basis)) @ basis.mT) / value[:, None]
+        return (vector + bases.back(pull * bases.onto(vector))) / value[:, None]
 
     others, gaps = vectors[:, :, 1:], (1 - theta[:, 1:]).clamp(min=gap_floor)
     response = resolve(change)
     within = (others.mT @ (fixed @ response[:, :, None])).squeeze(2) / gaps
-    response = response + resolve(((others @ within[:, :, None]).mT @ fixed).squeeze(1))
-    vector = unit(leading + _off(leading, response))
-    gained = seen.square().sum(1)
-    return vector, torch.where(largest + least > 0, value, 0) + gained - gained.detach()
+    return response + resolve(((others @ within[:, :, None]).mT @ fixed).squeeze(1))
 
 
 def _off(direction: Tensor, vector: Tensor) -> Tensor:
