@@ -45,7 +45,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import collapsed, discovery, fitting, iteration, peers, processes
+    from benchmarks import collapsed, discovery, fitting, group_ard, iteration, peers, processes
     from benchmarks.problems import PROBLEMS
 
     console = Console()
@@ -68,10 +68,10 @@ def main() -> None:
     with console.status("collapsed inference"):
         rows = collapsed.leapfrog(PROBLEMS["small"])
         show(console, "A leapfrog step of collapsed NUTS, and on a hundred times as many rows", rows)
-        rows = collapsed.measure_ard()
+        rows = group_ard.measure_ard()
     if not options.quick:
         with console.status("group ARD beside other packages"):
-            rows += [in_own_process("benchmarks.collapsed", name) for name in collapsed.available_peers()]
+            rows += [in_own_process("benchmarks.group_ard", name) for name in group_ard.available_peers()]
     show(console, "Group ARD where it is known which latent serves which modality", rows)
     with console.status("Gaussian processes"):
         show(console, "Posterior of Gaussian-process latents, covariances included", processes.measure())

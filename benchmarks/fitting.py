@@ -15,11 +15,13 @@ from calmrl_prob.missingness import mcar
 Row = dict[str, object]
 
 
-def held_out_nll(model: LinearGaussian, problem: Problem, num_rows: int = 2000) -> float:
+def held_out_nll(
+    model: LinearGaussian, truth: LinearGaussian, missing_rate: float = 0.3, num_rows: int = 2000
+) -> float:
     """Negative log density of masked values of new rows, nats for each value, by the predictive of each feature."""
-    _, features = problem.make().truth.sample(num_rows, torch.Generator().manual_seed(10**6))
+    _, features = truth.sample(num_rows, torch.Generator().manual_seed(10**6))
     complete = cal.MultimodalData(features)
-    seen = complete.mask(mcar(complete, problem.missing_rate, seed=10**6))
+    seen = complete.mask(mcar(complete, missing_rate, seed=10**6))
     model = model.to(torch.float64)
     predicted = predict(model, exact_posterior(model, seen.blocks))
     losses: list[Tensor] = []
@@ -60,6 +62,6 @@ def measure(problem: Problem, dtype: torch.dtype = torch.float64, repeats: int =
         "target_s": problem.target_seconds,
         "iterations": result.num_iterations,
         "short_of_best": (best - float(result.log_likelihood[-1])) / abs(best),
-        "nll": held_out_nll(fitted, problem),
-        "nll_of_truth": held_out_nll(made.truth, problem),
+        "nll": held_out_nll(fitted, made.truth, problem.missing_rate),
+        "nll_of_truth": held_out_nll(made.truth, made.truth, problem.missing_rate),
     }

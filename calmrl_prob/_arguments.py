@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
@@ -53,6 +54,31 @@ def real_number(argument: str, value: object, example: float) -> float:
         raise ArgumentTypeError(
             f"{argument}: expected a number, got {short(value)}; pass one such as {example}."
         ) from error
+
+
+def keyword_options(function: Callable[..., object], settled: Collection[str]) -> tuple[str, ...]:
+    """The keyword-only parameters of a function but those that its caller settles itself.
+
+    Example:
+        >>> keyword_options(sorted, settled=["key"])
+        ('reverse',)
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in settled)
+
+
+def require_known_options(options: Iterable[str], known: Sequence[str], owner: str) -> None:
+    """Refuse options that ``owner`` does not have.
+
+    Raises:
+        ArgumentError: there is one; names it, and those that there are.
+
+    Example:
+        >>> require_known_options({"tolerance": 1e-6}, ["tolerance"], "method 'em'")
+    """
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}.")
 
 
 def chosen_names(names: Iterable[str], known: Sequence[str], argument: str = "names", least: int = 1) -> list[str]:

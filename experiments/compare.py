@@ -11,9 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +31,9 @@ import calmrl_prob as cal
 from analysis.files import TABLES, write_table, write_text
 from analysis.report import build_report, short_caption
 from analysis.tables import best_rows, formatted, summarize
-from calmrl_prob.errors import CalmrlError
 from calmrl_prob.io import write_atomically
 from experiments.comparison import TEST_SEED, Comparer, Comparison
+from experiments.refusal import plain_refusals
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +46,8 @@ _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "numpy", "scikit-learn", "pa
 def main(cfg: DictConfig) -> float:
     """Run one comparison; returns the R@1 of the variant in focus, for sweepers that optimise."""
     settings = HydraConfig.get()
-    try:
+    with plain_refusals():
         return run(cfg, Path(settings.runtime.output_dir), list(settings.overrides.task))
-    except CalmrlError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        logger.info("refused: %s", error)  # so that the log in the folder of this run tells why it holds no results
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> float:

@@ -12,9 +12,6 @@ data set, model and seed), ``table.md``, ``config.yaml`` and the log.
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from pathlib import Path
 
 import hydra
@@ -28,10 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from analysis.files import write_table, write_text
-from calmrl_prob.errors import CalmrlError
 from experiments.model_table import ModelTable, tabulate
-
-logger = logging.getLogger(__name__)
+from experiments.refusal import plain_refusals
 
 CAPTION = (
     "Mean ± sd over the seeds (the worst of them). NLL, nats for each missing value in standard deviations of its "
@@ -44,14 +39,8 @@ CAPTION = (
 @hydra.main(config_path="conf", config_name="models", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    try:
+    with plain_refusals():
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except CalmrlError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        logger.info("refused: %s", error)
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:

@@ -12,8 +12,6 @@ contender ``reference`` seed by seed; writes ``results.csv`` and ``config.yaml``
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -24,18 +22,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from analysis.files import write_table, write_text
 from analysis.tables import METRICS, best_rows, formatted, summarize
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, CalmrlError
+from calmrl_prob.errors import ArgumentError
 from experiments.contenders import Contender, Folds
 from experiments.data import Split
 from experiments.fitted import measure
 from experiments.generative import Retriever
 from experiments.measures import modality_scale
+from experiments.refusal import plain_refusals
 from experiments.settings import build, check_small_data, flatten
 
 logger = logging.getLogger(__name__)
@@ -44,14 +42,8 @@ logger = logging.getLogger(__name__)
 @hydra.main(config_path="conf", config_name="small_data", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run one comparison."""
-    try:
+    with plain_refusals():
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except CalmrlError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        logger.info("refused: %s", error)
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks
+
+Module = TypeVar("Module", bound=nn.Module)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -49,6 +52,15 @@ def random_blocks(
     _, features = model.sample(num_instances, torch.Generator().manual_seed(seed + 2000))
     mask = random_mask(num_instances, len(features), rate, seed, empty=empty)
     return ObservedBlocks.from_arrays(features, mask)
+
+
+def jittered(module: Module, size: float, seed: int = 1) -> Module:
+    """The module with all its parameters moved at random, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return module
 
 
 @pytest.fixture(params=DEVICES)

@@ -45,6 +45,12 @@ def test_draws_have_the_moments_of_the_density(chains: Chains) -> None:
     assert bool(((draws.var(0) - variance).abs() < 6 * variance * (2 / size).sqrt()).all())
 
 
+def test_chains_move_after_a_short_warm_up() -> None:
+    """Pyro's schedule of 25 draws has two to find a step size in after the mass matrix; chains stood still."""
+    chains = run_chains(potential=gaussian, initial=starts(8), num_chains=8, num_draws=10, num_warmup=25)
+    assert chains.acceptance.min() > 0.4
+
+
 def test_the_same_seed_gives_the_same_draws_and_another_seed_others() -> None:
     first, same, other = (
         run_chains(potential=gaussian, initial=starts(), num_chains=2, num_draws=20, num_warmup=10, seed=seed)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ModelError, NotConjugateError
+from calmrl_prob.inference.collapsed_nuts import moving, rotation_free
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.tracing import BoundModel
-from tests.collapsed_cases import CASES, covariate_data, factor_model, normal
+from tests.collapsed_cases import CASES, covariate_data, factor_model, intercepts_alone, normal
 from tests.model_cases import DIMS, random_data
 from tests.recording import Operations
 
@@ -212,3 +213,15 @@ def test_nothing_global_is_touched() -> None:
         assert not list(pyro.get_param_store().keys())
         assert torch.equal(before["torch"], after["torch"])
         assert all(np.array_equal(a, b) for a, b in zip(before["numpy"], after["numpy"], strict=True))
+
+
+def test_what_is_known_has_no_r_hat() -> None:
+    """Loadings that are given are the same in each draw but for rounding, which R-hat must not be of."""
+    model = cal.marginalize(intercepts_alone, random_data())
+    wide = torch.stack([model.draw(seed) for seed in range(8)]).unflatten(0, (2, 4))
+    signal = rotation_free(model, wide)["signal_covariance"]
+    assert not torch.equal(signal, signal[:1, :1].expand_as(signal))  # or there would be nothing to tell apart
+    for theta in (wide, wide[:1, :1] + 1e-4 * wide):  # a posterior as of 1e8 instances moves, all the same
+        found = moving(model, theta, rotation_free(model, theta))
+        assert set(found) == {"log_evidence", "log_prior", "signal_mean"}
+        assert found["signal_mean"].shape == (2, 4, 9)

@@ -232,17 +232,17 @@ def test_svi_warns_of_a_guide_that_misses_much() -> None:
 # ---- chains ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_nuts_finds_the_posterior_of_intercepts() -> None:
+    """R-hat of 11 quantities of 2 x 250 independent draws is above 1.01 one time in seven; hence more of them."""
     data = random_data(12)
-    result = cal.fit(intercepts_alone, data, "nuts", num_draws=250, num_warmup=150, num_chains=2, seed=0)
+    result = cal.fit(intercepts_alone, data, "nuts", num_draws=800, num_warmup=200, num_chains=2, seed=0)
     mean, covariance = exact_intercepts(data)
     draws = torch.cat([result.report.draws.values[f"mu_{name}"] for name in DIMS], dim=1)
     size = result.diagnostics["ess"]
     assert float(((draws.mean(0) - mean) / covariance.diagonal().sqrt()).abs().max()) < 6 / size**0.5
     assert float((draws.var(0) / covariance.diagonal() - 1).abs().max()) < 6 * (2 / size) ** 0.5
     assert result.diagnostics["num_divergences"] == 0
-    assert len(result.objective) == 500
+    assert len(result.objective) == 1600
 
 
 def test_chains_that_disagree_are_warned_about_once_and_reported() -> None:

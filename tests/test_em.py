@@ -25,6 +25,7 @@ from calmrl_prob.linear_gaussian.parameters import Parameters
 from calmrl_prob.linear_gaussian.rowwise import ByFeature, ByModality, ByPattern
 from calmrl_prob.linear_gaussian.spectral import PairwiseCovariance
 from calmrl_prob.linear_gaussian.statistics import FromStatistics
+from tests.ascent import assert_gradient_ascent_finds_no_more
 from tests.conftest import random_blocks, random_mask, random_model
 
 laws = settings(derandomize=True, deadline=None, max_examples=15)
@@ -156,18 +157,7 @@ def test_gradient_ascent_finds_no_more() -> None:
         model = LinearGaussian(loadings, intercepts, {n: v.exp() for n, v in logs.items()})
         return -log_marginal(model, blocks).sum()
 
-    gradients = torch.autograd.grad(loss(), variables)
-    assert max(float(g.abs().max()) for g in gradients) < 0.05  # nats per unit, of thousands of nats
-    optimizer = torch.optim.LBFGS(variables, max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-12)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value.item()
-
-    optimizer.step(closure)
-    assert -loss().item() - float(result.log_likelihood[-1]) < 1e-3
+    assert_gradient_ascent_finds_no_more(loss, variables, float(result.log_likelihood[-1]))
 
 
 def test_a_converged_fit_is_within_its_tolerance() -> None:

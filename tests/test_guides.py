@@ -10,15 +10,12 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.guides import AmortizedGuide, PerInstanceGuide
 from calmrl_prob.linear_gaussian import LinearGaussian
 from tests.approximate_cases import linear_case
+from tests.conftest import jittered
 
 
 def trained(guide: AmortizedGuide, size: float = 0.3) -> AmortizedGuide:
     """The guide with all its parameters moved at random: networks that are not zero any more."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return guide
+    return jittered(guide, size, seed=2)
 
 
 def moments(guide: AmortizedGuide, data: MultimodalData) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -280,8 +282,7 @@ def test_gradients_of_the_evidence() -> None:
 
 
 def test_shared_components_share_the_products_with_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from calmrl_prob.linear_gaussian import mixture as module
-
+    module = import_module("calmrl_prob.linear_gaussian.mixture_posterior")
     calls: list[object] = []
     original = module.project_data
     monkeypatch.setattr(module, "project_data", lambda part, blocks: calls.append(part) or original(part, blocks))

@@ -27,6 +27,7 @@ from calmrl_prob.linear_gaussian import (
 )
 from calmrl_prob.linear_gaussian.mixture_expectation import Components
 from calmrl_prob.linear_gaussian.mixture_maximization import ComponentModel
+from tests.ascent import assert_gradient_ascent_finds_no_more
 from tests.conftest import random_mask
 from tests.test_mixture import random_mixture, stacked
 
@@ -154,18 +155,7 @@ def test_gradient_ascent_finds_no_more() -> None:
             LinearGaussianMixture.from_prior(base, weights, means, roots @ roots.mT), blocks
         ).log_marginal.sum()
 
-    gradients = torch.autograd.grad(loss(), variables)
-    assert max(float(g.abs().max()) for g in gradients) < 0.05  # nats per unit, of thousands of nats
-    optimizer = torch.optim.LBFGS(variables, max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-12)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value.item()
-
-    optimizer.step(closure)
-    assert -loss().item() - float(result.log_likelihood[-1]) < 1e-3
+    assert_gradient_ascent_finds_no_more(loss, variables, float(result.log_likelihood[-1]))
 
 
 def test_complete_data_with_hardly_any_noise_is_a_gaussian_mixture() -> None:

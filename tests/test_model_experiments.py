@@ -158,7 +158,7 @@ def test_units_are_undone() -> None:
     assert not bool(units.apply(absent).observed("b").any())
 
 
-def test_the_papers_model_is_the_same_from_its_file(tmp_path: Path) -> None:
+def test_the_papers_model_is_the_same_from_its_file() -> None:
     train, test = data(120).split(0.7, seed=0)
     incomplete = train.mask(
         torch.rand(len(train), 3, generator=torch.Generator().manual_seed(1)) < torch.tensor([2, 0.6, 0.6])

@@ -15,26 +15,19 @@ from torch.distributions import MultivariateNormal
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, DataError, MissingDependencyError, NotConjugateError
 from calmrl_prob.priors import PRIORS, FlowPrior, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
+from tests.conftest import jittered
 from tests.model_cases import DIMS, random_data, random_prior
 
 #: For each registered prior, one with parameters that are nothing special, of two latents.
 CASES: dict[str, Callable[[], Prior]] = {
     "normal": lambda: random_prior(2),
-    "mixture": lambda: jittered(MixturePrior(2, num_components=3)),
-    "student_t": lambda: jittered(StudentTPrior(2, degrees_of_freedom=6.0)),
-    "group": lambda: jittered(GroupPrior(2, groups=["a", "b", "c"])),
+    "mixture": lambda: jittered(MixturePrior(2, num_components=3), 0.4),
+    "student_t": lambda: jittered(StudentTPrior(2, degrees_of_freedom=6.0), 0.4),
+    "group": lambda: jittered(GroupPrior(2, groups=["a", "b", "c"]), 0.4),
     "flow": lambda: jittered(FlowPrior(2, num_transforms=2, hidden=(8,)), 0.1),
 }
 #: What ``cal.posterior`` says it does under them.
 ROUTES = {"normal": "exact", "mixture": "exact mixture", "group": "exact by structure"}
-
-
-def jittered(prior: Prior, size: float = 0.4) -> Prior:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return prior
 
 
 def labelled(num_instances: int = 12) -> cal.MultimodalData:
@@ -45,7 +38,7 @@ def labelled(num_instances: int = 12) -> cal.MultimodalData:
 
 
 def model_under(prior: Prior) -> cal.SharedLatentModel:
-    return jittered(cal.SharedLatentModel(DIMS, 2, prior=prior))  # type: ignore[arg-type,return-value]
+    return jittered(cal.SharedLatentModel(DIMS, 2, prior=prior), 0.4)
 
 
 @pytest.fixture(params=PRIORS)

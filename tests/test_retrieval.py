@@ -16,13 +16,8 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 from calmrl_prob.evaluation import latent_rows
 from calmrl_prob.evaluation.latent_rows import LatentRows
-from calmrl_prob.evaluation.retrieval import (
-    RETRIEVAL_METRICS,
-    Retrieval,
-    cross_modal_recall,
-    mean_over_pairs,
-    retrieve,
-)
+from calmrl_prob.evaluation.ranking import RETRIEVAL_METRICS, Retrieval
+from calmrl_prob.evaluation.retrieval import cross_modal_recall, mean_over_pairs, retrieve
 from calmrl_prob.evaluation.scores import SCORES, Factors
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel

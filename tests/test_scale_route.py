@@ -18,7 +18,8 @@ import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, NotConjugateError
 from calmrl_prob.evaluation import simulate_model, simulation_ranks
 from calmrl_prob.inference.scale_fit import fits
-from calmrl_prob.inference.scale_mixture import gamma_nodes, scale_mixture_of, scale_mixture_posterior
+from calmrl_prob.inference.scale_mixture import scale_mixture_of, scale_mixture_posterior
+from calmrl_prob.inference.scale_predictive import gamma_nodes
 from calmrl_prob.priors import StudentTPrior
 from models.robust import Robust
 from models.student_t import StudentT

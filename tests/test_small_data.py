@@ -23,10 +23,11 @@ from calmrl_prob.errors import ArgumentError, CalmrlError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.missingness import mcar
 from experiments.calibrated import without
-from experiments.contenders import Contender, Folds, Gaussian, Model, Ridge, equal_mixture, scale_mixture
+from experiments.contenders import Contender, Folds, Gaussian, Model, Ridge
 from experiments.data import Split
 from experiments.fitted import FittedModel, FittedRidge, Hidden, Rescaled, hide, measure
 from experiments.imputers import RidgePairs, has, values
+from experiments.mixtures import equal_mixture, scale_mixture
 from experiments.settings import build
 from experiments.small_data import differences, run, take
 from tests.test_experiments import CONF, ROOT, composed
@@ -131,7 +132,7 @@ def test_settings_are_varied_one_after_another() -> None:
     assert tried == [(2, 2), (1, 2), (3, 2), (2, 1)]
 
 
-def test_recalibration_makes_variances_right_where_the_model_is_wrong(incomplete: MultimodalData) -> None:
+def test_recalibration_makes_variances_right_where_the_model_is_wrong() -> None:
     """One latent too few and no prior: variances come out too small, by factors that folds tell."""
     many = load_synthetic(num_instances=600, dims={"a": 6, "b": 6}, latent_dim=2, noise_variance=0.2, seed=4)
     rows, test = many.split(0.1, seed=0)

@@ -31,6 +31,7 @@ from calmrl_prob.linear_gaussian import (
 )
 from calmrl_prob.linear_gaussian.degrees_of_freedom import from_distances, from_expected_scales
 from calmrl_prob.linear_gaussian.student_t import sample_gamma
+from tests.ascent import assert_gradient_ascent_finds_no_more
 from tests.conftest import random_blocks, random_mask, random_model
 from tests.test_mixture import assert_close, stacked
 
@@ -276,18 +277,7 @@ def test_gradient_ascent_finds_no_more(noise: str) -> None:
         base = LinearGaussian(loadings, intercepts, {n: v.exp() for n, v in logs.items()})
         return -student_t_posterior(StudentTModel(base, freedom.exp()), blocks).log_marginal.sum()
 
-    gradients = torch.autograd.grad(loss(), variables)
-    assert max(float(g.abs().max()) for g in gradients) < 0.05  # nats per unit, of thousands of nats
-    optimizer = torch.optim.LBFGS(variables, max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-12)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value.item()
-
-    optimizer.step(closure)
-    assert -loss().item() - float(result.log_likelihood[-1]) < 1e-3
+    assert_gradient_ascent_finds_no_more(loss, variables, float(result.log_likelihood[-1]))
 
 
 def test_recovers_the_model_that_made_the_data_and_beats_the_gaussian_one() -> None:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import described
+from calmrl_prob.conjugacy.affine_sites import Component
 from calmrl_prob.conjugacy.checks import Probe, extra_factor, spread_rows
-from calmrl_prob.conjugacy.probing import Component, Prober
+from calmrl_prob.conjugacy.probing import Prober
 from calmrl_prob.conjugacy.structures import find_structures, row_offsets
 from calmrl_prob.conjugacy.watching import watched
 from calmrl_prob.data import MultimodalData

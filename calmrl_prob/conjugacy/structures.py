@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob.conjugacy.affine_sites import Component, said
 from calmrl_prob.conjugacy.checks import Probe, spread_rows
-from calmrl_prob.conjugacy.probing import Component, said
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
 

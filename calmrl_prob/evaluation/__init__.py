@@ -3,13 +3,8 @@
 from calmrl_prob.evaluation.calibration import coverage_curve, pit_values
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
 from calmrl_prob.evaluation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
-from calmrl_prob.evaluation.retrieval import (
-    RETRIEVAL_METRICS,
-    Retrieval,
-    cross_modal_recall,
-    mean_over_pairs,
-    retrieve,
-)
+from calmrl_prob.evaluation.ranking import RETRIEVAL_METRICS, Retrieval
+from calmrl_prob.evaluation.retrieval import cross_modal_recall, mean_over_pairs, retrieve
 from calmrl_prob.evaluation.scores import SCORES
 from calmrl_prob.evaluation.simulation import SimulationRanks, simulate_model, simulation_ranks
 

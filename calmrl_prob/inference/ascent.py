@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,6 +47,45 @@ class Ascent:
     def converged(self) -> bool:
         """Whether it did not just run out of steps."""
         return self.stop_reason != "max_iterations"
+
+
+@dataclass(frozen=True, eq=False)
+class AscentReport:
+    """What a method of fitting reports that is one ascent.
+
+    Attributes:
+        log_likelihood: (T,) evidence after each step, nats; the start's first.
+        objective: (T,) the same plus log priors: of global latents, or what the model states by ``pyro.factor``. It
+            never falls.
+        num_iterations: L-BFGS steps.
+        converged, stop_reason, criterion: as :class:`Ascent` has them.
+        tolerance: what the criterion was compared with.
+        form: the route of the evidence.
+    """
+
+    log_likelihood: Tensor
+    objective: Tensor
+    num_iterations: int
+    converged: bool
+    stop_reason: str
+    criterion: float
+    tolerance: float
+    form: str
+
+    @classmethod
+    def of(cls, found: Ascent, log_likelihood: Tensor, tolerance: float, form: str, **more: Any) -> Self:
+        """From an ascent of the objective; ``more`` is for subclasses."""
+        return cls(
+            log_likelihood,
+            found.trace,
+            found.num_iterations,
+            found.converged,
+            found.stop_reason,
+            found.criterion,
+            tolerance,
+            form,
+            **more,
+        )
 
 
 @torch.enable_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 from calmrl_prob._arguments import whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NumericalError
-from calmrl_prob.inference.ascent import Ascent, ascend
+from calmrl_prob.inference.ascent import Ascent, AscentReport, ascend
 from calmrl_prob.inference.collapsed import CollapsedModel, marginalize
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.inference.starts import starting_points
@@ -25,28 +25,15 @@ from calmrl_prob.tracing import BoundModel
 
 
 @dataclass(frozen=True, eq=False)
-class ModeReport:
-    """How the search for the mode went; the values found are in the model.
+class ModeReport(AscentReport):
+    """How the search for the mode went, from the start that won; the values found are in the model.
 
     Attributes:
         theta: the mode, (n,), unconstrained.
-        log_likelihood: (T,) evidence after each step, nats; the start's first.
-        objective: (T,) log joint density, what never falls.
-        num_iterations: steps from the start that won.
-        converged, stop_reason, criterion, tolerance: as ``FitResult`` has them.
-        form: the route of the evidence.
         diagnostics: "log_joint_by_start", where each start ended.
     """
 
     theta: Tensor
-    log_likelihood: Tensor
-    objective: Tensor
-    num_iterations: int
-    converged: bool
-    stop_reason: str
-    criterion: float
-    tolerance: float
-    form: str
     diagnostics: Mapping[str, Any]
 
 
@@ -94,17 +81,13 @@ def run_map(
         for parameter, value in zip(_parameters(bound), best.parameters, strict=True):
             parameter.copy_(value)
         bound.values = model.values(best.theta)
-    return ModeReport(
-        best.theta,
+    return ModeReport.of(
+        best.ascent,
         best.evidence,
-        best.ascent.trace,
-        best.ascent.num_iterations,
-        best.ascent.converged,
-        best.ascent.stop_reason,
-        best.ascent.criterion,
         tolerance,
         model.form.route,
-        {"log_joint_by_start": [float(end.ascent.trace[-1]) for end in ends]},
+        theta=best.theta,
+        diagnostics={"log_joint_by_start": [float(end.ascent.trace[-1]) for end in ends]},
     )
 
 

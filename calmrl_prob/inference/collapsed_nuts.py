@@ -38,6 +38,8 @@ from calmrl_prob.tracing import BoundModel
 _ENTRIES = 50
 #: Standard deviation of what is added to the start of each chain, on the unconstrained scale.
 _JITTER = 0.1
+#: Differences between draws below this many of a feature's standard deviations are rounding.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,7 @@ def run_nuts(
     quantities = rotation_free(model, theta)
     evidence = quantities["log_evidence"].flatten()
     objective = evidence + quantities["log_prior"].flatten()
-    found = chains.diagnose(_moving(quantities))
+    found = chains.diagnose(moving(model, theta, quantities))
     problems = found.problems()
     warn_unreliable(problems)
     diagnostics = {
@@ -218,19 +220,27 @@ def rotation_free(model: CollapsedModel, theta: Tensor) -> dict[str, Tensor]:
         here = {"log_evidence": terms.evidence, "log_prior": terms.log_prior}
         structure = terms.structures[0]
         if isinstance(structure, LinearGaussian):
-            picks = picks or _Picks.of(sum(structure.dims.values()))
+            picks = picks or _Picks.of(structure)
             here |= picks.quantities(structure)
         for name, value in here.items():
             rows.setdefault(name, []).append(value.detach())
     return {name: torch.stack(values).reshape(*theta.shape[:2], *values[0].shape) for name, values in rows.items()}
 
 
-def _moving(quantities: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries that differ between draws: what is known, such as a noise variance that is given, has no R-hat."""
+@torch.no_grad()
+def moving(model: CollapsedModel, theta: Tensor, quantities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of :func:`rotation_free` that differ between draws by more than rounding, (C, S, ...) each.
+
+    What is known, such as a noise variance that is given, has no R-hat. It is computed anew for each draw all the same,
+    and R-hat, being of ranks, would be of its last digits. What counts as rounding is measured by a feature's standard
+    deviation under the model: no data are so many that a posterior would be that narrow.
+    """
+    structure = model.structures(theta[0, 0])[0]
+    scales = _Picks.of(structure).scales(structure) if isinstance(structure, LinearGaussian) else {}
     found = {}
     for name, values in quantities.items():
-        flat = values.reshape(*values.shape[:2], -1)
-        moves = (flat != flat[:1, :1]).flatten(0, 1).any(0)
+        flat = values.flatten(2) if values.ndim > 2 else values[..., None]
+        moves = flat.amax((0, 1)) - flat.amin((0, 1)) > _ROUNDING * scales.get(name, flat.new_zeros(()))
         if bool(moves.all()):
             found[name] = values
         elif bool(moves.any()):
@@ -247,7 +257,8 @@ class _Picks:
     second: Tensor
 
     @classmethod
-    def of(cls, width: int) -> _Picks:
+    def of(cls, lg: LinearGaussian) -> _Picks:
+        width = sum(lg.dims.values())
         generator = np.random.default_rng(0)
         features = np.sort(generator.permutation(width)[:_ENTRIES])
         first, second = np.triu_indices(width)
@@ -262,4 +273,16 @@ class _Picks:
             "signal_covariance": (left * loadings[self.second]).sum(1),
             "signal_mean": mean,
             "noise_variance": torch.cat(list(lg.noise_variance.values()))[self.features],
+        }
+
+    def scales(self, lg: LinearGaussian) -> dict[str, Tensor]:
+        """How large each of these quantities could be, from the variance of each feature under the model."""
+        loadings = torch.cat(list(lg.loadings.values()))
+        noise = torch.cat(list(lg.noise_variance.values()))
+        variance = ((loadings @ lg.prior_covariance) * loadings).sum(1) + noise
+        deviation = variance.sqrt()
+        return {
+            "signal_covariance": deviation[self.first] * deviation[self.second],
+            "signal_mean": deviation[self.features],
+            "noise_variance": variance[self.features],
         }

@@ -11,7 +11,8 @@ from calmrl_prob.inference.mixture import MixtureResult
 from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.inference.structured import StructuredPosterior
 from calmrl_prob.linear_gaussian import LinearGaussian, posterior
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture, mixture_posterior
+from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
+from calmrl_prob.linear_gaussian.mixture_posterior import mixture_posterior
 
 
 def form_posterior(form: ConjugateForm, data: MultimodalData) -> PosteriorResult:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from typing import Any
 
-from calmrl_prob._arguments import described, real_number, whole_number
+from calmrl_prob._arguments import described, keyword_options, real_number, require_known_options, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.inference.progress import Callback
@@ -24,11 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
 _SETTLED = ("latent_dim", "noise", "seed", "callback")
-EM_OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(fit_em).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _SETTLED
-)
+EM_OPTIONS = keyword_options(fit_em, _SETTLED)
 #: Options that are numbers, with a value that messages suggest, and those that count something.
 _NUMBERS = {
     "tolerance": 1e-6,
@@ -54,9 +49,7 @@ def run_em(
         ArgumentError: an option that ``fit_em`` does not have, or one out of range.
         ArgumentTypeError: an option of another type.
     """
-    unknown = sorted(set(options) - set(EM_OPTIONS))
-    if unknown:
-        raise ArgumentError(f"options: method 'em' has no option {unknown[0]!r}; it has {list(EM_OPTIONS)}.")
+    require_known_options(options, EM_OPTIONS, "method 'em'")
     options = _checked(options, model.latent_dim)
     result = fit_em(data, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
     model.load_linear_gaussian(result.linear_gaussian)

@@ -17,7 +17,8 @@ from calmrl_prob.linear_gaussian import (
     SufficientStatistics,
     log_marginal,
 )
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture, mixture_posterior
+from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
+from calmrl_prob.linear_gaussian.mixture_posterior import mixture_posterior
 
 Structure = LinearGaussian | LinearGaussianMixture
 

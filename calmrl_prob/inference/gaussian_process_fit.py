@@ -5,10 +5,7 @@ A round of the fit chooses inducing points, takes a few closed-form EM steps of 
 steps of the kernels and nuggets on the evidence itself, in which loadings stand still. Quasi-Newton steps on everything
 at once were several times slower on the bundled data.
 
-It starts from the fit for independent instances, whose latents are free up to rotation: they are turned so that the
-first varies most smoothly over the covariate, the next most smoothly of what is left, and so on (Switzer & Green,
-Min/max autocorrelation factors for multivariate spatial imagery, 1984). Length scale and nugget of each then start from
-the best of a grid.
+Where it starts from: ``gaussian_process_start.py``.
 """
 
 from __future__ import annotations
@@ -22,14 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number, whole_number
+from calmrl_prob._arguments import real_number, require_known_options, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, NumericalError
-from calmrl_prob.inference.gaussian_process import places_of
+from calmrl_prob.inference.gaussian_process_start import smooth_start
+from calmrl_prob.inference.places import places_of
 from calmrl_prob.inference.progress import Callback
-from calmrl_prob.linear_gaussian import EMResult, LinearGaussian, fit_em, posterior
-from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian import EMResult, LinearGaussian
+from calmrl_prob.linear_gaussian.convergence import gain_to_come
+from calmrl_prob.linear_gaussian.maximization import maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters
+from calmrl_prob.linear_gaussian.preparation import mean_variance, noise_model_for
 from calmrl_prob.linear_gaussian.process import LowRankProcess, process_evidence
 from calmrl_prob.linear_gaussian.process_em import SOLVED, ProcessStep
 from calmrl_prob.priors.gaussian_process import GaussianProcessPrior, InducingPoints
@@ -40,11 +40,6 @@ logger = logging.getLogger(__name__)
 _EM_STEPS, _KERNEL_STEPS = 4, 5
 #: Rounds that the gain still to come is judged from.
 _WINDOW = 3
-#: Instances that the start is found from: a neighbourhood, since it needs their covariance in full.
-_START_ROWS = 800
-#: Length scales to start from, as multiples of the distance to the tenth neighbour; and nuggets.
-_LENGTHSCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-_NUGGETS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
 
 
 @dataclass(frozen=True)
@@ -74,10 +69,7 @@ class GaussianProcessOptions:
             ArgumentError: there is no such option, or one is out of range.
             ArgumentTypeError: one is of another type.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise ArgumentError(f"options: the fit of Gaussian processes has no option {unknown[0]!r}; it has {known}.")
+        require_known_options(options, [field.name for field in fields(cls)], "the fit of Gaussian processes")
         return cls(**options)
 
     def __post_init__(self) -> None:
@@ -133,10 +125,18 @@ def fit_gaussian_process(
     places = places_of(data, prior)
     blocks, shift = data.blocks.centred()
     step = ProcessStep(blocks)
-    scale = _scale(step, noise == "isotropic")
-    noise_model = NoiseModel(noise == "isotropic", options.noise_floor * scale, options.noise_pseudo_count, 0.5 * scale)
+    variance = mean_variance(step)[1]
+    noise_model = noise_model_for(variance, step, noise == "isotropic", options.noise_floor, options.noise_pseudo_count)
     if start is None:
-        start = _start(prior, data, places, noise, seed, options)
+        start = smooth_start(
+            prior,
+            data,
+            places,
+            noise=noise,
+            seed=seed,
+            noise_floor=options.noise_floor,
+            noise_pseudo_count=options.noise_pseudo_count,
+        )
     parameters = Parameters.from_linear_gaussian(start.to(torch.float64), shift).with_floor(noise_model.floor)
     inducing, value = None, -math.inf
     evidence: list[float] = []
@@ -145,12 +145,12 @@ def fit_gaussian_process(
     criterion, stop_reason = math.inf, "max_iterations"
     for iteration in range(options.max_iterations + 1):
         inducing, value = _choose_points(step, parameters, prior, places, inducing, value, options)
-        penalty = noise_model.log_prior(parameters.noise_variance, step.shape)
+        penalty = noise_model.log_prior(parameters.noise_variance)
         evidence.append(value)
         objective.append(value + penalty)
         if callback is not None and iteration:
             callback(iteration, value)
-        criterion = _gain_to_come(objective) / num_values
+        criterion = gain_to_come(objective, most=_WINDOW) / num_values
         if criterion <= options.tolerance:
             stop_reason = "converged"
             break
@@ -245,106 +245,3 @@ def _raise_kernels(
 
 def _detached(process: LowRankProcess) -> LowRankProcess:
     return LowRankProcess([factor.detach() for factor in process.factors], process.residual.detach())
-
-
-def _gain_to_come(objective: list[float]) -> float:
-    """What an infinite number of further rounds would add, if gains go on shrinking as they did."""
-    if len(objective) <= 2 * _WINDOW:
-        return math.inf
-    recent = objective[-1] - objective[-1 - _WINDOW]
-    before = objective[-1 - _WINDOW] - objective[-1 - 2 * _WINDOW]
-    ratio = min(max(recent / before, 0.5), 1 - 1e-6) if before > 0 else 0.5
-    return recent * ratio / (1 - ratio)
-
-
-def _scale(step: ProcessStep, isotropic: bool) -> Tensor:
-    """The variance of each feature, or of its modality's on average; the unit where there is none."""
-    count = step.feature_count.clamp(min=1)
-    variance = (step.totals.square / count - (step.totals.total / count).square()).clamp(min=0)
-    typical = torch.cat([variance[part].mean().expand(part.stop - part.start) for part in step.shape.slices])
-    typical = torch.where(typical > 0, typical, 1.0)
-    return typical if isotropic else torch.maximum(variance, 1e-6 * typical)
-
-
-@torch.no_grad()
-def _start(
-    prior: GaussianProcessPrior,
-    data: MultimodalData,
-    places: Tensor,
-    noise: str,
-    seed: int,
-    options: GaussianProcessOptions,
-) -> LinearGaussian:
-    """The fit for independent instances, turned to smooth latents; sets the prior's nuggets, and default kernels."""
-    independent = fit_em(
-        data.blocks,
-        prior.latent_dim,
-        noise=noise,
-        seed=seed,
-        tolerance=1e-4,
-        noise_floor=options.noise_floor,
-        noise_pseudo_count=options.noise_pseudo_count,
-    ).linear_gaussian
-    latents = posterior(independent, data.blocks).mean
-    centre = (places - places.median(dim=0).values).square().sum(1)
-    near = centre.argsort()[:_START_ROWS]
-    places, latents = places[near], latents[near] - latents[near].mean(0)
-    typical = _neighbour_distance(places)
-    rotation = torch.empty(prior.latent_dim, 0, dtype=latents.dtype)
-    rest = torch.eye(prior.latent_dim, dtype=latents.dtype)
-    matrix: Tensor | None = None
-    for k in range(prior.latent_dim):
-        if prior.default_kernel:
-            prior.set_lengthscale(k, typical)
-        if matrix is None or not prior.default_kernel:
-            matrix = _correlation(prior, k, places)
-        part = latents @ rest
-        direction = torch.linalg.eigh(part.mT @ (matrix @ part - part)).eigenvectors[:, -1]
-        column = rest @ direction
-        rotation = torch.cat([rotation, column[:, None]], dim=1)
-        complement = torch.linalg.qr(rotation, mode="complete").Q[:, k + 1 :]
-        rest = complement
-    turned = latents @ rotation
-    _start_kernels(prior, places, turned / turned.square().mean(0).sqrt().clamp(min=1e-12), typical)
-    loadings = {name: weights @ rotation for name, weights in independent.loadings.items()}
-    return LinearGaussian(loadings, independent.intercepts, independent.noise_variance)
-
-
-@torch.no_grad()
-def _start_kernels(prior: GaussianProcessPrior, places: Tensor, latents: Tensor, typical: float) -> None:
-    """Length scale and nugget of each latent that make its estimated course likeliest, out of a grid."""
-    learned = prior.nugget_logit.requires_grad
-    nuggets = [float(prior.nugget[0])] if not learned else list(_NUGGETS)
-    best = torch.full((prior.latent_dim,), -math.inf, dtype=latents.dtype)
-    chosen: list[tuple[float, float]] = [(typical, nuggets[0])] * prior.latent_dim
-    for scale in [multiple * typical for multiple in _LENGTHSCALES] if prior.default_kernel else [typical]:
-        values, vectors = torch.empty(0), torch.empty(0)
-        for k in range(prior.latent_dim):
-            if prior.default_kernel:
-                prior.set_lengthscale(k, scale)
-            if k == 0 or not prior.default_kernel:
-                values, vectors = torch.linalg.eigh(_correlation(prior, k, places))
-            square = (vectors.mT @ latents[:, k]).square()
-            for nugget in nuggets:
-                variance = (1 - nugget) * values.clamp(min=0) + max(nugget, 0.02)
-                evidence = float(-0.5 * (square / variance + variance.log()).sum())
-                if evidence > best[k]:
-                    best[k], chosen[k] = evidence, (scale, nugget)
-    for k, (scale, nugget) in enumerate(chosen):
-        if prior.default_kernel:
-            prior.set_lengthscale(k, scale)
-        if learned:
-            prior.nugget_logit[k] = math.log(nugget / (1 - nugget))
-
-
-def _correlation(prior: GaussianProcessPrior, latent: int, places: Tensor) -> Tensor:
-    """The kernel's matrix with a unit diagonal, (n, n)."""
-    spread = prior.variance(latent, places).clamp(min=1e-300).rsqrt()
-    return prior.covariance(latent, places, places) * spread[:, None] * spread
-
-
-def _neighbour_distance(places: Tensor) -> float:
-    """The median distance to the tenth neighbour: a scale on which instances could be alike."""
-    distances = torch.cdist(places, places).sort(dim=1).values[:, min(10, len(places) - 1)]
-    positive = distances[distances > 0]
-    return float(positive.median()) if len(positive) else 1.0

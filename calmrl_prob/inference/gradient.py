@@ -8,45 +8,22 @@ the plate, which no latent moves, count as log priors of the parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
-from calmrl_prob.inference.ascent import ascend
+from calmrl_prob.inference.ascent import AscentReport, ascend
 from calmrl_prob.inference.evidence import FormEvidence
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.tracing import BoundModel
 
 #: Evaluations that a fit is expected to take, for choosing between rows and statistics.
 _EVALUATIONS = 200
-
-
-@dataclass(frozen=True)
-class GradientReport:
-    """How a fit by gradients went.
-
-    Attributes:
-        log_likelihood: (T,) evidence after each step, nats; the start's first.
-        objective: (T,) the same, plus what the model states outside the plate: penalties by ``pyro.factor``, say.
-        num_iterations: L-BFGS steps.
-        converged, stop_reason: "converged", "rounding" (no step raises the evidence any more) or "max_iterations".
-        criterion: mean gain of the last steps, in nats for each observed value.
-        tolerance: what it was compared with.
-        form: the route of the evidence.
-    """
-
-    log_likelihood: Tensor
-    objective: Tensor
-    num_iterations: int
-    converged: bool
-    stop_reason: str
-    criterion: float
-    tolerance: float
-    form: str
 
 
 def run_gradient(
@@ -57,7 +34,7 @@ def run_gradient(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
-) -> GradientReport:
+) -> AscentReport:
     """Maximise the exact evidence over a model's parameters, in place.
 
     Args:
@@ -77,17 +54,40 @@ def run_gradient(
     form = discover(bound, data, generic=True)
     _require_fixed(form)
     evidence = FormEvidence(form, data, _EVALUATIONS)
-    parameters = [parameter for parameter in bound.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ModelError(
-            "model: it has no parameters to fit. State them by pyro.param, or as torch.nn.Parameter of a module; "
-            "with all of them known, calmrl_prob.posterior needs no fit."
-        )
+    parameters = trained_parameters(bound)
+
+    def terms() -> tuple[Tensor, Tensor]:
+        structures, penalty = form.read_with_prior({})
+        return evidence.of(structures), penalty
+
+    return ascend_evidence(parameters, data, terms, callback, max_iterations, tolerance, form.route)
+
+
+def ascend_evidence(
+    parameters: Sequence[Parameter],
+    data: MultimodalData,
+    terms: Callable[[], tuple[Tensor, Tensor]],
+    callback: Callback | None,
+    max_iterations: int,
+    tolerance: float,
+    route: str,
+) -> AscentReport:
+    """L-BFGS over a model's parameters, in place.
+
+    Args:
+        parameters: of the model, those to be fitted.
+        data: N instances.
+        terms: the evidence, and what the model states of its parameters outside the plate, nats; their sum is raised.
+        callback: called after each step with its number and that sum.
+        max_iterations: steps at most.
+        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+        route: of the evidence, for the report.
+    """
     penalties: dict[float, float] = {}
 
     def objective() -> Tensor:
-        structures, penalty = form.read_with_prior({})
-        total = evidence.of(structures) + penalty
+        evidence, penalty = terms()
+        total = evidence + penalty
         penalties[float(total.detach())] = float(penalty.detach())
         return total
 
@@ -95,16 +95,23 @@ def run_gradient(
     found = ascend(
         objective, parameters, num_values, max_iterations=max_iterations, tolerance=tolerance, callback=callback
     )
-    return GradientReport(
-        found.trace - torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64),
-        found.trace,
-        found.num_iterations,
-        found.converged,
-        found.stop_reason,
-        found.criterion,
-        tolerance,
-        form.route,
-    )
+    penalty = torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64)
+    return AscentReport.of(found, found.trace - penalty, tolerance, route)
+
+
+def trained_parameters(bound: BoundModel) -> list[Parameter]:
+    """The parameters of a model that are to be fitted.
+
+    Raises:
+        ModelError: there are none.
+    """
+    parameters = [parameter for parameter in bound.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError(
+            "model: it has no parameters to fit. State them by pyro.param, or as torch.nn.Parameter of a module; "
+            "with all of them known, calmrl_prob.posterior needs no fit."
+        )
+    return parameters
 
 
 def _require_fixed(form: ConjugateForm) -> None:

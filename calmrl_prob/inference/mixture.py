@@ -10,7 +10,8 @@ from torch import Tensor
 from calmrl_prob.inference.exact import GaussianPosterior, GaussianPredictive
 from calmrl_prob.inference.predictive import MixturePredictive, Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture, MixturePosterior
+from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
+from calmrl_prob.linear_gaussian.mixture_posterior import MixturePosterior
 
 
 class MixtureResult(PosteriorResult):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from calmrl_prob._arguments import keyword_options, require_known_options
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.inference.progress import Callback
@@ -19,11 +19,7 @@ from calmrl_prob.priors import GroupPrior, MixturePrior
 
 #: What the fit settles itself; every other keyword of ``fit_mixture_em`` is an option.
 _SETTLED = ("noise", "known_components", "callback")
-_OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(fit_mixture_em).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _SETTLED
-)
+_OPTIONS = keyword_options(fit_mixture_em, _SETTLED)
 #: Iterations of the single Gaussian that clusters are looked for under: it need not be perfect.
 _START_ITERATIONS = 100
 
@@ -65,9 +61,7 @@ def run_mixture_em(
         ArgumentError: an unknown option, one out of range, or more components than instances.
         DataError: a group of the prior has no instance.
     """
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise ArgumentError(f"options: method 'mixture em' has no option {unknown[0]!r}; it has {list(_OPTIONS)}.")
+    require_known_options(options, _OPTIONS, "method 'mixture em'")
     blocks = data.conform(model.dims).blocks
     single = fit_em(
         blocks,

@@ -7,18 +7,18 @@ several scales, with the gradient of the expected log joint density at the prese
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import keyword_options, require_known_options
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ModelError, NotConjugateError
-from calmrl_prob.inference.ascent import ascend
-from calmrl_prob.inference.gradient import GradientReport
+from calmrl_prob.errors import NotConjugateError
+from calmrl_prob.inference.ascent import AscentReport
+from calmrl_prob.inference.gradient import ascend_evidence, trained_parameters
 from calmrl_prob.inference.progress import Callback
 from calmrl_prob.inference.scale_mixture import assemble, scale_mixture_of
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, ScaleEMResult, ScaleMixture, fit_scale_em
@@ -28,11 +28,7 @@ from calmrl_prob.tracing import BoundModel
 
 #: What "scale em" settles itself; every other keyword of ``fit_scale_em`` is an option.
 _SETTLED = ("noise", "student_t", "prior", "seed", "callback", "start", "prior_mean", "prior_covariance")
-_OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(fit_scale_em).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _SETTLED
-)
+_OPTIONS = keyword_options(fit_scale_em, _SETTLED)
 #: Sweeps of coordinate updates for one evaluation; each starts from where the last one ended.
 _SWEEPS = 50
 
@@ -82,9 +78,7 @@ def run_scale_em(
     Raises:
         ArgumentError: an unknown option, one out of range, or single features are missing.
     """
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise ArgumentError(f"options: method 'scale em' has no option {unknown[0]!r}; it has {list(_OPTIONS)}.")
+    require_known_options(options, _OPTIONS, "method 'scale em'")
     prior = getattr(model, "prior", None)
     options.setdefault("least_degrees_of_freedom", StudentTPrior.least)
     blocks: Any = data.conform(model.dims).blocks
@@ -114,7 +108,7 @@ def run_scale_mixture(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
-) -> GradientReport:
+) -> AscentReport:
     """Maximise the evidence of a model with Student-t sites, or its lower bound, over its parameters, in place.
 
     Args:
@@ -135,12 +129,7 @@ def run_scale_mixture(
         NumericalError: the evidence is not finite where the parameters stand.
     """
     form = discover(bound, data, generic=True)
-    parameters = [parameter for parameter in bound.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ModelError(
-            "model: it has no parameters to fit. State them by pyro.param, or as torch.nn.Parameter of a module; "
-            "with all of them known, calmrl_prob.posterior needs no fit."
-        )
+    parameters = trained_parameters(bound)
     site = fits(form, data)
     if site is not None:
         raise NotConjugateError(
@@ -153,9 +142,8 @@ def run_scale_mixture(
     blocks, shift = data.conform(form.structures[0].dims).blocks.centred()
     assert isinstance(blocks, ObservedBlocks)
     scales: list[Tensor] | None = None
-    penalties: dict[float, float] = {}
 
-    def objective() -> Tensor:
+    def terms() -> tuple[Tensor, Tensor]:
         nonlocal scales
         model, penalty = _read(form)
         model = model.about(shift)
@@ -163,24 +151,9 @@ def run_scale_mixture(
             moments = scale_moments(model.detach(), blocks, scales, _SWEEPS)
         scales = moments.scales
         expected = expected_log_joint(model, moments)
-        total: Tensor = moments.evidence + (expected - expected.detach()) + penalty
-        penalties[float(total.detach())] = float(penalty.detach())
-        return total
+        return moments.evidence + (expected - expected.detach()), penalty
 
-    num_values = float(sum(int(data.feature_mask(name).sum()) for name in data.names))
-    found = ascend(
-        objective, parameters, num_values, max_iterations=max_iterations, tolerance=tolerance, callback=callback
-    )
-    return GradientReport(
-        found.trace - torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64),
-        found.trace,
-        found.num_iterations,
-        found.converged,
-        found.stop_reason,
-        found.criterion,
-        tolerance,
-        form.route,
-    )
+    return ascend_evidence(parameters, data, terms, callback, max_iterations, tolerance, form.route)
 
 
 def fits(form: ConjugateForm, data: MultimodalData) -> str | None:

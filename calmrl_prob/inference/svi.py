@@ -10,7 +10,6 @@ Generative Models for Scalable Weakly-Supervised Learning (2018), and Mattei & F
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import checked_seed, real_number, whole_number
+from calmrl_prob._arguments import checked_seed, keyword_options, real_number, require_known_options, whole_number
 from calmrl_prob._randomness import seeded, spread_seeds
 from calmrl_prob._warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
@@ -360,10 +359,7 @@ def run_svi(
     Raises:
         ArgumentError: an unknown option.
     """
-    unknown = sorted(set(options) - set(SVI_OPTIONS))
-    if unknown:
-        known = ["start", "start_options", *SVI_OPTIONS]
-        raise ArgumentError(f"options: method 'svi' has no option {unknown[0]!r}; it has {known}.")
+    require_known_options(options, ["start", "start_options", *SVI_OPTIONS], "method 'svi'")
     program = model.model
     load = getattr(program, "load_likelihood", None)
     if load is None or getattr(getattr(program, "prior", None), "gaussian", lambda: None)() is not None:
@@ -380,11 +376,7 @@ def run_svi(
 
 
 #: What ``fit`` does not settle itself.
-SVI_OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(fit_svi).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("seed", "callback")
-)
+SVI_OPTIONS = keyword_options(fit_svi, settled=("seed", "callback"))
 
 
 def _check_counts(**counts: int) -> None:

@@ -16,6 +16,8 @@ from calmrl_prob.linear_gaussian.preparation import NOT_FINITE
 #: The gain still to come is judged from the gains of up to this many steps against as many before them: more than
 #: Anderson's memory, because gains are small for a while after each time that it had to start anew.
 _WINDOW = 12
+#: Of fewer steps than this nothing is extrapolated.
+_LEAST_WINDOW = 3
 
 Point = TypeVar("Point")
 Moments = TypeVar("Moments")
@@ -176,10 +178,13 @@ def _finite(evaluate: Callable[[Point], Evaluation[Point, Moments]], point: Poin
     return found if math.isfinite(found.objective) else None
 
 
-def gain_to_come(objective: list[float]) -> float:
-    """What an infinite number of further steps would add, if gains go on shrinking as they did."""
-    window = min(_WINDOW, (len(objective) - 1) // 2)
-    if window < 3:
+def gain_to_come(objective: list[float], most: int = _WINDOW) -> float:
+    """What an infinite number of further steps would add, if gains go on shrinking as they did.
+
+    Judged from the gains of ``most`` steps against those of as many before them; of fewer while there are no more.
+    """
+    window = min(most, (len(objective) - 1) // 2)
+    if window < _LEAST_WINDOW:
         return math.inf
     recent = objective[-1] - objective[-1 - window]
     before = objective[-1 - window] - objective[-1 - 2 * window]

@@ -22,6 +22,8 @@ from torch import Tensor
 
 #: Degrees of freedom outside of these are told apart by no data.
 LEAST, MOST = 0.1, 1e6
+#: What fits start from by default.
+START_FREEDOM = 10.0
 
 
 def from_distances(distance: Tensor, num_features: Tensor, current: float) -> float:

@@ -30,6 +30,8 @@ from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 from calmrl_prob.linear_gaussian.support import Support
 
+#: Iterations of a fit that another one starts from.
+_START_ITERATIONS = 30
 #: Rounds of turning latents, at most, before the first step of a prior that cares; each step has one more.
 _START_ROUNDS = 30
 
@@ -157,7 +159,7 @@ def fit_em(
 
     def evaluate(point: Parameters) -> Evaluation[Parameters, Moments]:
         moments = step(point)
-        objective = moments.log_likelihood + moments.log_prior + noise_model.log_prior(point.noise_variance, step.shape)
+        objective = moments.log_likelihood + moments.log_prior + noise_model.log_prior(point.noise_variance)
         if prior is not None:
             objective += prior.log_density(point.loadings)
         return Evaluation(point, moments, moments.log_likelihood, objective)
@@ -194,6 +196,26 @@ def fit_em(
         loadings_precision=None if precision is None else dict(zip(step.shape.dims, precision, strict=True)),
         **vars(ascent),
     )
+
+
+def gaussian_start(
+    data: ObservedBlocks | FeatureBlocks,
+    latent_dim: int,
+    noise: str,
+    noise_floor: float,
+    noise_pseudo_count: float,
+    seed: int,
+) -> LinearGaussian:
+    """A short fit, where those of models with heavier tails start from; arguments as in :func:`fit_em`."""
+    return fit_em(
+        data,
+        latent_dim,
+        noise=noise,
+        max_iterations=_START_ITERATIONS,
+        noise_floor=noise_floor,
+        noise_pseudo_count=noise_pseudo_count,
+        seed=seed,
+    ).linear_gaussian
 
 
 def _loadings_prior(

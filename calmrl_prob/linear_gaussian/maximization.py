@@ -60,7 +60,7 @@ class NoiseModel:
 
         return pool
 
-    def log_prior(self, noise_variance: Tensor, shape: Shape) -> float:
+    def log_prior(self, noise_variance: Tensor) -> float:
         """Log density of the noise variances under the prior, up to a constant; nats."""
         if self.pseudo_count == 0:
             return 0.0

@@ -144,7 +144,7 @@ def fit_mixture_em(
 
     def evaluate(point: Point) -> Evaluation[Point, MixtureMoments]:
         moments = step(*point)
-        log_prior = noise_model.log_prior(point[0].noise_variance, rowwise.shape) + model.log_prior(point[1])
+        log_prior = noise_model.log_prior(point[0].noise_variance) + model.log_prior(point[1])
         evidence = moments.likelihood.log_likelihood
         return Evaluation(point, moments, evidence, evidence + log_prior)
 

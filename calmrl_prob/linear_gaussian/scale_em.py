@@ -28,8 +28,8 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.convergence import Ascent, Evaluation, ascend
-from calmrl_prob.linear_gaussian.degrees_of_freedom import LEAST, MOST, from_expected_scales
-from calmrl_prob.linear_gaussian.em import fit_em
+from calmrl_prob.linear_gaussian.degrees_of_freedom import LEAST, MOST, START_FREEDOM, from_expected_scales
+from calmrl_prob.linear_gaussian.em import gaussian_start
 from calmrl_prob.linear_gaussian.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.parameters import Parameters, Shape
@@ -41,8 +41,6 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 #: Sweeps of coordinate updates in one E-step.
 _SWEEPS = 2
-#: Iterations of the Gaussian fit, and the degrees of freedom, that it starts from by default.
-_START_ITERATIONS, _START_FREEDOM = 30, 10.0
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -199,18 +197,10 @@ def fit_scale_em(
     isotropic = noise == "isotropic"
     noise_model = noise_model_for(mean_variance(step.rows)[1], step.rows, isotropic, noise_floor, noise_pseudo_count)
     if start is None:
-        start = fit_em(
-            data,
-            latent_dim,
-            noise=noise,
-            max_iterations=_START_ITERATIONS,
-            noise_floor=noise_floor,
-            noise_pseudo_count=noise_pseudo_count,
-            seed=seed,
-        ).linear_gaussian
+        start = gaussian_start(data, latent_dim, noise, noise_floor, noise_pseudo_count, seed)
     first = start.linear_gaussian if isinstance(start, ScaleMixture) else start
     require_same_shape(first, step.shape, latent_dim)
-    freedom = dict.fromkeys(scaled, _START_FREEDOM if degrees_of_freedom is None else degrees_of_freedom)
+    freedom = dict.fromkeys(scaled, START_FREEDOM if degrees_of_freedom is None else degrees_of_freedom)
     if isinstance(start, ScaleMixture) and degrees_of_freedom is None:
         known = dict(start.degrees_of_freedom)
         known |= {PRIOR: start.prior_degrees_of_freedom[0][1]} if start.prior_degrees_of_freedom else {}
@@ -220,7 +210,7 @@ def fit_scale_em(
 
     def evaluate(point: Point) -> Evaluation[Point, ScaleMoments]:
         found = step(point)
-        log_prior = noise_model.log_prior(point.parameters.noise_variance, step.shape)
+        log_prior = noise_model.log_prior(point.parameters.noise_variance)
         return replace(found, objective=found.log_likelihood + log_prior)
 
     guess = AndersonGuess(

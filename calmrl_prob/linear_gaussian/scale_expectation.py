@@ -19,7 +19,8 @@ from torch import Tensor
 from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
 from calmrl_prob.linear_gaussian.parameters import Shape
 from calmrl_prob.linear_gaussian.posterior import factorize
-from calmrl_prob.linear_gaussian.scale_mixture import Chunk, ScaleMixture, observed_part
+from calmrl_prob.linear_gaussian.scale_factors import observed_part
+from calmrl_prob.linear_gaussian.scale_mixture import Chunk, ScaleMixture
 from calmrl_prob.linear_gaussian.scale_posterior import has_one_scale
 from calmrl_prob.linear_gaussian.scale_quadrature import integrate
 from calmrl_prob.linear_gaussian.scale_updates import update

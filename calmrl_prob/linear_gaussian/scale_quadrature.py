@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.posterior import factorize
-from calmrl_prob.linear_gaussian.scale_mixture import Chunk, Whole
+from calmrl_prob.linear_gaussian.scale_factors import Whole
+from calmrl_prob.linear_gaussian.scale_mixture import Chunk
 
 #: Nodes, and how far they reach: sinh(4) = 27 standard deviations to each side.
 NUM_NODES, _REACH = 41, 4.0
