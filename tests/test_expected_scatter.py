@@ -167,3 +167,32 @@ def test_factors_are_made_once_for_each_pattern_and_an_empty_batch_is_one() -> N
     )
     assert expected_scatter_anchor(empty).vector.shape == (0, 6)
     assert leading_vector(empty.values, empty.observed_mask).vector.shape == (0, 6)
+
+
+def test_expected_scatter_anchor_over_many_scales() -> None:
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        width, latents = (int(torch.randint(1, most, (), generator=generator)) for most in (9, 5))
+        loading, noise, offset, scale = (10 ** (5 * torch.rand(4, generator=generator).double() - 4)).tolist()
+        model = random_model(
+            dict.fromkeys(NAMES, width), latents, seed, noise="isotropic" if seed % 2 else "diagonal", prior="standard"
+        )
+        lg = LinearGaussian(
+            {name: loading * value for name, value in model.loadings.items()},
+            {name: (seed % 3) * offset * value for name, value in model.intercepts.items()},
+            {name: noise * value for name, value in model.noise_variance.items()},
+        )
+        x = scale * torch.randn(10, 3, width, generator=generator, dtype=torch.float64)
+        mask = random_mask(10, 3, 0.5, seed, empty=True)
+        completion = Completion.from_linear_gaussian(lg, x, mask)
+        # dense, from the completion's own parts: conditioning in another way would lose more digits at these scales
+        scatter = completion.values.mT @ completion.values
+        for m, name in enumerate(NAMES):
+            loadings = lg.loadings[name]
+            variance = loadings @ completion.posterior.covariance @ loadings.mT + torch.diag(lg.noise_variance[name])
+            scatter = scatter + torch.where(mask[:, m, None, None], 0, variance)
+        anchors = expected_scatter_anchor(completion)
+        largest = torch.linalg.eigvalsh(scatter)[:, -1]
+        quotient = (anchors.vector[:, None] @ scatter @ anchors.vector[:, :, None]).flatten()
+        torch.testing.assert_close(quotient, largest, rtol=1e-13, atol=0)
+        torch.testing.assert_close(anchors.values[:, 0], largest, rtol=3e-9, atol=0)
