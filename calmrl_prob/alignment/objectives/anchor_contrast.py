@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.alignment.objectives.contrast import contrast, weighted_mean
 from calmrl_prob.alignment.objectives.objective import Objective
 from calmrl_prob.alignment.objectives.temperature import Temperature
-from calmrl_prob.alignment.spectrum import spectrum
 from calmrl_prob.alignment.views import Views
 
 
@@ -44,7 +44,7 @@ class AnchorContrast(Objective):
 
     def loss(self, views: Views) -> Tensor:
         """The loss of a batch that is all in this process."""
-        anchors = spectrum(views.values, views.weights)[1] if views.anchors is None else views.anchors
+        anchors = leading_vector(views).vector if views.anchors is None else views.anchors
         logits = views.values.transpose(0, 1) @ anchors.T * self.temperature()
         heaviest = views.weights.amax(1)
         return weighted_mean(contrast(logits, views.weights.T * heaviest, heaviest.expand(logits.shape[:2])))

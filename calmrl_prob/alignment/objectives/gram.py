@@ -8,7 +8,6 @@ from torch import Tensor
 from calmrl_prob.alignment.objectives.contrast import contrast, weighted_mean
 from calmrl_prob.alignment.objectives.objective import Objective
 from calmrl_prob.alignment.objectives.temperature import Temperature
-from calmrl_prob.alignment.spectrum import root
 from calmrl_prob.alignment.views import Views
 
 #: Added to squared volumes, so that their roots have finite gradients at perfect alignment.
@@ -71,7 +70,8 @@ class Gram(Objective):
 def _squared_volumes(values: Tensor, weights: Tensor, others: Tensor) -> Tensor:
     """V^2 as (M, B, B): modality i, the instance b of the others, the instance a of the single view."""
     instances, modalities, width = values.shape
-    roots = root(weights)
+    present = weights > 0
+    roots = torch.where(present, torch.where(present, weights, 1).sqrt(), 0)  # with gradient 0, not infinity, at 0
     weighted = roots[:, :, None] * values
     exact = weighted.double()  # the small matrices come close to singular as views come together
     gram = exact @ exact.mT + torch.diag_embed(1 - weights.double())

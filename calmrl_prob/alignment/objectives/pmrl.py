@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.alignment.objectives.contrast import Terms, contrast, weighted_mean
 from calmrl_prob.alignment.objectives.objective import Objective
 from calmrl_prob.alignment.objectives.temperature import Temperature, checked_temperature
-from calmrl_prob.alignment.spectrum import spectrum
 from calmrl_prob.alignment.views import Views
 
 #: Added to squared singular values, so that their roots have finite gradients at perfect alignment.
@@ -58,7 +58,8 @@ class PMRL(Objective):
 
     def loss(self, views: Views) -> Tensor:
         """The loss of a batch that is all in this process."""
-        eigenvalues, leading = spectrum(views.values, views.weights)
+        anchors = leading_vector(views)
+        eigenvalues, leading = anchors.values, anchors.vector
         heaviest = views.weights.amax(1)
         apart = contrast(leading @ leading.T * self.temperature(), heaviest, heaviest)
         return weighted_mean(self._alignment(eigenvalues, views.weights)) + weighted_mean(apart)
