@@ -38,6 +38,7 @@ from calmrl_prob.inference.collapsed_nuts import DrawsReport, chain_starts, rota
 from calmrl_prob.inference.importance import MAX_K_HAT, MIN_DRAWS, importance_weights
 from calmrl_prob.inference.parameter_draws import ParameterDraws
 from calmrl_prob.inference.progress import Callback
+from calmrl_prob.inference.unbounded import advice
 from calmrl_prob.tracing import BoundModel
 
 #: Standard deviation that guides start from, on the unconstrained scale.
@@ -220,6 +221,8 @@ def _laplace(
             f"{_MOST_LAPLACE}; use 'low_rank'."
         )
     end = climb(model, start, tolerance=1e-10, callback=callback)
+    if end.runaway:
+        raise NumericalError(f"guide: Laplace's method needs a mode. {advice(end.runaway, kept=False)}.")
     with torch.enable_grad():
         mode = end.theta.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(model.log_joint(mode), mode, create_graph=True)
