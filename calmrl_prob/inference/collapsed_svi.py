@@ -83,7 +83,7 @@ def run_collapsed_svi(
         num_steps: of Adam, whose rate falls to a hundredth along a half cosine.
         learning_rate: the first.
         num_particles: draws for each gradient.
-        num_draws: S, draws returned; at least 25.
+        num_draws: S, draws returned; at least 100.
 
     Returns:
         The draws. ``objective`` is the bound step by step (nats), ``diagnostics`` has "k_hat" and "elbo", and the
@@ -136,7 +136,15 @@ def run_collapsed_svi(
     values = {name: drawn.detach() for name, drawn in model.values(theta).items()}
     best = int((evidence + quantities["log_prior"].flatten()).argmax())
     return DrawsReport(
-        ParameterDraws(bound, values, f"collapsed {'laplace' if guide == 'laplace' else 'svi'}", best, diagnostics),
+        ParameterDraws(
+            bound,
+            values,
+            f"collapsed {'laplace' if guide == 'laplace' else 'svi'}",
+            best,
+            diagnostics,
+            quantities={name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
+            statistics={"lp": evidence + quantities["log_prior"].flatten()},
+        ),
         theta[None],
         quantities,
         evidence,
