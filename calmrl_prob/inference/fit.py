@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -94,8 +95,12 @@ def fit(
       lower bound where it has several. Options: ``max_iterations``, ``tolerance``.
     - "map": global latents (sites outside the plate) by their joint mode with the latents marginalised exactly; "svi"
       (or "collapsed svi") and "nuts" give their posterior instead, at a cost that does not grow with N where statistics
-      serve. Options: keywords of ``run_map``, ``run_collapsed_svi`` and ``run_nuts`` in ``calmrl_prob.inference``.
-    - "svi": stochastic variational inference with an amortised guide, for all other models.
+      serve. Options: keywords of :func:`calmrl_prob.inference.run_map`, such as ``num_starts``; of
+      :func:`calmrl_prob.inference.run_collapsed_svi` (``guide``, ``num_steps``, ``num_draws``); of
+      :func:`calmrl_prob.inference.run_nuts` (``num_draws``, ``num_warmup``, ``num_chains``, ``max_tree_depth``). "nuts"
+      may take many minutes: ``progress=True`` shows how long.
+    - "svi": stochastic variational inference with an amortised guide, for all other models. Options: keywords of
+      :func:`calmrl_prob.inference.fit_svi`.
 
     Args:
         model: a ``SharedLatentModel``, anything like those in ``models/``, or any Pyro callable with a plate
@@ -104,7 +109,7 @@ def fit(
             statistics, for data that do not fit in memory, with the modalities in the model's order.
         method: "auto", or a method by name.
         seed: of whatever the method draws; the same seed gives the same fit.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error, with the time that is left at the present pace.
         **options: of the method, such as ``max_iterations`` and ``tolerance``.
 
     Returns:
@@ -161,8 +166,7 @@ def fit(
         prepared = _prepared(fitted, data) if method == "em" else data
     if isinstance(data, MultimodalData) and method != "em":
         require_fittable(data)
-    total = options.get("max_iterations")  # what it is instead of a number, the method refuses
-    bar = progress_bar(method, total if isinstance(total, int) else None) if progress else nullcontext()
+    bar = progress_bar(method, _most_steps(run, options)) if progress else nullcontext()
     with bar as callback:
         report = run(prepared, seed, callback, **options)
     result = FitResult(
@@ -238,6 +242,17 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if form.degrees_of_freedom:
         return bound, "scale mixture" if fits(form, data) is None else "svi"
     return bound, "map" if form.globals else "gradient"
+
+
+def _most_steps(run: Callable[..., FitReport], options: Mapping[str, Any]) -> int | None:
+    """How often a method calls back at most, from its options and their defaults; None where it does not say."""
+    settings = {name: known.default for name, known in inspect.signature(run).parameters.items()} | dict(options)
+    if "num_chains" in settings:
+        wanted = [settings[name] for name in ("num_draws", "num_warmup", "num_chains")]
+        # what is no number the method itself refuses
+        return (wanted[0] + wanted[1]) * wanted[2] if all(isinstance(count, int) for count in wanted) else None
+    total = settings.get("num_steps", settings.get("max_iterations"))
+    return total if isinstance(total, int) else None
 
 
 def _lacks_features(data: MultimodalData | SufficientStatistics) -> bool:
