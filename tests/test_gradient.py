@@ -193,3 +193,30 @@ def test_modules_that_a_function_closes_over_are_fitted_where_pyro_sees_them(dat
     assert result.log_likelihood[-1] > result.log_likelihood[0]
     assert not torch.equal(module.weights["image"].detach(), before)
     assert not list(pyro.get_param_store().keys())
+
+
+@pytest.mark.slow
+def test_it_stops_no_further_from_the_top_than_the_tolerance_allows() -> None:
+    """Features in units 100 apart, and loadings that start far too large: L-BFGS would crawl."""
+    made = cal.datasets.make_synthetic(300, {"image": 12, "text": 10, "audio": 8}, latent_dim=4, seed=4).data
+    scaled = {name: made[name] * scale for name, scale in zip(made.names, (10.0, 1.0, 0.1), strict=True)}
+    data = cal.MultimodalData(scaled)
+    data = data.mask(mcar(data, rate=0.4, seed=5))
+
+    def model(data: cal.MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4).double(), 1.0).to_event(1))
+            for name, width in data.dims.items():
+                w = pyro.param(f"w_{name}", lambda width=width: torch.randn(width, 4).double())
+                b = pyro.param(f"b_{name}", torch.zeros(width).double())
+                s = pyro.param(f"s_{name}", torch.ones(()).double(), constraint=constraints.positive)
+                features = dist.Normal(z @ w.T + b, s).to_event(1)
+                pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).double())
+
+    num_values = sum(int(data.feature_mask(name).sum()) for name in data.names)
+    em = cal.SharedLatentModel(data.dims, 4)
+    top = cal.fit(em, data).log_likelihood[-1]
+    result = cal.fit(model, data, tolerance=1e-3)
+    assert result.converged
+    assert result.criterion <= 1e-3
+    assert top - result.log_likelihood[-1] < 1e-3 * num_values
