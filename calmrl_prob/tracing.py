@@ -199,10 +199,23 @@ class BoundModel(nn.Module):
             except Exception as error:
                 raise ModelError(
                     f"model: it raised {type(error).__name__} when called with {len(data)} instances of the data: "
-                    f"{error}. It is called as model(data), also with some rows of the data, repeated perhaps: read "
-                    "what differs between instances from data.covariates, and end the observed sites in .to_event(1)."
+                    f"{error}. {_advice(error)}"
                 ) from error
         return Call.sort(tracer.trace, data)
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error that a model raised."""
+    if isinstance(error, KeyError):
+        return f"If it is a covariate: these data lack covariate {error}; give MultimodalData covariates= with it."
+    if "dtype" in str(error):
+        return (
+            "Bring all to one type: parameters and prior to that of the data, or data to theirs with data.to(dtype=)."
+        )
+    return (
+        "It is called as model(data), also with some rows of the data, repeated perhaps: read what differs between "
+        "instances from data.covariates, and end the observed sites in .to_event(1)."
+    )
 
 
 def _key(name: str) -> str:

@@ -263,3 +263,17 @@ def test_a_fitted_function_knows_its_modalities(data: cal.MultimodalData) -> Non
 def test_unknown_options_are_refused_by_name(method: str, data: cal.MultimodalData) -> None:
     with pytest.raises(ArgumentError, match=r"no option 'num_samples'; it has \["):
         cal.fit(drawn_start, data, method, num_samples=3)
+
+
+def test_what_a_model_raises_comes_with_advice_that_fits(data: cal.MultimodalData) -> None:
+    def reads_group(data: cal.MultimodalData) -> None:
+        data.covariates["group"]
+
+    with pytest.raises(ModelError, match=r"lack covariate 'group'"):
+        cal.posterior(reads_group, data)
+
+    def mixes_types(data: cal.MultimodalData) -> None:
+        torch.ones(1, 1) @ torch.ones(1, 1).double()
+
+    with pytest.raises(ModelError, match=r"Bring all to one type"):
+        cal.posterior(mixes_types, data)
