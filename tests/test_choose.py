@@ -43,3 +43,10 @@ def test_same_seed_same_choice_and_bad_arguments_are_named() -> None:
         cal.choose_latent_dim(data, folds=40)
     with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData"):
         cal.choose_latent_dim({"x": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("latent_dims", ["3", 3, [2, "3"]])
+def test_what_is_no_sequence_of_numbers_is_refused(latent_dims: object) -> None:
+    data = cal.datasets.make_synthetic(60, seed=0).data
+    with pytest.raises(ArgumentTypeError, match="latent_dims: expected"):
+        cal.choose_latent_dim(data, latent_dims)  # type: ignore[arg-type]

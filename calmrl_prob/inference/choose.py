@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calmrl_prob._arguments import checked_seed, described, whole_number
+from calmrl_prob._arguments import checked_seed, described, short, whole_number
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError
 from calmrl_prob.inference.progress import progress_bar
@@ -111,17 +111,20 @@ def choose_latent_dim(
     """
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):
+        raise ArgumentTypeError(
+            f"latent_dims: expected a sequence of whole numbers, got {short(latent_dims)}; pass one such as [2, 4, 8]."
+        )
+    dims = [whole_number("latent_dims", k, least=1) for k in latent_dims]
     folds, seed = whole_number("folds", folds, least=2), checked_seed(seed)
     require_fittable(data)
     if folds > len(data) // 2:
         raise ArgumentError(f"folds: {folds} are too many for {len(data)} instances; use {max(2, len(data) // 2)}.")
     parts = np.array_split(np.random.default_rng(seed).permutation(len(data)), folds)
     most = min(len(data) - max(map(len, parts)), sum(data.dims.values())) - 1
-    tried = sorted({whole_number("latent_dims", k, least=1) for k in latent_dims if k <= most})
+    tried = sorted({k for k in dims if k <= most})
     if not tried:
-        raise ArgumentError(
-            f"latent_dims: none of {list(latent_dims)} is at most {most}, which is what can be carried."
-        )
+        raise ArgumentError(f"latent_dims: none of {dims} is at most {most}, which is what can be carried.")
     scores: dict[int, list[float]] = {k: [] for k in tried}
     bar = progress_bar("choosing K", len(tried) * folds) if progress else nullcontext()
     with bar as report:

@@ -70,7 +70,8 @@ def run_map(
         callback: called after each step with its number and the log joint density, nats.
         num_starts: from EM's fit, EM's fit with ARD, then draws from the prior; the best mode is kept.
         max_iterations: steps from each start at most.
-        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+        tolerance: stop when the gain still to be expected, extrapolated from the last steps, falls below this, in nats
+            for each observed value.
 
     Raises:
         NotConjugateError, ModelError: as :func:`~calmrl_prob.inference.collapsed.marginalize` does.

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, described
+from calmrl_prob._arguments import checked_seed, described, keyword_options, require_known_options
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import (
@@ -108,7 +108,8 @@ def fit(
         data: N instances with exactly the modalities of the model, in any order; or, for "em", their sufficient
             statistics, for data that do not fit in memory, with the modalities in the model's order.
         method: "auto", or a method by name.
-        seed: of whatever the method draws; the same seed gives the same fit.
+        seed: of whatever the method draws, and of what ``pyro.param(name, lambda: torch.randn(...))`` draws to start
+            from; the same seed gives the same fit, several seeds several starts.
         progress: show a progress bar on standard error, with the time that is left at the present pace.
         **options: of the method, such as ``max_iterations`` and ``tolerance``.
 
@@ -161,7 +162,8 @@ def fit(
     if isinstance(model, HasFit) and not isinstance(model, type):
         method, run, prepared = "own", model.fit_to, data
     else:
-        fitted, method = _resolve(model, data, method)
+        fitted, method = _resolve(model, data, method, seed)
+        _require_options(method, options)
         model, run = fitted, partial(FIT_METHODS[method], fitted)
         prepared = _prepared(fitted, data) if method == "em" else data
     if isinstance(data, MultimodalData) and method != "em":
@@ -169,6 +171,8 @@ def fit(
     bar = progress_bar(method, _most_steps(run, options)) if progress else nullcontext()
     with bar as callback:
         report = run(prepared, seed, callback, **options)
+    if isinstance(model, BoundModel):
+        model.fitted_dims = dict(data.dims)
     result = FitResult(
         model=model,
         log_likelihood=report.log_likelihood.detach().cpu().numpy(),
@@ -196,7 +200,7 @@ def fit(
     return result
 
 
-def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: str) -> tuple[Any, str]:  # noqa: ANN401
+def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: str, seed: int) -> tuple[Any, str]:  # noqa: ANN401
     """The model as the method takes it, and the method that "auto" stands for."""
     if isinstance(model, Fittable) and not isinstance(model, type) and method in ("auto", "em"):
         try:
@@ -230,7 +234,8 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
         raise ArgumentTypeError(
             f"data: method {method!r} calls the model on instances and needs MultimodalData, got {described(data)}."
         )
-    bound = model if isinstance(model, BoundModel) else BoundModel(model)
+    bound = model if isinstance(model, BoundModel) else BoundModel(model, seed)
+    bound.fitted_dims = None  # a fit may meet modalities that the last one did not know
     if method not in ("auto", "svi"):
         return bound, method
     try:
@@ -253,6 +258,13 @@ def _most_steps(run: Callable[..., FitReport], options: Mapping[str, Any]) -> in
         return (wanted[0] + wanted[1]) * wanted[2] if all(isinstance(count, int) for count in wanted) else None
     total = settings.get("num_steps", settings.get("max_iterations"))
     return total if isinstance(total, int) else None
+
+
+def _require_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have; those that hand on what they are given see to it themselves."""
+    run = FIT_METHODS[method]
+    if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in inspect.signature(run).parameters.values()):
+        require_known_options(options, keyword_options(run, ()), f"method {method!r}")
 
 
 def _lacks_features(data: MultimodalData | SufficientStatistics) -> bool:
