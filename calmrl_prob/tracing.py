@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -39,10 +40,13 @@ class BoundModel(nn.Module):
 
     Args:
         model: the callable; it takes the data.
+        seed: of what ``pyro.param(name, lambda: torch.randn(...))`` draws to start from, for each name by itself.
 
     Attributes:
         model: the same.
         values: global latents that have been fitted, by site.
+        fitted_dims: the modalities that it was fitted on and their widths; None before a fit.
+        drawn: names of the parameters that started from draws.
 
     Raises:
         ArgumentTypeError: it cannot be called.
@@ -60,7 +64,7 @@ class BoundModel(nn.Module):
         (['z'], ['x'], tensor(2.))
     """
 
-    def __init__(self, model: PyroModel) -> None:
+    def __init__(self, model: PyroModel, seed: int = 0) -> None:
         super().__init__()
         if not callable(model) or isinstance(model, type):
             raise ArgumentTypeError(
@@ -69,6 +73,9 @@ class BoundModel(nn.Module):
         self.model = model
         self.own = nn.ParameterDict()
         self.values: dict[str, Tensor] = {}
+        self.fitted_dims: dict[str, int] | None = None
+        self.drawn: set[str] = set()
+        self._seed, self._device = seed, torch.device("cpu")
         self._constraints: dict[str, constraints.Constraint] = {}
         self._keys: dict[str, str] = {}
 
@@ -105,8 +112,17 @@ class BoundModel(nn.Module):
     def _parameter(self, name: str, initial: object, constraint: constraints.Constraint) -> Tensor:
         """The value of a ``pyro.param`` statement; the first time, what it starts from."""
         if name not in self._keys:
+            if self.fitted_dims is not None:
+                raise ModelError(
+                    f"pyro.param {name!r}: the fit did not know it, so that it has no value. The model was fitted on "
+                    f"{self.fitted_dims}; leave other modalities out with data.select, or fit it to data with them."
+                )
             if callable(initial):
-                initial = initial()
+                # by name, so that neither the number of rows nor other parameters change what is drawn
+                words = np.random.SeedSequence([self._seed, *name.encode()]).generate_state(1, np.uint64)
+                with seeded(int(words[0] >> np.uint64(1)), self._device):
+                    initial = initial()
+                self.drawn.add(name)
             if not isinstance(initial, Tensor):
                 raise ModelError(
                     f"pyro.param {name!r}: expected a tensor to start from, got {described(initial)}; pass one as the "
@@ -118,6 +134,14 @@ class BoundModel(nn.Module):
             self.own[key] = nn.Parameter(start.clone())
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
+
+    def conform(self, data: MultimodalData) -> MultimodalData:
+        """The data with all modalities that the model was fitted on; as they are before a fit.
+
+        Raises:
+            SchemaError: a modality that the fit did not know, or one of another width.
+        """
+        return data if self.fitted_dims is None else data.conform(self.fitted_dims)
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
@@ -157,6 +181,7 @@ class BoundModel(nn.Module):
                 parameter store, or has a site whose density is not finite.
         """
         given = {**self.values, **(values or {})}
+        self._device = data.device
         with (
             seeded(seed, data.device),
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
@@ -174,10 +199,23 @@ class BoundModel(nn.Module):
             except Exception as error:
                 raise ModelError(
                     f"model: it raised {type(error).__name__} when called with {len(data)} instances of the data: "
-                    f"{error}. It is called as model(data), also with some rows of the data, repeated perhaps: read "
-                    "what differs between instances from data.covariates, and end the observed sites in .to_event(1)."
+                    f"{error}. {_advice(error)}"
                 ) from error
         return Call.sort(tracer.trace, data)
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error that a model raised."""
+    if isinstance(error, KeyError):
+        return f"If it is a covariate: these data lack covariate {error}; give MultimodalData covariates= with it."
+    if "dtype" in str(error):
+        return (
+            "Bring all to one type: parameters and prior to that of the data, or data to theirs with data.to(dtype=)."
+        )
+    return (
+        "It is called as model(data), also with some rows of the data, repeated perhaps: read what differs between "
+        "instances from data.covariates, and end the observed sites in .to_event(1)."
+    )
 
 
 def _key(name: str) -> str:

@@ -213,7 +213,7 @@ def test_a_guide_of_the_users_own_and_reproducible_steps() -> None:
         pyro.set_rng_seed(3)
         before = pyro.util.get_rng_state()
         runs = [
-            cal.fit(intercepts_alone, data, "svi", guide=make, num_steps=30, num_draws=30, seed=1).report
+            cal.fit(intercepts_alone, data, "svi", guide=make, num_steps=30, num_draws=100, seed=1).report
             for _ in range(2)
         ]
         assert torch.equal(runs[0].theta, runs[1].theta)

@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ModelError, NotConjugateError
+from calmrl_prob.errors import ArgumentError, ModelError, NotConjugateError, SchemaError, UnfittedWarning
 from calmrl_prob.missingness import mcar
 from models.calmrl import CalMRL
 
@@ -193,3 +193,87 @@ def test_modules_that_a_function_closes_over_are_fitted_where_pyro_sees_them(dat
     assert result.log_likelihood[-1] > result.log_likelihood[0]
     assert not torch.equal(module.weights["image"].detach(), before)
     assert not list(pyro.get_param_store().keys())
+
+
+@pytest.mark.slow
+def test_it_stops_no_further_from_the_top_than_the_tolerance_allows() -> None:
+    """Features in units 100 apart, and loadings that start far too large: L-BFGS would crawl."""
+    made = cal.datasets.make_synthetic(300, {"image": 12, "text": 10, "audio": 8}, latent_dim=4, seed=4).data
+    scaled = {name: made[name] * scale for name, scale in zip(made.names, (10.0, 1.0, 0.1), strict=True)}
+    data = cal.MultimodalData(scaled)
+    data = data.mask(mcar(data, rate=0.4, seed=5))
+
+    def model(data: cal.MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4).double(), 1.0).to_event(1))
+            for name, width in data.dims.items():
+                w = pyro.param(f"w_{name}", lambda width=width: torch.randn(width, 4).double())
+                b = pyro.param(f"b_{name}", torch.zeros(width).double())
+                s = pyro.param(f"s_{name}", torch.ones(()).double(), constraint=constraints.positive)
+                features = dist.Normal(z @ w.T + b, s).to_event(1)
+                pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).double())
+
+    num_values = sum(int(data.feature_mask(name).sum()) for name in data.names)
+    em = cal.SharedLatentModel(data.dims, 4)
+    top = cal.fit(em, data).log_likelihood[-1]
+    result = cal.fit(model, data, tolerance=1e-3)
+    assert result.converged
+    assert result.criterion <= 1e-3
+    assert top - result.log_likelihood[-1] < 1e-3 * num_values
+
+
+def drawn_start(data: cal.MultimodalData) -> None:
+    with pyro.plate("instances", len(data)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+        for name, width in data.dims.items():
+            w = pyro.param(f"w_{name}", lambda width=width: torch.randn(width, 1).double())
+            features = dist.Normal(z @ w.T, 0.5).to_event(1)
+            pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).double())
+
+
+def test_the_seed_of_a_fit_governs_what_parameters_start_from(data: cal.MultimodalData) -> None:
+    before = torch.random.get_rng_state()
+    starts = [
+        cal.fit(drawn_start, data, seed=seed, max_iterations=40, tolerance=1.0).log_likelihood[0] for seed in (0, 0, 1)
+    ]
+    assert starts[0] == starts[1] != starts[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_function_that_was_not_fitted_warns(data: cal.MultimodalData) -> None:
+    with pytest.warns(UnfittedWarning, match=r"pyro.param 'w_audio'.*pass the result"):
+        cal.impute(drawn_start, data)
+
+
+def test_a_fitted_function_knows_its_modalities(data: cal.MultimodalData) -> None:
+    result = cal.fit(drawn_start, data, max_iterations=20, tolerance=1e-2)
+    few = data.subset(data.rows_with("image")).subset(slice(0, 9)).select(["image"])
+    whole = cal.impute(result, few.conform(data.dims))
+    for fitted in (result, result.model):
+        imputed = cal.impute(fitted, few, names=["text"])
+        assert torch.equal(imputed.mean["text"], whole.mean["text"])
+    foreign = cal.MultimodalData({"image": few["image"], "smell": torch.ones(9, 3)})
+    with pytest.raises(SchemaError, match="smell"):
+        cal.impute(result, foreign)
+    with pytest.raises(ModelError, match=r"'w_smell': the fit did not know it.*data.select"):
+        cal.discover(result.model, foreign)
+
+
+@pytest.mark.parametrize("method", ["gradient", "scale mixture", "map", "nuts", "collapsed svi", "svi"])
+def test_unknown_options_are_refused_by_name(method: str, data: cal.MultimodalData) -> None:
+    with pytest.raises(ArgumentError, match=r"no option 'num_samples'; it has \["):
+        cal.fit(drawn_start, data, method, num_samples=3)
+
+
+def test_what_a_model_raises_comes_with_advice_that_fits(data: cal.MultimodalData) -> None:
+    def reads_group(data: cal.MultimodalData) -> None:
+        data.covariates["group"]
+
+    with pytest.raises(ModelError, match=r"lack covariate 'group'"):
+        cal.posterior(reads_group, data)
+
+    def mixes_types(data: cal.MultimodalData) -> None:
+        torch.ones(1, 1) @ torch.ones(1, 1).double()
+
+    with pytest.raises(ModelError, match=r"Bring all to one type"):
+        cal.posterior(mixes_types, data)

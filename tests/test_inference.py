@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from calmrl_prob.errors import (
     UnfittedWarning,
 )
 from calmrl_prob.evaluation import retrieve
-from calmrl_prob.inference import as_linear_gaussian, fit, posterior
+from calmrl_prob.inference import FIT_METHODS, as_linear_gaussian, fit, posterior
+from calmrl_prob.inference.fit import _most_steps
 from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.linear_gaussian import SufficientStatistics, log_marginal
 from calmrl_prob.model import SharedLatentModel
@@ -137,6 +139,20 @@ def test_progress_bar_shows_iterations_and_evidence() -> None:
     shown = console.file.getvalue()
     assert "3/10" in shown
     assert "-1,234.50" in shown
+    assert "left" in shown
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "total"),
+    [
+        ("nuts", {"num_draws": 10, "num_chains": 2}, 2 * (10 + 500)),
+        ("collapsed svi", {}, 2000),
+        ("map", {"max_iterations": 7}, 7),
+        ("nuts", {"num_draws": "many"}, None),
+    ],
+)
+def test_the_progress_bar_knows_how_far_it_is(method: str, options: dict[str, Any], total: int | None) -> None:
+    assert _most_steps(partial(FIT_METHODS[method], None), options) == total
 
 
 def test_progress_goes_to_standard_error_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

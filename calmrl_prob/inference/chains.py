@@ -43,7 +43,7 @@ class Chains:
 
     Attributes:
         draws: for each site (C, S, ...), in the site's own (constrained) units, detached.
-        divergences: divergent transitions after warm-up of each chain, (C,).
+        diverging: which transitions after warm-up diverged, (C, S).
         acceptance: mean acceptance probability of each chain, (C,).
         step_size: what each chain's step size was adapted to, (C,).
         seeds: of each chain, (C,).
@@ -51,16 +51,22 @@ class Chains:
     """
 
     draws: Mapping[str, Tensor]
-    divergences: NDArray[np.int64]
+    diverging: NDArray[np.bool_]
     acceptance: NDArray[np.float64]
     step_size: NDArray[np.float64]
     seeds: tuple[int, ...]
     seconds: float
 
     @property
+    def divergences(self) -> NDArray[np.int64]:
+        """Divergent transitions after warm-up of each chain, (C,)."""
+        counts: NDArray[np.int64] = self.diverging.sum(axis=1)
+        return counts
+
+    @property
     def num_divergences(self) -> int:
         """Divergent transitions after warm-up, of all chains."""
-        return int(self.divergences.sum())
+        return int(self.diverging.sum())
 
     def stacked(self, name: str) -> Tensor:
         """The draws of a site with chains one after another, (C S, ...)."""
@@ -232,7 +238,7 @@ def run_chains(
     draws = {name: torch.stack([one[0][name] for one in found]) for name in found[0][0]}
     return Chains(
         draws,
-        divergences=np.array([one[1] for one in found]),
+        diverging=np.array([one[1] for one in found]),
         acceptance=np.array([one[2] for one in found]),
         step_size=np.array([one[3] for one in found]),
         seeds=tuple(seeds),
@@ -248,9 +254,10 @@ def _run_one(
     num_warmup: int,
     before: int,
     callback: Callback | None,
-) -> tuple[dict[str, Tensor], int, float, float]:
-    """Draws, number of divergences, mean acceptance and step size of one chain."""
+) -> tuple[dict[str, Tensor], NDArray[np.bool_], float, float]:
+    """Draws, which of them diverged, mean acceptance and step size of one chain."""
     state: dict[str, float] = {}
+    diverging = np.zeros(num_draws, dtype=bool)
 
     def watch(sampler: NUTS, _samples: object, stage: str, draw: int) -> None:
         warming = stage.lower().startswith("warm")
@@ -259,7 +266,7 @@ def _run_one(
             callback(before + draw + 1 + (0 if warming else num_warmup), -float(potential))
         if not warming and draw == num_draws - 1:
             # read here, since the sampler forgets them when the run ends
-            state["divergences"] = len(sampler.diagnostics()["divergences"])
+            diverging[sampler.diagnostics()["divergences"]] = True
             state["acceptance"] = float(sampler.logging()["acc. prob"])
             state["step_size"] = float(sampler.step_size)
 
@@ -276,4 +283,4 @@ def _run_one(
     samples = {name: values.detach().clone() for name, values in mcmc.get_samples().items()}
     if not samples:
         raise ArgumentError("model: it has no latent site to sample.")
-    return samples, int(state["divergences"]), state["acceptance"], state["step_size"]
+    return samples, diverging, state["acceptance"], state["step_size"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from calmrl_prob._arguments import checked_seed, described, whole_number
+from calmrl_prob._arguments import checked_seed, described, short, whole_number
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError
 from calmrl_prob.inference.progress import progress_bar
@@ -25,23 +26,37 @@ class LatentDimChoice:
     """What was found.
 
     Attributes:
-        latent_dim: K, the fewest latents whose held-out evidence is within one standard error of the best.
+        latent_dim: K, the fewest latents that are behind the best by no more than one standard error of the difference.
+            This is the one to take, for density and imputation.
         best: K of the best held-out evidence.
-        curve: one row for each K: ``latent_dim``, ``evidence`` (mean log density of a held-out row, nats) and ``error``
-            (its standard error over folds).
-        ard_count: how many latents ARD keeps for at least one modality, out of the largest K.
+        curve: one row for each K: ``latent_dim``, ``evidence`` (mean log density of a held-out row, nats), ``error``
+            (its standard error over rows), ``behind`` (the best's evidence less this one's, nats for each row) and
+            ``behind_error`` (the standard error of that, row by row against the best; 0 for the best itself).
+        ard_count: how many latents ARD keeps for at least one modality, out of ``ard_limit``. It is a check, not a
+            second opinion on held-out rows: it counts what training rows use, and only where it is below the limit.
+        ard_limit: the largest K tried.
     """
 
     latent_dim: int
     best: int
     curve: pd.DataFrame
     ard_count: int
+    ard_limit: int
+
+    @property
+    def ard_is_limited(self) -> bool:
+        """Whether ARD kept all latents there were, so that its count is of what was tried, not of what is needed."""
+        return self.ard_count >= self.ard_limit
 
     def __repr__(self) -> str:
-        return f"LatentDimChoice(latent_dim={self.latent_dim}, best={self.best}, ard_count={self.ard_count})"
+        return f"LatentDimChoice(latent_dim={self.latent_dim}, best={self.best}, {self._ard()})"
+
+    def _ard(self) -> str:
+        limit = ", all there were: says nothing" if self.ard_is_limited else ""
+        return f"kept by ARD: {self.ard_count} of {self.ard_limit}{limit}"
 
     def plot(self, ax: Any = None) -> Any:  # noqa: ANN401 - matplotlib has no annotations
-        """Held-out evidence against K, with one standard error, and what was chosen.
+        """Held-out evidence against K, with one standard error of the difference to the best, and what was chosen.
 
         Args:
             ax: where to draw; new axes by default.
@@ -61,11 +76,11 @@ class LatentDimChoice:
         if ax is None:
             ax = Figure(figsize=(5, 3.2), layout="constrained").subplots()
         ax.errorbar(
-            self.curve["latent_dim"], self.curve["evidence"], self.curve["error"],
-            marker="o", color="#0072B2", capsize=3, label="held-out evidence, one standard error",
+            self.curve["latent_dim"], self.curve["evidence"], self.curve["behind_error"],
+            marker="o", color="#0072B2", capsize=3, label="held-out evidence, one standard error against the best",
         )  # fmt: skip
         ax.axvline(self.latent_dim, color="#D55E00", linestyle="--", label=f"chosen: {self.latent_dim}")
-        ax.axvline(self.ard_count, color="#009E73", linestyle=":", label=f"kept by ARD: {self.ard_count}")
+        ax.axvline(self.ard_count, color="#009E73", linestyle=":", label=self._ard())
         ax.set(xlabel="number of latents K", ylabel="nats per held-out row", title="How many latents")
         ax.legend()
         return ax
@@ -85,7 +100,9 @@ def choose_latent_dim(
 
     For each K the model is fitted by EM to all but one fold, and log p(x_n) is averaged over the rows of that fold. The
     fewest latents within one standard error of the best are chosen: beyond, the curve is flat, and retrieval may still
-    gain (choose by what you need). Beside it, an EM fit with ARD on all rows says how many latents it keeps.
+    gain (choose by what you need). The standard error is that of the difference, row by row: rows that are hard are so
+    for every K, and how much they differ from each other says nothing of which K is better. Beside it, an EM fit with
+    ARD on all rows says how many latents it keeps, which means something only if it is fewer than it was given.
 
     Source: Hastie, Tibshirani & Friedman, The Elements of Statistical Learning (2009), section 7.10, for the rule.
 
@@ -107,44 +124,49 @@ def choose_latent_dim(
         >>> made = __import__("calmrl_prob").datasets.make_synthetic(300, latent_dim=3, seed=0)
         >>> found = choose_latent_dim(made.data, latent_dims=[1, 2, 3, 4, 6])
         >>> found.latent_dim, list(found.curve.columns)
-        (3, ['latent_dim', 'evidence', 'error'])
+        (3, ['latent_dim', 'evidence', 'error', 'behind', 'behind_error'])
     """
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):
+        raise ArgumentTypeError(
+            f"latent_dims: expected a sequence of whole numbers, got {short(latent_dims)}; pass one such as [2, 4, 8]."
+        )
+    dims = [whole_number("latent_dims", k, least=1) for k in latent_dims]
     folds, seed = whole_number("folds", folds, least=2), checked_seed(seed)
     require_fittable(data)
     if folds > len(data) // 2:
         raise ArgumentError(f"folds: {folds} are too many for {len(data)} instances; use {max(2, len(data) // 2)}.")
     parts = np.array_split(np.random.default_rng(seed).permutation(len(data)), folds)
     most = min(len(data) - max(map(len, parts)), sum(data.dims.values())) - 1
-    tried = sorted({whole_number("latent_dims", k, least=1) for k in latent_dims if k <= most})
+    tried = sorted({k for k in dims if k <= most})
     if not tried:
-        raise ArgumentError(
-            f"latent_dims: none of {list(latent_dims)} is at most {most}, which is what can be carried."
-        )
-    scores: dict[int, list[float]] = {k: [] for k in tried}
+        raise ArgumentError(f"latent_dims: none of {dims} is at most {most}, which is what can be carried.")
+    scores = {k: np.empty(len(data)) for k in tried}
     bar = progress_bar("choosing K", len(tried) * folds) if progress else nullcontext()
     with bar as report:
         for fold, held in enumerate(parts):
             kept = data.subset(np.setdiff1d(np.arange(len(data)), held))
-            held_out = data.subset(np.sort(held)).blocks
+            held_out = data.subset(held).blocks
             for i, k in enumerate(tried):
                 lg = fit_em(
                     kept.blocks, k, noise=noise, seed=seed, noise_pseudo_count=noise_pseudo_count
                 ).linear_gaussian
-                scores[k].append(float(log_marginal(lg, held_out).mean()))
+                scores[k][held] = log_marginal(lg, held_out).cpu().numpy()
                 if report is not None:
-                    report(fold * len(tried) + i + 1, scores[k][-1])
-    rows = [(k, float(np.mean(s)), float(np.std(s, ddof=1) / np.sqrt(folds))) for k, s in scores.items()]
-    curve = pd.DataFrame(rows, columns=["latent_dim", "evidence", "error"])
-    best = curve.loc[curve["evidence"].idxmax()]
-    enough = curve["evidence"] >= best["evidence"] - best["error"]
+                    report(fold * len(tried) + i + 1, float(scores[k][held].sum()))
+    best = max(tried, key=lambda k: float(scores[k].mean()))
+    rows = [(k, *_mean_and_error(scores[k]), *_mean_and_error(scores[best] - scores[k])) for k in tried]
+    curve = pd.DataFrame(rows, columns=["latent_dim", "evidence", "error", "behind", "behind_error"])
+    enough = curve["behind"] <= curve["behind_error"]
     return LatentDimChoice(
-        int(curve.loc[enough, "latent_dim"].min()),
-        int(best["latent_dim"]),
-        curve,
-        _ard_count(data, tried[-1], noise, seed),
+        int(curve.loc[enough, "latent_dim"].min()), best, curve, _ard_count(data, tried[-1], noise, seed), tried[-1]
     )
+
+
+def _mean_and_error(rows: NDArray[np.float64]) -> tuple[float, float]:
+    """The mean over rows and its standard error."""
+    return float(rows.mean()), float(rows.std(ddof=1) / np.sqrt(len(rows)))
 
 
 def _ard_count(data: MultimodalData, latent_dim: int, noise: str, seed: int) -> int:

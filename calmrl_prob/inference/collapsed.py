@@ -116,6 +116,10 @@ class CollapsedModel:
         finally:
             self.bound.values = fitted
 
+    def priors(self, values: Mapping[str, Tensor]) -> dict[str, Site]:
+        """The global sites, with the distributions that they have given these values of all of them."""
+        return self.bound.call(self.data.subset(slice(0, 1)), values).globals
+
     def draw(self, seed: int) -> Tensor:
         """One draw of the global latents from their prior, as theta (n,)."""
         with torch.no_grad():

@@ -23,7 +23,7 @@ from torch import Tensor
 from calmrl_prob._arguments import whole_number
 from calmrl_prob._randomness import spread_seeds
 from calmrl_prob._warnings import warn_unreliable
-from calmrl_prob.arviz_adapter import Group, to_container
+from calmrl_prob.arviz_adapter import to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NumericalError
 from calmrl_prob.inference.chains import MAX_R_HAT, run_chains
@@ -80,21 +80,12 @@ class DrawsReport:
         return self.draws.posterior(data, **options)
 
     def to_arviz(self) -> Any:  # noqa: ANN401 - the type depends on the ArviZ installed
-        """Draws for ArviZ, chain by chain: global latents and what no rotation changes, with the log density.
+        """Draws of the global latents alone for ArviZ, chain by chain, and of what no rotation changes.
 
         Look at the quantities first: the loadings themselves may disagree between chains by a rotation.
         """
-        chains, count = self.theta.shape[:2]
-        variables = {
-            name: values.reshape(chains, count, *values.shape[1:]) for name, values in self.draws.values.items()
-        }
-        variables |= self.quantities
-        posterior = {
-            name: (("chain", "draw", *(f"{name}_{i}" for i in range(values.ndim - 2))), values.cpu().numpy())
-            for name, values in variables.items()
-        }
-        stats = {"lp": (("chain", "draw"), self.objective.reshape(chains, count).cpu().numpy())}
-        return to_container({"posterior": Group(posterior), "sample_stats": Group(stats)})
+        posterior, statistics = self.draws.variables()
+        return to_container({"posterior": posterior, "sample_stats": statistics})
 
 
 def run_nuts(
@@ -165,7 +156,16 @@ def run_nuts(
     }
     values = {name: draws.detach() for name, draws in model.values(theta.flatten(0, 1)).items()}
     return DrawsReport(
-        ParameterDraws(bound, values, "collapsed nuts", int(objective.argmax()), diagnostics),
+        ParameterDraws(
+            bound,
+            values,
+            "collapsed nuts",
+            int(objective.argmax()),
+            diagnostics,
+            num_chains,
+            {name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
+            {"lp": objective, "diverging": torch.from_numpy(chains.diverging).flatten()},
+        ),
         theta,
         quantities,
         evidence,

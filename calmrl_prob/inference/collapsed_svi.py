@@ -38,6 +38,7 @@ from calmrl_prob.inference.collapsed_nuts import DrawsReport, chain_starts, rota
 from calmrl_prob.inference.importance import MAX_K_HAT, MIN_DRAWS, importance_weights
 from calmrl_prob.inference.parameter_draws import ParameterDraws
 from calmrl_prob.inference.progress import Callback
+from calmrl_prob.inference.unbounded import advice
 from calmrl_prob.tracing import BoundModel
 
 #: Standard deviation that guides start from, on the unconstrained scale.
@@ -82,7 +83,7 @@ def run_collapsed_svi(
         num_steps: of Adam, whose rate falls to a hundredth along a half cosine.
         learning_rate: the first.
         num_particles: draws for each gradient.
-        num_draws: S, draws returned; at least 25.
+        num_draws: S, draws returned; at least 100.
 
     Returns:
         The draws. ``objective`` is the bound step by step (nats), ``diagnostics`` has "k_hat" and "elbo", and the
@@ -135,7 +136,15 @@ def run_collapsed_svi(
     values = {name: drawn.detach() for name, drawn in model.values(theta).items()}
     best = int((evidence + quantities["log_prior"].flatten()).argmax())
     return DrawsReport(
-        ParameterDraws(bound, values, f"collapsed {'laplace' if guide == 'laplace' else 'svi'}", best, diagnostics),
+        ParameterDraws(
+            bound,
+            values,
+            f"collapsed {'laplace' if guide == 'laplace' else 'svi'}",
+            best,
+            diagnostics,
+            quantities={name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
+            statistics={"lp": evidence + quantities["log_prior"].flatten()},
+        ),
         theta[None],
         quantities,
         evidence,
@@ -220,6 +229,8 @@ def _laplace(
             f"{_MOST_LAPLACE}; use 'low_rank'."
         )
     end = climb(model, start, tolerance=1e-10, callback=callback)
+    if end.runaway:
+        raise NumericalError(f"guide: Laplace's method needs a mode. {advice(end.runaway, kept=False)}.")
     with torch.enable_grad():
         mode = end.theta.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(model.log_joint(mode), mode, create_graph=True)

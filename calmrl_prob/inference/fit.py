@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, described
+from calmrl_prob._arguments import checked_seed, described, keyword_options, require_known_options
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import (
@@ -94,8 +95,12 @@ def fit(
       lower bound where it has several. Options: ``max_iterations``, ``tolerance``.
     - "map": global latents (sites outside the plate) by their joint mode with the latents marginalised exactly; "svi"
       (or "collapsed svi") and "nuts" give their posterior instead, at a cost that does not grow with N where statistics
-      serve. Options: keywords of ``run_map``, ``run_collapsed_svi`` and ``run_nuts`` in ``calmrl_prob.inference``.
-    - "svi": stochastic variational inference with an amortised guide, for all other models.
+      serve. Options: keywords of :func:`calmrl_prob.inference.run_map`, such as ``num_starts``; of
+      :func:`calmrl_prob.inference.run_collapsed_svi` (``guide``, ``num_steps``, ``num_draws``); of
+      :func:`calmrl_prob.inference.run_nuts` (``num_draws``, ``num_warmup``, ``num_chains``, ``max_tree_depth``). "nuts"
+      may take many minutes: ``progress=True`` shows how long.
+    - "svi": stochastic variational inference with an amortised guide, for all other models. Options: keywords of
+      :func:`calmrl_prob.inference.fit_svi`.
 
     Args:
         model: a ``SharedLatentModel``, anything like those in ``models/``, or any Pyro callable with a plate
@@ -103,8 +108,9 @@ def fit(
         data: N instances with exactly the modalities of the model, in any order; or, for "em", their sufficient
             statistics, for data that do not fit in memory, with the modalities in the model's order.
         method: "auto", or a method by name.
-        seed: of whatever the method draws; the same seed gives the same fit.
-        progress: show a progress bar on standard error.
+        seed: of whatever the method draws, and of what ``pyro.param(name, lambda: torch.randn(...))`` draws to start
+            from; the same seed gives the same fit, several seeds several starts.
+        progress: show a progress bar on standard error, with the time that is left at the present pace.
         **options: of the method, such as ``max_iterations`` and ``tolerance``.
 
     Returns:
@@ -156,15 +162,17 @@ def fit(
     if isinstance(model, HasFit) and not isinstance(model, type):
         method, run, prepared = "own", model.fit_to, data
     else:
-        fitted, method = _resolve(model, data, method)
+        fitted, method = _resolve(model, data, method, seed)
+        _require_options(method, options)
         model, run = fitted, partial(FIT_METHODS[method], fitted)
         prepared = _prepared(fitted, data) if method == "em" else data
     if isinstance(data, MultimodalData) and method != "em":
         require_fittable(data)
-    total = options.get("max_iterations")  # what it is instead of a number, the method refuses
-    bar = progress_bar(method, total if isinstance(total, int) else None) if progress else nullcontext()
+    bar = progress_bar(method, _most_steps(run, options)) if progress else nullcontext()
     with bar as callback:
         report = run(prepared, seed, callback, **options)
+    if isinstance(model, BoundModel):
+        model.fitted_dims = dict(data.dims)
     result = FitResult(
         model=model,
         log_likelihood=report.log_likelihood.detach().cpu().numpy(),
@@ -192,7 +200,7 @@ def fit(
     return result
 
 
-def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: str) -> tuple[Any, str]:  # noqa: ANN401
+def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: str, seed: int) -> tuple[Any, str]:  # noqa: ANN401
     """The model as the method takes it, and the method that "auto" stands for."""
     if isinstance(model, Fittable) and not isinstance(model, type) and method in ("auto", "em"):
         try:
@@ -226,7 +234,8 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
         raise ArgumentTypeError(
             f"data: method {method!r} calls the model on instances and needs MultimodalData, got {described(data)}."
         )
-    bound = model if isinstance(model, BoundModel) else BoundModel(model)
+    bound = model if isinstance(model, BoundModel) else BoundModel(model, seed)
+    bound.fitted_dims = None  # a fit may meet modalities that the last one did not know
     if method not in ("auto", "svi"):
         return bound, method
     try:
@@ -238,6 +247,24 @@ def _resolve(model: Any, data: MultimodalData | SufficientStatistics, method: st
     if form.degrees_of_freedom:
         return bound, "scale mixture" if fits(form, data) is None else "svi"
     return bound, "map" if form.globals else "gradient"
+
+
+def _most_steps(run: Callable[..., FitReport], options: Mapping[str, Any]) -> int | None:
+    """How often a method calls back at most, from its options and their defaults; None where it does not say."""
+    settings = {name: known.default for name, known in inspect.signature(run).parameters.items()} | dict(options)
+    if "num_chains" in settings:
+        wanted = [settings[name] for name in ("num_draws", "num_warmup", "num_chains")]
+        # what is no number the method itself refuses
+        return (wanted[0] + wanted[1]) * wanted[2] if all(isinstance(count, int) for count in wanted) else None
+    total = settings.get("num_steps", settings.get("max_iterations"))
+    return total if isinstance(total, int) else None
+
+
+def _require_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have; those that hand on what they are given see to it themselves."""
+    run = FIT_METHODS[method]
+    if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in inspect.signature(run).parameters.values()):
+        require_known_options(options, keyword_options(run, ()), f"method {method!r}")
 
 
 def _lacks_features(data: MultimodalData | SufficientStatistics) -> bool:

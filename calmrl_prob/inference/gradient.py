@@ -43,7 +43,8 @@ def run_gradient(
         seed: not used; the ascent is deterministic from where the parameters stand.
         callback: called after each step with its number and the evidence, nats.
         max_iterations: steps at most.
-        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+        tolerance: stop when the gain still to be expected, extrapolated from the last steps, falls below this, in nats
+            for each observed value.
 
     Raises:
         NotConjugateError: the model has no exact evidence; names the site.
@@ -80,7 +81,8 @@ def ascend_evidence(
         terms: the evidence, and what the model states of its parameters outside the plate, nats; their sum is raised.
         callback: called after each step with its number and that sum.
         max_iterations: steps at most.
-        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+        tolerance: stop when the gain still to be expected, extrapolated from the last steps, falls below this, in nats
+            for each observed value.
         route: of the evidence, for the report.
     """
     penalties: dict[float, float] = {}

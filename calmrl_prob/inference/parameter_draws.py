@@ -18,7 +18,7 @@ problem (2016).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import whole_number
+from calmrl_prob.arviz_adapter import Group, Variable
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
@@ -52,6 +53,9 @@ class ParameterDraws:
         route: how they were found, such as "collapsed nuts".
         reference: the draw whose axes latents are reported in.
         diagnostics: what the route has to report.
+        num_chains: C of the sampler, whose draws stand one chain after another; None where draws are independent.
+        quantities: functions of the draws that no rotation of the latent changes, (S, ...).
+        statistics: what the sampler has to say of each draw, (S,), under ArviZ's names.
     """
 
     bound: BoundModel
@@ -59,6 +63,9 @@ class ParameterDraws:
     route: str
     reference: int = -1
     diagnostics: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    num_chains: int | None = None
+    quantities: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    statistics: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def __len__(self) -> int:
         """S."""
@@ -68,6 +75,48 @@ class ParameterDraws:
         """The values of one draw."""
         return {name: draws[number] for name, draws in self.values.items()}
 
+    def variables(self, numbers: Tensor | None = None, num_chains: int | None = None) -> tuple[Group, Group]:
+        """For ArviZ: global latents by site, with what no rotation changes; and the sampler's statistics.
+
+        Args:
+            numbers: which draws, in which order; all by default.
+            num_chains: to deal them to; the sampler's by default, or one.
+        """
+        chains = num_chains or self.num_chains or 1
+
+        def variable(name: str, values: Tensor) -> Variable:
+            chosen = values if numbers is None else values[numbers.to(values.device)]
+            shaped = chosen.reshape(chains, -1, *values.shape[1:])
+            dims = ("chain", "draw", *(f"{name}_{i}" for i in range(values.ndim - 1)))
+            return dims, shaped.detach().cpu().numpy()
+
+        everything = {**self.values, **self.quantities}
+        return (
+            Group({name: variable(name, values) for name, values in everything.items()}),
+            Group({name: variable(name, values) for name, values in self.statistics.items()}),
+        )
+
+    def thinned(self, num_draws: int) -> ParameterDraws:
+        """At most so many of the draws, evenly spaced, of each chain as many; the reference, if lost, is the last."""
+        chains = self.num_chains or 1
+        length = len(self) // chains
+        few = min(length, max(1, num_draws // chains))
+        if few == length:
+            return self
+        places = torch.linspace(0, length - 1, few, dtype=torch.float64).round().long()
+        chosen = (torch.arange(chains)[:, None] * length + places).flatten()
+
+        def some(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: values[chosen.to(values.device)] for name, values in group.items()}
+
+        return replace(
+            self,
+            values=some(self.values),
+            quantities=some(self.quantities),
+            statistics=some(self.statistics),
+            reference=-1,
+        )
+
     @torch.no_grad()
     def posterior(self, data: MultimodalData, *, num_draws: int = 200, seed: int = 0, **options: Any) -> DrawsPosterior:
         """Recover the latents: the posterior of z over the draws of the parameters.
@@ -75,7 +124,7 @@ class ParameterDraws:
         Args:
             data: N instances, those fitted to or others. The draws have equal weights: what new instances say about
                 the parameters is left out, as in every prediction from a fitted model.
-            num_draws: draws of the parameters to use at most, evenly spaced among those there are.
+            num_draws: draws of the parameters to use at most, evenly spaced among those of each chain.
             seed: not used; all of it is deterministic.
             **options: none.
 
@@ -87,13 +136,8 @@ class ParameterDraws:
             raise ArgumentError(
                 f"options: the posterior over parameter draws has num_draws alone, got {list(options)}."
             )
-        total, wanted = len(self), whole_number("num_draws", num_draws, least=1)
-        reference = self.reference % total
-        chosen = torch.linspace(0, total - 1, min(wanted, total), dtype=torch.float64).round().long().tolist()
-        form = discover(self.bound, data, self.at(reference))
-        return DrawsPosterior(
-            form, data, [self.at(s) for s in chosen], self.at(reference), self.route, self.diagnostics
-        )
+        kept, reference = self.thinned(whole_number("num_draws", num_draws, least=1)), self.at(self.reference)
+        return DrawsPosterior(discover(self.bound, data, reference), data, kept, reference)
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}: {tuple(draws.shape[1:])}" for name, draws in self.values.items())
@@ -106,27 +150,19 @@ class DrawsPosterior(PosteriorResult):
     Args:
         form: of the model on the data.
         data: N instances.
-        draws: values of the global latents of each draw.
+        parameters: the draws.
         reference: values of the draw in whose axes latents are reported.
-        route: how the draws were found.
-        diagnostics: what the route has to report.
     """
 
     def __init__(
-        self,
-        form: ConjugateForm,
-        data: MultimodalData,
-        draws: Sequence[Mapping[str, Tensor]],
-        reference: Mapping[str, Tensor],
-        route: str,
-        diagnostics: Mapping[str, Any],
+        self, form: ConjugateForm, data: MultimodalData, parameters: ParameterDraws, reference: Mapping[str, Tensor]
     ) -> None:
-        self.route, self.diagnostics = route, diagnostics
+        self.parameters, self.route, self.diagnostics = parameters, parameters.route, parameters.diagnostics
         self.dims = form.structures[0].dims
-        self._data, self._forms = data, [_form_at(form, values) for values in draws]
+        self._data, self._forms = data, [_form_at(form, parameters.at(s)) for s in range(len(parameters))]
         self._alignments = _alignments(self._forms, _form_at(form, reference))
         self._kept: dict[int, PosteriorResult] = {}
-        self._keeps = len(draws) * len(data) * form.latent_dim * 2 <= _KEEP_BUDGET
+        self._keeps = len(parameters) * len(data) * form.latent_dim * 2 <= _KEEP_BUDGET
 
     @property
     def num_draws(self) -> int:
@@ -199,9 +235,20 @@ class DrawsPosterior(PosteriorResult):
         for place in range(num_draws):
             if place % self.num_draws == 0:
                 order = torch.randperm(self.num_draws, generator=generator, device=generator.device).tolist()
-            s = order[place % self.num_draws]
+            yield from self.draws_under([order[place % self.num_draws]], generator, names)
+
+    def draws_under(
+        self, numbers: Iterable[int], generator: torch.Generator, names: Sequence[str] = ()
+    ) -> Iterator[Draw]:
+        """A joint draw under each of the draws of the parameters that are named, in their order."""
+        for s in numbers:
             for draw in self.given(s).draws(1, generator, names):
-                yield replace(draw, latents=self._alignments[s].latents(draw.latents))
+                yield replace(draw, latents=self._alignments[s].latents(draw.latents), number=s)
+
+    def structure(self, number: int) -> LinearGaussian | None:
+        """The linear-Gaussian form under one draw of the parameters, if all instances have the same."""
+        structures = self._forms[number].structures
+        return structures[0] if len(structures) == 1 and isinstance(structures[0], LinearGaussian) else None
 
     def log_density(self, latents: Tensor) -> Tensor:
         """log 1/S sum_s p(z_n | x_n, theta_s) in the axes of the reference draw, nats, shape (N,)."""

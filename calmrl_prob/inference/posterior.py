@@ -20,7 +20,7 @@ from calmrl_prob.inference.scale_mixture import scale_mixture_posterior
 from calmrl_prob.inference.svi import svi_posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
-from calmrl_prob.tracing import PyroModel
+from calmrl_prob.tracing import BoundModel, PyroModel
 
 
 @runtime_checkable
@@ -116,6 +116,8 @@ def posterior(
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    if isinstance(model, BoundModel):
+        data = model.conform(data)
     if method in APPROXIMATE_ROUTES:
         return APPROXIMATE_ROUTES[method](model, data, seed=seed, **options)
     if isinstance(model, LinearGaussianMixture):
@@ -131,12 +133,20 @@ def posterior(
             _refuse_options(options)
             return structure_posterior(lg, fitted_to(lg, data))
     assert callable(model)
+    bound = model if isinstance(model, BoundModel) else BoundModel(model)
     try:
-        form = discover(model, data)
+        form = discover(bound, data)
     except NotConjugateError as error:
         if method == "exact" or error.route not in APPROXIMATE_ROUTES:
             raise
         return APPROXIMATE_ROUTES[error.route](model, data, seed=seed, **options)
+    if bound.drawn and bound.fitted_dims is None:
+        warnings.warn(
+            f"model: pyro.param {min(bound.drawn)!r} is what it was drawn to start from, so what the model says of the "
+            "data means nothing; fit it with calmrl_prob.fit, and pass the result or its .model.",
+            UnfittedWarning,
+            stacklevel=level_of_caller(),
+        )
     if form.degrees_of_freedom:
         if method == "exact":
             form.linear_gaussian()  # raises, naming the site

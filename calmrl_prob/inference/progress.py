@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Callback = Callable[[int, float], None]
 
@@ -29,6 +29,8 @@ def progress_bar(title: str, total: int | None, console: Console | None = None) 
         MofNCompleteColumn(),
         TextColumn("{task.fields[value]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
     )
     with Progress(*columns, console=console or Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, value="")

@@ -15,6 +15,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.posterior import HasPosterior, as_linear_gaussian, posterior
 from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.tracing import BoundModel
 
 
 class FitReport(Protocol):
@@ -106,6 +107,8 @@ class FitResult:
 
     def posterior(self, data: MultimodalData, **options: Any) -> PosteriorResult:
         """The posterior of the latents of some instances, under what was learned."""
+        if isinstance(self.model, BoundModel):
+            data = self.model.conform(data)
         if isinstance(self.report, HasPosterior):
             return self.report.posterior(data, **options)
         return posterior(self.model, data, **options)

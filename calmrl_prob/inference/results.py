@@ -24,11 +24,13 @@ class Draw:
         latents: (N, K).
         location: for each modality E[x_n^m | z_n], shape (N, D_m), data units.
         noise_variance: for each modality, (D_m,) or (N, D_m), data units squared; the noise is normal.
+        number: of the draw of the parameters that it was made under; None where these are fixed.
     """
 
     latents: Tensor
     location: Mapping[str, Tensor]
     noise_variance: Mapping[str, Tensor]
+    number: int | None = None
 
 
 class PosteriorResult(ABC):

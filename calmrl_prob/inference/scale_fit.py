@@ -117,7 +117,8 @@ def run_scale_mixture(
         seed: not used; the ascent is deterministic from where the parameters stand.
         callback: called after each step with its number and the evidence, nats.
         max_iterations: steps at most.
-        tolerance: stop when the mean gain of the last steps falls below this, in nats for each observed value.
+        tolerance: stop when the gain still to be expected, extrapolated from the last steps, falls below this, in nats
+            for each observed value.
 
     Returns:
         ``log_likelihood`` is the evidence where an instance has one scale, and its lower bound where it has several.
