@@ -121,8 +121,11 @@ class BoundModel(nn.Module):
                 # by name, so that neither the number of rows nor other parameters change what is drawn
                 words = np.random.SeedSequence([self._seed, *name.encode()]).generate_state(1, np.uint64)
                 with seeded(int(words[0] >> np.uint64(1)), self._device):
+                    before = torch.get_rng_state()
                     initial = initial()
-                self.drawn.add(name)
+                    random = not torch.equal(before, torch.get_rng_state())
+                if random:
+                    self.drawn.add(name)
             if not isinstance(initial, Tensor):
                 raise ModelError(
                     f"pyro.param {name!r}: expected a tensor to start from, got {described(initial)}; pass one as the "

@@ -133,7 +133,7 @@ def test_it_starts_as_the_linear_model() -> None:
     decoder = model.decoders["image"]
     mean, spread = decoder(torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64))
     torch.testing.assert_close(mean[2] - mean[1], mean[1] - mean[0])
-    torch.testing.assert_close(spread, (0.25 * decoder.noise_variance).expand_as(spread))
+    torch.testing.assert_close(spread, (0.01 * decoder.noise_variance).expand_as(spread))
     assert not model.training
     assert result.posterior(data, num_draws=200).route == "svi"
 
