@@ -77,6 +77,8 @@ def main() -> None:
         show(console, "Posterior of Gaussian-process latents, covariances included", processes.measure())
     with console.status("alignment objectives"):
         show(console, "Alignment objectives, forward and backward, B 512, M 4, D 256, float32", objectives.measure())
+    with console.status("calibrated alignment"):
+        show(console, "A step of calibrated alignment against one without, MLP encoders", alignment.measure())
     if options.quick:
         return
     if peers.available():

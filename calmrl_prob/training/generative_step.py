@@ -33,7 +33,7 @@ class GenerativeStep(lightning.Callback):
         latent_dim: K; below the width of all representations together.
         first_epoch: before which it is first fitted.
         period: epochs from one fit to the next.
-        max_iterations: of EM at each fit.
+        max_iterations: of EM at each fit, which goes on from the last one; the first has four times as many.
         noise, noise_pseudo_count, pseudo_rows: as in ``calmrl_prob.linear_gaussian.fit_em``.
         seed: of the first fit's spectral start.
 
@@ -51,7 +51,7 @@ class GenerativeStep(lightning.Callback):
         *,
         first_epoch: int = 0,
         period: int = 1,
-        max_iterations: int = 20,
+        max_iterations: int = 5,
         noise: str = "isotropic",
         noise_pseudo_count: float = 0.0,
         pseudo_rows: float = 0.0,
@@ -99,9 +99,8 @@ class GenerativeStep(lightning.Callback):
                 f"data: no training row has the modality {absent[0]!r}, so nothing can be learned of it; leave out its "
                 "encoder."
             )
-        result = fit_em(
-            statistics, self.latent_dim, start=start, max_iterations=self.max_iterations, tolerance=1e-4, **self.options
-        )
+        most = self.max_iterations if start is not None else 4 * self.max_iterations
+        result = fit_em(statistics, self.latent_dim, start=start, max_iterations=most, tolerance=1e-4, **self.options)
         logger.info("EM: %d iterations, %.4g nats", result.num_iterations, float(result.log_likelihood[-1]))
         return result.linear_gaussian
 

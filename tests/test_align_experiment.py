@@ -1,0 +1,70 @@
+"""``experiments.align`` from end to end on small data, and what its tables are made of."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
+from experiments.align import run
+from experiments.aligned import Variant, make_task
+
+CONF = Path(__file__).resolve().parents[1] / "experiments" / "conf"
+TINY = [
+    "data=synthetic", "data.source.num_instances=160", "data.source.dims={a: 6, b: 5, c: 4}",
+    "data.source.latent_dim=2", "seeds=[0]", "latent_dim=4", "width=6", "encoder.hidden=[8]", "training.max_epochs=3", "pseudo_rows=[10]",
+    "temperatures=[0.1]", "training.batch_size=32",
+]  # fmt: skip
+
+
+def config(*overrides: str) -> object:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("align", [*TINY, *overrides])
+
+
+def test_every_variant_gives_a_row_and_the_gap_runs_from_observed_to_oracle(tmp_path: Path) -> None:
+    out = io.StringIO()
+    results = run(config(), tmp_path, Console(file=out, quiet=False, width=140))  # type: ignore[arg-type]
+    by_variant = results.set_index("variant")
+    assert set(config().variants) == set(by_variant.index)  # type: ignore[attr-defined]
+    assert by_variant.loc["observed", "gap"] == 0
+    assert by_variant.loc["oracle", "gap"] == pytest.approx(100)
+    assert bool(by_variant["R@1 ratio"].between(0, 100).all())
+    assert np.isnan(by_variant.loc["no_encoder", "R@1 cosine"])
+    assert pd.read_csv(tmp_path / "results.csv")["variant"].tolist() == results["variant"].tolist()
+    assert "generative start" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "generative start" in out.getvalue()
+
+
+def test_components_are_learned_from_what_the_training_rows_keep() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = {name: torch.randn(60, 5, generator=generator) for name in ("a", "b")}
+    mask = torch.ones(60, 2, dtype=torch.bool)
+    mask[40:, 1] = False
+    spoilt = {"a": x["a"], "b": torch.where(mask[:, 1:], x["b"], 1e6)}
+    test = MultimodalData({name: torch.randn(9, 5, generator=generator) for name in x})
+    one, other = (make_task(MultimodalData(v), test, mask, seed=0, components=3) for v in (x, spoilt))
+    assert one.fit.dims == {"a": 3, "b": 3}
+    for name in x:
+        assert torch.equal(one.test[name], other.test[name])
+        kept = one.fit.observed(name)
+        assert torch.equal(one.fit[name][kept], other.fit[name][kept])
+    assert len(one.fit) + len(one.validation) == 60
+    assert bool(one.complete_fit.observed_mask.all())
+
+
+def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"only: expected some of .*'observed'"):
+        run(config("only=[observd]"), tmp_path, Console(quiet=True))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"variants.x.start: expected one of .*'generative'"):
+        Variant("x", start="warm")
+    with pytest.raises(ArgumentError, match=r"variants.x.objective: expected one of .*'pairwise'"):
+        Variant("x", objective="pairs")
