@@ -45,7 +45,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import collapsed, discovery, fitting, group_ard, iteration, objectives, peers, processes
+    from benchmarks import alignment, collapsed, discovery, fitting, group_ard, iteration, objectives, peers, processes
     from benchmarks.problems import PROBLEMS
 
     console = Console()

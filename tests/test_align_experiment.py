@@ -20,8 +20,8 @@ from experiments.aligned import Variant, make_task
 CONF = Path(__file__).resolve().parents[1] / "experiments" / "conf"
 TINY = [
     "data=synthetic", "data.source.num_instances=160", "data.source.dims={a: 6, b: 5, c: 4}",
-    "data.source.latent_dim=2", "seeds=[0]", "latent_dim=4", "width=6", "encoder.hidden=[8]", "training.max_epochs=3", "pseudo_rows=[10]",
-    "temperatures=[0.1]", "training.batch_size=32",
+    "data.source.latent_dim=2", "seeds=[0]", "latent_dim=4", "width=6", "encoder.hidden=[8]", "training.max_epochs=3",
+    "pseudo_rows=[10]", "temperatures=[0.1]", "training.batch_size=32",
 ]  # fmt: skip
 
 
