@@ -134,7 +134,8 @@ def with_gap(results: pd.DataFrame) -> pd.DataFrame:
     if not {_FROM, _TO} <= set(results["variant"]):
         return results.assign(gap=np.nan)
     low, high = cosine[_FROM].reindex(results["seed"]).to_numpy(), cosine[_TO].reindex(results["seed"]).to_numpy()
-    return results.assign(gap=100 * (best.to_numpy() - low) / (high - low))
+    gap = np.where(high == low, np.nan, high - low)  # nothing to close
+    return results.assign(gap=100 * (best.to_numpy() - low) / gap)
 
 
 def tabulate(results: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from experiments.align import run
 from experiments.aligned import Variant, make_task
+from experiments.anchor_shift import run as run_anchor_shift
 
 CONF = Path(__file__).resolve().parents[1] / "experiments" / "conf"
 TINY = [
@@ -34,7 +35,7 @@ def test_every_variant_gives_a_row_and_the_gap_runs_from_observed_to_oracle(tmp_
     out = io.StringIO()
     results = run(config(), tmp_path, Console(file=out, quiet=False, width=140))  # type: ignore[arg-type]
     by_variant = results.set_index("variant")
-    assert set(config().variants) == set(by_variant.index)  # type: ignore[attr-defined]
+    assert config().only == by_variant.index.tolist()  # type: ignore[attr-defined]
     assert by_variant.loc["observed", "gap"] == 0
     assert by_variant.loc["oracle", "gap"] == pytest.approx(100)
     assert bool(by_variant["R@1 ratio"].between(0, 100).all())
@@ -42,6 +43,15 @@ def test_every_variant_gives_a_row_and_the_gap_runs_from_observed_to_oracle(tmp_
     assert pd.read_csv(tmp_path / "results.csv")["variant"].tolist() == results["variant"].tolist()
     assert "generative start" in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "generative start" in out.getvalue()
+
+
+def test_anchor_shift_has_a_row_for_each_number_missing(tmp_path: Path) -> None:
+    results = run_anchor_shift(config(), tmp_path, Console(quiet=True))  # type: ignore[arg-type]
+    assert results["missing"].tolist() == [1, 2, 1, 2]
+    assert bool((results["bounds hold"] == 1).all())
+    assert bool((results["local"] > 0).all())
+    assert bool(results[["nearer", "sure"]].stack().between(0, 1).all())
+    assert "complete rows" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def test_components_are_learned_from_what_the_training_rows_keep() -> None:
@@ -59,6 +69,11 @@ def test_components_are_learned_from_what_the_training_rows_keep() -> None:
         assert torch.equal(one.fit[name][kept], other.fit[name][kept])
     assert len(one.fit) + len(one.validation) == 60
     assert bool(one.complete_fit.observed_mask.all())
+
+
+def test_every_variant_of_the_configuration_can_be_trained(tmp_path: Path) -> None:
+    results = run(config("only=null", "training.max_epochs=1"), tmp_path, Console(quiet=True))  # type: ignore[arg-type]
+    assert set(config().variants) == set(results["variant"])  # type: ignore[attr-defined]
 
 
 def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:

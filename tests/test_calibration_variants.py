@@ -125,6 +125,33 @@ def test_anchor_targets_point_with_the_sum_of_observed_and_imputed() -> None:
         assert torch.allclose(views.anchors[row], total / total.norm(), atol=1e-10)
 
 
+def test_scatter_anchors_are_those_of_the_expected_scatter() -> None:
+    lg, x, mask = problem()
+    (views,) = AnchorTarget(kind="scatter")(x, mask, lg)
+    assert views.anchors is not None
+    for row in range(len(mask) - 1):
+        mean, covariance = dense(lg, x[row], mask[row])
+        scatter = torch.zeros(WIDTH, WIDTH, dtype=torch.float64)
+        for m in range(len(NAMES)):
+            part = slice(m * WIDTH, (m + 1) * WIDTH)
+            value = x[row, m] if mask[row, m] else mean[m]
+            scatter += torch.outer(value, value) + (0 if mask[row, m] else 1) * covariance[part, part]
+        leading = torch.linalg.eigh(scatter).eigenvectors[:, -1]
+        assert float((leading @ views.anchors[row]).abs()) == pytest.approx(1, abs=1e-8)
+
+
+def test_certified_means_count_for_whole_instances_that_gain() -> None:
+    lg, x, mask = problem()
+    every, none = (
+        CALIBRATIONS["certified_mean"](least=least)(x, mask, lg, torch.Generator().manual_seed(0))[0]  # type: ignore[call-arg]
+        for least in (0.0, 1.0)
+    )
+    assert bool((every.weights[:-1] == 1).all())
+    some = none.weights[(~mask).any(1) & mask.any(1)]
+    assert bool(((some == 1).all(1) | (some < 1).any(1)).all())
+    assert float(none.weights.sum()) <= float(every.weights.sum())
+
+
 def test_unit_norm_scales_what_is_imputed_alone() -> None:
     lg, x, mask = problem()
     (views,) = CALIBRATIONS["imputed_mean"](unit_norm=True)(x, mask, lg)
@@ -137,6 +164,8 @@ def test_what_cannot_work_is_refused_by_name() -> None:
     lg, x, mask = problem()
     with pytest.raises(ArgumentError, match="weight"):
         CALIBRATIONS["imputed_mean"](weight=1.5)
+    with pytest.raises(ArgumentError, match="kind: expected 'sum' or 'scatter'"):
+        AnchorTarget(kind="mean")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="num_draws"):
         ImputedDraw(num_draws=0)
     with pytest.raises(ArgumentError, match=r"representations: expected .* stack"):

@@ -15,13 +15,16 @@ into the representations that were observed alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from calmrl_prob._arguments import real_number, whole_number
+from calmrl_prob.alignment.certificate import probability_of_gain
+from calmrl_prob.alignment.completion import Completion
+from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
 from calmrl_prob.alignment.views import Views, require_matching
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
@@ -76,7 +79,7 @@ class Calibration(ABC):
         with torch.no_grad():
             given = _posterior(model, observed)
             filled = self.fill(model, given, observed, generator)
-        return tuple(self._completed(observed, *part) for part in filled)
+        return tuple(self.complete(observed, *part) for part in filled)
 
     @abstractmethod
     def fill(
@@ -91,7 +94,8 @@ class Calibration(ABC):
             generator: of what is drawn.
         """
 
-    def _completed(self, observed: Views, filled: Tensor, weight: Tensor) -> Views:
+    def complete(self, observed: Views, filled: Tensor, weight: Tensor) -> Views:
+        """What the objective sees: observed views as they are, stand-ins where there is none."""
         if self.unit_norm:
             filled = normalize(filled, dim=-1)
         mask = observed.observed_mask
@@ -210,32 +214,94 @@ class ConfidentMean(Calibration):
         return [(_means(model, given.mean), (share >= self.least).to(share.dtype))]
 
 
-class AnchorTarget(Calibration):
-    """Nothing is imputed; the generative model says where the instance belongs, from all that it has.
+class CertifiedMean(Calibration):
+    """The posterior mean for instances that it probably brings nearer to their anchor, and nothing for the others.
 
-    The anchor is the sum over all modalities of what was observed, or its posterior mean where it was not: the
-    direction of the leading vector's sign convention, and its first iteration. Objectives that contrast views with
-    anchors take it in place of the local anchor.
+    The probability is the model's own, over draws of what is missing (``certificate.probability_of_gain``): on data
+    that are not from the model it promises too much. Corollary 3 of the paper is a bound for the worst case, which
+    next to no instance of real data meets.
+
+    Args:
+        least: the probability from which on an instance is completed, from 0 to 1.
+        num_draws: S, that it is estimated from; they cost more than all the rest of a step.
+        weight: as for every calibration.
+        unit_norm: the same.
     """
 
-    name = "anchor"
+    name = "certified_mean"
+
+    def __init__(self, weight: float = 1.0, unit_norm: bool = False, least: float = 0.8, num_draws: int = 16) -> None:
+        super().__init__(weight, unit_norm)
+        self.least, self.num_draws = real_number("least", least, 0.8), whole_number("num_draws", num_draws, least=1)
+        if not 0 <= self.least <= 1:
+            raise ArgumentError(f"least: expected a probability from 0 to 1, got {least!r}.")
 
     def fill(
         self, model: LinearGaussian, given: Posterior, observed: Views, generator: torch.Generator | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """E[x_n^m | x_n], of which only the anchor is made."""
-        return [(_means(model, given.mean), torch.ones_like(observed.weights))]
+        """E[x_n^m | x_n], counting for instances that gain."""
+        completion = _completion(model, given, observed)
+        seed = int(torch.randint(2**31, (), generator=generator, device=given.mean.device))
+        gain = probability_of_gain(completion, num_draws=self.num_draws, seed=seed, unit_means=self.unit_norm)
+        weight = (gain >= self.least).to(observed.weights.dtype)[:, None].expand_as(observed.weights)
+        return [(completion.values, weight)]
 
-    def _completed(self, observed: Views, filled: Tensor, weight: Tensor) -> Views:
-        everything = torch.where(observed.observed_mask[:, :, None], observed.values.detach(), filled)
-        anchors = normalize(everything.sum(dim=1), dim=-1).to(observed.values.dtype)
+
+class AnchorTarget(Calibration):
+    """Nothing is imputed; the generative model says where the instance belongs, from all that it has.
+
+    Objectives that contrast views with anchors take that direction in place of the local anchor.
+
+    Args:
+        kind: "sum", of what was observed and the posterior means of the rest: the direction of the anchor's sign
+            convention; or "scatter", the leading direction of E[Z Z^T | x_n], which knows how unsure the means are.
+        weight: as for every calibration; there is nothing here that it applies to.
+        unit_norm: whether means are scaled to length 1 in the sum.
+
+    Raises:
+        ArgumentError: there is no such kind.
+    """
+
+    name = "anchor"
+
+    def __init__(self, weight: float = 1.0, unit_norm: bool = False, kind: Literal["sum", "scatter"] = "sum") -> None:
+        super().__init__(weight, unit_norm)
+        if kind not in ("sum", "scatter"):
+            raise ArgumentError(f"kind: expected 'sum' or 'scatter', got {kind!r}.")
+        self.kind = kind
+
+    def fill(
+        self, model: LinearGaussian, given: Posterior, observed: Views, generator: torch.Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The anchor, in the place of every modality."""
+        completion = _completion(model, given, observed)
+        if self.kind == "scatter":
+            anchors = expected_scatter_anchor(completion).vector
+        else:
+            means = normalize(completion.values, dim=-1) if self.unit_norm else completion.values
+            whole = torch.where(observed.observed_mask[:, :, None], observed.values.to(means.dtype), means)
+            anchors = normalize(whole.sum(dim=1), dim=-1)
+        return [(anchors[:, None, :].expand_as(observed.values), torch.zeros_like(observed.weights))]
+
+    def complete(self, observed: Views, filled: Tensor, weight: Tensor) -> Views:
+        """The observed views, and the anchors to contrast them with."""
+        anchors = filled[:, 0].to(observed.values.dtype)
         return Views(observed.values, observed.weights, observed.observed_mask, anchors)
 
 
 #: Name -> class.
 CALIBRATIONS: dict[str, type[Calibration]] = {
     kind.name: kind
-    for kind in (NoCalibration, MeanFill, ImputedMean, ImputedDraw, WeightedMean, ConfidentMean, AnchorTarget)
+    for kind in (
+        NoCalibration,
+        MeanFill,
+        ImputedMean,
+        ImputedDraw,
+        WeightedMean,
+        ConfidentMean,
+        CertifiedMean,
+        AnchorTarget,
+    )
 }
 
 
@@ -253,6 +319,14 @@ def predicted_share(model: LinearGaussian, given: Posterior) -> Tensor:
 def _posterior(model: LinearGaussian, views: Views) -> Posterior:
     arrays = {name: views.values[:, m].detach().double() for m, name in enumerate(model.names)}
     return posterior(model, ObservedBlocks.from_arrays(arrays, views.observed_mask))
+
+
+def _completion(model: LinearGaussian, given: Posterior, observed: Views) -> Completion:
+    """The observed values beside the means of the rest."""
+    values = torch.where(
+        observed.observed_mask[:, :, None], observed.values.to(given.mean.dtype), _means(model, given.mean)
+    )
+    return Completion(values, observed.observed_mask, model, given)
 
 
 def _means(model: LinearGaussian, latents: Tensor) -> Tensor:
