@@ -131,6 +131,14 @@ class BoundModel(nn.Module):
                     f"pyro.param {name!r}: expected a tensor to start from, got {described(initial)}; pass one as the "
                     "second argument."
                 )
+            if not initial.is_floating_point():
+                raise ModelError(
+                    f"pyro.param {name!r}: it starts from {initial.dtype}, which has no gradient; write 1.0 for 1."
+                )
+            if not bool(constraint.check(initial.detach()).all()):
+                raise ModelError(
+                    f"pyro.param {name!r}: what it starts from breaks its constraint, {constraint}; start within it."
+                )
             with torch.no_grad():
                 start = transform_to(constraint).inv(initial.detach())
             key = _key(name)

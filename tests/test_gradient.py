@@ -277,3 +277,26 @@ def test_what_a_model_raises_comes_with_advice_that_fits(data: cal.MultimodalDat
 
     with pytest.raises(ModelError, match=r"Bring all to one type"):
         cal.posterior(mixes_types, data)
+
+
+@pytest.mark.parametrize(
+    ("start", "constraint", "told"),
+    [
+        (torch.tensor(2), constraints.positive, "torch.int64"),
+        (torch.tensor(-1.0), constraints.positive, "breaks its constraint"),
+        (torch.tensor(5.0), constraints.interval(0.1, 2.0), "breaks its constraint"),
+    ],
+)
+def test_a_parameter_that_cannot_start_is_named(
+    start: Tensor, constraint: constraints.Constraint, told: str, data: cal.MultimodalData
+) -> None:
+    def model(given: cal.MultimodalData) -> None:
+        scale = pyro.param("sigma", start, constraint=constraint)
+        with pyro.plate("instances", len(given)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            for name in given.names:
+                features = dist.Normal(z.expand(-1, given.dims[name]), scale.double()).to_event(1)
+                pyro.sample(name, features.mask(given.observed(name)), obs=given.filled(name).double())
+
+    with pytest.raises(ModelError, match=f"pyro.param 'sigma'.*{told}"):
+        cal.posterior(model, data)
