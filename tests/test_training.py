@@ -160,6 +160,9 @@ def test_raw_inputs_of_any_shape_and_any_module() -> None:
 
 
 def test_orders_depend_on_seed_and_epoch_and_processes_share_rows() -> None:
+    orders = {tuple(EpochSampler(range(50), seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len(orders) == 6
+    assert all(sorted(order) == list(range(50)) for order in orders)
     parts = [EpochSampler(range(11), seed=1, rank=rank, world_size=3, even=False) for rank in range(3)]
     assert sorted(row for part in parts for row in part) == list(range(11))
     even = [list(EpochSampler(range(11), seed=1, rank=rank, world_size=3)) for rank in range(3)]

@@ -147,12 +147,8 @@ class EpochSampler(Sampler[int]):
         world_size: int = 1,
         even: bool = True,
     ) -> None:
-        self.rows, self.seed, self.shuffle, self.epoch = (
-            torch.as_tensor(list(rows), dtype=torch.int64),
-            seed,
-            shuffle,
-            0,
-        )
+        self.rows = torch.as_tensor(list(rows), dtype=torch.int64)
+        self.seed, self.epoch, self.shuffle = seed, epoch, shuffle
         self.rank, self.world_size, self.even = rank, world_size, even
 
     def __len__(self) -> int:

@@ -38,7 +38,8 @@ class InputImputation:
     """
 
     def __init__(self, model: LinearGaussian, kind: Literal["draw", "mean"] = "draw", weight: float = 0.5) -> None:
-        self.model, self.kind, self.weight = model, kind, real_number("weight", weight, 0.5)
+        self.model, self.kind = model.to(torch.float64), kind
+        self.weight = real_number("weight", weight, 0.5)
         if kind not in ("draw", "mean"):
             raise ArgumentError(f"kind: expected 'draw' or 'mean', got {kind!r}.")
         if not 0 <= self.weight <= 1:
