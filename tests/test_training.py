@@ -184,9 +184,17 @@ def test_what_cannot_work_is_refused_by_name() -> None:
         Collate(DIMS)([{"video": torch.ones(2)}])
     with pytest.raises(DataError, match="warmup_epochs: only 0"):
         align(rows.mask(_pairs(rows)), encoders(), OBJECTIVES["pairwise"](), warmup_epochs=1)
+    fitted = fit_em(rows.blocks, 2).linear_gaussian  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"calibration: 'imputed_mean' .* use one of the two"):
+        align(rows, encoders(), OBJECTIVES["pairwise"](), "imputed_mean", input_imputation=InputImputation(fitted))
+    complete = rows.subset(rows.complete_rows())
+    alone = complete.mask(torch.eye(3, dtype=torch.bool)[torch.arange(len(complete)) % 3])
+    with pytest.raises(DataError, match="validation: no row has two modalities"):
+        align(rows, encoders(), OBJECTIVES["pairwise"](), validation=alone, max_epochs=1)
+    with pytest.raises(DataError, match="no instance of a batch has any modality"):
+        _module().encode(Collate(DIMS)([{}, {}]))
     with pytest.raises(DataError, match="at least 2"):
         align(rows.subset([0]), encoders(), OBJECTIVES["pairwise"]())
-    complete = rows.subset(rows.complete_rows())
     none = complete.observed_mask.clone()
     none[:, 2] = False
     with pytest.raises(DataError, match="no training row has the modality 'audio'"):

@@ -10,6 +10,7 @@ features have scales of their own.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ def scale_moments(
     return ScaleMoments(evidence, cross, total, square, number, latent, count, means, reached)
 
 
-class _Expected:
+class _Expected(ABC):
     """Moments of a chunk of n instances under one weight: that of a factor's scale, or 1.
 
     Attributes:
@@ -121,9 +122,9 @@ class _Expected:
     def __init__(self, weight: Tensor, log_weight: Tensor, mean: Tensor, first: Tensor) -> None:
         self.weight, self.log_weight, self.mean, self.first = weight, log_weight, mean, first
 
+    @abstractmethod
     def second(self, rows: Tensor) -> Tensor:
         """sum of E[u zz^T] over some rows, (1, K, K) or (F, K, K)."""
-        raise NotImplementedError
 
 
 class _Independent(_Expected):

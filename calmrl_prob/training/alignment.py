@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from calmrl_prob._randomness import seeded
 from calmrl_prob.alignment.calibration import CALIBRATIONS, Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation.representations import cosine_recall
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import EpochSampler, as_dataset, batches
@@ -71,6 +73,14 @@ class Alignment:
             SchemaError: a modality has no encoder.
         """
         return _represent(self.module, data, batch_size)
+
+
+def _validation_recall(validation: MultimodalData | Dataset[Any], module: AlignmentModule) -> float:
+    """R@1 by cosine over the pairs of modalities that some validation row has."""
+    recall = float(cosine_recall(_represent(module, validation))["R@1"].mean())
+    if math.isnan(recall):
+        raise DataError("validation: no row has two modalities, so nothing can be retrieved; leave it out.")
+    return recall
 
 
 @torch.no_grad()
@@ -193,10 +203,7 @@ def align(
     if calibration.needs_model:
         options = {"first_epoch": warmup_epochs, "period": em_period, "seed": seed, **(em_options or {})}
         step = GenerativeStep(rows, latent_dim, **options)
-    recall = None
-    if validation is not None:
-        recall = lambda trained: float(cosine_recall(_represent(trained, validation))["R@1"].mean())  # noqa: E731
-    watch = Watch(recall, step)
+    watch = Watch(None if validation is None else partial(_validation_recall, validation), step)
     callbacks: list[lightning.Callback] = [*([step] if step else []), watch]
     stopping = None
     if validation is not None and patience is not None:

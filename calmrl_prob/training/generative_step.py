@@ -1,8 +1,7 @@
 """Step 1 of calibrated alignment: the encoders stand still, and the generative model is fitted to what they give.
 
 One pass over the training rows gathers the sufficient statistics of the current representations, over all processes;
-closed-form EM goes on from the parameters of last time, at a cost that does not grow with the rows. With a decay the
-pass is left out: the statistics of the batches that were trained on are kept, older ones fading.
+closed-form EM goes on from the parameters of last time, at a cost that does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -64,9 +63,12 @@ class GenerativeStep(lightning.Callback):
         for argument, value in (("noise_pseudo_count", noise_pseudo_count), ("pseudo_rows", pseudo_rows)):
             if real_number(argument, value, 0.0) < 0:
                 raise ArgumentError(f"{argument}: expected at least 0, got {value!r}.")
-        self.options: dict[str, Any] = {"noise": noise, "noise_pseudo_count": noise_pseudo_count, "seed": seed}
-        if pseudo_rows:  # a prior of the covariance is of independent rows; it has no expanded parameters
-            self.options["pseudo_rows"] = pseudo_rows
+        self.options: dict[str, Any] = {
+            "noise": noise,
+            "noise_pseudo_count": noise_pseudo_count,
+            "pseudo_rows": pseudo_rows,
+            "seed": seed,
+        }
         self.seconds = 0.0
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -87,13 +89,8 @@ class GenerativeStep(lightning.Callback):
         Raises:
             DataError: a modality has no row in the whole epoch.
         """
-        seen = {
-            name
-            for present in statistics.scatters
-            for name, here in zip(statistics.names, present, strict=True)
-            if here
-        }
-        absent = [name for name in statistics.names if name not in seen]
+        seen = [any(column) for column in zip(*statistics.scatters, strict=True)]
+        absent = [name for name, here in zip(statistics.names, seen, strict=True) if not here]
         if absent:
             raise DataError(
                 f"data: no training row has the modality {absent[0]!r}, so nothing can be learned of it; leave out its "

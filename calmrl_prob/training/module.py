@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss, normalize
 
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
-from calmrl_prob.errors import NumericalError, SchemaError
+from calmrl_prob.errors import ArgumentError, DataError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.input_imputation import InputImputation
@@ -52,6 +52,9 @@ class AlignmentModule(lightning.LightningModule):
         learning_rate, weight_decay: of AdamW.
         seed: of what is drawn in training.
 
+    Raises:
+        ArgumentError: both calibration and input imputation would impute.
+
     Attributes:
         generative: the model of the representations; None before it was first fitted.
     """
@@ -70,6 +73,11 @@ class AlignmentModule(lightning.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if input_imputation is not None and calibration.needs_model:
+            raise ArgumentError(
+                f"calibration: {calibration.name!r} imputes representations, and input_imputation their inputs, so "
+                "that nothing is left to impute; use one of the two."
+            )
         self.encoders = encoders if isinstance(encoders, nn.ModuleDict) else nn.ModuleDict(dict(encoders))
         self.names = tuple(self.encoders)
         self.objective, self.calibration, self.input_imputation = objective, calibration, input_imputation
@@ -82,6 +90,7 @@ class AlignmentModule(lightning.LightningModule):
 
         Raises:
             SchemaError: encoders differ in the width of their output.
+            DataError: no instance of the batch has anything.
             NumericalError: an encoder gives what is not finite; the message names the modality.
         """
         parts: dict[str, Tensor] = {}
@@ -94,6 +103,8 @@ class AlignmentModule(lightning.LightningModule):
         if len(set(widths.values())) > 1:
             shapes = {name: tuple(shape) for name, shape in widths.items()}
             raise SchemaError(f"encoders: their outputs have the shapes {shapes}; give all the same width D.")
+        if not parts:
+            raise DataError("data: no instance of a batch has any modality; leave out instances that have nothing.")
         like = next(iter(parts.values()))
         columns = []
         for m, name in enumerate(self.names):
