@@ -21,7 +21,7 @@ from calmrl_prob.encoders import build_encoders
 from calmrl_prob.errors import ArgumentError, DataError, NumericalError, SchemaError
 from calmrl_prob.evaluation.representations import cosine_recall
 from calmrl_prob.linear_gaussian import SufficientStatistics, fit_em, posterior
-from calmrl_prob.training import Alignment, AlignmentModule, Collate, GenerativeStep, InputImputation, align
+from calmrl_prob.training import Alignment, AlignmentModule, Batch, Collate, GenerativeStep, InputImputation, align
 from calmrl_prob.training.batches import EpochSampler, InMemory
 from calmrl_prob.training.generative_step import gather_statistics
 from calmrl_prob.training.rows import TrainingRows
@@ -134,6 +134,30 @@ def test_imputed_inputs_are_the_posterior_of_the_inputs() -> None:
         rows, encoders(), OBJECTIVES["pairwise"](), input_imputation=InputImputation(lg, "draw", 0.5), max_epochs=2
     )
     assert bool(found.history["loss"].notna().all())
+
+
+def test_drawn_inputs_have_the_moments_of_dense_conditioning() -> None:
+    blocks: Any = data().blocks
+    lg = fit_em(blocks, 3).linear_gaussian
+    count = 20_000
+    x = torch.randn(DIMS["image"], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = {name: torch.empty(0, width, dtype=torch.float64) for name, width in DIMS.items()}
+    inputs["image"] = x.expand(count, -1)
+    mask = torch.zeros(count, 3, dtype=torch.bool)
+    mask[:, 0] = True
+    generator = torch.Generator().manual_seed(1)
+    drawn = InputImputation(lg, "draw").complete(Batch(inputs, mask), tuple(DIMS), generator).inputs
+    draws = torch.cat([drawn["text"], drawn["audio"]], dim=1)
+    seen = lg.loadings["image"]
+    loadings = torch.cat([lg.loadings["text"], lg.loadings["audio"]])
+    noise = torch.cat([lg.noise_variance["text"], lg.noise_variance["audio"]])
+    gain = loadings @ seen.mT @ torch.linalg.inv(seen @ seen.mT + lg.noise_variance["image"].diag())
+    mean = torch.cat([lg.intercepts["text"], lg.intercepts["audio"]]) + gain @ (x - lg.intercepts["image"])
+    covariance = loadings @ loadings.mT - gain @ seen @ loadings.mT + noise.diag()
+    variance = covariance.diagonal()
+    assert bool(((draws.mean(0) - mean).abs() < 6 * (variance / count).sqrt()).all())
+    spread = ((variance[:, None] * variance + covariance.square()) / count).sqrt()
+    assert bool(((draws.mT.cov() - covariance).abs() < 6 * spread).all())
 
 
 class Raw(Dataset[Any]):
