@@ -28,7 +28,7 @@ from rich.table import Table
 
 from analysis.files import write_table, write_text
 from calmrl_prob.errors import ArgumentError
-from experiments.aligned import Variant, make_task, run_variant
+from experiments.aligned import Settings, Variant, make_task, run_variant
 from experiments.data import Split
 from experiments.models import markdown
 from experiments.refusal import plain_refusals
@@ -71,7 +71,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     out = console or Console()
     split: Split = build(cfg, "data")
     mechanism = build(cfg, "missingness")
-    variants = _variants(cfg)
+    variants, settings = _variants(cfg), Settings.of(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -87,15 +87,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
                 validation_share=cfg.validation_share,
             )
             for key, variant in variants.items():
-                found = run_variant(
-                    variant,
-                    task,
-                    latent_dim=cfg.latent_dim,
-                    pseudo_rows=list(cfg.pseudo_rows),
-                    width=cfg.width,
-                    encoder=OmegaConf.to_container(cfg.encoder),  # type: ignore[arg-type]
-                    training=OmegaConf.to_container(cfg.training),  # type: ignore[arg-type]
-                )
+                found = run_variant(variant, task, settings)
                 rows.append({"variant": key, "label": variant.label, "seed": seed, **found.row})
                 logger.info("%s, seed %d: %s", key, seed, found.row)
                 write_table(pd.DataFrame(rows), folder / "results.csv")  # an interrupted run leaves what it has

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig, OmegaConf
 from sklearn.decomposition import PCA
 from torch import nn
 
@@ -46,6 +47,18 @@ class AlignmentTask:
     complete_validation: MultimodalData
     test: MultimodalData
     seed: int
+    _fitted: dict[tuple[Any, ...], GenerativeModel] = field(default_factory=dict, repr=False)
+
+    def rows(self, complete: bool = False) -> tuple[MultimodalData, MultimodalData]:
+        """Rows to fit and to choose by; before removal for the oracle."""
+        return (self.complete_fit, self.complete_validation) if complete else (self.fit, self.validation)
+
+    def generative(self, complete: bool, latent_dim: int, pseudo_rows: Sequence[float]) -> GenerativeModel:
+        """The model of the inputs, fitted once for all variants."""
+        key = (complete, latent_dim, *pseudo_rows)
+        if key not in self._fitted:
+            self._fitted[key] = fit_generative(*self.rows(complete), latent_dim, pseudo_rows, self.seed)
+        return self._fitted[key]
 
 
 def make_task(
@@ -139,6 +152,35 @@ def _mean_recall(recall: Any) -> float:  # noqa: ANN401 - pandas has no annotati
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What all variants of a run share.
+
+    Attributes:
+        latent_dim: K of the models of inputs and of representations.
+        pseudo_rows: weights of the prior of the covariance to choose from.
+        width: D of cold encoders; those that start from the model have K.
+        encoder: kind and options of the encoders, or of the residual network.
+        training: options of ``calmrl_prob.training.align``.
+    """
+
+    latent_dim: int
+    pseudo_rows: Sequence[float]
+    width: int
+    encoder: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Settings:
+        """From the configuration ``align``."""
+        options = {name: cfg[name] for name in ("latent_dim", "pseudo_rows", "width", "encoder", "training")}
+        plain = {
+            name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for name, value in options.items()
+        }
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
 class Variant:
     """A way to align, by name in the configuration.
 
@@ -192,30 +234,11 @@ class Aligned:
     row: dict[str, Any]
 
 
-def run_variant(
-    variant: Variant,
-    task: AlignmentTask,
-    *,
-    latent_dim: int,
-    pseudo_rows: Sequence[float],
-    width: int,
-    encoder: Mapping[str, Any],
-    training: Mapping[str, Any],
-) -> Aligned:
-    """Train and measure one variant.
-
-    Args:
-        variant: which.
-        task: what it learns from.
-        latent_dim: K of the models of inputs and of representations.
-        pseudo_rows: weights of the prior of the covariance to choose from.
-        width: D of cold encoders; those that start from the model have K.
-        encoder: kind and options of the encoders, or of the residual network.
-        training: options of ``align``.
-    """
+def run_variant(variant: Variant, task: AlignmentTask, settings: Settings) -> Aligned:
+    """Train and measure one variant."""
     started = time.perf_counter()
-    fit, validation = (task.complete_fit, task.complete_validation) if variant.complete else (task.fit, task.validation)
-    generative = fit_generative(fit, validation, latent_dim, pseudo_rows, task.seed)
+    fit, validation = task.rows(variant.complete)
+    generative = task.generative(variant.complete, settings.latent_dim, settings.pseudo_rows)
     if variant.start == "none":
         row = {
             "R@1 cosine": float("nan"),
@@ -225,13 +248,13 @@ def run_variant(
         return Aligned(None, generative.linear_gaussian, row)
     tried = []
     for temperature in variant.temperatures:
-        found = _train(variant, task, fit, validation, generative, temperature, width, encoder, training, latent_dim)
+        found = _train(variant, task, generative, temperature, settings)
         recall = found.history["validation_recall"].max()
         tried.append((recall, temperature, found))
     recall, temperature, alignment = max(tried, key=lambda item: item[0])
     seconds = time.perf_counter() - started
     shown, fitted, held_out = (alignment.represent(part) for part in (task.test, fit, validation))
-    ratio = fit_generative(fitted, held_out, latent_dim, pseudo_rows, task.seed)
+    ratio = fit_generative(fitted, held_out, settings.latent_dim, settings.pseudo_rows, task.seed)
     row = {
         "R@1 cosine": _percent(cosine_recall(shown)),
         "R@1 ratio": _percent(cross_modal_recall(ratio.linear_gaussian, shown)),
@@ -250,21 +273,13 @@ def _percent(recall: Any) -> float:  # noqa: ANN401
 
 
 def _train(
-    variant: Variant,
-    task: AlignmentTask,
-    fit: MultimodalData,
-    validation: MultimodalData,
-    generative: GenerativeModel,
-    temperature: float,
-    width: int,
-    encoder: Mapping[str, Any],
-    training: Mapping[str, Any],
-    latent_dim: int,
+    variant: Variant, task: AlignmentTask, generative: GenerativeModel, temperature: float, settings: Settings
 ) -> Alignment:
-    options = dict(encoder)
+    fit, validation = task.rows(variant.complete)
+    options = dict(settings.encoder)
     kind = options.pop("kind", "mlp")
     if variant.start == "cold":
-        encoders = build_encoders(kind, fit.dims, width, seed=task.seed, **options)
+        encoders = build_encoders(kind, fit.dims, settings.width, seed=task.seed, **options)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
@@ -275,7 +290,6 @@ def _train(
         imputation = InputImputation(generative.linear_gaussian, variant.input_imputation, variant.input_weight)  # type: ignore[arg-type]
     objective = OBJECTIVES[variant.objective](temperature=temperature, **variant.objective_options)
     calibration = CALIBRATIONS[variant.calibration](**variant.calibration_options)
-    # K of the model of the representations: below their width for each, as many as the rows can carry
     return align(
         fit,
         encoders,
@@ -283,7 +297,7 @@ def _train(
         calibration,
         validation=validation,
         input_imputation=imputation,
-        latent_dim=min(latent_dim, len(fit) - 1),
+        latent_dim=min(settings.latent_dim, len(fit) - 1),  # as many as the rows can carry
         seed=task.seed,
-        **{**training, **variant.training},
+        **{**settings.training, **variant.training},
     )

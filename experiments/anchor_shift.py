@@ -31,7 +31,7 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian
-from experiments.aligned import Variant, make_task, run_variant
+from experiments.aligned import Settings, Variant, make_task, run_variant
 from experiments.data import Split
 from experiments.models import markdown
 from experiments.refusal import plain_refusals
@@ -85,11 +85,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
             found = run_variant(
                 Variant("encoders", complete=complete, temperatures=list(cfg.temperatures)),
                 task,
-                latent_dim=cfg.latent_dim,
-                pseudo_rows=list(cfg.pseudo_rows),
-                width=cfg.width,
-                encoder=OmegaConf.to_container(cfg.encoder),  # type: ignore[arg-type]
-                training=OmegaConf.to_container(cfg.training),  # type: ignore[arg-type]
+                Settings.of(cfg),
             )
             assert found.alignment is not None
             shown = found.alignment.represent(task.test)
