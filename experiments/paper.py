@@ -109,7 +109,7 @@ def _facts(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     parts = {}
     for name, part in cfg.parts.items():
         own = part.get(size)
-        overrides = None if own is None else [*cfg.common[size], *own, *cfg.overrides]
+        overrides = None if own is None else last_of_each([*cfg.common[size], *own, *cfg.overrides])
         if part.get("control"):
             path_given = f"data.source.path={os.path.abspath(cfg.control)}" if cfg.control else None
             overrides = [*overrides, "data=npz", path_given] if overrides is not None and path_given else None
@@ -125,6 +125,17 @@ def _facts(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             "error": earlier.get("error"),
         }
     return {"quick": bool(cfg.quick), "parts": parts}
+
+
+def last_of_each(overrides: list[str]) -> list[str]:
+    """Of overrides of the same option, which one follows after another, the last.
+
+    Example:
+        >>> last_of_each(["seeds=[0,1]", "only=null", "seeds=[0]"])
+        ['only=null', 'seeds=[0]']
+    """
+    last = {override.partition("=")[0]: place for place, override in enumerate(overrides)}
+    return [override for place, override in enumerate(overrides) if last[override.partition("=")[0]] == place]
 
 
 def _wanted(cfg: DictConfig) -> list[str]:
