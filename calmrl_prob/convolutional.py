@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob._arguments import whole_number
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, DataError
 
 
 def log_spectrogram(waveforms: Tensor, window: int = 128, hop: int = 64) -> Tensor:
@@ -155,7 +155,17 @@ class TextEncoder(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(n, L) int64, 0 = padding, to (n, D)."""
+        """(n, L) int64, 0 = padding, to (n, D).
+
+        Raises:
+            DataError: a token is not in the vocabulary.
+        """
+        most = self.embedding.num_embeddings
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < most:
+            raise DataError(
+                f"tokens: expected whole numbers from 0 to {most - 1}, got {int(tokens.min())} to {int(tokens.max())}; "
+                "num_tokens must be the size of the vocabulary, padding included."
+            )
         words = self.embedding(tokens)
         words = words + nn.functional.gelu(self.neighbours(words.mT)).mT
         present = (tokens != 0).to(words.dtype)[:, :, None]

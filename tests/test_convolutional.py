@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob.convolutional import ConvEncoder, TextEncoder, WaveformEncoder, log_spectrogram
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, DataError
 
 GENERATOR = torch.Generator().manual_seed(0)
 CASES: dict[str, tuple[nn.Module, Tensor]] = {
@@ -47,6 +47,8 @@ def test_the_spectrogram_is_that_of_its_windows() -> None:
 def test_refusals() -> None:
     with pytest.raises(ArgumentError, match="at least 128 samples, got 100"):
         WaveformEncoder(3)(torch.zeros(1, 100))
+    with pytest.raises(DataError, match="tokens: expected whole numbers from 0 to 4, got 0 to 5"):
+        TextEncoder(5, 3)(torch.tensor([[0, 5]]))
     for make in (
         lambda: ConvEncoder(3, 3, dropout=1.0),
         lambda: WaveformEncoder(3, dropout=-0.1),
