@@ -102,9 +102,8 @@ def _state(facts: dict[str, Any], folder: Path) -> tuple[str, str]:
         return "failed", facts["error"]
     if (folder / "table.md").is_file():
         return "finished", ""
-    if (folder / "results.csv").is_file():
-        rows = len(read_table(folder / "results.csv"))
-        return "interrupted", f"{rows} rows of results.csv were measured before it stopped; the same command goes on."
+    for path in sorted(folder.glob("*.csv")):
+        return "interrupted", f"{len(read_table(path))} rows of {path.name} were measured before it stopped."
     return "not run", "nothing of it is in the folder of this run yet."
 
 

@@ -122,7 +122,7 @@ def choose_model(
     scale, most = modality_scale(fit), min(latent_dim, sum(fit.dims.values()) - 1, len(fit) - 1)
     tried = []
     for weight in pseudo_rows:
-        lg = fit_em(fit.blocks, most, tolerance=1e-4, pseudo_rows=weight, seed=seed).linear_gaussian
+        lg = fit_em(fit.blocks, most, tolerance=1e-3, pseudo_rows=weight, seed=seed).linear_gaussian
         errors = []
         for column, name in enumerate(fit.names):
             rows = validation.observed(name) & (validation.observed_mask.sum(dim=1) > 1)

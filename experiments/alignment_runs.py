@@ -22,11 +22,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from analysis.files import write_table, write_text
+from analysis.files import write_bytes, write_table, write_text
 from analysis.style import png
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
-from calmrl_prob.io import write_atomically
 from experiments.aligned import AlignmentTask, Variant, make_task
 from experiments.data import Split
 from experiments.models import markdown
@@ -169,8 +168,7 @@ def finish(
         figures: by name.
     """
     for name, figure in (figures or {}).items():
-        with write_atomically(folder / f"{name}.png") as temporary:
-            temporary.write_bytes(png(figure))
+        write_bytes(png(figure), folder / f"{name}.png")
     write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     write_text(f"## {title}\n\n{markdown(text)}\n{caption}\n", folder / "table.md")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
