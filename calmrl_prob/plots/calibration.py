@@ -13,7 +13,7 @@ from scipy.stats import binom
 from calmrl_prob._arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.calibration import standardized_error
-from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, legend_beside, look, numbers, series
+from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, look, numbers, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def pit(
     Example:
         >>> ax = pit(np.random.default_rng(0).uniform(size=1000), bins=10)
         >>> ax.get_xlabel()
-        'probability integral transform'
+        'share of the predictive distribution below the true value'
     """
     bins = whole_number("bins", bins, least=1)
     drawn = {label: numbers("values", value).ravel() for label, value in series("values", values).items()}
@@ -147,13 +147,13 @@ def pit(
             density, edges = np.histogram(value, bins=bins, range=(0, 1), density=True)
             ax.stairs(density, edges, label=label or "observed", **options)
         ax.set(
-            title="Where true values fall in their predictive distribution",
-            xlabel="probability integral transform",
+            title="Probability integral transform",
+            xlabel="share of the predictive distribution below the true value",
             ylabel="density (1 where calibrated)",
             xlim=(0, 1),
         )
         ax.set_ylim(bottom=0)
-        legend_beside(ax)
+        ax.legend(loc="lower center")
         return ax
 
 
@@ -212,7 +212,8 @@ def error_against_sd(
     spread = np.array([squares[group].std() / np.sqrt(len(group)) for group in groups])
     whisker = np.divide(spread, 2 * actual, out=np.zeros(bins), where=actual > 0)
     with canvas(ax, (4.2, 3.6)) as ax:
-        ends = [0, 1.05 * max(predicted.max(), actual.max())]
+        both = np.concatenate([predicted, actual - whisker, actual + whisker])
+        ends = (0.95 * both.min(), 1.05 * both.max())
         ax.plot(ends, ends, color=GREY, linewidth=1, label="as predicted")
         ax.errorbar(
             predicted, actual, whisker, fmt="o-", color=BLUE, markersize=4, linewidth=1.2, capsize=2,
@@ -223,7 +224,6 @@ def error_against_sd(
             xlabel=f"predicted standard deviation ({unit})",
             ylabel=f"root mean squared error ({unit})",
         )
-        ax.set_xlim(left=0)
-        ax.set_ylim(bottom=0)
+        ax.set(xlim=ends, ylim=ends)
         ax.legend()
         return ax

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _MOST = 12
 #: Radii of the outermost and of the innermost arc.
 _OUTER, _INNER = 1.0, 0.35
+_PALE = "#DDDDDD"
+_TICK = np.array([-0.04, 0.04])
 
 
 def anchor_shift_circle(
@@ -35,11 +37,11 @@ def anchor_shift_circle(
 
         angle = 2 arcsin(||u - v|| / 2)        bounds: arcsin(lower / sqrt(2)) .. arcsin(upper / sqrt(2))
 
-    with the moment bounds of :func:`calmrl_prob.alignment.bounds.shift_bounds`, which are of sqrt(2) sin. They do not
-    tell an angle from its supplement, and are drawn on the anchor's side. Read off: how far what is missing pulls an
-    instance; how much of that is forced (from the top to where the bar begins) and how much was possible (where it
-    ends); and whether a calibrated anchor lies nearer to the top than the local one. Angles of calibrated anchors are
-    to the full anchor too, in whatever plane they lie. Formulas: ``calmrl_prob/alignment/bounds.py``.
+    with the bounds of :func:`calmrl_prob.alignment.bounds.shift_bounds`, which are of sqrt(2) sin: the paper's, and the
+    sharper moment bounds within them, which for two modalities meet. They do not tell an angle from its supplement, and
+    are drawn on the anchor's side. Read off: how far what is missing pulls an instance; how much of that is forced (up
+    to where a bar begins) and how much was possible (where it ends); and whether a calibrated anchor lies nearer to the
+    top than the local one. Angles of calibrated anchors are to the full anchor too, in whatever plane they lie.
 
     Args:
         representations: (B, M, D), all M modalities of each instance, of any norms; 12 instances at most.
@@ -79,9 +81,10 @@ def anchor_shift_circle(
     complete = representations.detach().double()
     full, local = leading_vector(complete).vector, leading_vector(complete, observed_mask).vector
     angle = _angle(full, local)
-    low, high = (_from_projector(bound) for bound in (bounds.moment_lower, bounds.moment_upper))
-    beyond = angle > np.pi / 2
-    low, high = np.where(beyond, np.pi - high, low), np.where(beyond, np.pi - low, high)
+    reach = {
+        "bounds of Theorem 1": _sides(angle, bounds.theorem_lower, bounds.theorem_upper),
+        "moment bounds": _sides(angle, bounds.moment_lower, bounds.moment_upper),
+    }
     nearer = None
     if calibrated is not None:
         if not isinstance(calibrated, Tensor) or calibrated.shape != full.shape:
@@ -90,26 +93,31 @@ def anchor_shift_circle(
         nearer = _angle(full, calibrated.detach().double())
     labels = names_of("names", names, count)
     radii = np.linspace(_OUTER, _INNER, count) if count > 1 else np.array([_OUTER])
-    largest = max(float(part.max()) for part in (angle, high, *([] if nearer is None else [nearer])))
-    end = np.pi / 2 if largest <= np.pi / 2 + 1e-9 else np.pi
-    with canvas(ax, (5.4, 3.6 if end < 2 else 5.0)) as ax:
-        sweep = np.linspace(0, end, 100)
+    largest = max(float(part.max()) for part in (angle, *([] if nearer is None else [nearer])))
+    widest = np.pi / 2 if largest <= np.pi / 2 else np.pi
+    with canvas(ax, (5.4, 3.6 if widest < 2 else 5.0)) as ax:
+        sweep = np.linspace(0, widest, 100)
         for row, radius in enumerate(radii):
-            ax.plot(radius * np.sin(sweep), radius * np.cos(sweep), color="#DDDDDD", linewidth=0.8)
-            between = np.linspace(low[row], high[row], 60)
-            text = "bounds" if row == 0 else None
-            ax.plot(
-                radius * np.sin(between), radius * np.cos(between), color=GREY, alpha=0.6, linewidth=5,
-                solid_capstyle="butt", label=text,
-            )  # fmt: skip
+            ax.plot(radius * np.sin(sweep), radius * np.cos(sweep), color=_PALE, linewidth=0.8)
+            for label, (low, high) in reach.items():
+                sharp, text = label == "moment bounds", label if row == 0 else None
+                arc = np.linspace(low[row], high[row], 60)
+                line: dict[str, Any] = {
+                    "color": GREY if sharp else _PALE,
+                    "linewidth": 3 if sharp else 9,
+                    "solid_capstyle": "butt",
+                }
+                ax.plot(radius * np.sin(arc), radius * np.cos(arc), label=text, **line)
+                for end in arc[[0, -1]] if sharp else ():  # ticks, since they often all but meet
+                    ax.plot(*np.outer([np.sin(end), np.cos(end)], radius + _TICK), color=BLACK, linewidth=1)
         ax.plot(0 * radii, radii, "*", color=BLACK, markersize=8, label="full anchor", clip_on=False)
-        ax.plot(radii * np.sin(angle), radii * np.cos(angle), "o", color=VERMILION, markersize=6, label="local anchor")
+        ax.plot(radii * np.sin(angle), radii * np.cos(angle), "o", color=VERMILION, markersize=5, label="local anchor")
         if nearer is not None:
             place = radii * np.sin(nearer), radii * np.cos(nearer)
-            ax.plot(*place, "D", color=BLUE, markersize=5, label="calibrated anchor")
-        for degrees in range(30, round(np.degrees(end)) + 1, 30):
+            ax.plot(*place, "D", color=BLUE, markersize=4.5, label="calibrated anchor")
+        for degrees in range(30, round(np.degrees(widest)) + 1, 30):
             x, y = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
-            ax.plot([0, x], [0, y], color="#DDDDDD", linewidth=0.6, zorder=0)
+            ax.plot([0, x], [0, y], color=_PALE, linewidth=0.6, zorder=0)
             ax.annotate(f"{degrees}°", (1.06 * x, 1.06 * y), ha="center", va="center", fontsize=7)
         ax.set_aspect("equal")
         ax.set_xticks([])
@@ -128,6 +136,8 @@ def _angle(full: Tensor, other: Tensor) -> Array:
     return np.asarray(2 * torch.arcsin((anchor_shift(full, other) / 2).clamp(max=1)).cpu().numpy())
 
 
-def _from_projector(bound: Tensor) -> Array:
-    """The angle up to a right one of which sqrt(2) sin is the bound; a right one where it says nothing."""
-    return np.asarray(torch.arcsin((bound / 2**0.5).clamp(max=1)).cpu().numpy())
+def _sides(angle: Array, lower: Tensor, upper: Tensor) -> tuple[Array, Array]:
+    """Angles of which sqrt(2) sin has these bounds, on the anchor's side of a right one."""
+    low, high = (torch.arcsin((bound / 2**0.5).clamp(max=1)).cpu().numpy() for bound in (lower, upper))
+    beyond = angle > np.pi / 2
+    return np.where(beyond, np.pi - high, low), np.where(beyond, np.pi - low, high)

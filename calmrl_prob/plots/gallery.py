@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,19 +152,19 @@ def _pictures(argument: str, pictures: Sequence[Any] | None, count: int) -> Sequ
 
 def _cell(ax: Axes, x: float, y: float, name: str, picture: Any) -> None:  # noqa: ANN401 - a character or an image
     """A name, and a picture above it where there is one that can be drawn."""
-    family = _font(str(picture)) if isinstance(picture, str) else None
+    font = _font(str(picture)) if isinstance(picture, str) else None
     image = picture is not None and not isinstance(picture, str)
-    if family is not None:
+    if font is not None:
         text = str(picture).replace(_SELECTOR, "")
-        ax.text(x, y - 0.14, text, ha="center", va="center", fontsize=16, fontfamily=family)
+        ax.text(x, y - 0.14, text, ha="center", va="center", font=font, fontsize=16)
     elif image:
         from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
         pixels = np.asarray(picture)
         box = OffsetImage(pixels, zoom=24 / max(pixels.shape[:2]), cmap="gray")
         ax.add_artist(AnnotationBbox(box, (x, y - 0.14), frameon=False))
-    below = family is not None or image
-    ax.text(x, y + (0.32 if below else 0), _wrapped(name), ha="center", va="center", fontsize=6, linespacing=0.9)
+    below = font is not None or image
+    ax.text(x, y + (0.32 if below else 0), _wrapped(name), ha="center", va="center", fontsize=7, linespacing=0.9)
 
 
 def _frame(ax: Axes, x: float, y: float) -> None:
@@ -180,16 +181,18 @@ def _wrapped(name: str) -> str:
 
 
 @cache
-def _font(character: str) -> str | None:
-    """The first font that has this character, if it is a single one: sequences need shaping, which fonts do apart."""
+def _font(character: str) -> Path | None:
+    """The file of the first font that has this character; none for sequences, which need shaping."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
     bare = character.replace(_SELECTOR, "")
     if len(bare) != 1:
         return None
-    installed = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
     for family in _FONTS:
-        if family in installed and FT2Font(installed[family]).get_char_index(ord(bare)):
-            return family
+        if family in installed:
+            file = font_manager.findfont(family)  # of its faces the one that text is drawn with
+            if FT2Font(file).get_char_index(ord(bare)):
+                return Path(file)
     return None

@@ -76,7 +76,7 @@ def latent_space(
             colour = CYCLE[number % len(CYCLE)]
             _ellipses(ax, points[rows], covariance[rows], radius, facecolor=colour, alpha=0.15, edgecolor=colour)
             ax.plot(
-                *points[rows].T, MARKERS[number // len(CYCLE)], color=colour, markersize=3.5, linestyle="", label=name
+                *points[rows].T, MARKERS[number % len(MARKERS)], color=colour, markersize=3.5, linestyle="", label=name
             )
         if isinstance(result, GaussianPosterior):
             k, lg = mean.shape[1], result.linear_gaussian

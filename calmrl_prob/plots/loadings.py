@@ -61,5 +61,5 @@ def variance_explained(model: Model | FitResult, ax: Axes | None = None, *, rota
         ax.set_yticks(range(modalities), [f"{n} ({t:.0f}%)" for n, t in zip(table.index, totals, strict=True)])
         ax.set(title="Variance explained", xlabel="latent", ylabel="modality (all latents)")
         ax.grid(visible=False)
-        ax.figure.colorbar(image, ax=ax, label="of modality's variance (%)")
+        ax.figure.colorbar(image, ax=ax, label="share of variance (%)")
         return ax

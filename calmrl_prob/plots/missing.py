@@ -52,7 +52,7 @@ def missingness_map(data: MultimodalData, ax: Axes | None = None) -> Axes:
     present, heights = data.patterns.cpu().numpy()[order].astype(float), counts[order]
     edges = np.concatenate([[0], np.cumsum(heights)])
     shares = data.observed_mask.double().mean(dim=0).tolist()
-    with canvas(ax, (0.9 + 1.1 * len(data.names), 3.6)) as ax:
+    with canvas(ax, (1.6 + 1.3 * len(data.names), 3.6)) as ax:
         from matplotlib.colors import ListedColormap
         from matplotlib.patches import Patch
 

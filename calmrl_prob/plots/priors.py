@@ -16,7 +16,7 @@ from calmrl_prob._arguments import whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.exact import GaussianPosterior
 from calmrl_prob.inference.results import PosteriorResult
-from calmrl_prob.plots.canvas import BLACK, BLUE, GREY, Array, canvas, legend_beside, look, numbers, row_numbers
+from calmrl_prob.plots.canvas import BLACK, BLUE, GREY, Array, canvas, look, numbers, row_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,4 +160,4 @@ def _histogram(draws: Array | None, edges: Array) -> Array:
 def _finish(ax: Axes, name: str) -> None:
     ax.set(title="Prior and posterior", xlabel=name, ylabel="probability density")
     ax.set_ylim(bottom=0)
-    legend_beside(ax)
+    ax.legend()

@@ -77,7 +77,6 @@ def risk_coverage(
             ylabel=f"mean error of those kept\n({unit})",
             xlim=(0, 100),
         )
-        ax.set_ylim(bottom=0)
         ax.legend()
         return ax
 
