@@ -70,7 +70,7 @@ def evidence_trace(
                 heights = values[-1] - values[:-1] if to_come else values
                 heights = np.where(heights > 0, heights, np.nan) if to_come else heights
                 text = (label or name) if repeat == 0 else None
-                options = look(number, label, looks, marker=False) | {"linewidth": 1.3}
+                options = {"linewidth": 1.3} | look(number, label, looks, marker=False)
                 ax.plot(np.arange(len(heights)), heights, label=text, **options)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if to_come:
