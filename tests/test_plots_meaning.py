@@ -73,6 +73,17 @@ def test_coverage_is_drawn_in_percent_and_its_difference_in_points() -> None:
     np.testing.assert_allclose(line(plots.coverage(curve, difference=True), "observed")[1], [-10, 5])
 
 
+def test_tables_of_groups_are_one_curve_for_each_with_a_band_of_one_standard_error() -> None:
+    table = pd.DataFrame({"modality": ["a", "a", "b"], "level": [0.5, 0.9, 0.5], "coverage": [0.4, 0.8, 0.6]})
+    axes = plots.coverage(table.assign(coverage_se=0.02))
+    assert line(axes, "a")[1].tolist() == [40, 80]
+    assert line(axes, "b")[1].tolist() == [60]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((38, 82))
+    patterns = plots.coverage(table.assign(pattern="c+d"))
+    assert line(patterns, "b, given c+d")[1].tolist() == [60]
+
+
 def test_pit_bars_are_densities_and_stay_in_the_band_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     values = pit_values(generator.normal(size=4000), 0.0, 1.0)

@@ -37,7 +37,8 @@ def coverage(
 
     Args:
         curves: what :func:`calmrl_prob.evaluation.coverage_curve` returns, with the columns ``level`` and ``coverage``
-            (shares); or a mapping of labels to such, one for each modality, say.
+            (shares); or a mapping of labels to such. A table that has a column ``modality`` or ``pattern`` is one curve
+            for each; of one that has ``coverage_se``, a band shows one standard error.
         ax: where to draw; new axes by default.
         difference: draw coverage less level, in percentage points.
         looks: options of ``Axes.plot`` by label.
@@ -59,7 +60,7 @@ def coverage(
         'true values inside (%)'
     """
     drawn = {}
-    for label, curve in series("curves", curves).items():
+    for label, curve in series("curves", _by_group(curves)).items():
         where = f"curves[{label!r}]" if label else "curves"
         if not isinstance(curve, pd.DataFrame):
             raise ArgumentTypeError(f"{where}: expected a DataFrame as coverage_curve returns, got {short(curve)}.")
@@ -72,12 +73,16 @@ def coverage(
                 raise ArgumentError(
                     f"{where}.{column}: expected shares in [0, 1], got {values.min()} .. {values.max()}."
                 )
-        drawn[label] = (100 * level, 100 * (inside - level if difference else inside))
+        error = numbers(f"{where}.coverage_se", curve["coverage_se"].to_numpy(), 1) if "coverage_se" in curve else None
+        drawn[label] = (100 * level, 100 * (inside - level if difference else inside), error)
     with canvas(ax, (4.2, 3.6)) as ax:
         ideal = [0, 0] if difference else [0, 100]
         ax.plot([0, 100], ideal, color=GREY, linewidth=1, label="perfectly calibrated")
-        for number, (label, (level, height)) in enumerate(drawn.items()):
+        for number, (label, (level, height, error)) in enumerate(drawn.items()):
             options = {"markersize": 4, "linewidth": 1.2} | look(number, label, looks)
+            if error is not None:
+                low, high = height - 100 * error, height + 100 * error
+                ax.fill_between(level, low, high, color=options["color"], alpha=0.2, linewidth=0)
             ax.plot(level, height, label=label or "observed", **options)
         ax.set(
             title="Coverage of intervals",
@@ -89,6 +94,16 @@ def coverage(
             ax.set_ylim(0, 100)
         ax.legend()
         return ax
+
+
+def _by_group(curves: object) -> object:
+    """A table of several groups as a mapping of their names to their rows."""
+    if not isinstance(curves, pd.DataFrame):
+        return curves
+    keys = [key for key in ("modality", "pattern") if key in curves]
+    if not keys:
+        return curves
+    return {", given ".join(map(str, group)): rows for group, rows in curves.groupby(keys, sort=False)}
 
 
 def pit(

@@ -95,7 +95,7 @@ def anchor_shift_circle(
     radii = np.linspace(_OUTER, _INNER, count) if count > 1 else np.array([_OUTER])
     largest = max(float(part.max()) for part in (angle, *([] if nearer is None else [nearer])))
     widest = np.pi / 2 if largest <= np.pi / 2 else np.pi
-    with canvas(ax, (5.4, 3.6 if widest < 2 else 5.0)) as ax:
+    with canvas(ax, (7.0, 3.7 if widest < 2 else 5.2)) as ax:
         sweep = np.linspace(0, widest, 100)
         for row, radius in enumerate(radii):
             ax.plot(radius * np.sin(sweep), radius * np.cos(sweep), color=_PALE, linewidth=0.8)
