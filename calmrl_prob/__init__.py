@@ -18,7 +18,7 @@ from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
-from calmrl_prob.evaluation import cross_modal_recall, retrieve
+from calmrl_prob.evaluation import MaskedValidation, cross_modal_recall, masked_validation, retrieve
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
@@ -42,6 +42,7 @@ __all__ = [
     "Imputation",
     "LatentDimChoice",
     "LinearGaussian",
+    "MaskedValidation",
     "ModelError",
     "MultimodalData",
     "NotConjugateError",
@@ -60,6 +61,7 @@ __all__ = [
     "load",
     "load_npz",
     "marginalize",
+    "masked_validation",
     "missingness",
     "posterior",
     "retrieve",
