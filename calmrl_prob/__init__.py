@@ -26,6 +26,7 @@ from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.recalibration import Recalibration, recalibrate
 from calmrl_prob.serialization import load, save
 
 try:
@@ -47,6 +48,7 @@ __all__ = [
     "MultimodalData",
     "NotConjugateError",
     "PosteriorResult",
+    "Recalibration",
     "SharedLatentModel",
     "SufficientStatistics",
     "__version__",
@@ -64,6 +66,7 @@ __all__ = [
     "masked_validation",
     "missingness",
     "posterior",
+    "recalibrate",
     "retrieve",
     "save",
     "to_arviz",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class HeldOut:
     joint_log_density: Array
     mahalanobis: Array
     energy: Array
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def pattern(self) -> str:
@@ -70,16 +72,22 @@ class HeldOut:
 
     def inside(self, level: float) -> NDArray[np.bool_]:
         """Whether the truth lies in the central interval of this level, (n, D_m)."""
-        if self.predictive.normal:
-            return np.abs(2 * self.pit - 1) <= level
-        low, high = (self.predictive.quantile((1 + sign * level) / 2) for sign in (-1, 1))
+        low, high = self._interval(level)
         inside: NDArray[np.bool_] = ((low <= self.truth) & (self.truth <= high)).cpu().numpy()
         return inside
 
     def width(self, level: float) -> Array:
         """Of the central interval of this level, (n, D_m), data units."""
-        low, high = (self.predictive.quantile((1 + sign * level) / 2) for sign in (-1, 1))
+        low, high = self._interval(level)
         return array(high - low)
+
+    def _interval(self, level: float) -> tuple[Tensor, Tensor]:
+        """The last one asked for is kept: quantiles of what is not normal take long."""
+        if self._kept.get("level") != level:
+            ends = [self.predictive.quantile((1 + sign * level) / 2) for sign in (-1, 1)]
+            self._kept.update(level=level, ends=tuple(ends))
+        found: tuple[Tensor, Tensor] = self._kept["ends"]
+        return found
 
 
 def array(values: Tensor) -> Array:
