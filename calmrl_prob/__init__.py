@@ -26,7 +26,7 @@ from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.recalibration import Recalibration, recalibrate
+from calmrl_prob.recalibration import Recalibration, ShrinkageChoice, choose_shrinkage, recalibrate
 from calmrl_prob.serialization import load, save
 
 try:
@@ -50,9 +50,11 @@ __all__ = [
     "PosteriorResult",
     "Recalibration",
     "SharedLatentModel",
+    "ShrinkageChoice",
     "SufficientStatistics",
     "__version__",
     "choose_latent_dim",
+    "choose_shrinkage",
     "cross_modal_recall",
     "datasets",
     "discover",

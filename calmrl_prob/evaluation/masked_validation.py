@@ -186,6 +186,13 @@ def hold_out(
     return held, imputed.recalibrated
 
 
+def hidden_names(data: MultimodalData) -> list[str]:
+    """Modalities that some instance has together with another, so that they can be hidden; all if there are none."""
+    several = data.observed_mask.sum(dim=1) > 1
+    found = [name for m, name in enumerate(data.names) if bool((data.observed_mask[:, m] & several).any())]
+    return found or list(data.names)
+
+
 def _joint(
     model: Any,  # noqa: ANN401
     imputed: Imputation,

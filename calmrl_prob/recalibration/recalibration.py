@@ -15,7 +15,7 @@ from calmrl_prob._arguments import chosen_names, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError
 from calmrl_prob.evaluation.held_out import HeldOut
-from calmrl_prob.evaluation.masked_validation import MaskedValidation, masked_validation
+from calmrl_prob.evaluation.masked_validation import MaskedValidation, hidden_names, masked_validation
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.rescaled import Rescaled
@@ -247,7 +247,7 @@ def recalibrate(
     min_rows = whole_number("min_rows", min_rows, least=1)
     if isinstance(calibration, MultimodalData):
         if names is None:
-            names = _hidden_names(calibration)
+            names = hidden_names(calibration)
         if method in ("cv", "cv+"):
             options = {"folds": 5, **options}
         found = masked_validation(model, calibration, names=names, **{"num_draws": 0, **options})
@@ -289,14 +289,6 @@ def fingerprint(model: object) -> str | None:
         for name in sorted(part):
             digest.update(np.ascontiguousarray(part[name].detach().cpu().numpy()).tobytes())
     return digest.hexdigest()
-
-
-def _hidden_names(data: MultimodalData) -> list[str]:
-    """Modalities that some instance has together with another."""
-    several = data.observed_mask.sum(dim=1) > 1
-    return [name for m, name in enumerate(data.names) if bool((data.observed_mask[:, m] & several).any())] or list(
-        data.names
-    )
 
 
 def _check(model: object, found: MaskedValidation, method: str) -> None:
