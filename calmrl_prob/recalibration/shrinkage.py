@@ -69,8 +69,8 @@ def choose_shrinkage(
         grid: for each option of ``cal.fit`` the values to choose from, in rising order; ``pseudo_rows`` (0 to 800) and
             ``noise_floor`` (1e-4 to 0.3) by default.
         criterion: "imputation", the log density of a feature of a modality given the row's other modalities, mean over
-            features and modalities: what intervals of imputations come from. Or "evidence", log p(x_n) of whole rows, in
-            which how features of one modality go together outweighs what modalities tell of each other.
+            features and modalities: what intervals of imputations come from. Or "evidence", log p(x_n) of whole rows,
+            in which how features of one modality go together outweighs what modalities tell of each other.
         folds: how many.
         seed: of the folds and the fits.
         progress: show a progress bar on standard error.
@@ -149,7 +149,8 @@ def _imputation(model: object, data: MultimodalData) -> Array:
         for part in masked_validation(model, data, "each", names=hidden_names(data), num_draws=0).parts:
             total[part.rows] += array(part.predictive.log_density(part.truth)).mean(axis=1)
             count[part.rows] += 1
-    return np.divide(total, count, out=np.full(len(data), np.nan), where=count > 0)
+    mean: Array = np.divide(total, count, out=np.full(len(data), np.nan), where=count > 0)
+    return mean
 
 
 def _evidence(model: Any, data: MultimodalData) -> Array:  # noqa: ANN401
