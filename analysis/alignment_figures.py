@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import line, style
+from analysis.style import BLUE, SKY, line, style
 
 #: The scores that variants are measured by, and what figures call them.
 _SCORES = {"R@1 cosine": "cosine", "R@1 ratio": "likelihood ratio"}
@@ -25,11 +25,13 @@ def variant_bars(results: pd.DataFrame, title: str) -> Figure:
         place = np.arange(len(mean))
         figure = Figure(figsize=(7.0, 0.9 + 0.42 * len(mean)))
         axes = figure.subplots()
-        for offset, (score, name) in zip((0.2, -0.2), _SCORES.items(), strict=True):
-            axes.barh(place + offset, mean[score], 0.38, xerr=spread[score], label=name, capsize=2)
+        several = results["seed"].nunique() > 1
+        for offset, colour, (score, name) in zip((0.2, -0.2), (SKY, BLUE), _SCORES.items(), strict=True):
+            whiskers = spread[score] if several else None
+            axes.barh(place + offset, mean[score], 0.38, xerr=whiskers, label=name, capsize=2, color=colour)
         axes.set_yticks(place, mean.index)
         axes.grid(visible=False, axis="y")
-        axes.set(title=title, xlabel="R@1 on test rows (%); whiskers: one standard deviation over seeds")
+        axes.set(title=title, xlabel="R@1 on test rows (%)" + "; whiskers: one standard deviation over seeds" * several)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return figure
 

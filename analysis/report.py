@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.alignment_figures import variant_bars
+from analysis.alignment_report import FACTS, build_alignment_report
 from analysis.arguments import parse
 from analysis.compare import MEASURES, caveat, compare_runs, readings
 from analysis.comparison_report import comparison_lead, comparison_sections, short_caption
@@ -47,6 +48,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
         FileFormatError: nothing of a run is there, or a file cannot be read.
     """
     folder = Path(run_folder)
+    if (folder / FACTS).is_file():
+        return build_alignment_report(folder)
     runs = [read_run(path) for path in find_runs(folder)]
     if len(runs) == 1 and runs[0].folder == folder:
         (run,) = runs

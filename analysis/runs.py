@@ -31,7 +31,7 @@ class Run:
         folder: where it is.
         experiment: its name, such as "align"; "" if nothing tells.
         results: one row for each variant and seed (and whatever else was kept apart); empty if there are none.
-        config: as it was composed; empty if it is not there.
+        config, config_text: as it was composed, and as YAML; empty if it is not there.
         overrides: the settings given on the command line.
         facts: ``run.json``, which only ``experiments.compare`` writes; empty otherwise.
         job: ``job.json``: state, versions, seconds; empty for runs of older versions.
@@ -43,6 +43,7 @@ class Run:
     experiment: str
     results: pd.DataFrame
     config: Mapping[str, Any]
+    config_text: str
     overrides: Sequence[str]
     facts: Mapping[str, Any]
     job: Mapping[str, Any]
@@ -66,11 +67,6 @@ class Run:
     def pictures(self) -> list[Path]:
         """PNG files of the run."""
         return sorted(self.folder.glob("*.png"))
-
-    @property
-    def config_text(self) -> str:
-        """The configuration as YAML."""
-        return OmegaConf.to_yaml(OmegaConf.create(dict(self.config))) if self.config else ""
 
 
 def find_runs(folder: str | os.PathLike[str]) -> list[Path]:
@@ -105,7 +101,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     facts = read_facts(root / "run.json") if (root / "run.json").is_file() else {}
     path = next((root / name for name in ("results.parquet", "results.csv") if (root / name).is_file()), None)
     results = pd.DataFrame() if path is None else read_table(path)
-    config = _yaml(root / "config.yaml") or _yaml(root / ".hydra" / "config.yaml") or {}
+    composed = next((path for path in (root / "config.yaml", root / ".hydra" / "config.yaml") if path.is_file()), None)
     hydra = _yaml(root / ".hydra" / "hydra.yaml") or {}
     overrides = _yaml(root / ".hydra" / "overrides.yaml") or facts.get("overrides") or []
     experiment = hydra.get("hydra", {}).get("job", {}).get("name") or job.get("experiment") or _from_log(root)
@@ -114,7 +110,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         folder=root,
         experiment=experiment or ("compare" if facts else ""),
         results=results,
-        config=config,
+        config={} if composed is None else _yaml(composed),
+        config_text="" if composed is None else composed.read_text(encoding="utf-8"),
         overrides=[str(word) for word in overrides],
         facts=facts,
         job=job,

@@ -90,7 +90,7 @@ def _rows(cfg: DictConfig, split: Split) -> Iterator[tuple[str, list[Row]]]:
                     same = f"{variant}, {Settings.of(one)}, {removal}"
                     if same not in found:
                         found[same] = run_variant(variant, task, Settings.of(one)).row
-                    named = {"factor": str(factor), "value": shown(value) + "*" * (value == default)}
+                    named = {"factor": str(factor).replace("_", " "), "value": shown(value) + "*" * (value == default)}
                     row = {**named, "variant": key, "label": variant.label, "seed": seed, **found[same]}
                     yield f"{factor} {shown(value)}, {variant.label}, seed {seed}", [row]
 

@@ -70,11 +70,8 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         raise ArgumentError(f"missing: expected whole numbers from 0 to {len(split.train.names) - 1}, got {numbers}.")
     variants = chosen_variants(cfg)
     results = collect(_rows(cfg, split, variants, numbers), len(variants) * len(cfg.seeds), folder, out)
-    wide = results.pivot_table(
-        index=["label", "pooled", "seed"], columns="missing", values="accuracy", sort=False
-    ).reset_index()
-    seconds = results.groupby(["label", "pooled", "seed"], sort=False)["seconds"].first().to_numpy()
-    wide = wide.assign(seconds=seconds)
+    keys = ["label", "pooled", "seed", "seconds"]
+    wide = results.pivot_table(index=keys, columns="missing", values="accuracy", sort=False).reset_index()
     measures = [(number, f"{number} missing", 1) for number in numbers]
     text = tabulate(wide, ["label", "pooled"], [*measures, ("seconds", "s", 0)])
     chance = f" Always naming the commonest class gives {results['chance'].mean():.1f}."

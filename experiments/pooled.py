@@ -31,7 +31,7 @@ def pooled_representations(data: MultimodalData, model: LinearGaussian) -> dict[
         >>> {name: tuple(vectors.shape) for name, vectors in pooled_representations(data, lg).items()}
         {'mean of the observed': (2, 2), 'latent': (2, 1), 'calibrated anchor': (2, 2)}
     """
-    stacked = torch.stack([data.filled(name) for name in data.names], dim=1).double()
+    stacked = torch.stack([data.filled(name) for name in data.names], dim=1).to(model.dtype)
     mask = data.observed_mask
     completion = Completion.from_linear_gaussian(model, stacked, mask)
     return {
@@ -56,10 +56,10 @@ def pooled_inputs(data: MultimodalData, model: LinearGaussian) -> dict[str, Tens
     given = posterior(model, data.blocks)
     features, imputed = [], []
     for name in data.names:
-        here, values = data.observed(name)[:, None], data.filled(name).double()
+        here, values = data.observed(name)[:, None], data.filled(name).to(model.dtype)
         means = given.mean @ model.loadings[name].mT + model.intercepts[name]
         features.append(values)
-        imputed.append(torch.where(here, values, means.double()))
+        imputed.append(torch.where(here, values, means))
     return {
         "latent": given.mean,
         "mean for what is missing": torch.cat(features, dim=1),
