@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.alignment_figures import variant_bars
 from analysis.files import read_facts, read_table, write_text
-from analysis.style import data_uri
+from analysis.markdown import read_markdown
+from analysis.page import Picture, Section, Table, render
 from calmrl_prob.errors import CalmrlError
 
 #: The file of a run that says what its parts are.
@@ -25,29 +23,14 @@ FACTS = "paper.json"
 #: What the page can draw of ``results.csv``, where a part leaves no figures of its own.
 DRAWN: dict[str, Callable[[pd.DataFrame, str], Figure]] = {"bars": variant_bars}
 
-
-@dataclass(frozen=True)
-class PagePart:
-    """What the page has of one experiment.
-
-    Attributes:
-        title, command: what it is, and how it is run alone.
-        state: "finished", "failed", "interrupted", "not run" or "left out".
-        note: of the state, where it is not finished.
-        minutes: that it took; None where it is not known.
-        tables: headings and rows, all text.
-        prose: what stands between the tables.
-        pictures: ``data:`` addresses.
-    """
-
-    title: str
-    command: str
-    state: str
-    note: str
-    minutes: float | None
-    tables: list[tuple[list[str], list[list[str]]]]
-    prose: list[str]
-    pictures: list[str]
+_LEAD = (
+    "Encoders are aligned on training rows that lack modalities, with and without a generative model that completes "
+    "them, and measured on complete test rows. Temperature, epoch and priors are chosen on validation rows, held out "
+    "of the training rows."
+)
+_QUICK = (
+    " This is the quick run: few seeds, few epochs, few variants. Differences of the size of the spread mean nothing."
+)
 
 
 def build_alignment_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -64,34 +47,36 @@ def build_alignment_report(run_folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(run_folder)
     facts = read_facts(folder / FACTS)
-    parts = [_part(name, part, folder / name) for name, part in facts["parts"].items()]
-    known = [part.minutes for part in parts if part.minutes is not None]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("alignment_report.html.j2").render(
-        parts=parts, quick=facts["quick"], minutes=sum(known) if known else None
-    )
+    states = {name: _state(part, folder / name) for name, part in facts["parts"].items()}
+    minutes = {
+        name: part["seconds"] / 60
+        for name, part in facts["parts"].items()
+        if part["seconds"] is not None and states[name][0] == "finished"
+    }
+    rows = [
+        [part["title"], states[name][0], f"{minutes[name]:.1f}" if name in minutes else "-"]
+        for name, part in facts["parts"].items()
+    ]
+    rows.append(["together", "", f"{sum(minutes.values()):.1f}" if minutes else "-"])
+    overview = Section(tables=[Table(["experiment", "state", "minutes"], rows)])
+    parts = [_section(part, *states[name], folder / name) for name, part in facts["parts"].items()]
+    page = render("Calibrated alignment: experiments", [overview, *parts], _LEAD + _QUICK * facts["quick"])
     write_text(page, folder / "report.html")
     return folder / "report.html"
 
 
-def _part(name: str, facts: dict[str, Any], folder: Path) -> PagePart:
-    state, note = _state(facts, folder)
-    tables, prose = [], []
-    if state == "finished":
-        tables, prose = read_markdown((folder / "table.md").read_text(encoding="utf-8"))
+def _section(facts: dict[str, Any], state: str, note: str, folder: Path) -> Section:
+    finished = state == "finished"
+    tables, prose = read_markdown((folder / "table.md").read_text(encoding="utf-8")) if finished else ([], [])
     overrides = facts["overrides"] or []
     quoted = [f"'{word}'" if set(word) & set("[]{}(),") else word for word in overrides]
-    return PagePart(
-        title=facts["title"],
-        command=" ".join(["python -m", facts["module"], *quoted]),
-        state=state,
-        note=note,
-        minutes=None if facts["seconds"] is None or state != "finished" else facts["seconds"] / 60,
-        tables=tables,
-        prose=prose,
-        pictures=_pictures(facts, folder) if state == "finished" else [],
+    command = " ".join(["python -m", facts["module"], *quoted])
+    return Section(
+        facts["title"],
+        warnings=[] if finished else [f"{state}. {note}"],
+        tables=[Table(headings, rows) for headings, rows in tables],
+        notes=[*prose, *([] if state == "left out" else [f"Alone: {command}"])],
+        pictures=_pictures(facts, folder) if finished else [],
     )
 
 
@@ -107,41 +92,12 @@ def _state(facts: dict[str, Any], folder: Path) -> tuple[str, str]:
     return "not run", "nothing of it is in the folder of this run yet."
 
 
-def _pictures(facts: dict[str, Any], folder: Path) -> list[str]:
-    own = [
-        "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-        for path in sorted(folder.glob("*.png"))
-    ]
+def _pictures(facts: dict[str, Any], folder: Path) -> list[Picture]:
+    own = [Picture.read(path) for path in sorted(folder.glob("*.png"))]
     if facts["draw"] and not own:
-        own = [data_uri(DRAWN[facts["draw"]](read_table(folder / "results.csv"), facts["title"]))]
+        figure = DRAWN[facts["draw"]](read_table(folder / "results.csv"), facts["title"])
+        own = [Picture.of(figure, f"{facts['title']}: the table above as a figure")]
     return own
-
-
-def read_markdown(text: str) -> tuple[list[tuple[list[str], list[list[str]]]], list[str]]:
-    r"""Tables and paragraphs of what ``table.md`` holds.
-
-    Returns:
-        For each table its headings and rows; and the lines that belong to none, headings with them.
-
-    Example:
-        >>> read_markdown("## Of all\n\n| a | b |\n| --- | --- |\n| x | y |\n\nTwo seeds.\n")
-        ([(['a', 'b'], [['x', 'y']])], ['Of all', 'Two seeds.'])
-    """
-    tables: list[tuple[list[str], list[list[str]]]] = []
-    prose, inside = [], False
-    for line in text.splitlines():
-        if not line.startswith("|"):
-            inside = False
-            if line.strip():
-                prose.append(line.lstrip("# ").strip())
-            continue
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if not inside:
-            tables.append((cells, []))
-        elif not all(set(cell) <= set("-: ") for cell in cells):
-            tables[-1][1].append(cells)
-        inside = True
-    return tables, prose
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from analysis.alignment_figures import ablation, variant_bars
-from analysis.alignment_report import build_alignment_report, main, read_markdown
+from analysis.alignment_report import build_alignment_report, main
+from analysis.markdown import read_markdown
 from calmrl_prob.errors import ArgumentError, FileFormatError
 from experiments import align
 from experiments.paper import run
