@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from calmrl_prob.training.alignment import _quiet
 from calmrl_prob.training.batches import InMemory
 from calmrl_prob.training.generative_step import gather_statistics
 from calmrl_prob.training.rows import TrainingRows
-from tests.test_training import DIMS, data, encoders, weights
+from tests.test_training import DIMS, _environment, data, encoders, weights
 
 
 def run(options: dict[str, Any], **settings: Any) -> Alignment:
@@ -174,3 +176,47 @@ def test_mixed_precision_trains_all_kinds_of_calibration() -> None:
         if calibration == "imputed_mean":
             assert found.history["loss"].tolist() == pytest.approx(plain.history["loss"].tolist(), rel=0.02)
             assert found.history["loss"].tolist() != plain.history["loss"].tolist()
+
+
+_PROCESS = """
+import sys, torch
+from tests.test_training import data, encoders
+from calmrl_prob.alignment.objectives import OBJECTIVES
+from calmrl_prob.training import align
+out, processes, batch_size, epochs = sys.argv[1], *map(int, sys.argv[2:])
+rows, validation = (data(seed=seed).to(torch.float64) for seed in (0, 2))
+found = align(rows, encoders().double(), OBJECTIVES["pairwise"](), "imputed_mean", latent_dim=4, max_epochs=epochs,
+              batch_size=batch_size // processes, validation=validation,
+              trainer_options={"devices": processes, **({"strategy": "ddp"} if processes > 1 else {})})
+lg = found.generative_model
+if found.module.global_rank == 0:
+    parts = {name: [lg.loadings[name] @ lg.loadings[name].mT, lg.intercepts[name], lg.noise_variance[name]]
+             for name in lg.names}
+    torch.save({"model": parts, "loss": found.history["loss"].tolist()}, out)
+"""
+
+
+def _align_in_processes(count: int, batch_size: int, epochs: int, folder: Path) -> dict[str, Any]:
+    script, out = folder / "process.py", folder / f"{count}.pt"
+    script.write_text(_PROCESS)
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone", str(script)]
+    arguments = [str(out), str(count), str(batch_size), str(epochs)]
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, env=_environment())
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = torch.load(out, weights_only=True)
+    return found
+
+
+@pytest.mark.slow
+def test_aligning_in_two_processes_begins_as_in_one(tmp_path: Path) -> None:
+    one, two = (_align_in_processes(count, 32, 1, tmp_path) for count in (1, 2))
+    for name in DIMS:
+        for part, other in zip(one["model"][name], two["model"][name], strict=True):
+            assert torch.allclose(part, other, rtol=1e-10, atol=1e-10)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)  # all processes' views are contrasted together
+
+
+@pytest.mark.slow
+def test_a_process_may_lack_a_modality_in_a_batch(tmp_path: Path) -> None:
+    found = _align_in_processes(2, 4, 2, tmp_path)
+    assert all(torch.isfinite(torch.tensor(found["loss"])))

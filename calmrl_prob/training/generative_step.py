@@ -21,7 +21,7 @@ from calmrl_prob._arguments import real_number, whole_number
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.training.batches import Batch
-from calmrl_prob.training.module import AlignmentModule
+from calmrl_prob.training.module import AlignmentModule, is_distributed, require_all_modalities
 
 logger = logging.getLogger(__name__)
 
@@ -128,16 +128,9 @@ class GenerativeStep(lightning.Callback):
                 self._gather(pl_module)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Nothing waits from one epoch to the next, so that a run that resumes adds up in the same order.
-
-        Raises:
-            DataError: no fit was possible, since a modality has no row in the whole epoch.
-        """
-        if self.decay is not None and isinstance(pl_module, AlignmentModule):
+        """Nothing waits from one epoch to the next, so that a run that resumes adds up in the same order."""
+        if isinstance(pl_module, AlignmentModule):
             self._gather(pl_module)
-            if pl_module.generative is None and trainer.current_epoch >= self.first_epoch:
-                assert self.statistics is not None
-                _require_all_modalities(all_reduced(self.statistics))
 
     def _step(self, module: AlignmentModule) -> None:
         self._gather(module)
@@ -147,7 +140,7 @@ class GenerativeStep(lightning.Callback):
             self._steps_since = 0
         else:
             total = None if self.statistics is None else all_reduced(self.statistics)
-            if total is not None and not _absent(total):  # else it waits until every modality has gone by
+            if total is not None and all(_seen(total).values()):  # else it waits until every modality has gone by
                 module.generative = self.fit(total, module.generative)
                 assert self.statistics is not None
                 self.statistics = self.statistics.scaled(self.decay) if self.decay else None
@@ -180,7 +173,7 @@ class GenerativeStep(lightning.Callback):
         Raises:
             DataError: a modality has no row in the whole epoch.
         """
-        _require_all_modalities(statistics)
+        require_all_modalities(_seen(statistics))
         most = self.max_iterations if start is not None else 4 * self.max_iterations
         result = fit_em(statistics, self.latent_dim, start=start, max_iterations=most, tolerance=1e-4, **self.options)
         logger.info("EM: %d iterations, %.4g nats", result.num_iterations, float(result.log_likelihood[-1]))
@@ -213,19 +206,9 @@ def _updated(
     return (SufficientStatistics(blocks.dims) if statistics is None else statistics).update(blocks)
 
 
-def _absent(statistics: SufficientStatistics) -> list[str]:
-    """The modalities that no row has."""
-    seen = [any(column) for column in zip(*statistics.scatters, strict=True)]
-    return [name for name, here in zip(statistics.names, seen, strict=True) if not here]
-
-
-def _require_all_modalities(statistics: SufficientStatistics) -> None:
-    absent = _absent(statistics)
-    if absent:
-        raise DataError(
-            f"data: no training row has the modality {absent[0]!r}, so nothing can be learned of it; leave out its "
-            "encoder."
-        )
+def _seen(statistics: SufficientStatistics) -> dict[str, bool]:
+    """For each modality whether any row has it."""
+    return {name: any(present[m] for present in statistics.scatters) for m, name in enumerate(statistics.names)}
 
 
 def all_reduced(statistics: SufficientStatistics) -> SufficientStatistics:
@@ -233,7 +216,7 @@ def all_reduced(statistics: SufficientStatistics) -> SufficientStatistics:
 
     The scatters are taken about one shift, that of the first process, and added pattern by pattern.
     """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if not is_distributed():
         return statistics
     shift = statistics.shift.clone()
     distributed.broadcast(shift, src=0)
