@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
-from analysis.style import BLACK, BLUE, GREY, VERMILION, line, style
+from analysis.style import line, style
+from calmrl_prob import plots
 
 
 def recall_by_share(shares: pd.DataFrame, title: str) -> Figure:
@@ -73,8 +75,10 @@ def intervals(table: pd.DataFrame, level: float, title: str) -> Figure:
         for panel in panels.flat[len(names) :]:
             panel.set_visible(False)
         for panel, name in zip(panels.flat, names, strict=False):
-            inside = _intervals_panel(panel, table[table["modality"] == name], level)
-            panel.set_title(f"{name}: {inside} inside")
+            rows = table[table["modality"] == name]
+            mean, reach = rows["mean"], float(ndtri((1 + level) / 2)) * rows["sd"]
+            plots.imputed_against_true(rows["truth"], mean, mean - reach, mean + reach, panel, level=level, by="rank")
+            panel.set(title=f"{name}: {panel.get_title().replace(' true values', '')}", xlabel="", ylabel="")
         for panel in panels[-1]:
             panel.set_xlabel("test rows, ordered by imputed value")
         for panel in panels[:, 0]:
@@ -95,19 +99,17 @@ def coverage(table: pd.DataFrame, title: str) -> Figure:
     with style():
         figure = Figure(figsize=(7.4, 4.4))
         whole, difference = figure.subplots(1, 2)
-        whole.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="perfectly calibrated")
-        difference.axhline(0, color=GREY, linewidth=1)
+        curves, looks = {}, {}
         for variant, rows in table.groupby("variant", sort=False):
-            curve = 100 * rows.groupby("level")["coverage"].mean()
-            nominal = 100 * curve.index.to_numpy()
-            look = line(str(variant)) | {"markersize": 4, "markevery": 3, "linewidth": 1.2}
-            whole.plot(nominal, curve, label=rows["label"].iloc[0], **look)
-            difference.plot(nominal, curve - nominal, **look)
-        whole.set(ylabel="true values inside (%)", ylim=(0, 100))
-        difference.set(ylabel="inside minus nominal (percentage points)")
+            label = rows["label"].iloc[0]
+            curves[label] = rows.groupby("level", as_index=False)["coverage"].mean()
+            looks[label] = line(str(variant)) | {"markevery": 3}
         for axes in (whole, difference):
-            axes.set(xlabel="nominal coverage of the interval (%)", xlim=(0, 100))
-        figure.legend(loc="outside lower center", ncols=3)
+            plots.coverage(curves, axes, difference=axes is difference, looks=looks)
+            axes.set_title("")
+            axes.get_legend().remove()
+        handles, labels = _merged_legend([whole])
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
         figure.suptitle(title, fontsize=10)
         return figure
 
@@ -122,15 +124,15 @@ def evidence(table: pd.DataFrame, title: str) -> Figure:
     with style():
         figure = Figure(figsize=(6.4, 3.6))
         axes = figure.subplots()
+        traces: dict[str, list[np.ndarray]] = {}
+        looks = {}
         for variant, rows in table.groupby("variant", sort=False):
-            for number, (_, trace) in enumerate(rows.groupby("seed", sort=False)):
-                values = trace.sort_values("iteration")["objective"].to_numpy()
-                to_come = values[-1] - values[:-1]
-                label = rows["label"].iloc[0] if number == 0 else None
-                look = line(str(variant)) | {"marker": "", "label": label}
-                axes.plot(np.arange(len(to_come)), np.where(to_come > 0, to_come, np.nan), linewidth=1.1, **look)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(title=title, xlabel="EM iteration", ylabel="rise still to come\n(nats per training row)", yscale="log")
+            label = rows["label"].iloc[0]
+            seeds = [trace.sort_values("iteration") for _, trace in rows.groupby("seed", sort=False)]
+            traces[label] = [trace["objective"].to_numpy() for trace in seeds]
+            looks[label] = line(str(variant)) | {"marker": "", "linewidth": 1.1}
+        plots.evidence_trace(traces, axes, to_come=True, looks=looks)
+        axes.set(title=title, xlabel="EM iteration", ylabel="rise still to come\n(nats per training row)")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return figure
 
@@ -162,30 +164,7 @@ def recall_matrix(pairs: pd.DataFrame, title: str) -> Figure:
         return figure
 
 
-def _intervals_panel(axes: Axes, table: pd.DataFrame, level: float) -> str:
-    ordered = table.sort_values("mean", kind="stable")
-    place = np.arange(len(ordered))
-    mean, truth = ordered["mean"].to_numpy(), ordered["truth"].to_numpy()
-    reach = float(ndtri((1 + level) / 2)) * ordered["sd"].to_numpy()
-    inside = np.abs(truth - mean) <= reach
-    axes.errorbar(
-        place,
-        mean,
-        yerr=reach,
-        fmt="none",
-        ecolor=GREY,
-        elinewidth=2.2,
-        alpha=0.55,
-        label=f"{100 * level:.0f}% interval",
-    )
-    axes.plot(place, mean, "_", color=BLACK, markersize=4, label="imputed value")
-    axes.plot(place[inside], truth[inside], "o", color=BLUE, markersize=3.5, label="truth, inside")
-    axes.plot(place[~inside], truth[~inside], "x", color=VERMILION, markersize=5, label="truth, outside")
-    axes.set_xticks([])
-    return f"{inside.sum()} of {len(inside)}"
-
-
-def _merged_legend(panels: np.ndarray) -> tuple[list[Artist], list[str]]:
+def _merged_legend(panels: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
     found: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

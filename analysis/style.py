@@ -11,10 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# The palette of Okabe & Ito, Color Universal Design (2008), which colour-blind readers can tell apart.
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F",
-)  # fmt: skip
+from calmrl_prob.plots.canvas import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SETTINGS, SKY, VERMILION
 
 _KNOWN = {
     "complete_rows": (VERMILION, "v", "--"),
@@ -26,22 +23,19 @@ _KNOWN = {
     "calmrl": (BLUE, "o", "-"),
     "calmrl_diagonal": (SKY, "P", "-"),
     "oracle": (BLACK, "*", "-"),
+    # of experiments.align
+    "observed": (VERMILION, "v", "--"),
+    "imputed_mean": (ORANGE, "s", ":"),
+    "imputed_draw": (ORANGE, "s", "-"),
+    "input_draw": (BLUE, "o", "-"),
+    "started": (GREEN, "^", "-"),
+    "no_encoder": (GREY, "x", ":"),
 }
 _OTHERS = [(ORANGE, "p", "-"), (GREEN, "h", "--"), (PURPLE, "<", ":"), (VERMILION, ">", "-.")]
 
-_SETTINGS: dict[Any, Any] = {
+_SETTINGS: dict[Any, Any] = SETTINGS | {
     "figure.dpi": 144,
     "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
     "svg.hashsalt": "calmrl-prob",
 }
 

@@ -13,7 +13,7 @@ arXiv 2511.12034.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from calmrl_prob import datasets, evaluation, missingness
+from calmrl_prob import datasets, evaluation, missingness, plots
 from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
@@ -67,6 +67,7 @@ __all__ = [
     "marginalize",
     "masked_validation",
     "missingness",
+    "plots",
     "posterior",
     "recalibrate",
     "retrieve",

@@ -1,6 +1,7 @@
-"""Puts the results of a run of the comparison into README.md and docs/images/.
+"""Puts the results of a run of the comparison into README.md and docs/images/, or draws the pictures of docs/plots.md.
 
-Run ``python -m experiments.compare``, then ``python -m docs.make_images outputs/<date>/<time>``.
+Run ``python -m experiments.compare``, then ``python -m docs.make_images outputs/<date>/<time>``; and, whenever plots or
+their page have changed, ``python -m docs.make_images --plots``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,6 +23,8 @@ README = DOCS.parent / "README.md"
 BEGIN, END = "<!-- begin: table of experiments.compare -->", "<!-- end -->"
 #: Variants in the coverage figure: more lie on top of each other.
 COVERAGE_OF = ("complete_rows", "ridge", "calmrl", "oracle")
+#: Resolution of the pictures of docs/plots.md: small files that are sharp enough on a page.
+_DPI = 96
 
 
 def draw(run: Path) -> None:
@@ -40,6 +44,18 @@ def draw(run: Path) -> None:
         (DOCS / "images" / f"{name}.png").write_bytes(png(figure))
 
 
+def draw_plots() -> None:
+    """Run the code of docs/plots.md, and write each plot that the page shows, by the name of its axes there."""
+    page = (DOCS / "plots.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        exec(compile(code, "docs/plots.md", "exec"), names)
+    for name in re.findall(r"\(images/plots_(\w+)\.png\)", page):
+        figure = names[name].figure
+        figure.set_dpi(_DPI)
+        (DOCS / "images" / f"plots_{name}.png").write_bytes(png(figure))
+
+
 def markdown(run: Path) -> str:
     """The table of a run in Markdown."""
     text = formatted(summarize(pd.read_csv(run / "results.csv")))
@@ -48,10 +64,16 @@ def markdown(run: Path) -> str:
 
 
 def main() -> None:
-    """Write pictures and table."""
+    """Write pictures and table, or the pictures of the plots."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run, such as outputs/2026-01-31/12-00-00")
-    run = parser.parse_args().run
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("run", type=Path, nargs="?", help="folder of a run, such as outputs/2026-01-31/12-00-00")
+    chosen.add_argument("--plots", action="store_true", help="draw the pictures of docs/plots.md")
+    given = parser.parse_args()
+    if given.plots:
+        draw_plots()
+        return
+    run = given.run
     draw(run)
     page = README.read_text(encoding="utf-8")
     table = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)

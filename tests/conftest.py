@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -12,6 +14,21 @@ from torch import Tensor, nn
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks
 
 Module = TypeVar("Module", bound=nn.Module)
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # no test needs a screen
+
+
+class FiguresAreClosed:
+    """A plugin, so that doctests outside this folder leave no figure open either: many at once are warned about."""
+
+    def pytest_runtest_teardown(self) -> None:
+        if pyplot := sys.modules.get("matplotlib.pyplot"):
+            pyplot.close("all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(FiguresAreClosed())
+
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -29,7 +29,7 @@ ALLOWED_ROOMS = {
 # Rooms whose imports must be declared, and the extras that may declare them beside the package's own dependencies.
 # Of the library, only functions may import what an extra declares (see the test below).
 ALLOWED_EXTRAS = {
-    "calmrl_prob": ["experiments", "flow", "gp", "train"],
+    "calmrl_prob": ["experiments", "flow", "gp", "plots", "train"],
     "models": ["flow", "gp"],
     "analysis": ["experiments"],
     "experiments": ["experiments", "flow", "gp", "train"],

@@ -2,6 +2,7 @@
 
 from calmrl_prob.evaluation.calibration import coverage_curve, pit_values
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
+from calmrl_prob.evaluation.explained import variance_explained
 from calmrl_prob.evaluation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
 from calmrl_prob.evaluation.masked_validation import MaskedValidation, masked_validation
 from calmrl_prob.evaluation.ranking import RETRIEVAL_METRICS, Retrieval
@@ -28,4 +29,5 @@ __all__ = [
     "score_imputation",
     "simulate_model",
     "simulation_ranks",
+    "variance_explained",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from calmrl_prob._arguments import checked_seed, described, short, whole_number
 from calmrl_prob.data import MultimodalData, require_fittable
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, MissingDependencyError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.linear_gaussian import fit_em, log_marginal
+from calmrl_prob.plots.latent_dim import latent_dim_choice
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Share of a modality's variance above which a latent is said to serve it.
 _SERVES = 2e-3
@@ -49,14 +53,18 @@ class LatentDimChoice:
         return self.ard_count >= self.ard_limit
 
     def __repr__(self) -> str:
-        return f"LatentDimChoice(latent_dim={self.latent_dim}, best={self.best}, {self._ard()})"
+        return f"LatentDimChoice(latent_dim={self.latent_dim}, best={self.best}, {self.ard_summary})"
 
-    def _ard(self) -> str:
+    @property
+    def ard_summary(self) -> str:
+        """How many latents ARD kept, in words."""
         limit = ", all there were: says nothing" if self.ard_is_limited else ""
         return f"kept by ARD: {self.ard_count} of {self.ard_limit}{limit}"
 
-    def plot(self, ax: Any = None) -> Any:  # noqa: ANN401 - matplotlib has no annotations
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Held-out evidence against K, with one standard error of the difference to the best, and what was chosen.
+
+        The same as :func:`calmrl_prob.plots.latent_dim_choice`.
 
         Args:
             ax: where to draw; new axes by default.
@@ -66,24 +74,9 @@ class LatentDimChoice:
 
         Raises:
             MissingDependencyError: matplotlib is not installed.
+            ArgumentTypeError: ``ax`` is no axes.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingDependencyError(
-                "plot: it needs matplotlib, which is not installed; pip install 'calmrl-prob[experiments]'."
-            ) from error
-        if ax is None:
-            ax = Figure(figsize=(5, 3.2), layout="constrained").subplots()
-        ax.errorbar(
-            self.curve["latent_dim"], self.curve["evidence"], self.curve["behind_error"],
-            marker="o", color="#0072B2", capsize=3, label="held-out evidence, one standard error against the best",
-        )  # fmt: skip
-        ax.axvline(self.latent_dim, color="#D55E00", linestyle="--", label=f"chosen: {self.latent_dim}")
-        ax.axvline(self.ard_count, color="#009E73", linestyle=":", label=self._ard())
-        ax.set(xlabel="number of latents K", ylabel="nats per held-out row", title="How many latents")
-        ax.legend()
-        return ax
+        return latent_dim_choice(self, ax)
 
 
 def choose_latent_dim(

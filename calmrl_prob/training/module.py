@@ -57,6 +57,7 @@ class AlignmentModule(lightning.LightningModule):
 
     Attributes:
         generative: the model of the representations; None before it was first fitted.
+        representations: (B, M, D) of the last training batch, detached; None before it, and with imputed inputs.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class AlignmentModule(lightning.LightningModule):
         self.unit_norm, self.reconstruction_weight = unit_norm, reconstruction_weight
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.generative: LinearGaussian | None = None
+        self.representations: Tensor | None = None
 
     def encode(self, batch: Batch) -> Tensor:
         """Representations (B, M, D); 0 for what is absent.
@@ -127,6 +129,7 @@ class AlignmentModule(lightning.LightningModule):
         generator = torch.Generator(device=self.device).manual_seed(self.stream(batch_index))
         if self.input_imputation is None:
             representations = self.encode(batch)
+            self.representations = representations.detach()
             views = self.calibration(representations, batch.observed_mask, self.generative, generator)
         else:
             completed = self.input_imputation.complete(batch, self.names, generator)
