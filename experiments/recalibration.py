@@ -176,8 +176,8 @@ def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> Bench:
 def measure(bench: Bench, method: str, cfg: DictConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One method on the test rows: a row for each modality, and for each modality and pattern, in units of the scale.
 
-    Seconds, of CPU, are those of the fit, the choice of its options, validation and recalibration (``seconds``), and of imputing
-    all that is scored (``seconds_impute``).
+    Seconds, of CPU, are those of the fit, the choice of its options, validation and recalibration (``seconds``), and of
+    imputing all that is scored (``seconds_impute``).
     """
     kind, by_feature, crossed = METHODS[method]
     model, key = (bench.whole, "whole") if crossed else (bench.part, "part")
