@@ -154,7 +154,8 @@ class Tables:
     def risk_coverage(self, by: Sequence[str] = ("modality",), points: int = 20) -> pd.DataFrame:
         """The error that is left when only the most certain imputations are kept: falling if certainty means something.
 
-        Imputed modalities are ordered by their mean predicted variance, the most certain first.
+        Imputed modalities are ordered by their mean predicted variance, the most certain first; those that are equally
+        certain, as those of one pattern often are, count as if in random order.
 
         Returns:
             One row for each group and share kept: the keys, ``kept``, ``risk`` (mean squared error for each feature of
@@ -164,7 +165,8 @@ class Tables:
         found = []
         for key, parts in self._groups(_checked_keys(by, ("modality", "pattern"))):
             _, variance, error = _records(parts)
-            own, best = (_running_mean(error[np.argsort(order, kind="stable")]) for order in (variance, error))
+            own = _running_mean(_by_certainty(variance, error)[1])
+            best = _running_mean(np.sort(error))
             for kept in np.linspace(1 / points, 1, points):
                 last = max(1, round(kept * len(error))) - 1
                 row = {"kept": kept, "risk": own[last], "best": best[last], "all": own[-1]}
@@ -184,8 +186,7 @@ class Tables:
             rows, variance, error = _records(parts)
             count = len(error)
             # the r-th most certain is part of every risk from r on: its weight is 1/n sum_{j >= r} 1/j
-            weight = np.cumsum(1 / np.arange(count, 0, -1.0))[::-1]
-            order = np.argsort(variance, kind="stable")
+            order, weight = _by_certainty(variance, np.cumsum(1 / np.arange(count, 0, -1.0))[::-1], in_order=True)
             terms = np.bincount(rows[order], weights=weight * error[order], minlength=self.num_instances)
             number = np.bincount(rows, minlength=self.num_instances)
             per_instance = terms[number > 0] * (number > 0).sum() / count  # their mean is the area
@@ -316,6 +317,15 @@ def _records(parts: Sequence[HeldOut]) -> tuple[NDArray[np.int64], Array, Array]
     variance = np.concatenate([part.variance.mean(axis=1) for part in parts])
     error = np.concatenate([(part.error**2).mean(axis=1) for part in parts])
     return rows, variance, error
+
+
+def _by_certainty(variance: Array, values: Array, *, in_order: bool = False) -> tuple[NDArray[np.int64], Array]:
+    """The order of rising variance, and the values in it (``in_order``: as they are), each tie at its mean."""
+    order = np.argsort(variance, kind="stable")
+    _, tie, number = np.unique(variance[order], return_inverse=True, return_counts=True)
+    sorted_values = values if in_order else values[order]
+    means: Array = (np.bincount(tie, weights=sorted_values) / number)[tie]
+    return order, means
 
 
 def _running_mean(values: Array) -> Array:
