@@ -33,6 +33,8 @@ __all__ = ["build_report", "short_caption"]
 
 #: Runs of a sweep that have their figures on its page; of more of them it has the tables alone.
 _WITH_FIGURES = 6
+#: Cases that the table of certificates has.
+_LOWEST = 50
 
 
 def build_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -178,22 +180,36 @@ def _drawn(run: Run) -> list[Picture]:
 
 
 def _certificates(run: Run) -> list[Section]:
-    path = run.folder / "tables" / "certificates.csv"
-    if not path.is_file():
+    path = run.folder / "cases.csv"
+    cases = read_table(path) if path.is_file() else pd.DataFrame()
+    if not {"id", "seed", "trained on", "missing", "certificate", "local", "calibrated"} <= set(cases.columns):
         return []
-    found = read_table(path)
-    if not len(found):
-        return []
-    lowest = found.sort_values("probability", kind="stable").head(50)
+    first = cases[(cases["seed"] == cases["seed"].iloc[0]) & (cases["trained on"] == cases["trained on"].iloc[0])]
+    certificates = pd.DataFrame(
+        {
+            "id": first["id"],
+            "modalities missing": first["missing"],
+            "probability": first["certificate"],
+            "under the model": first["model"],
+            "nearer": first["calibrated"] < first["local"],
+        }
+    )
+    said = [
+        f"{number} missing. {line}"
+        for number, part in certificates.groupby("modalities missing")
+        for line in certificate_readings(part)
+    ]
+    lowest = certificates.sort_values("probability", kind="stable").head(_LOWEST)
     return [
         Section(
             "Instances that should not be imputed",
-            readings=certificate_readings(found),
-            tables=[Table.of(lowest, caption="The fifty with the lowest probability.")],
+            readings=said,
+            tables=[Table.of(lowest, caption=f"The {len(lowest)} cases with the lowest probability.")],
             notes=[
                 "The probability that calibration brings the anchor of an incomplete instance nearer to that of the "
-                "complete one, which nobody knows: under the model, or calibrated on rows that lost modalities on "
-                "purpose where the run did so."
+                "complete one, calibrated on validation rows that lost modalities on purpose; of test rows that lost "
+                f"some too, by encoders of {first['trained on'].iloc[0]}, seed {first['seed'].iloc[0]}. Of these the "
+                "complete instance is known, so that it can be said how many were brought nearer."
             ],
         )
     ]

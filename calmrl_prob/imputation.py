@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import chosen_names, described, real_number
+from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.completion import Completion
+from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.inference.exact import GaussianPosterior
 from calmrl_prob.inference.posterior import Model, posterior
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.rescaled import Rescaled
@@ -265,6 +269,63 @@ class Imputation:
                 spread = self._predictive[name]
                 out[name] = spread.spread(values) if isinstance(spread, Rescaled) else values
             yield out
+
+    def certificate(
+        self,
+        calibration: CertificateCalibration | None = None,
+        *,
+        threshold: float = 0.5,
+        num_draws: int = 100,
+        seed: int = 0,
+    ) -> InstanceCertificates:
+        """For each instance the probability that what is imputed brings its anchor nearer to where it belongs.
+
+        The anchor is the leading vector of an instance's representations; that of what it has is off by its anchor
+        shift, which calibration with imputed means is to reduce. All modalities have to be representations in one
+        space, as encoders align them: those of the model are certified, whichever were imputed.
+
+        Args:
+            calibration: of the probabilities, on rows that lost modalities on purpose; without it they are the model's
+                own, which promises too much where it is wrong.
+            threshold: in [0, 1]; instances below it should not be imputed, and are named by ``refused``.
+            num_draws: S.
+            seed: of the draws.
+
+        Raises:
+            SchemaError: the modalities have different widths.
+            ArgumentError: the posterior is of another route than the exact one, or an option is out of range.
+
+        Example:
+            >>> from calmrl_prob.linear_gaussian import LinearGaussian
+            >>> lg = LinearGaussian(
+            ...     {"image": torch.eye(2), "text": torch.eye(2), "sound": 0.1 * torch.eye(2)},
+            ...     {"image": torch.zeros(2), "text": torch.zeros(2), "sound": torch.tensor([3.0, 0.0])},
+            ...     {"image": torch.tensor(0.01), "text": torch.tensor(0.01), "sound": torch.tensor(9.0)},
+            ... )
+            >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+            >>> data = MultimodalData({"image": x, "text": x[[0, 0]]}, ids=["cat", "dog"])
+            >>> found = impute(lg, data).certificate()
+            >>> found.table()["missing"].tolist(), found.probability.shape
+            (['sound', 'sound'], torch.Size([2]))
+        """
+        given, widths = self.posterior, dict(self.posterior.dims)
+        if not isinstance(given, GaussianPosterior):
+            raise ArgumentError(
+                f"certificate: expected an imputation by the exact route, got one by {given.route!r}; build a "
+                "Completion from a linear Gaussian and call calmrl_prob.alignment.instances.certify_instances."
+            )
+        if len(set(widths.values())) != 1:
+            raise SchemaError(
+                f"certificate: expected modalities of one width, representations in one space, got {widths}; align "
+                "encoders (calmrl_prob.training.align), then impute their representations."
+            )
+        lg = given.linear_gaussian
+        mask = torch.stack([self._data.observed(name) for name in lg.names], dim=1)
+        representations = torch.stack([self._data[name] for name in lg.names], dim=1).to(given.mean.dtype)
+        completion = Completion.from_linear_gaussian(lg, representations, mask)
+        return certify_instances(
+            completion, self._data.ids, calibration, threshold=threshold, num_draws=num_draws, seed=seed
+        )
 
     def __repr__(self) -> str:
         missing = (~self.observed_mask).sum(dim=0).tolist()

@@ -89,10 +89,11 @@ def shift_cases(chosen: ShiftModel, validation: MultimodalData, test: Multimodal
         seed: of what is hidden and drawn.
 
     Returns:
-        One row for each test row and number missing: ``missing``; ``local`` and ``calibrated``, vector distances to the
-        anchor of all that the row has; ``model`` and ``certificate``, probabilities that the second is the smaller, by
-        the model and calibrated; ``shift``, ``lower`` and ``upper``, the projector distance of the local anchor and its
-        moment bounds, and ``within``, whether they hold.
+        One row for each test row and number missing: ``id`` of the row (its number where the data have none);
+        ``missing``; ``local`` and ``calibrated``, vector distances to the anchor of all that the row has; ``model`` and
+        ``certificate``, probabilities that the second is the smaller, by the model and calibrated; ``shift``, ``lower``
+        and ``upper``, the projector distance of the local anchor and its moment bounds, and ``within``, whether they
+        hold.
     """
     lg, weight = chosen.linear_gaussian, chosen.weight
     calibration = CertificateCalibration.fit(
@@ -105,6 +106,7 @@ def shift_cases(chosen: ShiftModel, validation: MultimodalData, test: Multimodal
         within = bounds.moment_lower <= bounds.shift + _ROUNDING
         within &= bounds.shift <= bounds.moment_upper + _ROUNDING
         columns = {
+            "row": case.rows,
             "missing": (~mask).sum(1),
             "local": case.local_shift(),
             "calibrated": case.shift(anchors),
@@ -116,7 +118,9 @@ def shift_cases(chosen: ShiftModel, validation: MultimodalData, test: Multimodal
             "within": within,
         }
         parts.append(pd.DataFrame({name: values.numpy() for name, values in columns.items()}))
-    return pd.concat(parts, ignore_index=True)
+    cases = pd.concat(parts, ignore_index=True)
+    ids = cases.pop("row") if test.ids is None else test.ids[cases.pop("row")]
+    return cases.assign(id=ids)
 
 
 def summarize_cases(cases: pd.DataFrame) -> pd.DataFrame:

@@ -298,7 +298,9 @@ def test_instances_that_should_not_be_imputed_are_named(make_run: Callable[..., 
     assert "brought 50% nearer" in said[2]
     assert "promised 20%" in said[2]
     folder = make_run()
-    write_table(certificates, folder / "tables" / "certificates.csv")
+    cases = pd.DataFrame({"id": certificates["id"], "missing": 1, "local": 0.5, "calibrated": [0.4, 0.6, 0.1]})
+    cases = cases.assign(**{"seed": 0, "trained on": "incomplete rows", "model": 0.99})
+    write_table(cases.assign(certificate=certificates["probability"]), folder / "cases.csv")
     page = page_of(folder)
     assert "Instances that should not be imputed" in page
     assert "&lt;fox&gt;, dog" in page
