@@ -23,6 +23,7 @@ from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
 from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
+from calmrl_prob.inference.uncertainty import parameter_draws
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
@@ -61,6 +62,7 @@ __all__ = [
     "load_npz",
     "marginalize",
     "missingness",
+    "parameter_draws",
     "posterior",
     "retrieve",
     "save",
