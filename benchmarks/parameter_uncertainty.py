@@ -3,7 +3,7 @@
 Cost on `small` (N 2,000, 4 x 64, K 16), 50 draws. Against collapsed NUTS on its first 200 rows, over the missing cells
 of 200 new rows: by how much the predictive standard deviation of a cell differs (median, and the 90% quantile over
 cells), that of its parameter part alone, and the negative log density of the truth. NUTS has about 4,400 unknowns there
-and takes a quarter of an hour: ``--rows``, ``--width`` and ``--latents`` make it smaller, ``--nuts-draws 0`` leaves it out.
+and takes some minutes: ``--rows``, ``--width`` and ``--latents`` make it smaller, ``--nuts-draws 0`` leaves it out.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def sampled(data: cal.MultimodalData, latent_dim: int, draws: int) -> cal.FitRes
             num_draws=draws,
             num_warmup=draws,
             num_chains=2,
-            max_tree_depth=8,
+            max_tree_depth=6,
             progress=True,
         )
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--latents", type=int, default=16)
-    parser.add_argument("--nuts-draws", type=int, default=200)
+    parser.add_argument("--nuts-draws", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=140)

@@ -80,7 +80,7 @@ def test_laplace_has_the_spread_of_the_delta_method(noise: str) -> None:
     information = -hessian(lambda step: evidence(model(step)), origin)
     slope = torch.autograd.functional.jacobian(lambda step: invariants(model(step)), origin)
     expected = (slope @ torch.linalg.pinv(information, rtol=1e-8, hermitian=True) * slope).sum(1)
-    count = 4000
+    count = 500
     draws = cal.parameter_draws(result, data, "laplace", num_draws=count, seed=1)
     # first order in the steps, as the delta method is: derivatives along the drawn steps
     steps = torch.stack([_step(draws, best, s, per_feature) for s in range(count)])
@@ -124,8 +124,8 @@ def test_curvature_of_priors_is_that_of_what_em_climbs(data: cal.MultimodalData)
 
 def test_bootstrap_and_laplace_agree_on_data_from_the_model() -> None:
     """They share nothing but the fit, and estimate the same spread where the model holds and rows are many."""
-    data = data_from_the_model(2000)
-    result, count = fitted(data), 150
+    data = data_from_the_model(1000)
+    result, count = fitted(data), 60
     spread = []
     for method in ("laplace", "bootstrap"):
         structures = cal.parameter_draws(result, data, method, num_draws=count).structures()
@@ -153,9 +153,9 @@ def test_impute_reports_the_parameter_part(method: str, fit: cal.FitResult, data
 def test_parameter_variance_shrinks_with_rows(method: str) -> None:
     """As 1 / N: 16 times as many rows, a 16th of it."""
     mean = []
-    for count in (150, 2400):
+    for count in (100, 1600):
         data = data_from_the_model(count)
-        imputed = cal.impute(cal.parameter_draws(fitted(data), data, method, num_draws=60), data, names=["text"])
+        imputed = cal.impute(cal.parameter_draws(fitted(data), data, method, num_draws=25), data, names=["text"])
         mean.append(float(imputed.parameter_variance["text"].mean()))
     assert 8 < mean[0] / mean[1] < 32
 
@@ -184,30 +184,28 @@ def test_same_seed_same_draws_and_the_global_generator_stays(
 
 
 @both
-def test_priors_of_the_fit_are_kept(method: str, data: cal.MultimodalData) -> None:
+def test_priors_of_the_fit_are_kept(method: str, fit: cal.FitResult, data: cal.MultimodalData) -> None:
     """A strong prior leaves little to be uncertain about; a start is not one, and is ignored."""
-    few = data.subset(slice(0, 40))
-    weak = cal.parameter_draws(fitted(few), few, method, num_draws=40)
-    strong = fitted(few, pseudo_rows=400.0, start=fitted(few).model)
-    tight = cal.parameter_draws(strong, few, method, num_draws=40)
-    given = cal.parameter_draws(strong.model, few, method, num_draws=40, pseudo_rows=400.0)
-    for name in ("loadings_text", "intercepts_image"):
-        assert float(tight.values[name].std(0).mean()) < 0.5 * float(weak.values[name].std(0).mean())
-        assert torch.equal(given.values[name], tight.values[name])
+    weak = cal.parameter_draws(fit, data, method, num_draws=8)
+    options = {"loadings_prior": "normal", "loadings_precision": 1e5}
+    strong = fitted(data, start=fit.model, **options)
+    tight = cal.parameter_draws(strong, data, method, num_draws=8)
+    given = cal.parameter_draws(strong.model, data, method, num_draws=8, **options)
+    assert float(tight.values["loadings_text"].std(0).mean()) < 0.3 * float(weak.values["loadings_text"].std(0).mean())
+    assert torch.equal(given.values["loadings_text"], tight.values["loadings_text"])
 
 
 @both
 def test_a_prior_of_z_that_is_not_standard_is_kept(method: str, data: cal.MultimodalData) -> None:
     prior = random_prior(2)
     model = cal.SharedLatentModel(DIMS, 2, prior=prior)
-    draws = cal.parameter_draws(cal.fit(model, data), data, method, num_draws=5)
+    draws = cal.parameter_draws(cal.fit(model, data, tolerance=1e-10), data, method, num_draws=3)
     for form in draws.structures():
         torch.testing.assert_close(form.structure.prior_covariance, prior.covariance)
-    plain = cal.impute(cal.parameter_draws(fitted(data), data, method, num_draws=200), data, names=["text"])
-    other = cal.impute(cal.parameter_draws(model, data, method, num_draws=200), data, names=["text"])
-    torch.testing.assert_close(other.mean["text"], plain.mean["text"], rtol=0.2, atol=0.1)
-    ratio = other.parameter_variance["text"].mean() / plain.parameter_variance["text"].mean()
-    assert 0.7 < float(ratio) < 1.4
+    plain, other = (cal.parameter_draws(model, data, method, num_draws=3) for model in (fitted(data).model, model))
+    ours, theirs = (cal.impute(draws, data, names=["text"]) for draws in (other, plain))
+    torch.testing.assert_close(ours.mean["text"], theirs.mean["text"], rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(ours.parameter_variance["text"], theirs.parameter_variance["text"], rtol=0.05, atol=1e-3)
 
 
 def test_laplace_from_statistics_alone(fit: cal.FitResult, data: cal.MultimodalData) -> None:
@@ -245,7 +243,9 @@ def test_bad_arguments_are_refused(fit: cal.FitResult, data: cal.MultimodalData)
         cal.parameter_draws(fit.model, data, loadings_prior="ard")
     with pytest.warns(UnfittedWarning):
         cal.parameter_draws(cal.SharedLatentModel(DIMS, 2), data, "bootstrap", num_draws=1)
-    gradient = cal.fit(factor_model(1), data.subset(slice(0, 20)), "map", num_starts=1, max_iterations=30, tolerance=1.0)
+    gradient = cal.fit(
+        factor_model(1), data.subset(slice(0, 20)), "map", num_starts=1, max_iterations=30, tolerance=1.0
+    )
     with pytest.raises(ArgumentTypeError, match="expected a fit by 'em', got one by 'map'.*'nuts' or 'svi'"):
         cal.parameter_draws(gradient, data)
 

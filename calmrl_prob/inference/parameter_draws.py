@@ -161,9 +161,7 @@ class ParameterDraws:
         prior = (self.bound.prior_mean, self.bound.prior_covariance)
         kinds = ("loadings", "intercepts", "noise_variance")
         return [
-            OneStructure(
-                LinearGaussian(*({n: at[f"{kind}_{n}"] for n in self.bound.names} for kind in kinds), *prior)
-            )
+            OneStructure(LinearGaussian(*({n: at[f"{kind}_{n}"] for n in self.bound.names} for kind in kinds), *prior))
             for at in (self.at(s) for s in range(len(self)))
         ]
 
