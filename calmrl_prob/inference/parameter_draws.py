@@ -41,6 +41,8 @@ from calmrl_prob.tracing import BoundModel
 
 #: Numbers that posteriors given each draw may take up together, to be kept from one use to the next.
 _KEEP_BUDGET = 2**24
+#: What a linear-Gaussian form has for each modality.
+_PARAMETERS = ("loadings", "intercepts", "noise_variance")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,12 +160,13 @@ class ParameterDraws:
             raise ArgumentTypeError(
                 "draws: those of a Pyro model's global latents have no form without data; take .posterior(data)."
             )
-        prior = (self.bound.prior_mean, self.bound.prior_covariance)
-        kinds = ("loadings", "intercepts", "noise_variance")
-        return [
-            OneStructure(LinearGaussian(*({n: at[f"{kind}_{n}"] for n in self.bound.names} for kind in kinds), *prior))
-            for at in (self.at(s) for s in range(len(self)))
-        ]
+        fitted, found = self.bound, []
+        for at in (self.at(s) for s in range(len(self))):
+            loadings, intercepts, noise = (
+                {name: at[f"{kind}_{name}"] for name in fitted.names} for kind in _PARAMETERS
+            )
+            found.append(LinearGaussian(loadings, intercepts, noise, fitted.prior_mean, fitted.prior_covariance))
+        return [OneStructure(structure) for structure in found]
 
     @classmethod
     def about(
@@ -186,7 +189,7 @@ class ParameterDraws:
         turned = [align(draw, fitted, fitted.latent_dim).structure(draw) for draw in draws]
         values = {
             f"{kind}_{name}": torch.stack([getattr(draw, kind)[name] for draw in turned])
-            for kind in ("loadings", "intercepts", "noise_variance")
+            for kind in _PARAMETERS
             for name in fitted.names
         }
         return cls(fitted, values, route, diagnostics=diagnostics, quantities=quantities)

@@ -40,11 +40,11 @@ from calmrl_prob.linear_gaussian.laplace import laplace_draws
 logger = logging.getLogger(__name__)
 
 #: Options of a fit that say how to climb, not to where: draws take no notice of them.
-_OF_THE_CLIMB = ("start", "form", "max_iterations", "tolerance", "expand", "anderson_memory", "prior_mean")
-_OF_THE_CLIMB += ("prior_covariance",)
+_OF_THE_CLIMB = frozenset(("start", "form", "max_iterations", "tolerance", "expand", "anderson_memory"))
 #: Options that change where the top is, and that Laplace's approximation knows the curvature of.
-_CURVED = ("noise_pseudo_count", "noise_floor", "loadings_prior", "loadings_precision")
-_CURVED += ("pseudo_rows", "pseudo_row_pooling")
+_CURVED = frozenset(
+    ("noise_pseudo_count", "noise_floor", "loadings_prior", "loadings_precision", "pseudo_rows", "pseudo_row_pooling")
+)
 #: Gain still to be expected at which a refit stops, in nats for each unknown: far below a draw's own fall of 1/2.
 _REST = 1e-4
 #: Resamples tried for each that has all modalities.
@@ -67,8 +67,8 @@ def parameter_draws(
     mixtures over the draws, exact given each, and ``impute(...).parameter_variance`` is what not knowing the parameters
     adds. Each draw is turned to where its loadings are nearest to the fit's (``ParameterDraws``).
 
-    - "laplace": theta ~ N(theta_hat, J^-1) with J the observed information of the evidence, latents integrated out. From
-      sufficient statistics; for up to some 9,000 unknowns, whole modalities missing. Knows the priors that
+    - "laplace": theta ~ N(theta_hat, J^-1) with J the observed information of the evidence, latents integrated out.
+      From sufficient statistics; for up to some 9,000 unknowns, whole modalities missing. Knows the priors that
       ``noise_pseudo_count``, ``loadings_prior="normal"`` and ``pseudo_rows`` put in.
     - "bootstrap": EM from the fit on N instances drawn with replacement, once for each draw, whatever the options.
 
@@ -120,7 +120,8 @@ def parameter_draws(
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap arrays in MultimodalData.")
     require_known_options(options, EM_OPTIONS, "method 'em', whose fit the draws are about,")
     fitted, isotropic, kept = _fitted(model)
-    kept = {name: value for name, value in {**kept, **options}.items() if name not in _OF_THE_CLIMB}
+    left_out = {*_OF_THE_CLIMB, "prior_mean", "prior_covariance"}  # the last two are in the fitted form
+    kept = {name: value for name, value in {**kept, **options}.items() if name not in left_out}
     if isinstance(data, MultimodalData):
         data.require_schema(fitted.dims)
         data = data.conform(fitted.dims)
@@ -143,8 +144,8 @@ def _fitted(model: Any) -> tuple[LinearGaussian, bool, Mapping[str, Any]]:  # no
         if model.method != "em":
             raise ArgumentTypeError(
                 f"model: expected a fit by 'em', got one by {model.method!r}. Fits by 'nuts' and 'svi' have draws of "
-                "the parameters already: pass the result itself. For others give the parameters priors in a Pyro model, "
-                "and fit it by 'nuts' or 'svi'."
+                "the parameters already: pass the result itself. For others give the parameters priors in a Pyro "
+                "model, and fit it by 'nuts' or 'svi'."
             )
         model, options = model.model, model.options
     fitted = as_linear_gaussian(model).to(torch.float64)
@@ -185,8 +186,8 @@ def _bootstrap(
 ) -> tuple[list[LinearGaussian], dict[str, Any]]:
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(
-            "data: the bootstrap draws instances, which sufficient statistics cannot tell apart; pass MultimodalData, or "
-            "use method='laplace'."
+            "data: the bootstrap draws instances, which sufficient statistics cannot tell apart; pass MultimodalData, "
+            "or use method='laplace'."
         )
     rng = np.random.default_rng(seed)
     num_values = float(sum(int(data.feature_mask(name).sum()) for name in data.names))
@@ -209,8 +210,8 @@ def _bootstrap(
         found.append(result.linear_gaussian)
     if late:
         warnings.warn(
-            f"{late} of {num_draws} refits stopped before they had arrived, so that the draws are nearer to the fit than "
-            "they should be. Use fewer latents, or a prior such as noise_pseudo_count.",
+            f"{late} of {num_draws} refits stopped before they had arrived, so that the draws are nearer to the fit "
+            "than they should be. Use fewer latents, or a prior such as noise_pseudo_count.",
             ConvergenceWarning,
             stacklevel=level_of_caller(),
         )

@@ -1,4 +1,4 @@
-"""The observed information: minus the second derivatives of the log evidence, in closed form from sufficient statistics.
+"""The observed information: minus second derivatives of the log evidence, in closed form from sufficient statistics.
 
 With features in units of their noise (Psi = I) and, for a pattern of n rows, S the inverse of W W^T + I, C the scatter
 of its rows about mu, s their sum about mu,

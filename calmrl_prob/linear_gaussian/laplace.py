@@ -177,7 +177,7 @@ def _draw_steps(information: Tensor, rotations: Tensor, num_draws: int, generato
             "at a maximum. Fit with a smaller tolerance or fewer latents, or use method='bootstrap'."
         )
     noise = torch.randn(num_draws, len(information), generator=generator, dtype=torch.float64).to(information.device)
-    steps = torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
+    steps: Tensor = torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
     steps -= (steps @ rotations) @ rotations.mT
     if not math.isfinite(float(steps.abs().max())):
         raise NumericalError("model: a draw has left all range; fit with fewer latents, or use method='bootstrap'.")
