@@ -14,6 +14,7 @@ arXiv 2511.12034.
 from importlib.metadata import PackageNotFoundError, version
 
 from calmrl_prob import datasets, evaluation, missingness
+from calmrl_prob.arviz_files import from_arviz
 from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
@@ -56,6 +57,7 @@ __all__ = [
     "discover",
     "evaluation",
     "fit",
+    "from_arviz",
     "impute",
     "linear_gaussian",
     "load",

@@ -94,7 +94,8 @@ class ParameterDraws:
             dims = ("chain", "draw", *(f"{name}_{i}" for i in range(values.ndim - 1)))
             return dims, shaped.detach().cpu().numpy()
 
-        everything = {**self.values, **self.quantities}
+        # about a fit, what is wanted by feature is read off the forms, turned
+        everything = {**({} if isinstance(self.bound, LinearGaussian) else self.values), **self.quantities}
         return (
             Group({name: variable(name, values) for name, values in everything.items()}),
             Group({name: variable(name, values) for name, values in self.statistics.items()}),
@@ -176,6 +177,7 @@ class ParameterDraws:
         route: str,
         quantities: Mapping[str, Tensor] = MappingProxyType({}),
         diagnostics: Mapping[str, Any] = MappingProxyType({}),
+        statistics: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> ParameterDraws:
         """Draws of models about a fitted one, each turned to where its loadings are nearest to the fitted one's.
 
@@ -185,14 +187,24 @@ class ParameterDraws:
             route: how they were found.
             quantities: functions of the draws, (S, ...).
             diagnostics: what the route has to report.
+            statistics: what it has to say of each draw, (S,), under ArviZ's names.
+
+        Raises:
+            ArgumentError: a draw is of another model: other modalities, widths or K.
         """
+        for number, draw in enumerate(draws):
+            if draw.dims != fitted.dims or draw.latent_dim != fitted.latent_dim:
+                raise ArgumentError(
+                    f"draws[{number}]: it is of another model, {draw}, than {fitted}; keep draws of different models "
+                    "apart, and compare them with arviz.compare."
+                )
         turned = [align(draw, fitted, fitted.latent_dim).structure(draw) for draw in draws]
         values = {
             f"{kind}_{name}": torch.stack([getattr(draw, kind)[name] for draw in turned])
             for kind in _PARAMETERS
             for name in fitted.names
         }
-        return cls(fitted, values, route, diagnostics=diagnostics, quantities=quantities)
+        return cls(fitted, values, route, diagnostics=diagnostics, quantities=quantities, statistics=statistics)
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}: {tuple(draws.shape[1:])}" for name, draws in self.values.items())

@@ -134,7 +134,9 @@ def parameter_draws(
     entries = [{"log_evidence": evidence(draw), **picks.quantities(draw)} for draw in drawn]
     quantities = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
     logger.info("parameter_draws: %d draws by %s", num_draws, method)
-    return ParameterDraws.about(fitted, drawn, method, quantities, diagnostics)
+    return ParameterDraws.about(
+        fitted, drawn, method, quantities, diagnostics, statistics={"lp": quantities["log_evidence"]}
+    )
 
 
 def _fitted(model: Any) -> tuple[LinearGaussian, bool, Mapping[str, Any]]:  # noqa: ANN401 - refused if nothing fits
