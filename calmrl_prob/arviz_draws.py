@@ -85,6 +85,7 @@ class Drawn:
         latents: (S, N, K).
         signals: for each modality asked for its location, (S, N, D_m), if there is room.
         predictions: for each of these a draw about it, (T, N, D_m), or (T, cells) where only some are wanted.
+        imputed: where only some are wanted, all of these side by side, (T, cells), of which ``predictions`` are parts.
         densities: for each modality log p(x_n^m | z_n), (S, N), nats, NaN where missing.
         under: the numbers of the draws of the parameters that they are under; empty where these are fixed.
     """
@@ -92,6 +93,7 @@ class Drawn:
     latents: Tensor
     signals: Mapping[str, Tensor]
     predictions: Mapping[str, Tensor]
+    imputed: Tensor | None
     densities: Mapping[str, Tensor]
     under: list[int]
 
@@ -108,8 +110,15 @@ def collect(
     """Go through the draws once, one in memory at a time besides what is kept."""
     device, slots = data.device, plan.slots()
     dims = {name: result.dims[name] for name in names}
-    kept = {n: (len(data), d) if plan.cells is None else (int(plan.cells[n].sum()),) for n, d in dims.items()}
-    predictions = {n: torch.empty(len(slots), *shape, dtype=data.dtype, device=device) for n, shape in kept.items()}
+    imputed: Tensor | None = None
+    if plan.cells is None:
+        predictions = {
+            n: torch.empty(len(slots), len(data), d, dtype=data.dtype, device=device) for n, d in dims.items()
+        }
+    else:  # one array from the start: putting parts together would take it twice
+        sizes = [int(plan.cells[name].sum()) for name in dims]
+        imputed = torch.empty(len(slots), sum(sizes), dtype=data.dtype, device=device)
+        predictions = dict(zip(dims, imputed.split(sizes, dim=1), strict=True))
     wide = dims if plan.signals else {}
     signals = {n: torch.empty(num_draws, len(data), d, dtype=data.dtype, device=device) for n, d in wide.items()}
     densities = {n: torch.empty(num_draws, len(data), dtype=torch.float64, device=device) for n in result.dims}
@@ -135,4 +144,4 @@ def collect(
                 made = location.to(data.dtype) + variance.sqrt().to(data.dtype) * noise
                 predictions[name][slots[s]] = made if plan.cells is None else made[plan.cells[name]]
     assert latents is not None
-    return Drawn(latents, signals, predictions, densities, under)
+    return Drawn(latents, signals, predictions, imputed, densities, under)

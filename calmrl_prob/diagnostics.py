@@ -198,7 +198,7 @@ def to_arviz(
         "log_likelihood": Group(log_likelihood, coords),
         "observed_data": Group(observed, coords),
         "constant_data": Group(constant, coords),
-        **_prior(model, data, num_prior_draws, max_bytes // 4, seed, coords),
+        **_prior(model, data, num_prior_draws, max_bytes // 4, seed, coords, drawn.latents.shape[-1]),
     }
     note = plan.note(max_bytes) if wanted else ""
     if note:
@@ -231,13 +231,13 @@ def _predicted(
     coords: dict[str, Any] = {"draw": plan.places} if plan.thinned else {}
     if plan.cells is None:
         return {n: draws(value, "instance", f"feature_{n}") for n, value in drawn.predictions.items()}, coords
-    if not drawn.predictions or not sum(value.shape[1] for value in drawn.predictions.values()):
+    if drawn.imputed is None or not drawn.imputed.shape[1]:
         return {}, coords
     places = {name: _numpy(mask.nonzero()) for name, mask in plan.cells.items()}
     names = np.concatenate([np.full(len(place), name) for name, place in places.items()])
     rows, features = np.concatenate(list(places.values())).T
     coords |= {"instance": ("cell", ids[rows]), "modality": ("cell", names), "feature": ("cell", features)}
-    return {"imputed": draws(torch.cat(list(drawn.predictions.values()), dim=1), "cell")}, coords
+    return {"imputed": draws(drawn.imputed, "cell")}, coords
 
 
 def _by_feature(
@@ -267,11 +267,18 @@ def _by_feature(
 
 
 def _prior(
-    model: object, data: MultimodalData, num_draws: int, budget: int, seed: int, coords: Mapping[str, Any]
+    model: object,
+    data: MultimodalData,
+    num_draws: int,
+    budget: int,
+    seed: int,
+    coords: Mapping[str, Any],
+    latent_dim: int,
 ) -> dict[str, Group]:
     """The groups prior and prior_predictive, in one chain."""
     size = len(data) * sum(data.dims.values()) * data.dtype.itemsize
-    found = draw_prior(model, data, min(num_draws, max(1, budget // size)), seed) if num_draws else None
+    few = min(num_draws, max(1, budget // size))
+    found = draw_prior(model, data, few, seed, latent_dim) if few else None
     if found is None:
         return {}
 
@@ -322,9 +329,10 @@ def _distance(result: GaussianPosterior, latents: Tensor) -> Tensor:
     """(z - m0)^T S0^-1 (z - m0), shape (S, N)."""
     width, prior = latents.shape[-1], result.linear_gaussian
     factor: Tensor = torch.linalg.cholesky(prior.prior_covariance[:width, :width])
-    centred = (latents - prior.prior_mean[:width]).reshape(-1, width)
-    whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
-    distance: Tensor = whitened.square().sum(dim=0).view(latents.shape[:2])
+    distance = latents.new_empty(latents.shape[:2])
+    for s, draw in enumerate(latents):  # (S, N, K) twice more may not fit
+        whitened = torch.linalg.solve_triangular(factor, (draw - prior.prior_mean[:width]).mT, upper=False)
+        distance[s] = whitened.square().sum(dim=0)
     return distance
 
 

@@ -149,6 +149,21 @@ def test_impute_reports_the_parameter_part(method: str, fit: cal.FitResult, data
         assert bool((imputed.parameter_variance[name] > 0).all())
 
 
+def test_noise_makes_up_for_what_other_parameters_take_up(fit: cal.FitResult, data: cal.MultimodalData) -> None:
+    """By exp((K + 1) / n_d): exactly so on (geometric) average for the bootstrap, draw by draw for Laplace."""
+    laplace = import_module("calmrl_prob.linear_gaussian.laplace")
+    best, generator = fit.linear_gaussian(), torch.Generator().manual_seed(4)
+    plain = laplace.laplace_draws(data.blocks, best, 5, generator, isotropic=True)
+    ours = cal.parameter_draws(fit, data, num_draws=5, seed=4)
+    resampled = cal.parameter_draws(fit, data, "bootstrap", num_draws=5)
+    for name in DIMS:
+        shift = 3 / int(data.observed(name).sum())
+        drawn = torch.stack([draw.noise_variance[name] for draw in plain])
+        torch.testing.assert_close(ours.values[f"noise_variance_{name}"], drawn * math.exp(shift))
+        mean = resampled.values[f"noise_variance_{name}"].log().mean()
+        torch.testing.assert_close(mean, best.noise_variance[name][0].log() + shift)
+
+
 @both
 def test_parameter_variance_shrinks_with_rows(method: str) -> None:
     """As 1 / N: 16 times as many rows, a 16th of it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from calmrl_prob._randomness import seeded, spread_seeds
 from calmrl_prob.data import MultimodalData
@@ -40,7 +41,7 @@ class PriorDraws:
 
 
 @torch.no_grad()
-def draw_prior(model: object, data: MultimodalData, num_draws: int, seed: int) -> PriorDraws | None:
+def draw_prior(model: object, data: MultimodalData, num_draws: int, seed: int, latent_dim: int) -> PriorDraws | None:
     """Draw N instances from the prior, S times; None of what has no generative form to draw from.
 
     Args:
@@ -48,10 +49,12 @@ def draw_prior(model: object, data: MultimodalData, num_draws: int, seed: int) -
         data: N instances, of which covariates and the modalities are read.
         num_draws: S.
         seed: the same seed gives the same draws.
+        latent_dim: K, of the posterior: where a program has more latents than that, those that are integrated out
+            (labels of components, scales) are left out.
     """
     source = _source(model)
     if isinstance(source, BoundModel):
-        return _of_program(source, data, spread_seeds(seed, num_draws))
+        return _of_program(source, data, spread_seeds(seed, num_draws), latent_dim)
     if not source:
         return None
     generator = seeded_generator(seed, data.device)
@@ -79,14 +82,20 @@ def _source(model: Any) -> BoundModel | list[LinearGaussian | LinearGaussianMixt
     return BoundModel(model)
 
 
-def _of_program(bound: BoundModel, data: MultimodalData, seeds: list[int]) -> PriorDraws:
+def _is_real(support: Any) -> bool:  # noqa: ANN401 - constraints have no common type that says what is inside
+    return getattr(support, "base_constraint", support) in (constraints.real, constraints.real_vector)
+
+
+def _of_program(bound: BoundModel, data: MultimodalData, seeds: list[int], latent_dim: int) -> PriorDraws:
     latents, values, everywhere = [], [], []
     fitted, bound.values = bound.values, {}
     try:
         for seed in seeds:
             call = bound.call(data, seed=seed)
-            continuous = [site for site in call.latents.values() if not getattr(site.fn.support, "is_discrete", False)]
-            latents.append(torch.cat([site.rows(site.value) for site in continuous], dim=1))
+            columns = {name: site.rows(site.value) for name, site in call.latents.items()}
+            if sum(part.shape[1] for part in columns.values()) > latent_dim:
+                columns = {name: part for name, part in columns.items() if _is_real(call.latents[name].fn.support)}
+            latents.append(torch.cat(list(columns.values()), dim=1))
             everywhere.append({name: site.value for name, site in call.globals.items()})
             with seeded(seed + 1, data.device):  # another stream than that of the latents
                 values.append({n: site.rows(site.fn.sample()).to(data.dtype) for n, site in call.observed.items()})

@@ -7,9 +7,11 @@ Two ways that share nothing but the fit they start from:
 - "bootstrap": EM again, from the fit, on instances drawn with replacement. It asks nothing of the model and holds for
   wrong models too; its cost is that of a few E-steps a draw.
 
-Both are about the spread of what EM finds. Neither mends where EM's values are off: of noise variances, which are too
-small by a factor of about 1 - (K + 1) / n_d with n_d rows and maximum likelihood, the bootstrap's are too small twice
-over, since a resample has fewer distinct rows; so its draws are scaled, by modality, to the fit's on average.
+Both are about the spread of what EM finds, and not about where that is off: noise variances by maximum likelihood are
+too small, since K + 1 numbers for each feature have taken up a part of the noise of its n_d rows. Over the posterior of
+these numbers, log psi_d lies higher by (K + 1) / n_d to first order (as residual degrees of freedom have it in
+regression), and so do the draws here. The bootstrap's own are too small twice over, as a resample has fewer distinct
+rows; they are scaled, by modality, to the fit's on average first.
 
 Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993); see ``laplace.py`` for the other.
 """
@@ -72,6 +74,9 @@ def parameter_draws(
       ``noise_pseudo_count``, ``loadings_prior="normal"`` and ``pseudo_rows`` put in.
     - "bootstrap": EM from the fit on N instances drawn with replacement, once for each draw, whatever the options.
 
+    Noise variances are those of the fit times exp((K + 1) / n_d) on average, n_d the rows that have the feature: what
+    the other parameters have taken up of the noise.
+
     Args:
         model: the result of ``fit(model, data)`` by "em", whose options are kept; or a fitted model, with the options
             given here.
@@ -129,6 +134,8 @@ def parameter_draws(
     elif list(data.dims.items()) != list(fitted.dims.items()):
         raise ArgumentError(f"data: expected statistics of {fitted.dims} in this order, got {data.dims}.")
     drawn, diagnostics = METHODS[method](fitted, isotropic, data, num_draws, seed, kept)
+    taken = _taken_up(fitted, isotropic, data, float(kept.get("noise_pseudo_count", 0) + kept.get("pseudo_rows", 0)))
+    drawn = [_scaled(draw, taken) for draw in drawn]
     evidence = Evidence(data.blocks if isinstance(data, MultimodalData) else data, fitted.latent_dim)
     picks = Picks.of(fitted)
     entries = [{"log_evidence": evidence(draw), **picks.quantities(draw)} for draw in drawn]
@@ -239,16 +246,27 @@ def _centred(fitted: LinearGaussian, draws: list[LinearGaussian]) -> list[Linear
     for name, noise in fitted.noise_variance.items():
         logs = torch.stack([draw.noise_variance[name].log() for draw in draws])
         factors[name] = (noise.log() - logs).mean().exp()
-    return [
-        LinearGaussian(
-            draw.loadings,
-            draw.intercepts,
-            {name: factors[name] * noise for name, noise in draw.noise_variance.items()},
-            draw.prior_mean,
-            draw.prior_covariance,
-        )
-        for draw in draws
-    ]
+    return [_scaled(draw, factors) for draw in draws]
+
+
+def _taken_up(
+    fitted: LinearGaussian, isotropic: bool, data: MultimodalData | SufficientStatistics, pseudo_count: float
+) -> dict[str, Tensor]:
+    """exp((K + 1) / n_d) of each modality, () or (D_m,), with pseudo-observations among the n_d."""
+    found = {}
+    for m, name in enumerate(fitted.names):
+        if isinstance(data, MultimodalData):
+            count = data.feature_mask(name).sum(dim=0).double()
+        else:
+            count = torch.stack([scatter[-1, -1] for present, scatter in data.scatters.items() if present[m]]).sum()
+        count = count.mean() if isotropic else count
+        found[name] = ((fitted.latent_dim + 1) / (count + pseudo_count)).exp()
+    return found
+
+
+def _scaled(draw: LinearGaussian, factors: Mapping[str, Tensor]) -> LinearGaussian:
+    noise = {name: factors[name] * variance for name, variance in draw.noise_variance.items()}
+    return LinearGaussian(draw.loadings, draw.intercepts, noise, draw.prior_mean, draw.prior_covariance)
 
 
 #: Name -> function of (fitted form, isotropic, data, number of draws, seed, options).
