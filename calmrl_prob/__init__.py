@@ -14,6 +14,7 @@ arXiv 2511.12034.
 from importlib.metadata import PackageNotFoundError, version
 
 from calmrl_prob import datasets, evaluation, missingness, plots
+from calmrl_prob.arviz_files import from_arviz
 from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
@@ -23,6 +24,7 @@ from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
 from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
+from calmrl_prob.inference.uncertainty import parameter_draws
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
@@ -60,6 +62,7 @@ __all__ = [
     "discover",
     "evaluation",
     "fit",
+    "from_arviz",
     "impute",
     "linear_gaussian",
     "load",
@@ -67,6 +70,7 @@ __all__ = [
     "marginalize",
     "masked_validation",
     "missingness",
+    "parameter_draws",
     "plots",
     "posterior",
     "recalibrate",
