@@ -88,7 +88,8 @@ def container(datasets: Mapping[str, xr.Dataset], attributes: Mapping[str, Any])
     import arviz  # here, not above: it takes seconds
 
     if int(arviz.__version__.split(".")[0]) < 1:  # asking for InferenceData would warn, and find a DataTree, since 1.0
-        return arviz.InferenceData(attrs=dict(attributes), **datasets)
+        groups: dict[str, Any] = dict(datasets)
+        return arviz.InferenceData(attrs=dict(attributes), **groups)
     tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in datasets.items()})
     tree.attrs.update(attributes)
     return tree

@@ -50,7 +50,8 @@ class InstanceCertificates:
     def refused(self) -> NDArray[np.generic]:
         """The ids of instances that should not be imputed, the least probable gain first."""
         rows = (self.is_missing & (self.probability < self.threshold)).nonzero().flatten()
-        return self.ids[rows[self.probability[rows].argsort(stable=True)].cpu().numpy()]
+        refused: NDArray[np.generic] = self.ids[rows[self.probability[rows].argsort(stable=True)].cpu().numpy()]
+        return refused
 
     def table(self) -> pd.DataFrame:
         """One row for each instance that lacks something: id, missing, probability, expected_gain, impute."""
