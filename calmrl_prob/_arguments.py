@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+
+T = TypeVar("T")
 
 #: What a seed is below: what every generator, and an attribute of a netCDF file, can hold.
 _SEED_LIMIT = 2**63
@@ -79,6 +82,25 @@ def require_known_options(options: Iterable[str], known: Sequence[str], owner: s
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}.")
+
+
+def made(kind: Callable[..., T], name: str, *arguments: object, **settings: object) -> T:
+    """What a class makes of settings that a user wrote.
+
+    Raises:
+        ArgumentError: it does not take them, or lacks some; names those that it has.
+
+    Example:
+        >>> made(dict, "dict", a=1)
+        {'a': 1}
+    """
+    signature = inspect.signature(kind)
+    try:
+        signature.bind(*arguments, **settings)
+    except TypeError as error:
+        known = list(signature.parameters)[len(arguments) :]
+        raise ArgumentError(f"settings: {name!r} does not take them, {error}; it has {known}.") from error
+    return kind(*arguments, **settings)
 
 
 def chosen_names(names: Iterable[str], known: Sequence[str], argument: str = "names", least: int = 1) -> list[str]:

@@ -12,8 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import whole_number
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob._arguments import checked_seed, described, made, whole_number
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.posterior import factorize
 
@@ -52,7 +52,10 @@ class MLPEncoder(nn.Sequential):
     ) -> None:
         if not 0 <= dropout < 1:
             raise ArgumentError(f"dropout: expected a share from 0 to below 1, got {dropout!r}.")
-        widths = [whole_number("width", width, least=1) for width in (in_features, *hidden, out_features)]
+        if isinstance(hidden, int | str) or not isinstance(hidden, Sequence):
+            raise ArgumentTypeError(f"hidden: expected widths of layers such as (256,), got {described(hidden)}.")
+        layers_of = (("in_features", in_features), *(("hidden", width) for width in hidden), ("width", out_features))
+        widths = [whole_number(argument, width, least=1) for argument, width in layers_of]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(dropout)]
@@ -141,7 +144,8 @@ def build_encoders(
         **options: of the encoder.
 
     Raises:
-        ArgumentError: the kind is unknown.
+        ArgumentError: the kind or an option is unknown.
+        ArgumentTypeError: ``dims`` is no dict.
 
     Example:
         >>> sorted(build_encoders("mlp", {"image": 8, "text": 4}, 3, hidden=(16,)))
@@ -149,9 +153,16 @@ def build_encoders(
     """
     if kind not in ENCODERS:
         raise ArgumentError(f"kind: expected one of {sorted(ENCODERS)}, got {kind!r}.")
+    if not isinstance(dims, Mapping) or not dims:
+        raise ArgumentTypeError(
+            f"dims: expected a dict from modality to its number of features, got {described(dims)}; of MultimodalData "
+            "it is data.dims."
+        )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.ModuleDict({name: ENCODERS[kind](features, width, **options) for name, features in dims.items()})
+        torch.manual_seed(checked_seed(seed))
+        return nn.ModuleDict(
+            {n: made(ENCODERS[kind], kind, features, width, **options) for n, features in dims.items()}
+        )
 
 
 @torch.no_grad()

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import lightning
 import pandas as pd
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
@@ -23,12 +25,19 @@ from torch.utils.data import Dataset
 
 from calmrl_prob._arguments import whole_number
 from calmrl_prob._randomness import seeded
-from calmrl_prob.alignment.calibration import CALIBRATIONS, Calibration
+from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation.representations import cosine_recall
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.training.arguments import (
+    checked_calibration,
+    checked_em_options,
+    checked_encoders,
+    checked_objective,
+    from_zero,
+)
 from calmrl_prob.training.batches import EpochSampler, as_dataset, batches
 from calmrl_prob.training.generative_step import GenerativeStep
 from calmrl_prob.training.input_imputation import InputImputation
@@ -69,10 +78,16 @@ class Alignment:
     def represent(self, data: MultimodalData | Dataset[Any], batch_size: int = 1024) -> MultimodalData:
         """The representations of data, modality by modality, (N, D) each, missing where the modality is.
 
+        Data may lack modalities altogether, such as queries that are of one; so do their representations.
+
         Raises:
             SchemaError: a modality has no encoder.
         """
-        return _represent(self.module, data, batch_size)
+        return _represent(self.module, data, whole_number("batch_size", batch_size, least=1))
+
+    def __repr__(self) -> str:
+        names, epochs = ", ".join(self.module.names), len(self.history)
+        return f"Alignment({names}; best epoch {self.best_epoch} of {epochs}, stopped by {self.stop_reason})"
 
 
 def _validation_recall(validation: MultimodalData | Dataset[Any], module: AlignmentModule) -> float:
@@ -85,7 +100,7 @@ def _validation_recall(validation: MultimodalData | Dataset[Any], module: Alignm
 
 @torch.no_grad()
 def _represent(module: AlignmentModule, data: MultimodalData | Dataset[Any], batch_size: int = 1024) -> MultimodalData:
-    dataset = as_dataset(data, module.names)
+    dataset = as_dataset(data, module.names, may_lack=True)
     training = module.training
     module.eval()
     parts, masks = [], []
@@ -97,8 +112,10 @@ def _represent(module: AlignmentModule, data: MultimodalData | Dataset[Any], bat
     extra: dict[str, Any] = {}
     if isinstance(data, MultimodalData):
         extra = {"ids": data.ids, "labels": data.labels, "partition": data.partition, "covariates": data.covariates}
-    arrays = {name: values[:, m] for m, name in enumerate(module.names)}
-    return MultimodalData(arrays, observed_mask=mask, **extra)
+    there = mask.any(dim=0)
+    arrays = {name: values[:, m] for m, name in enumerate(module.names) if there[m]}
+    found = MultimodalData(arrays, observed_mask=mask[:, there], **extra)
+    return found.conform(dict.fromkeys(module.names, values.shape[2]))
 
 
 def align(
@@ -151,7 +168,7 @@ def align(
         patience: epochs without a better validation R@1 after which it stops; None for never.
         seed: of batches and draws; the same seed gives the same weights.
         progress: show a progress bar.
-        folder: where logs (CSV, TensorBoard) and checkpoints go; none are written without.
+        folder: where logs (CSV, TensorBoard) and ``checkpoints/last.ckpt`` go; none are written without.
         resume: a checkpoint of an earlier run with the same settings, to go on from.
         trainer_options: of ``lightning.Trainer``: accelerator, devices, strategy, precision ...; one CPU by default.
             Under ``torchrun`` with several processes, their number as ``devices`` and ``strategy="ddp"``; each takes
@@ -180,17 +197,32 @@ def align(
         >>> found.represent(data).dims, len(found.history)
         ({'image': 8, 'text': 8}, 3)
     """
-    if isinstance(calibration, str):
-        if calibration not in CALIBRATIONS:
-            raise ArgumentError(f"calibration: expected one of {sorted(CALIBRATIONS)}, got {calibration!r}.")
-        calibration = CALIBRATIONS[calibration]()
+    calibration, objective, modules = (
+        checked_calibration(calibration),
+        checked_objective(objective),
+        checked_encoders(encoders),
+    )
+    em_options = checked_em_options(em_options)
+    dataset = as_dataset(data, list(modules))
+    if validation is not None:
+        as_dataset(validation, list(modules), may_lack=True, argument="validation")
+    learning_rate, weight_decay, reconstruction_weight = (
+        from_zero(argument, value, example)
+        for argument, value, example in (
+            ("learning_rate", learning_rate, 1e-3),
+            ("weight_decay", weight_decay, 1e-2),
+            ("reconstruction_weight", reconstruction_weight, 1.0),
+        )
+    )
+    em_period = whole_number("em_period", em_period, least=1)
+    patience = None if patience is None else whole_number("patience", patience)
     max_epochs, batch_size = (
         whole_number(argument, value, least=1)
         for argument, value in (("max_epochs", max_epochs), ("batch_size", batch_size))
     )
     warmup_epochs = whole_number("warmup_epochs", warmup_epochs)
     module = AlignmentModule(
-        encoders,
+        modules,
         objective,
         calibration,
         input_imputation=input_imputation,
@@ -202,12 +234,12 @@ def align(
         settings={
             "calibration": calibration.name,
             "objective": type(objective).__name__,
-            "modalities": list(encoders),
-            "num_instances": len(data),  # type: ignore[arg-type]
+            "modalities": list(modules),
+            "num_instances": len(dataset),  # type: ignore[arg-type]
             "latent_dim": latent_dim,
             "warmup_epochs": warmup_epochs,
             "em_period": em_period,
-            "em_options": dict(em_options or {}),
+            "em_options": em_options,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
@@ -216,10 +248,10 @@ def align(
             "seed": seed,
         },
     )
-    rows = TrainingRows(as_dataset(data, module.names), module.names, batch_size, seed, warmup_epochs)
+    rows = TrainingRows(dataset, module.names, batch_size, seed, warmup_epochs)
     step = None
     if calibration.needs_model:
-        options = {"first_epoch": warmup_epochs, "period": em_period, "seed": seed, **(em_options or {})}
+        options = {"first_epoch": warmup_epochs, "period": em_period, "seed": seed, **em_options}
         step = GenerativeStep(rows, latent_dim, **options)
     watch = Watch(None if validation is None else partial(_validation_recall, validation), step)
     callbacks: list[lightning.Callback] = [*([step] if step else []), watch]
@@ -236,19 +268,22 @@ def align(
     if device_options.get("strategy") == "ddp":  # a batch may lack a modality, and its encoder then has no gradient
         device_options["strategy"] = "ddp_find_unused_parameters_true"
     with seeded(seed), _quiet():
-        trainer = lightning.Trainer(
-            max_epochs=max_epochs,
-            callbacks=callbacks,
-            logger=loggers or False,
-            enable_checkpointing=folder is not None,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            **device_options,
-        )
+        try:
+            trainer = lightning.Trainer(
+                max_epochs=max_epochs,
+                callbacks=callbacks,
+                logger=loggers or False,
+                enable_checkpointing=folder is not None,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                reload_dataloaders_every_n_epochs=1,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+                **device_options,
+            )
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise ArgumentError(f"trainer_options: lightning.Trainer refuses {trainer_options!r}: {error}") from error
         with _refusing(resume):
             trainer.fit(module, datamodule=rows, ckpt_path=None if resume is None else Path(resume))
     watch.restore(module)
@@ -261,8 +296,16 @@ def _refusing(resume: str | os.PathLike[str] | None) -> Iterator[None]:
     """What torch says of a checkpoint that does not fit, in this package's words."""
     if resume is not None and not Path(resume).is_file():
         raise ArgumentError(f"resume: {str(resume)!r} does not exist; checkpoints are in folder/checkpoints.")
+    if resume is not None and not is_zipfile(resume):  # as torch writes them
+        raise ArgumentError(f"resume: {str(resume)!r} is no checkpoint; pass one that align wrote.")
     try:
         yield
+    except MisconfigurationException as error:
+        if resume is None:
+            raise
+        raise ArgumentError(
+            f"resume: Lightning cannot go on from {str(resume)!r} ({error}); pass more max_epochs than that has."
+        ) from error
     except RuntimeError as error:
         if resume is not None and "loading state_dict" in str(error):
             raise ArgumentError(

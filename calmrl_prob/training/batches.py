@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from calmrl_prob._arguments import described, short
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, DataError, SchemaError
 
@@ -64,13 +65,18 @@ class Collate:
         found: dict[str, list[Tensor]] = {name: [] for name in self.names}
         observed_mask = torch.zeros(len(items), len(self.names), dtype=torch.bool)
         for row, item in enumerate(items):
+            if not isinstance(item, Mapping):
+                raise ArgumentTypeError(
+                    f"dataset: expected a dict from modality to tensor for each item, got {short(item)}; return "
+                    f"one such as {{{self.names[0]!r}: tensor}}."
+                )
             unknown = [name for name in item if name not in found]
             if unknown:
                 raise SchemaError(f"dataset: item has a modality {unknown[0]!r}; they are {list(self.names)}.")
             for m, name in enumerate(self.names):
                 value = item.get(name)
                 if value is not None:
-                    value = torch.as_tensor(value)
+                    value = _tensor(name, row, value)
                     if value.is_floating_point() and not bool(value.isfinite().all()):
                         raise DataError(
                             f"dataset: modality {name!r} of item {row} of a batch holds NaN or infinity; leave the "
@@ -79,6 +85,16 @@ class Collate:
                     found[name].append(value)
                     observed_mask[row, m] = True
         return Batch({name: _stacked(name, values) for name, values in found.items()}, observed_mask)
+
+
+def _tensor(name: str, row: int, value: object) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            f"dataset: modality {name!r} of item {row} of a batch is no tensor but {short(value)}; make it one, "
+            "such as of numbers for words."
+        ) from error
 
 
 def _stacked(name: str, values: list[Tensor]) -> Tensor:
@@ -163,20 +179,26 @@ class EpochSampler(Sampler[int]):
         yield from rows[self.rank :: self.world_size][: len(self)].tolist()
 
 
-def as_dataset(data: MultimodalData | Dataset[Any], names: Sequence[str]) -> Dataset[Any]:
-    """The dataset of what a user passed.
+def as_dataset(
+    data: MultimodalData | Dataset[Any], names: Sequence[str], *, may_lack: bool = False, argument: str = "data"
+) -> Dataset[Any]:
+    """The dataset of what a user passed; if it ``may_lack`` modalities altogether, it need not name them.
 
     Raises:
         ArgumentTypeError: it is neither.
         SchemaError: a modality has no encoder, or the other way round.
     """
     if isinstance(data, MultimodalData):
+        if may_lack and set(data.names) < set(names):
+            data = data.conform({name: data.dims.get(name, 1) for name in names})
         if set(data.names) != set(names):
-            raise SchemaError(f"data: its modalities are {list(data.names)}, the encoders are of {list(names)}.")
+            raise SchemaError(f"{argument}: its modalities are {list(data.names)}, the encoders are of {list(names)}.")
         return InMemory(data.select(list(names)))
+    if isinstance(data, Mapping):
+        raise ArgumentTypeError(f"{argument}: expected MultimodalData, got a dict; make it MultimodalData({argument}).")
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise ArgumentTypeError(
-            f"data: expected MultimodalData, or a dataset with __len__ and __getitem__, got {type(data).__name__}."
+            f"{argument}: expected MultimodalData, or a dataset with __len__ and __getitem__, got {described(data)}."
         )
     return data
 

@@ -20,7 +20,7 @@ from torch.nn.functional import mse_loss, normalize
 
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
-from calmrl_prob.errors import ArgumentError, DataError, NumericalError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.input_imputation import InputImputation
@@ -61,6 +61,12 @@ def require_all_modalities(seen: Mapping[str, bool]) -> None:
         )
 
 
+def _like_weights(encoder: nn.Module, values: Tensor) -> Tensor:
+    """Real inputs in the precision of the encoder's weights: numpy's arrays are float64, modules float32."""
+    weights = next((part for part in encoder.parameters() if part.is_floating_point()), None)
+    return values if weights is None or not values.is_floating_point() else values.to(weights.dtype)
+
+
 class AlignmentModule(lightning.LightningModule):
     """Encoders, what they are trained by, and the generative model of their output.
 
@@ -86,7 +92,7 @@ class AlignmentModule(lightning.LightningModule):
 
     def __init__(
         self,
-        encoders: Mapping[str, nn.Module],
+        encoders: Mapping[str, nn.Module] | nn.ModuleDict,
         objective: Callable[[Views], Tensor],
         calibration: Calibration,
         *,
@@ -118,7 +124,7 @@ class AlignmentModule(lightning.LightningModule):
         """Representations (B, M, D); 0 for what is absent.
 
         Raises:
-            SchemaError: an encoder's output is not (n, D), or they differ in D.
+            SchemaError: an encoder cannot take its inputs, its output is not (n, D), or they differ in D.
             DataError: no instance of the batch has anything.
             NumericalError: an encoder gives what is not finite; the message names the modality.
         """
@@ -126,7 +132,7 @@ class AlignmentModule(lightning.LightningModule):
         for name in self.names:
             values = batch.inputs[name]
             if len(values):
-                parts[name] = self.encoders[name](values)
+                parts[name] = self._encoded(name, values)
                 self._require_rows(name, values, parts[name])
         widths = {name: part.shape[1:] for name, part in parts.items()}
         if len(set(widths.values())) > 1:
@@ -134,6 +140,11 @@ class AlignmentModule(lightning.LightningModule):
             raise SchemaError(f"encoders: their outputs have the shapes {shapes}; give all the same width D.")
         if not parts:
             raise DataError("data: no instance of a batch has any modality; leave out instances that have nothing.")
+        types = {name: part.dtype for name, part in parts.items()}
+        if len(set(types.values())) > 1:
+            raise SchemaError(
+                f"encoders: their outputs are of the types {types}; give all the same, such as by .float()."
+            )
         like = next(iter(parts.values()))
         columns = []
         for m, name in enumerate(self.names):
@@ -143,6 +154,18 @@ class AlignmentModule(lightning.LightningModule):
                 column = column.index_put((batch.observed_mask[:, m].nonzero().squeeze(1),), part)
             columns.append(column)
         return torch.stack(columns, dim=1)
+
+    def _encoded(self, name: str, values: Tensor) -> Tensor:
+        try:
+            found: Tensor = self.encoders[name](_like_weights(self.encoders[name], values))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise SchemaError(
+                f"encoder {name!r}: it fails on inputs of shape {tuple(values.shape)} and type {values.dtype}, "
+                f"{error}; make it for inputs like these."
+            ) from error
+        return found
 
     def _require_rows(self, name: str, inputs: Tensor, values: Tensor) -> None:
         if values.ndim != 2 or len(values) != len(inputs):
@@ -168,7 +191,7 @@ class AlignmentModule(lightning.LightningModule):
             weights = self.input_imputation.weights(batch.observed_mask)
             values = self.encode(completed) * (weights > 0)[:, :, None]
             views = (Views(values, weights.to(values.dtype), batch.observed_mask),)
-        loss = torch.stack([self.objective(view) for view in views]).mean()
+        loss = torch.stack([self._judged(view) for view in views]).mean()
         if self.reconstruction_weight:
             loss = loss + self.reconstruction_weight * self._reconstruction(batch)
         if not bool(loss.isfinite()):
@@ -179,6 +202,13 @@ class AlignmentModule(lightning.LightningModule):
         self._seen |= batch.observed_mask.any(dim=0).cpu()
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
         return loss
+
+    def _judged(self, view: Views) -> Tensor:
+        loss = self.objective(view)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = f"the shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ArgumentTypeError(f"objective: expected a tensor of one number of it, got {shape}; return its mean.")
+        return loss.reshape(())
 
     def on_train_epoch_end(self) -> None:
         """No encoder may have gone without anything to learn from.
@@ -202,7 +232,7 @@ class AlignmentModule(lightning.LightningModule):
         for name, encoder in self.encoders.items():
             decode: Callable[[Tensor], Tensor] | None = getattr(encoder, "decode", None)
             if len(batch.inputs[name]) and decode is not None:
-                values = batch.inputs[name]
+                values = _like_weights(encoder, batch.inputs[name])
                 losses.append(mse_loss(decode(encoder(values)), values))
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self.device)
 

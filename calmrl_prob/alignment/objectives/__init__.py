@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calmrl_prob._arguments import short
+from calmrl_prob._arguments import made, short
 from calmrl_prob.alignment.objectives.anchor_contrast import AnchorContrast
 from calmrl_prob.alignment.objectives.combined import Combined
 from calmrl_prob.alignment.objectives.gram import Gram
@@ -32,7 +32,7 @@ def make_objective(name: str, **settings: Any) -> Objective:
         settings: what its class takes.
 
     Raises:
-        ArgumentError: there is none of that name.
+        ArgumentError: there is none of that name, or it does not take the settings.
 
     Example:
         >>> make_objective("pairwise", temperature=0.1).temperature.value
@@ -40,7 +40,7 @@ def make_objective(name: str, **settings: Any) -> Objective:
     """
     if name not in OBJECTIVES:
         raise ArgumentError(f"name: no objective is called {short(name)}; the objectives are {sorted(OBJECTIVES)}.")
-    return OBJECTIVES[name](**settings)
+    return made(OBJECTIVES[name], name, **settings)
 
 
 __all__ = [

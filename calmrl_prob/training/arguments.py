@@ -1,0 +1,106 @@
+"""What ``align`` is given, looked at before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from calmrl_prob._arguments import described, keyword_options, real_number
+from calmrl_prob.alignment.calibration import CALIBRATIONS, Calibration
+from calmrl_prob.alignment.views import Views
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.training.generative_step import GenerativeStep
+
+
+def from_zero(argument: str, value: object, example: float) -> float:
+    """A finite number of at least 0.
+
+    Raises:
+        ArgumentTypeError: it is no number.
+        ArgumentError: it is negative, infinite or NaN.
+
+    Example:
+        >>> from_zero("weight_decay", 0.01, 0.1)
+        0.01
+    """
+    number = real_number(argument, value, example)
+    if not 0 <= number < math.inf:
+        raise ArgumentError(
+            f"{argument}: expected a finite number of at least 0, got {number}; use one such as {example}."
+        )
+    return number
+
+
+def checked_calibration(calibration: Calibration | str) -> Calibration:
+    """A calibration, by its name in ``CALIBRATIONS`` or as it is.
+
+    Raises:
+        ArgumentError: there is none of that name.
+        ArgumentTypeError: it is something else.
+    """
+    names = sorted(CALIBRATIONS)
+    if isinstance(calibration, str):
+        if calibration not in CALIBRATIONS:
+            raise ArgumentError(f"calibration: expected one of {names}, got {calibration!r}.")
+        return CALIBRATIONS[calibration]()
+    if not isinstance(calibration, Calibration):
+        raise ArgumentTypeError(
+            f"calibration: expected one of {names}, or such an object, got {described(calibration)}."
+        )
+    return calibration
+
+
+def checked_objective(objective: Callable[[Views], Tensor]) -> Callable[[Views], Tensor]:
+    """An objective, if it can be called on ``Views``.
+
+    Raises:
+        ArgumentTypeError: it cannot.
+    """
+    if isinstance(objective, type) or not callable(objective):
+        raise ArgumentTypeError(
+            f"objective: expected a function of Views, got {described(objective)}; make one such as "
+            "make_objective('pairwise')."
+        )
+    return objective
+
+
+def checked_encoders(encoders: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """Encoders by modality.
+
+    Raises:
+        ArgumentTypeError: they are none.
+        ArgumentError: torch has no module of such a name.
+    """
+    if not isinstance(encoders, Mapping | nn.ModuleDict) or not len(encoders):
+        raise ArgumentTypeError(
+            f"encoders: expected a dict from modality to nn.Module, got {described(encoders)}; make them with "
+            "build_encoders, or of modules of your own."
+        )
+    for name, encoder in encoders.items():
+        if not isinstance(encoder, nn.Module):
+            raise ArgumentTypeError(f"encoders: expected nn.Module for {name!r}, got {described(encoder)}.")
+    if isinstance(encoders, nn.ModuleDict):
+        return encoders
+    try:
+        return nn.ModuleDict(dict(encoders))
+    except (KeyError, TypeError) as error:  # it keeps modules as attributes, so not every name will do
+        raise ArgumentError(f"encoders: torch refuses a name ({error.args[0]}); rename the modality.") from error
+
+
+def checked_em_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options of :class:`GenerativeStep` by name.
+
+    Raises:
+        ArgumentTypeError: they are no dict.
+        ArgumentError: one is unknown.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ArgumentTypeError(f"em_options: expected a dict of options of GenerativeStep, got {described(options)}.")
+    known = keyword_options(GenerativeStep.__init__, settled=())
+    for name in options or {}:
+        if name not in known:
+            raise ArgumentError(f"em_options: step 1 has no option {name!r}; it has {list(known)}.")
+    return dict(options or {})
