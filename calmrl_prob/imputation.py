@@ -414,7 +414,7 @@ def _recalibrator(model: object, recalibrated: Recalibrator | bool) -> Recalibra
         return None
     # a FitResult stands for its model
     found = getattr(getattr(model, "model", model), "recalibration", None) if recalibrated is True else recalibrated
-    if not isinstance(found, Recalibrator):
+    if not isinstance(found, Recalibrator) or isinstance(found, type):
         if recalibrated is True:
             raise ArgumentError(
                 "recalibrated: True stands for a recalibration attached to the model, which has none; pass what "

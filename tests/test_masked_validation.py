@@ -385,3 +385,24 @@ def test_bad_input_is_refused_by_name() -> None:
         found.coverage([1.0])
     with pytest.raises(ArgumentError, match="by"):
         found.mahalanobis(by=("pattern",))
+
+
+def test_levels_bins_and_keys_that_make_no_table_are_refused(well_specified: MaskedValidation) -> None:
+    pd.testing.assert_frame_equal(well_specified.coverage(0.9), well_specified.coverage([0.9]))
+    with pytest.raises(ArgumentError, match="levels: expected at least one"):
+        well_specified.coverage([])
+    with pytest.raises(ArgumentTypeError, match="level: expected a number"):
+        well_specified.coverage("high")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match=r"by: expected some of \['modality'"):
+        well_specified.summary(3)  # type: ignore[arg-type]
+    for table in (well_specified.pit, well_specified.error_by_sd):
+        with pytest.raises(ArgumentError, match="bins: expected a whole number of at least 1"):
+            table(bins=0)
+
+
+def test_the_class_of_recalibrations_is_none() -> None:
+    model, data = drawn(0)
+    with pytest.raises(
+        ArgumentTypeError, match=r"recalibrated: expected True, False or .* the class Recalibration itself"
+    ):
+        cal.impute(model, data, recalibrated=cal.Recalibration)  # type: ignore[arg-type]

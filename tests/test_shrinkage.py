@@ -74,6 +74,8 @@ def test_bad_input_is_refused_by_name(data: MultimodalData) -> None:
         choose_shrinkage(model, data, [1, 2])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="pseudo_rows"):
         choose_shrinkage(model, data, {"pseudo_rows": []})
+    with pytest.raises(ArgumentTypeError, match=r"grid\['pseudo_rows'\]: expected a list of values, got 5; use \[5\]"):
+        choose_shrinkage(model, data, {"pseudo_rows": 5})  # type: ignore[dict-item]
     with pytest.raises(ArgumentError, match="folds"):
         choose_shrinkage(model, data, folds=1000)
     with pytest.raises(ArgumentError, match="criterion"):

@@ -8,7 +8,7 @@ independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chi2, kstest
 
-from calmrl_prob._arguments import short
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob._arguments import short, whole_number
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.held_out import CELL_FIGURES, ROW_FIGURES, Array, HeldOut, figure
 from calmrl_prob.imputation import checked_level
 
@@ -80,7 +80,7 @@ class Tables:
                 table[f"{name}_se"] = found["se"]
         return table
 
-    def coverage(self, levels: Sequence[float] = LEVELS, by: Sequence[str] = ("modality",)) -> pd.DataFrame:
+    def coverage(self, levels: Sequence[float] | float = LEVELS, by: Sequence[str] = ("modality",)) -> pd.DataFrame:
         """Nominal against actual coverage of central intervals, with their widths.
 
         Returns:
@@ -89,7 +89,7 @@ class Tables:
         """
         keys = _checked_keys(by)
         found = []
-        for level in map(checked_level, levels):
+        for level in _checked_levels(levels):
             inside = self._means(lambda held, q=level: held.inside(q).astype(float), keys)  # type: ignore[misc]
             width = self._means(lambda held, q=level: held.width(q), keys)  # type: ignore[misc]
             inside = inside.rename(columns={"value": "coverage", "se": "coverage_se"})
@@ -104,6 +104,7 @@ class Tables:
             One row for each group and bin: the keys, ``num_instances``, ``low``, ``high`` (of the bin), ``share`` of
             the values in it, ``share_se``, and ``z``, the share less 1 / bins in standard errors.
         """
+        bins = whole_number("bins", bins, least=1)
         keys, edges = _checked_keys(by), np.linspace(0, 1, bins + 1)
         found = []
         for b in range(bins):
@@ -127,7 +128,7 @@ class Tables:
             One row for each group and bin: the keys, ``bin``, ``num_instances``, ``predicted_sd`` (root mean predicted
             variance), ``rmse``, ``rmse_se``, data units.
         """
-        keys = _checked_keys(by)
+        keys, bins = _checked_keys(by), whole_number("bins", bins, least=1)
         found = []
         for key, parts in self._groups([k for k in keys if k in ("modality", "pattern")]):
             edges = np.quantile(np.concatenate([part.variance.ravel() for part in parts]), np.linspace(0, 1, bins + 1))
@@ -333,7 +334,16 @@ def _running_mean(values: Array) -> Array:
     return running
 
 
+def _checked_levels(levels: Sequence[float] | float) -> list[float]:
+    given = list(levels) if isinstance(levels, Iterable) and not isinstance(levels, str) else [levels]
+    if not given:
+        raise ArgumentError("levels: expected at least one number between 0 and 1, got none; pass such as [0.9].")
+    return [checked_level(level) for level in given]
+
+
 def _checked_keys(by: Sequence[str], known: Sequence[str] = _KEYS) -> list[str]:
+    if not isinstance(by, Iterable):
+        raise ArgumentTypeError(f"by: expected some of {list(known)}, got {short(by)}.")
     given = [by] if isinstance(by, str) else list(by)
     if any(key not in known for key in given) or len(set(given)) < len(given):
         raise ArgumentError(f"by: expected distinct ones of {list(known)}, got {short(given)}.")

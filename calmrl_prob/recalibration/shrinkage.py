@@ -97,6 +97,10 @@ def choose_shrinkage(
     if not isinstance(chosen_grid, Mapping):
         raise ArgumentTypeError(f"grid: expected a mapping of options to values, got {short(grid)}.")
     for name, values in chosen_grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+            raise ArgumentTypeError(
+                f"grid[{name!r}]: expected a list of values, got {short(values)}; use [{values!r}]."
+            )
         if not len(values):
             raise ArgumentError(f"grid[{name!r}]: expected at least one value, got none.")
     count = whole_number("folds", folds, least=2)
