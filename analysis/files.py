@@ -32,6 +32,13 @@ def write_text(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file as it is, such as a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Read a frame; an empty one if the file says that there is nothing.
 

@@ -1,228 +1,273 @@
-"""One self-contained HTML page from the files of a run: ``python -m analysis.report <run folder>``."""
+"""One self-contained HTML page from the files of any run: ``python -m analysis.report run=<folder>``.
+
+    python -m analysis.report run=outputs/2026-01-31/12-00-00      # of experiments.compare, align, models ...
+    python -m analysis.report run=multirun/2026-01-31/12-00-00     # of a sweep: all its runs on one page
+
+Writes ``report.html`` into the folder, finished or not: what an interrupted run lacks is named.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis import figures
-from analysis.files import TABLES, read_facts, read_table, write_text
-from analysis.style import data_uri
+from analysis.alignment_figures import variant_bars
+from analysis.alignment_report import FACTS, build_alignment_report
+from analysis.arguments import parse
+from analysis.compare import MEASURES, caveat, compare_runs, readings
+from analysis.comparison_report import comparison_lead, comparison_sections, short_caption
+from analysis.figures import recall_bars
+from analysis.files import read_table, write_text
+from analysis.markdown import read_markdown
+from analysis.page import Picture, Section, Table, render
+from analysis.readings import certificate_readings, spread_reading, variant_readings
+from analysis.runs import Run, find_runs, read_run
 from analysis.tables import best_rows, formatted, summarize
-from calmrl_prob.errors import CalmrlError
+from calmrl_prob.errors import ArgumentError, CalmrlError
 
+__all__ = ["build_report", "short_caption"]
 
-@dataclass(frozen=True)
-class Illustration:
-    """A figure of the page.
-
-    Attributes:
-        heading, caption: what stands over and under it.
-        source: the picture as a ``data:`` address.
-        alternative: what it shows, for those who cannot see it.
-    """
-
-    heading: str
-    caption: str
-    source: str
-    alternative: str
+#: Runs of a sweep that have their figures on its page; of more of them it has the tables alone.
+_WITH_FIGURES = 6
+#: Cases that the table of certificates has.
+_LOWEST = 50
 
 
 def build_report(run_folder: str | os.PathLike[str]) -> Path:
-    """Write ``report.html`` from the files that a comparison left in its folder.
+    """Write ``report.html`` from what a run, or a sweep of them, left in its folder.
 
     Args:
-        run_folder: holds ``results.parquet``, ``run.json``, ``config.yaml`` and the folder ``tables``.
+        run_folder: of a run of any experiment, finished or interrupted, or of a sweep.
 
     Returns:
         The path of the page. It needs no other file and no network.
 
     Raises:
-        FileFormatError: one of those files is missing or cannot be read.
+        FileFormatError: nothing of a run is there, or a file cannot be read.
     """
     folder = Path(run_folder)
-    facts = read_facts(folder / "run.json")
-    results = read_table(folder / "results.parquet")
-    tables = {name: read_table(folder / "tables" / f"{name}.csv") for name in TABLES}
-    summary = summarize(results)
-    variants = set(summary["variant"])
-    best = best_rows(summary)
-    text = formatted(summary)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
-        facts=facts,
-        headings=list(text.columns),
-        rows=[
-            [(cell, best.get(heading) == row) for heading, cell in zip(text.columns, cells, strict=True)]
-            for row, cells in enumerate(text.to_numpy())
-        ],
-        caption=f"{table_caption(facts)} Bold: best of its column{', the oracle aside' * ('oracle' in variants)}.",
-        column_notes=column_notes(facts, variants),
-        warnings=facts.get("warnings", []),
-        notes=_notes(results),
-        illustrations=_illustrations(facts, summary, tables),
-        config=(folder / "config.yaml").read_text(encoding="utf-8"),
-    )
+    if (folder / FACTS).is_file():
+        return build_alignment_report(folder)
+    runs = [read_run(path) for path in find_runs(folder)]
+    if len(runs) == 1 and runs[0].folder == folder:
+        (run,) = runs
+        page = render(_title(run), run_sections(run), comparison_lead(dict(run.facts)) if run.facts else "")
+    else:
+        page = render(f"{len(runs)} runs in {folder.name}", sweep_sections(runs, folder))
     path = folder / "report.html"
     write_text(page, path)
     return path
 
 
-def column_notes(facts: dict[str, Any], variants: Collection[str]) -> dict[str, str]:
-    """What the columns of the table mean, in plain words: heading, meaning; of the variants that it shows."""
-    several = len(facts["seeds"]) > 1
-    ridge = " (ridge may score by the cosine of its own prediction, if that was better on validation rows)"
-    calmrl = " At any other weight CalMRL isotropic is the model of the paper with this prior added."
-    level = f"{100 * facts['interval_level']:.0f}%"
-    scoring = facts["scoring"].replace("_", " ")
-    return {
-        "K": "number of latents, chosen by each variant: the highest R@1 on validation rows"
-        + " over all seeds" * several
-        + ". No "
-        "test row takes part in any choice.",
-        "Noise prior": "weight, in observations of each feature, of a prior that keeps noise variances from "
-        "collapsing, chosen like K. 0 is no prior: the paper's own form." + calmrl * ("calmrl" in variants),
-        "R@1, R@10": "one modality of a test row asks for another modality of the same row among those of all test "
-        "rows: the share of queries whose answer comes first, or among the first ten, averaged over all ordered pairs "
-        f"of modalities. Scored by the {scoring} of the fitted model{ridge * ('ridge' in variants)}.",
-        "RMSE, NLL, coverage": "each modality of each test row is hidden in turn and imputed from the others. RMSE in "
-        "standard deviations of the modality (root mean square over its features), NLL in nats per feature in the same "
-        f"unit, coverage the share of true values inside the {level} interval, best at {level}. Rows fitted after "
-        "filling in impute by their own rule, with the variance per feature that it had on validation rows; all others "
-        "by the exact posterior predictive of their model.",
-        "Probe": "accuracy of a logistic regression on the representation (posterior mean), learned from the training "
-        "rows with what they have and tested on test rows with modalities removed by the same mechanism, by a fixed "
-        "seed.",
-        "Fit s": "wall-clock seconds of the final fit, filling in included, the choice of settings not.",
-    }
+def run_sections(run: Run, figures: bool = True) -> list[Section]:
+    """All of a run: what is lacking, tables, readings, figures, every row, configuration, versions."""
+    sections = [Section(warnings=run.lacking)] if run.lacking else []
+    if run.facts and len(run.results):
+        sections += comparison_sections(run)
+    elif len(run.results):
+        sections += _table_sections(run, figures)
+    sections += _certificates(run)
+    if len(run.results):
+        sections.append(Section("Every row of the results", tables=[Table.of(run.results)], folded=True))
+    command = f"python -m experiments.{run.experiment or '...'} {' '.join(run.overrides)}".strip()
+    sections.append(Section("Configuration", code=f"# {command}\n{run.config_text}", folded=True))
+    return [*sections, _versions(run)]
 
 
-def table_caption(facts: dict[str, Any]) -> str:
-    """What the table shows as a whole."""
-    seeds = facts["seeds"]
-    spread = (
-        f"Mean ± standard deviation over {len(seeds)} seeds; each seed removes other modalities from the "
-        f"{facts['num_train']} training rows and holds out other validation rows."
-        if len(seeds) > 1
-        else f"One seed ({seeds[0]}), so that nothing is known of the spread; {facts['num_train']} training rows."
+def sweep_sections(runs: Sequence[Run], folder: Path) -> list[Section]:
+    """What all runs are, side by side, and then each of them."""
+    rows = pd.DataFrame(
+        [
+            {
+                "run": str(run.folder.relative_to(folder)),
+                "experiment": run.experiment or "-",
+                "settings": " ".join(run.overrides) or "-",
+                "rows": str(len(run.results)),
+                "state": "not whole" if run.lacking else "finished",
+            }
+            for run in runs
+        ]
     )
-    return f"{spread} All scores are on the same {facts['num_test']} test rows."
-
-
-def short_caption(facts: dict[str, Any]) -> str:
-    """What a reader of the printed table must know; the page has it at length."""
-    level, seeds = f"{100 * facts['interval_level']:.0f}%", facts["seeds"]
-    spread = f"Mean ± sd over {len(seeds)} seeds" if len(seeds) > 1 else f"One seed ({seeds[0]})"
-    return (
-        f"{spread}, {facts['num_train']} training and {facts['num_test']} test "
-        f"rows. R@1, R@10: over all ordered pairs of modalities, by {facts['scoring'].replace('_', ' ')}. RMSE (in "
-        f"sd), NLL (nats per feature) and coverage of {level} intervals: each modality of each test row imputed from "
-        "the others. Probe: tested on test rows masked by the same mechanism, by a fixed seed. Noise prior: its weight "
-        "in observations (the paper has none). K, this weight and all other settings were chosen on validation rows, "
-        "held out of the training rows. The report says more."
+    overview = Section(
+        warnings=[f"{run.folder.relative_to(folder)}: {text}" for run in runs for text in run.lacking],
+        tables=[Table.of(rows), *_side_by_side(runs, folder)],
+        notes=[
+            "Compare the variants over all of these runs with python -m analysis.compare runs=<this folder>."
+            + f" Figures are left out, as there are more than {_WITH_FIGURES} runs: build the report of one of them."
+            * (len(runs) > _WITH_FIGURES)
+        ],
     )
+    sections = [overview]
+    for run in runs:
+        name = f"{run.folder.relative_to(folder)}: {' '.join(run.overrides) or run.experiment}"
+        for part in run_sections(run, len(runs) <= _WITH_FIGURES):
+            if len(runs) > _WITH_FIGURES:
+                part = _without_pictures(part)
+            sections.append(_renamed(part, f"{name} - {part.heading}" if part.heading else name))
+    return sections
 
 
-def _notes(results: pd.DataFrame) -> list[str]:
-    notes = results.loc[results["note"].fillna("") != "", ["label", "note"]].drop_duplicates()
-    notes_text = [f"{label}: left out. {note}" for label, note in notes.to_numpy()]
-    if "scoring_used" in results:
-        direct = results.loc[results["scoring_used"] == "cosine of prediction", "label"].unique()
-        notes_text += [f"{label}: retrieved by the cosine of its own prediction." for label in direct]
-    return notes_text
+def _table_sections(run: Run, figures: bool) -> list[Section]:
+    results = run.results
+    tables, prose = read_markdown(run.table)
+    shown = [Table(headings, rows) for headings, rows in tables]
+    if not shown:
+        shown = [_own_table(run)]
+    seeds = sorted(results["seed"].unique()) if "seed" in results else []
+    said = [spread_reading(seeds)] if seeds else []
+    level = run.config.get("interval_level")
+    if level and {"coverage", "label"} <= set(results.columns):
+        for name, part in _by_dataset(results):
+            said += [f"{name}{line}" for line in variant_readings(part, float(level))]
+    notes = [line for line in prose if line not in _title(run)]
+    sections = [Section(tables=shown, notes=notes), Section("What the figures say", readings=said)]
+    tested = _tested(run) if len(seeds) > 1 else None
+    if tested is not None:
+        sections.append(tested)
+    if figures:
+        pictures = [Picture.read(path) for path in run.pictures if path.name != "comparison.png"] or _drawn(run)
+        sections.append(Section("Figures", pictures=pictures)) if pictures else None
+    return sections
 
 
-def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[Illustration]:
-    data, focus = facts["data"], facts["focus"]
-    level, variants = facts["interval_level"], set(summary["variant"])
-    oracle = (
-        "The oracle was fitted before anything was removed: the gap to it is what the missing modalities cost."
-        if "oracle" in variants
-        else ""
-    )
-    parts: list[tuple[str, str, Figure]] = [
-        (
-            "Retrieval",
-            f"R@1 of each variant. {oracle}".strip(),
-            figures.recall_bars(summary, f"{data}: retrieval after calibration"),
-        )
-    ]
-    if len(tables["shares"]):
-        parts.append(
-            (
-                "Recall against share missing",
-                f"Training modalities are removed {facts['share_mechanism']}. Settings are not chosen anew for each "
-                f"share: K, the noise prior and the way to score are those of the table, chosen at the share of the "
-                f"run ({100 * facts['missing_share']:.0f}%) and kept, so that away from it a variant may do worse, and "
-                "variants may change places, for that reason alone. One seed, the first. Where a line ends, too few "
-                "rows were left to fit to.",
-                figures.recall_by_share(tables["shares"], f"{data}: recall as more goes missing"),
-            )
-        )
-    if len(tables["intervals"]):
-        panel = tables["intervals"]
-        parts.append(
-            (
-                "Imputation intervals against truth",
-                f"{focus}: one feature (the first) of some test rows, each modality imputed from the row's others, in "
-                f"standard deviations of the modality (root mean square over its features). Bars are "
-                f"{100 * level:.0f}% intervals of the posterior predictive, latent and noise variance together; about "
-                f"{100 * (1 - level):.0f}% of the true values should lie outside. Where the first feature varies more "
-                "than the others, as the leading one of principal components does, one noise variance for all features "
-                "is too small for it; the coverage below is over all features.",
-                figures.intervals(panel, level, f"{focus}: imputed and true values"),
-            )
-        )
-        parts.append(
-            (
-                "Recall by pair of modalities",
-                f"{focus}: R@1 from each modality to each other, mean over seeds. Blank: no test row has both.",
-                figures.recall_matrix(
-                    tables["pairs"][tables["pairs"]["label"] == focus], f"{focus}: R@1 from rows to columns"
-                ),
-            )
-        )
-    parts.append(
-        (
-            "Coverage",
-            "Of the intervals that should hold a given share of true values, the share that they did hold, over all "
-            "features, modalities and test rows; on the right, the difference between the two. Below the grey line, "
-            "the stated uncertainty is too small. Rules that fill in had their variance measured on "
-            "validation rows; models state theirs.",
-            figures.coverage(tables["coverage"], f"{data}: are the intervals as wide as they should be?"),
-        )
-    )
-    parts.append(
-        (
-            "Evidence trace",
-            "How much the evidence of the training data still had to rise at each EM iteration of each final fit (one "
-            "line for each seed): the log-likelihood, plus the log prior of the noise variances where the table "
-            "gives it a weight. It never falls. The table tables/evidence.csv has it, and the log-likelihood alone.",
-            figures.evidence(tables["evidence"], f"{data}: convergence of EM"),
-        )
-    )
-    return [
-        Illustration(heading, caption, data_uri(figure), f"{heading}: {caption}") for heading, caption, figure in parts
-    ]
+def _own_table(run: Run) -> Table:
+    """Mean and spread over seeds of what was measured, where the experiment wrote no table of its own."""
+    results = run.results
+    if {"variant", "label", "seed", "R@1"} <= set(results.columns) and "dataset" not in results:
+        summary = summarize(results)
+        return Table.of(formatted(summary), best_rows(summary), "Bold: best of its column.")
+    column = run.variant_column
+    if column is None:
+        return Table.of(results)
+    keys = [*([] if "dataset" not in results else ["dataset"]), "label" if "label" in results else column]
+    keys += [name for name in run.group_columns if name not in keys]
+    numbers = [name for name in results.select_dtypes("number") if name not in (*keys, "seed")]
+    groups = results.groupby(keys, sort=False, dropna=False)[numbers]
+    mean, spread = groups.mean(), groups.std(ddof=1)
+    text = mean.map(lambda value: "-" if pd.isna(value) else f"{value:.3g}")
+    text += spread.map(lambda value: "" if pd.isna(value) else f"±{value:.2g}")
+    return Table.of(text.reset_index().rename(columns={"label": "variant"}))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Build the report of a run anew."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of a run, such as outputs/2026-01-31/12-00-00")
+def _tested(run: Run) -> Section | None:
+    """Paired tests of the leading measure, if there is one."""
+    metric = next((name for name in MEASURES if name in run.results and run.results[name].notna().any()), None)
+    if metric is None or run.variant_column is None or run.results[run.variant_column].nunique() < 2:
+        return None
     try:
-        print(build_report(parser.parse_args(arguments).folder))
+        found = compare_runs([run.folder], metrics=[metric])
+    except ArgumentError:  # no two variants share a seed: nothing to test
+        return None
+    more = "Other measures, another reference: python -m analysis.compare runs=<this folder> reference=<variant>."
+    return Section("What can be told apart", readings=readings(found), notes=[caveat(found), more])
+
+
+def _drawn(run: Run) -> list[Picture]:
+    results = run.results
+    if "R@1 cosine" in results and "label" in results:
+        return [Picture.of(variant_bars(results, _title(run)), "R@1 of each variant, by either score")]
+    if {"variant", "label", "seed", "R@1"} <= set(results.columns):
+        return [
+            Picture.of(recall_bars(summarize(part), f"{name}retrieval"), f"{name}R@1 of each variant")
+            for name, part in _by_dataset(results)
+            if part["R@1"].notna().any()
+        ]
+    return []
+
+
+def _certificates(run: Run) -> list[Section]:
+    path = run.folder / "cases.csv"
+    cases = read_table(path) if path.is_file() else pd.DataFrame()
+    if not {"id", "seed", "trained on", "missing", "certificate", "local", "calibrated"} <= set(cases.columns):
+        return []
+    first = cases[(cases["seed"] == cases["seed"].iloc[0]) & (cases["trained on"] == cases["trained on"].iloc[0])]
+    certificates = pd.DataFrame(
+        {
+            "id": first["id"],
+            "modalities missing": first["missing"],
+            "probability": first["certificate"],
+            "under the model": first["model"],
+            "nearer": first["calibrated"] < first["local"],
+        }
+    )
+    said = [
+        f"{number} missing. {line}"
+        for number, part in certificates.groupby("modalities missing")
+        for line in certificate_readings(part)
+    ]
+    lowest = certificates.sort_values("probability", kind="stable").head(_LOWEST)
+    return [
+        Section(
+            "Instances that should not be imputed",
+            readings=said,
+            tables=[Table.of(lowest, caption=f"The {len(lowest)} cases with the lowest probability.")],
+            notes=[
+                "The probability that calibration brings the anchor of an incomplete instance nearer to that of the "
+                "complete one, calibrated on validation rows that lost modalities on purpose; of test rows that lost "
+                f"some too, by encoders of {first['trained on'].iloc[0]}, seed {first['seed'].iloc[0]}. Of these the "
+                "complete instance is known, so that it can be said how many were brought nearer."
+            ],
+        )
+    ]
+
+
+def _side_by_side(runs: Sequence[Run], folder: Path) -> list[Table]:
+    """The leading measure of each variant, one column for each run."""
+    columns = {}
+    for run in runs:
+        metric = next((name for name in MEASURES if name in run.results), None)
+        if metric is None or "label" not in run.results:
+            continue
+        mean = run.results.groupby("label", sort=False)[metric].mean()
+        columns[f"{run.folder.relative_to(folder)}: {metric}"] = mean
+    if len(columns) < 2 or len(columns) > 12:  # more columns than a page is wide: analysis.gather has them all
+        return []
+    return [Table.of(pd.DataFrame(columns).rename_axis("variant").reset_index(), caption="Means over seeds.")]
+
+
+def _versions(run: Run) -> Section:
+    versions = run.facts.get("versions") or run.job.get("versions") or {}
+    rows = [[str(name), str(version)] for name, version in versions.items()]
+    seconds = run.facts.get("seconds") or run.job.get("seconds")
+    if seconds is not None:
+        rows.append(["wall-clock seconds of the run", f"{seconds:.1f}"])
+    if not rows:
+        return Section("Versions and time", notes=["This run recorded no versions."], folded=True)
+    return Section("Versions and time", tables=[Table(["what", "version"], rows)], folded=True)
+
+
+def _by_dataset(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    if "dataset" not in results:
+        return [("", results)]
+    return [(f"{name}: ", part) for name, part in results.groupby("dataset", sort=False)]
+
+
+def _title(run: Run) -> str:
+    if run.facts:
+        return f"{run.facts['data']}: calibration with missing modalities"
+    first = next((line.lstrip("# ") for line in run.table.splitlines() if line.startswith("#")), "")
+    return f"{run.experiment}: {first}" if run.experiment and first else first or run.experiment or run.folder.name
+
+
+def _without_pictures(section: Section) -> Section:
+    return Section(**{**vars(section), "pictures": ()})
+
+
+def _renamed(section: Section, heading: str) -> Section:
+    return Section(**{**vars(section), "heading": heading})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the report of a run anew."""
+    try:
+        given = parse(
+            sys.argv[1:] if arguments is None else arguments, {"run": "folder of a run, or of a sweep"}, "run"
+        )
+        print(build_report(given["run"]))
     except CalmrlError as error:
         print(error, file=sys.stderr)
         return 1

@@ -23,6 +23,13 @@ _KNOWN = {
     "calmrl": (BLUE, "o", "-"),
     "calmrl_diagonal": (SKY, "P", "-"),
     "oracle": (BLACK, "*", "-"),
+    # of experiments.align
+    "observed": (VERMILION, "v", "--"),
+    "imputed_mean": (ORANGE, "s", ":"),
+    "imputed_draw": (ORANGE, "s", "-"),
+    "input_draw": (BLUE, "o", "-"),
+    "started": (GREEN, "^", "-"),
+    "no_encoder": (GREY, "x", ":"),
 }
 _OTHERS = [(ORANGE, "p", "-"), (GREEN, "h", "--"), (PURPLE, "<", ":"), (VERMILION, ">", "-.")]
 

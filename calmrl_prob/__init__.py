@@ -14,18 +14,21 @@ arXiv 2511.12034.
 from importlib.metadata import PackageNotFoundError, version
 
 from calmrl_prob import datasets, evaluation, missingness, plots
+from calmrl_prob.arviz_files import from_arviz
 from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
-from calmrl_prob.evaluation import cross_modal_recall, retrieve
+from calmrl_prob.evaluation import MaskedValidation, cross_modal_recall, masked_validation, retrieve
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
 from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
+from calmrl_prob.inference.uncertainty import parameter_draws
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.recalibration import Recalibration, ShrinkageChoice, choose_shrinkage, recalibrate
 from calmrl_prob.serialization import load, save
 
 try:
@@ -42,27 +45,35 @@ __all__ = [
     "Imputation",
     "LatentDimChoice",
     "LinearGaussian",
+    "MaskedValidation",
     "ModelError",
     "MultimodalData",
     "NotConjugateError",
     "PosteriorResult",
+    "Recalibration",
     "SharedLatentModel",
+    "ShrinkageChoice",
     "SufficientStatistics",
     "__version__",
     "choose_latent_dim",
+    "choose_shrinkage",
     "cross_modal_recall",
     "datasets",
     "discover",
     "evaluation",
     "fit",
+    "from_arviz",
     "impute",
     "linear_gaussian",
     "load",
     "load_npz",
     "marginalize",
+    "masked_validation",
     "missingness",
+    "parameter_draws",
     "plots",
     "posterior",
+    "recalibrate",
     "retrieve",
     "save",
     "to_arviz",

@@ -2,12 +2,16 @@
 
 This is the one place that knows the difference. It needs numpy, xarray and ArviZ alone, so that it can be tried beside
 any ArviZ release, in an environment without the rest of the library's requirements.
+
+What is written carries the version of its layout (``schema_version``), so that a reader can tell a layout that it does
+not know yet. The layout changes where a name or a meaning does; a further variable is no change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 Variable = tuple[Sequence[str], NDArray[Any]]
+#: Version of the layout of groups and variables that ``to_arviz`` makes, and the name of the attribute that holds it.
+SCHEMA_VERSION = 1
+VERSION_ATTRIBUTE = "schema_version"
 
 
 @dataclass(frozen=True)
@@ -23,12 +30,13 @@ class Group:
 
     Attributes:
         variables: for each name its dimensions and its array.
-        coords: for each dimension the labels along it; dimensions without labels are numbered.
+        coords: for each dimension the labels along it; dimensions without labels are numbered. Further names give
+            labels along a dimension of another name, as a pair of that dimension and the labels.
         attributes: facts about the group: strings and numbers.
     """
 
     variables: Mapping[str, Variable]
-    coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    coords: Mapping[str, NDArray[Any] | tuple[str, NDArray[Any]]] = field(default_factory=dict)
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
 
     def dataset(self) -> xr.Dataset:
@@ -44,9 +52,13 @@ class Group:
                 raise ValueError(f"variable {name!r}: no dimension may be called 'sample'; ArviZ uses that name.")
             variables[name] = (tuple(names), _storable(values))
             dims.update(zip(names, values.shape, strict=True))
-        coords = {
-            dim: _storable(self.coords[dim]) if dim in self.coords else np.arange(size) for dim, size in dims.items()
-        }
+        coords: dict[str, Any] = {dim: np.arange(size) for dim, size in dims.items()}
+        for name, labels in self.coords.items():
+            if isinstance(labels, tuple):
+                if labels[0] in dims:
+                    coords[name] = (labels[0], _storable(labels[1]))
+            elif name in dims:
+                coords[name] = _storable(labels)
         return xr.Dataset(variables, coords=coords, attrs=dict(self.attributes))
 
 
@@ -56,7 +68,7 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
     Args:
         groups: "posterior", "posterior_predictive", "observed_data" and so on; draws have the leading dimensions
             "chain" and "draw".
-        attributes: facts about the whole, which every group gets too.
+        attributes: facts about the whole, which every group gets too, with the version of the layout.
 
     Returns:
         An ``arviz.InferenceData`` before ArviZ 1.0, an ``xarray.DataTree`` since.
@@ -67,15 +79,29 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
         >>> dict(container["posterior"]["z"].sizes)
         {'chain': 2, 'draw': 5, 'latent': 3}
     """
-    import arviz  # here, not above: it takes seconds, and only this function needs it
+    shared = {VERSION_ATTRIBUTE: SCHEMA_VERSION, **(attributes or {})}
+    return container({name: group.dataset().assign_attrs(shared) for name, group in groups.items()}, shared)
 
-    shared = dict(attributes or {})
-    datasets: dict[str, Any] = {name: group.dataset().assign_attrs(shared) for name, group in groups.items()}
+
+def container(datasets: Mapping[str, xr.Dataset], attributes: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """The container of the installed ArviZ around datasets, one for each group."""
+    import arviz  # here, not above: it takes seconds
+
     if int(arviz.__version__.split(".")[0]) < 1:  # asking for InferenceData would warn, and find a DataTree, since 1.0
-        return arviz.InferenceData(attrs=shared, **datasets)
+        return arviz.InferenceData(attrs=dict(attributes), **datasets)
     tree = xr.DataTree.from_dict({f"/{name}": dataset for name, dataset in datasets.items()})
-    tree.attrs.update(shared)
+    tree.attrs.update(attributes)
     return tree
+
+
+def read_groups(path: Path) -> dict[str, xr.Dataset]:
+    """The groups of a netCDF file (through h5netcdf) or of a zarr store, which is a folder; all in memory.
+
+    Raises:
+        OSError, ValueError, KeyError: it is neither.
+    """
+    with xr.open_datatree(path, engine="zarr" if path.is_dir() else "h5netcdf") as tree:
+        return {name: child.to_dataset().load() for name, child in tree.children.items()}
 
 
 def chain_diagnostics(draws: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[np.float64]]]:

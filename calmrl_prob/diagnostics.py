@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,19 +15,26 @@ from torch import Tensor
 from calmrl_prob._arguments import checked_seed, chosen_names, whole_number
 from calmrl_prob._versions import installed_version
 from calmrl_prob.arviz_adapter import Group, Variable, to_container
+from calmrl_prob.arviz_draws import Drawn, Plan, collect
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.collapsed_nuts import DrawsReport
 from calmrl_prob.inference.exact import GaussianPosterior
-from calmrl_prob.inference.parameter_draws import DrawsPosterior
+from calmrl_prob.inference.parameter_draws import DrawsPosterior, ParameterDraws
 from calmrl_prob.inference.posterior import Model, posterior
-from calmrl_prob.inference.predictive import normal_log_density
+from calmrl_prob.inference.prior_draws import draw_prior
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.inference.results import Draw, PosteriorResult, checked_draws, seeded_generator
+from calmrl_prob.inference.results import PosteriorResult, checked_draws, seeded_generator
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.tracing import BoundModel
 
+logger = logging.getLogger(__name__)
+
 _DRAWS = ("chain", "draw")
+#: Bytes that the arrays over draws, instances and features may take.
+_MAX_BYTES = 2**28
+#: What ``log_likelihood`` calls log p(x_n | theta), of all that an instance has.
+_EVIDENCE = "log_evidence"
 #: Packages whose versions are written into the attributes.
 _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "arviz", "xarray", "numpy")
 
@@ -40,6 +48,9 @@ def to_arviz(
     *,
     num_chains: int | None = None,
     names: Sequence[str] | None = None,
+    cells: Literal["all", "missing"] = "all",
+    num_prior_draws: int = 20,
+    max_bytes: int = _MAX_BYTES,
 ) -> Any:  # noqa: ANN401 - the type depends on the ArviZ installed
     """Draw from the posterior, by whatever route, and lay the draws out for ArviZ.
 
@@ -50,26 +61,38 @@ def to_arviz(
 
     - posterior: ``z`` (instance, latent). Its axes are defined up to a rotation only, so also what no rotation
       changes: ``signal_<name>`` (instance, feature), W z + mu, and, by the exact route, ``z_distance`` (instance),
-      (z - m0)^T S0^-1 (z - m0). Under draws of the parameters (fits by "nuts" and "svi") also these, by site; what no
-      rotation changes and the fit's R-hat is of: ``log_evidence``, ``log_prior`` and, at some entries,
-      ``signal_covariance``, ``signal_mean``, ``noise_variance``; and ``communality_<name>`` (feature).
+      (z - m0)^T S0^-1 (z - m0). Under draws of the parameters (``parameter_draws``, fits by "nuts" and "svi") also
+      these, by site (about a fit by EM ``intercepts_<name>``, ``noise_variance_<name>``); ``aligned_loadings_<name>``
+      (feature, latent), turned to where they are nearest to one and the same reference (Procrustes), as z is; and what
+      no rotation changes: ``log_evidence``, ``log_prior``, at some entries ``signal_covariance``, ``signal_mean``,
+      ``noise_variance``, and, (feature) each, ``signal_variance_<name>``, diag(W S0 W^T), and ``communality_<name>``.
     - posterior_predictive: each modality, ``signal`` plus noise (instance, feature), missing or observed. All
-      modalities of a draw come from the same latent.
-    - log_likelihood: each modality, log p(x_n^m | z_n) (instance), nats, NaN where missing.
+      modalities of a draw come from the same latent. With ``cells="missing"`` instead ``imputed`` (cell), the missing
+      cells alone, with coordinates instance, modality and feature.
+    - log_likelihood: each modality, log p(x_n^m | z_n) (instance), nats, NaN where missing; under draws of the
+      parameters also ``log_evidence`` (instance), log p(x_n | theta) of all that n has, with z integrated out.
     - observed_data: each modality (instance, feature), NaN where missing.
-    - sample_stats: of a fit by "nuts" ``lp``, the log joint density, and ``diverging``; of "svi" ``lp``.
+    - prior, prior_predictive: ``z``, global latents by site, and each modality, of as many instances, before their
+      values are seen. Without a prior of the parameters, under those that were fitted or drawn. Not of models without
+      a generative form.
+    - sample_stats: of a fit by "nuts" ``lp``, the log joint density, and ``diverging``; of "svi" and of
+      ``parameter_draws`` ``lp`` (of the latter the log evidence).
     - constant_data: ``observed_mask`` (instance, modality), True = PRESENT; ``log_marginal`` (instance), nats;
       by the exact route ``communality_<name>`` (feature), the share of a feature's variance that the latent explains,
       diag(W S0 W^T) / (diag(W S0 W^T) + psi); the labels, if there are any; and global latents that were fitted as one
       value (by "map"), by site.
 
-    Where the parameters are fixed at their fitted values, ``arviz.loo`` of ``log_likelihood`` (over the instances that
-    have the modality: drop the NaN) estimates the sum of log p(x_n^m | the other modalities of n): how well a held-out
-    cell is predicted, not a held-out instance. For wide modalities its importance weights are unreliable, and ArviZ
-    says so; the exact value is the difference of ``log_marginal`` with and without that modality.
+    Model choice: under draws of the parameters ``arviz.loo(idata, var_name="log_evidence")`` estimates how well a new
+    instance is predicted, and ``arviz.compare`` takes several such; Pareto k, by instance, says where not to trust it.
+    Where the parameters are fixed at their fitted values, ``arviz.loo`` of a modality's ``log_likelihood`` (over the
+    instances that have it: drop the NaN) estimates the sum of log p(x_n^m | the other modalities of n): how well a
+    held-out cell is predicted. For wide modalities its importance weights are unreliable, and ArviZ says so; the exact
+    value is the difference of ``log_marginal`` with and without that modality.
 
-    Memory: the draws of one modality take 2 S N D_m numbers in the data's type, z takes S N K. For much data take
-    ``data.subset`` of the instances to look at, and ``names``.
+    Memory: the arrays over draws, instances and features stay within ``max_bytes``. Where they would not, signals are
+    left out and posterior_predictive holds some of the draws, whose numbers its coordinate ``draw`` has; the attribute
+    ``thinned`` and a logged warning say so. z takes S N K numbers, all draws of it are there. For much data take
+    ``data.subset`` of the instances to look at, ``names``, or ``cells="missing"``.
 
     Args:
         model: whatever :func:`calmrl_prob.posterior` takes, or a result of it for the same data.
@@ -82,12 +105,18 @@ def to_arviz(
         names: modalities to draw signals and predictions of; all by default, none with ``()``. The other groups hold
             all modalities.
 
+        cells: "all", or "missing" for predictions of the missing cells alone.
+        num_prior_draws: draws of the prior, fewer where ``max_bytes / 4`` asks for it; 0 for none.
+        max_bytes: of the wide arrays; 256 MiB by default.
+
     Returns:
-        An ``arviz.InferenceData`` before ArviZ 1.0, an ``xarray.DataTree`` since; both have ``to_netcdf``.
+        An ``arviz.InferenceData`` before ArviZ 1.0, an ``xarray.DataTree`` since; both have ``to_netcdf``, and
+        ``from_arviz`` reads what they write.
 
     Raises:
         ArgumentError: ``num_draws`` is not a multiple of ``num_chains``, ``num_chains`` is not the sampler's, one of
-            them is below 1, ``seed`` is negative, or ``names`` has one twice.
+            them is below 1, ``seed`` is negative, ``names`` has one twice, ``cells`` is another word, or the result
+            given is of other instances than ``data``.
         SchemaError: a modality that the model does not know, or one of another width.
         ArgumentTypeError: an argument is of another type (``names`` a string, say).
 
@@ -101,26 +130,32 @@ def to_arviz(
         {'chain': 4, 'draw': 5, 'instance': 2, 'feature_image': 3}
     """
     seed = checked_seed(seed)
+    if cells not in ("all", "missing"):
+        raise ArgumentError(f"cells: expected 'all' or 'missing', got {cells!r}.")
+    max_bytes = whole_number("max_bytes", max_bytes, least=1)
+    num_prior_draws = whole_number("num_prior_draws", num_prior_draws)
     result = _result(model, data, num_draws, seed)
     num_draws, num_chains, numbers = _layout(result, num_draws, num_chains)
     data = data.conform(result.dims)
+    if len(result.log_marginal) != len(data):
+        raise ArgumentError(f"data: expected the {len(result.log_marginal)} instances of the result, got {len(data)}.")
     known = tuple(result.dims)
-    drawn = known if names is None else chosen_names(names, known, least=0)
+    wanted = known if names is None else chosen_names(names, known, least=0)
     generator = seeded_generator(seed, data.device)
     if isinstance(result, DrawsPosterior) and numbers is not None:
         source = result.draws_under(numbers, generator, known)
     else:
         source = result.draws(num_draws, generator, known)
-    latents, signals, predictions, densities, under = _draw(source, result, data, num_draws, generator, drawn)
+    plan = Plan.within(max_bytes, data, wanted, num_draws, num_chains, missing_only=cells == "missing")
+    drawn = collect(source, result, data, num_draws, generator, wanted, plan)
 
     def draws(values: Tensor, *dims: str) -> Variable:
-        shaped = values.view(num_chains, num_draws // num_chains, *values.shape[1:])
+        shaped = values.view(num_chains, len(values) // num_chains, *values.shape[1:])
         return (*_DRAWS, *dims), _numpy(shaped)
 
-    quantities = {"z": draws(latents, "instance", "latent")}
-    quantities |= {f"signal_{n}": draws(value, "instance", f"feature_{n}") for n, value in signals.items()}
-    predicted = {name: draws(value, "instance", f"feature_{name}") for name, value in predictions.items()}
-    log_likelihood = {name: draws(value, "instance") for name, value in densities.items()}
+    quantities = {"z": draws(drawn.latents, "instance", "latent")}
+    quantities |= {f"signal_{n}": draws(value, "instance", f"feature_{n}") for n, value in drawn.signals.items()}
+    log_likelihood = {name: draws(value, "instance") for name, value in drawn.densities.items()}
     observed: dict[str, Variable] = {name: (("instance", f"feature_{name}"), _numpy(data[name])) for name in known}
     constant: dict[str, Variable] = {
         "observed_mask": (("instance", "modality"), _numpy(data.observed_mask)),
@@ -128,21 +163,23 @@ def to_arviz(
     }
     if isinstance(result, GaussianPosterior):
         lg = result.linear_gaussian
-        quantities["z_distance"] = draws(_distance(result, latents), "instance")
+        quantities["z_distance"] = draws(_distance(result, drawn.latents), "instance")
         constant |= {
             f"communality_{n}": ((f"feature_{n}",), _numpy(share)) for n, share in _communalities(lg, known).items()
         }
     statistics: Mapping[str, Variable] = {}
     if isinstance(result, DrawsPosterior):
-        parameters, sampler = result.parameters.variables(torch.tensor(under), num_chains)
-        quantities = {**parameters.variables, **quantities}
-        statistics = sampler.variables
-        shares = [_communalities(result.structure(number), known) for number in under]
-        quantities |= {
-            f"communality_{n}": draws(torch.stack([share[n] for share in shares]), f"feature_{n}")
-            for n in known
-            if all(n in share for share in shares)
+        parameters, sampler = result.parameters.variables(torch.tensor(drawn.under), num_chains)
+        by_feature = _by_feature(result, drawn.under, known, wanted)
+        quantities = {
+            **parameters.variables,
+            **quantities,
+            **{name: draws(values, *dims) for name, (dims, values) in by_feature.items()},
         }
+        statistics = sampler.variables
+        evidence = {number: result.given(number).log_marginal for number in dict.fromkeys(drawn.under)}
+        if _EVIDENCE not in known:
+            log_likelihood[_EVIDENCE] = draws(torch.stack([evidence[s] for s in drawn.under]), "instance")
     bound = model.model if isinstance(model, FitResult) else model
     if isinstance(bound, BoundModel):
         constant |= {
@@ -151,17 +188,21 @@ def to_arviz(
         }
     if data.labels is not None:
         constant["labels"] = (("instance",), data.labels)
-    coords: dict[str, NDArray[Any]] = {"modality": np.array(known)}
-    if data.ids is not None:
-        coords["instance"] = data.ids
+    ids = np.arange(len(data)) if data.ids is None else data.ids
+    coords: dict[str, Any] = {"modality": np.array(known), "instance": ids}
+    predicted, predicted_coords = _predicted(drawn, plan, draws, ids)
     groups = {
-        "posterior": quantities,
-        "sample_stats": statistics,
-        "posterior_predictive": predicted,
-        "log_likelihood": log_likelihood,
-        "observed_data": observed,
-        "constant_data": constant,
+        "posterior": Group(quantities, coords),
+        "sample_stats": Group(statistics, coords),
+        "posterior_predictive": Group(predicted, {**coords, **predicted_coords}),
+        "log_likelihood": Group(log_likelihood, coords),
+        "observed_data": Group(observed, coords),
+        "constant_data": Group(constant, coords),
+        **_prior(model, data, num_prior_draws, max_bytes // 4, seed, coords, drawn.latents.shape[-1]),
     }
+    note = plan.note(max_bytes) if wanted else ""
+    if note:
+        logger.warning("to_arviz: %s", note)
     attributes: dict[str, str | int | float] = {
         "inference_library": "calmrl-prob",
         "route": result.route,
@@ -171,24 +212,93 @@ def to_arviz(
                 "model": type(model).__name__,
                 "noise": getattr(model, "noise", None),
                 "dims": dict(result.dims),
-                "latent_dim": latents.shape[-1],
+                "latent_dim": drawn.latents.shape[-1],
                 "num_instances": len(data),
                 "num_draws": num_draws,
                 "num_chains": num_chains,
             }
         ),
         **{f"version_{name}": installed_version(name) for name in _VERSIONS_OF},
+        **({"thinned": note} if note else {}),
     }
-    filled = {name: Group(variables, coords) for name, variables in groups.items() if variables}
-    return to_container(filled, attributes)
+    return to_container({name: group for name, group in groups.items() if group.variables}, attributes)
+
+
+def _predicted(
+    drawn: Drawn, plan: Plan, draws: Callable[..., Variable], ids: NDArray[Any]
+) -> tuple[dict[str, Variable], dict[str, Any]]:
+    """The variables of posterior_predictive, and their coordinates."""
+    coords: dict[str, Any] = {"draw": plan.places} if plan.thinned else {}
+    if plan.cells is None:
+        return {n: draws(value, "instance", f"feature_{n}") for n, value in drawn.predictions.items()}, coords
+    if drawn.imputed is None or not drawn.imputed.shape[1]:
+        return {}, coords
+    places = {name: _numpy(mask.nonzero()) for name, mask in plan.cells.items()}
+    names = np.concatenate([np.full(len(place), name) for name, place in places.items()])
+    rows, features = np.concatenate(list(places.values())).T
+    coords |= {"instance": ("cell", ids[rows]), "modality": ("cell", names), "feature": ("cell", features)}
+    return {"imputed": draws(drawn.imputed, "cell")}, coords
+
+
+def _by_feature(
+    result: DrawsPosterior, under: Sequence[int], known: Sequence[str], wanted: Sequence[str]
+) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    """What each draw of the parameters says of each feature, dimensions and (S, D_m, ...); empty without one form."""
+    aligned = {number: result.aligned(number) for number in dict.fromkeys(under)}
+    forms = {number: form for number, form in aligned.items() if form is not None}
+    if len(forms) < len(aligned):
+        return {}
+    found: dict[str, tuple[tuple[str, ...], Tensor]] = {}
+    explained = {number: _explained(form, known) for number, form in forms.items()}
+    about_a_fit = isinstance(result.parameters.bound, LinearGaussian)
+    for name in known:
+        feature = (f"feature_{name}",)
+        signal = torch.stack([explained[s][name] for s in under])
+        noise = torch.stack([forms[s].noise_variance[name] for s in under])
+        found[f"communality_{name}"] = (feature, signal / (signal + noise))
+        found[f"signal_variance_{name}"] = (feature, signal)
+        if name in wanted:
+            loadings = torch.stack([forms[s].loadings[name] for s in under])
+            found[f"aligned_loadings_{name}"] = ((*feature, "latent"), loadings)
+        if about_a_fit:
+            found[f"noise_variance_{name}"] = (feature, noise)
+            found[f"intercepts_{name}"] = (feature, torch.stack([forms[s].intercepts[name] for s in under]))
+    return found
+
+
+def _prior(
+    model: object,
+    data: MultimodalData,
+    num_draws: int,
+    budget: int,
+    seed: int,
+    coords: Mapping[str, Any],
+    latent_dim: int,
+) -> dict[str, Group]:
+    """The groups prior and prior_predictive, in one chain."""
+    size = len(data) * sum(data.dims.values()) * data.dtype.itemsize
+    few = min(num_draws, max(1, budget // size))
+    found = draw_prior(model, data, few, seed, latent_dim) if few else None
+    if found is None:
+        return {}
+
+    def variable(values: Tensor, *dims: str) -> Variable:
+        return (*_DRAWS, *dims), _numpy(values[None])
+
+    prior = {"z": variable(found.latents, "instance", "latent")}
+    for name, values in found.globals.items():
+        prior[name] = variable(values, *(f"{name}_{i}" for i in range(values.ndim - 1)))
+    predicted = {name: variable(values, "instance", f"feature_{name}") for name, values in found.values.items()}
+    return {"prior": Group(prior, coords), "prior_predictive": Group(predicted, coords)}
 
 
 def _result(model: Model | PosteriorResult, data: MultimodalData, num_draws: int | None, seed: int) -> PosteriorResult:
     """The posterior; of a fit that drew parameters, over as many of these draws as are asked for."""
     if isinstance(model, PosteriorResult):
         return model
-    if isinstance(model, FitResult) and isinstance(model.report, DrawsReport):
-        return model.report.posterior(data, num_draws=num_draws or len(model.report.draws))
+    drawn = model.report.draws if isinstance(model, FitResult) and isinstance(model.report, DrawsReport) else model
+    if isinstance(drawn, ParameterDraws):
+        return drawn.posterior(data, num_draws=num_draws or len(drawn))
     return posterior(model, data, seed=seed)
 
 
@@ -215,61 +325,25 @@ def _layout(
     return num_draws, num_chains, None
 
 
-def _draw(
-    source: Iterable[Draw],
-    result: PosteriorResult,
-    data: MultimodalData,
-    num_draws: int,
-    generator: torch.Generator,
-    kept: Sequence[str],
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[int]]:
-    """Latents (S, N, K); for each modality kept, its location and a draw about it, (S, N, D); log p(x | z), (S, N).
-
-    Last the numbers of the draws of the parameters that they are under, if these were drawn.
-    """
-    num_instances = len(data)
-    shape, device = (num_draws, num_instances), data.device
-    signals = {n: torch.empty(*shape, result.dims[n], dtype=data.dtype, device=device) for n in kept}
-    predictions = {name: torch.empty_like(signal) for name, signal in signals.items()}
-    densities = {name: torch.empty(*shape, dtype=torch.float64, device=device) for name in result.dims}
-    latents = []
-    present = {name: data.feature_mask(name) for name in result.dims}
-    values = {name: data.filled(name).double() for name in result.dims}
-    under = []
-    for s, draw in enumerate(source):  # (S, N, D) may not fit
-        latents.append(draw.latents)
-        if draw.number is not None:
-            under.append(draw.number)
-        for name, location in draw.location.items():
-            variance = draw.noise_variance[name]
-            cells = normal_log_density(values[name], location.double(), variance.double())
-            density = torch.where(present[name], cells, 0).sum(dim=1)
-            densities[name][s] = density.masked_fill(~data.observed(name), torch.nan)
-            if name in signals:
-                signals[name][s] = location
-                scale = variance.sqrt().to(data.dtype)
-                predictions[name][s] = signals[name][s] + scale * torch.randn(
-                    location.shape, generator=generator, dtype=data.dtype, device=data.device
-                )
-    return torch.stack(latents), signals, predictions, densities, under
-
-
 def _distance(result: GaussianPosterior, latents: Tensor) -> Tensor:
     """(z - m0)^T S0^-1 (z - m0), shape (S, N)."""
     width, prior = latents.shape[-1], result.linear_gaussian
     factor: Tensor = torch.linalg.cholesky(prior.prior_covariance[:width, :width])
-    centred = (latents - prior.prior_mean[:width]).reshape(-1, width)
-    whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
-    distance: Tensor = whitened.square().sum(dim=0).view(latents.shape[:2])
+    distance = latents.new_empty(latents.shape[:2])
+    for s, draw in enumerate(latents):  # (S, N, K) twice more may not fit
+        whitened = torch.linalg.solve_triangular(factor, (draw - prior.prior_mean[:width]).mT, upper=False)
+        distance[s] = whitened.square().sum(dim=0)
     return distance
 
 
-def _communalities(lg: LinearGaussian | None, names: Sequence[str]) -> dict[str, Tensor]:
-    """diag(W S0 W^T) / (diag(W S0 W^T) + psi) of each modality, (D_m,) each; none where there is no one form."""
-    if lg is None:
-        return {}
-    explained = {name: ((lg.loadings[name] @ lg.prior_covariance) * lg.loadings[name]).sum(dim=1) for name in names}
-    return {name: signal / (signal + lg.noise_variance[name]) for name, signal in explained.items()}
+def _explained(lg: LinearGaussian, names: Sequence[str]) -> dict[str, Tensor]:
+    """diag(W S0 W^T) of each modality, (D_m,) each."""
+    return {name: ((lg.loadings[name] @ lg.prior_covariance) * lg.loadings[name]).sum(dim=1) for name in names}
+
+
+def _communalities(lg: LinearGaussian, names: Sequence[str]) -> dict[str, Tensor]:
+    """diag(W S0 W^T) / (diag(W S0 W^T) + psi) of each modality, (D_m,) each."""
+    return {name: signal / (signal + lg.noise_variance[name]) for name, signal in _explained(lg, names).items()}
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from calmrl_prob._arguments import chosen_names, described, real_number
+from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.completion import Completion
+from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.inference.exact import GaussianPosterior
 from calmrl_prob.inference.posterior import Model, posterior
 from calmrl_prob.inference.predictive import Predictive
+from calmrl_prob.inference.rescaled import Rescaled
 from calmrl_prob.inference.results import PosteriorResult, checked_draws, seeded_generator
 
 T = TypeVar("T")
@@ -59,6 +64,20 @@ class ByModality(Mapping[str, T]):
         return f"ByModality({', '.join(self._names)})"
 
 
+@runtime_checkable
+class Recalibrator(Protocol):
+    """What ``impute`` takes as ``recalibrated``: :class:`calmrl_prob.Recalibration` is one."""
+
+    def require_model(self, model: object) -> None:
+        """Refuse a model that it was not made for."""
+
+    def predictive(self, name: str, base: Predictive, data: MultimodalData) -> Predictive:
+        """The predictive of one modality, put right for the pattern that each instance has."""
+
+    def norm_interval(self, name: str, base: Predictive, data: MultimodalData, level: float) -> tuple[Tensor, Tensor]:
+        """Intervals of the norm of one modality's representations, (N,) each."""
+
+
 class Imputation:
     """The posterior predictive of modalities for N instances, in the data's units and type, on the data's device.
 
@@ -72,6 +91,8 @@ class Imputation:
     Attributes:
         names: the modalities imputed.
         posterior: of the latents, given what each instance has.
+        recalibrated: the recalibration that intervals, variances, draws and densities went through; None if
+            they are the model's own.
         observed_mask: (N, M) bool over ``names``, True = PRESENT in the data.
         mean: E[x_n^m | x_n], shape (N, D_m): the predictive mean for all rows, the paper's imputation.
         completed: shape (N, D_m): the data where observed, ``mean`` where missing.
@@ -81,13 +102,26 @@ class Imputation:
         variance: the sum of these, shape (N, D_m), data units squared.
     """
 
-    def __init__(self, data: MultimodalData, given: PosteriorResult, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        data: MultimodalData,
+        given: PosteriorResult,
+        names: Sequence[str],
+        recalibrated: Recalibrator | None = None,
+    ) -> None:
         self.names = tuple(names)
         self.posterior = given
+        self.recalibrated = recalibrated
         self._data = data
-        self._predictive: Mapping[str, Predictive] = ByModality(
-            self.names, lambda name: given.predictive(name, data.dtype)
-        )
+        self._own: Mapping[str, Predictive] = ByModality(self.names, lambda name: given.predictive(name, data.dtype))
+        self._predictive = self._own
+        if recalibrated is not None:
+            self._predictive = ByModality(self.names, lambda name: recalibrated.predictive(name, self._own[name], data))
+
+    @property
+    def predictive(self) -> Mapping[str, Predictive]:
+        """The predictive distribution of each modality, feature by feature: all else here comes from these."""
+        return self._predictive
 
     @property
     def mean(self) -> Mapping[str, Tensor]:
@@ -144,15 +178,35 @@ class Imputation:
             ArgumentError: ``level`` is not strictly between 0 and 1.
             ArgumentTypeError: it is not one number.
         """
-        level = real_number("level", level, 0.9)
-        if not 0 < level < 1:
-            raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
+        level = checked_level(level)
 
         def ends(name: str) -> tuple[Tensor, Tensor]:
             predictive = self._predictive[name]
             return predictive.quantile((1 - level) / 2), predictive.quantile((1 + level) / 2)
 
         return ByModality(self.names, ends)
+
+    def norm_interval(self, level: float = 0.9) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Intervals of the norm |x_n^m| of each whole imputed representation, calibrated on held-out rows.
+
+        Args:
+            level: probability that the interval is to hold, between 0 and 1.
+
+        Returns:
+            For each modality the lower and the upper ends, each (N,), in data units.
+
+        Raises:
+            ArgumentError: ``level`` is not strictly between 0 and 1, there are too few calibration rows for it, or
+                nothing was recalibrated by a conformal method.
+            ArgumentTypeError: it is not one number.
+        """
+        level, by = checked_level(level), self.recalibrated
+        if by is None:
+            raise ArgumentError(
+                "norm_interval: it needs impute(..., recalibrated=...); without, take quantiles over draws of "
+                "imputed.sample(500)[name].norm(dim=2)."
+            )
+        return ByModality(self.names, lambda name: by.norm_interval(name, self._own[name], self._data, level))
 
     def log_density(self, truth: MultimodalData) -> Mapping[str, Tensor]:
         """log p(x_nd | x_n) of what ``truth`` has, feature by feature, shape (N, D_m), nats; NaN where it has nothing.
@@ -192,28 +246,115 @@ class Imputation:
             ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
             ArgumentTypeError: one of them is not a whole number.
         """
-        generator = seeded_generator(seed, self.posterior.mean.device)
         out: dict[str, Tensor] = {}
-        for s, draw in enumerate(self.posterior.draws(checked_draws(num_draws), generator, self.names)):
-            for name in self.names:
-                location = draw.location[name].to(self._data.dtype)
+        for s, draw in enumerate(self.draws(num_draws, seed)):
+            for name, values in draw.items():
                 if name not in out:
-                    out[name] = location.new_empty(num_draws, *location.shape)
-                scale = draw.noise_variance[name].sqrt().to(location.dtype)
-                out[name][s].normal_(generator=generator).mul_(scale).add_(location)
+                    out[name] = values.new_empty(num_draws, *values.shape)
+                out[name][s] = values
         if keep_observed:
             out = {n: torch.where(self._data.feature_mask(n), self._data[n], drawn) for n, drawn in out.items()}
         return out
 
+    @torch.no_grad()
+    def draws(self, num_draws: int, seed: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The draws of :meth:`sample` one at a time: for each modality (N, D_m), S times."""
+        generator = seeded_generator(seed, self.posterior.mean.device)
+        for draw in self.posterior.draws(checked_draws(num_draws), generator, self.names):
+            out = {}
+            for name in self.names:
+                location = draw.location[name].to(self._data.dtype)
+                scale = draw.noise_variance[name].sqrt().to(location.dtype)
+                values = torch.empty_like(location).normal_(generator=generator).mul_(scale).add_(location)
+                spread = self._predictive[name]
+                out[name] = spread.spread(values) if isinstance(spread, Rescaled) else values
+            yield out
+
+    def certificate(
+        self,
+        calibration: CertificateCalibration | None = None,
+        *,
+        threshold: float = 0.5,
+        num_draws: int = 100,
+        seed: int = 0,
+    ) -> InstanceCertificates:
+        """For each instance the probability that what is imputed brings its anchor nearer to where it belongs.
+
+        The anchor is the leading vector of an instance's representations; that of what it has is off by its anchor
+        shift, which calibration with imputed means is to reduce. All modalities have to be representations in one
+        space, as encoders align them: those of the model are certified, whichever were imputed.
+
+        Args:
+            calibration: of the probabilities, on rows that lost modalities on purpose; without it they are the model's
+                own, which promises too much where it is wrong.
+            threshold: in [0, 1]; instances below it should not be imputed, and are named by ``refused``.
+            num_draws: S.
+            seed: of the draws.
+
+        Raises:
+            SchemaError: the modalities have different widths.
+            ArgumentError: the posterior is of another route than the exact one, or an option is out of range.
+
+        Example:
+            >>> from calmrl_prob.linear_gaussian import LinearGaussian
+            >>> lg = LinearGaussian(
+            ...     {"image": torch.eye(2), "text": torch.eye(2), "sound": 0.1 * torch.eye(2)},
+            ...     {"image": torch.zeros(2), "text": torch.zeros(2), "sound": torch.tensor([3.0, 0.0])},
+            ...     {"image": torch.tensor(0.01), "text": torch.tensor(0.01), "sound": torch.tensor(9.0)},
+            ... )
+            >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+            >>> data = MultimodalData({"image": x, "text": x[[0, 0]]}, ids=["cat", "dog"])
+            >>> found = impute(lg, data).certificate()
+            >>> found.table()["missing"].tolist(), found.probability.shape
+            (['sound', 'sound'], torch.Size([2]))
+        """
+        given, widths = self.posterior, dict(self.posterior.dims)
+        if not isinstance(given, GaussianPosterior):
+            raise ArgumentError(
+                f"certificate: expected an imputation by the exact route, got one by {given.route!r}; build a "
+                "Completion from a linear Gaussian and call calmrl_prob.alignment.instances.certify_instances."
+            )
+        if len(set(widths.values())) != 1:
+            raise SchemaError(
+                f"certificate: expected modalities of one width, representations in one space, got {widths}; align "
+                "encoders (calmrl_prob.training.align), then impute their representations."
+            )
+        lg = given.linear_gaussian
+        mask = torch.stack([self._data.observed(name) for name in lg.names], dim=1)
+        representations = torch.stack([self._data[name] for name in lg.names], dim=1).to(given.mean.dtype)
+        completion = Completion.from_linear_gaussian(lg, representations, mask)
+        return certify_instances(
+            completion, self._data.ids, calibration, threshold=threshold, num_draws=num_draws, seed=seed
+        )
+
     def __repr__(self) -> str:
         missing = (~self.observed_mask).sum(dim=0).tolist()
         counts = ", ".join(f"{name}: {count}" for name, count in zip(self.names, missing, strict=True))
-        return f"Imputation of {len(self._data)} instances (missing: {counts})"
+        how = "" if self.recalibrated is None else ", recalibrated"
+        return f"Imputation of {len(self._data)} instances (missing: {counts}){how}"
+
+
+def checked_level(level: object) -> float:
+    """A probability that an interval is to hold.
+
+    Raises:
+        ArgumentError: it is not strictly between 0 and 1.
+        ArgumentTypeError: it is not one number.
+    """
+    number = real_number("level", level, 0.9)
+    if not 0 < number < 1:
+        raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
+    return number
 
 
 @torch.no_grad()
 def impute(
-    model: Model | PosteriorResult, data: MultimodalData, names: Sequence[str] | None = None, **options: Any
+    model: Model | PosteriorResult,
+    data: MultimodalData,
+    names: Sequence[str] | None = None,
+    *,
+    recalibrated: Recalibrator | bool = False,
+    **options: Any,
 ) -> Imputation:
     """Predict modalities of each instance from those that it has, with uncertainty.
 
@@ -221,6 +362,9 @@ def impute(
         model: whatever :func:`calmrl_prob.posterior` takes, or a result of it for the same data.
         data: N instances. Modalities of the model that they do not have at all are imputed for everyone.
         names: which modalities; all of the model by default.
+        recalibrated: what :func:`calmrl_prob.recalibrate` returned for this model: intervals, variances, draws and
+            densities are then those that were right on held-out rows. True stands for the last one attached to the
+            model (``recalibrate(..., attach=True)``); the means are the same in any case.
         **options: of :func:`calmrl_prob.posterior`: ``method``, ``seed`` and those of the route.
 
     Returns:
@@ -229,7 +373,8 @@ def impute(
     Raises:
         SchemaError: a modality that the model does not know, or one of another width.
         ArgumentTypeError: ``model``, ``data`` or ``names`` is of another type (``names`` a string, say).
-        ArgumentError: data and model are on different devices, or ``names`` has none or one twice.
+        ArgumentError: data and model are on different devices, or ``names`` has none or one twice; or the
+            recalibration was made for other parameters than the model has now, or True finds none.
 
     Warns:
         UnfittedWarning: the model still has the random parameters that it started from.
@@ -252,6 +397,7 @@ def impute(
         >>> tuple(result.sample(10, seed=1)["image"].shape)
         (10, 1, 2)
     """
+    by = _recalibrator(model, recalibrated)
     given = model if isinstance(model, PosteriorResult) else posterior(model, data, **options)
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
@@ -259,4 +405,24 @@ def impute(
         raise ArgumentError(f"data: expected the {len(given.mean)} instances of the posterior, got {len(data)}.")
     known = tuple(given.dims)
     chosen = known if names is None else chosen_names(names, known)
-    return Imputation(data.conform(given.dims), given, chosen)
+    return Imputation(data.conform(given.dims), given, chosen, by)
+
+
+def _recalibrator(model: object, recalibrated: Recalibrator | bool) -> Recalibrator | None:
+    """The recalibration that is meant, checked to be the model's."""
+    if recalibrated is False:
+        return None
+    # a FitResult stands for its model
+    found = getattr(getattr(model, "model", model), "recalibration", None) if recalibrated is True else recalibrated
+    if not isinstance(found, Recalibrator):
+        if recalibrated is True:
+            raise ArgumentError(
+                "recalibrated: True stands for a recalibration attached to the model, which has none; pass what "
+                "cal.recalibrate(model, held_out_rows) returns, or call it with attach=True first."
+            )
+        raise ArgumentTypeError(
+            f"recalibrated: expected True, False or what cal.recalibrate returns, got {described(recalibrated)}."
+        )
+    if not isinstance(model, PosteriorResult):
+        found.require_model(model)
+    return found

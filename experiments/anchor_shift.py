@@ -2,52 +2,51 @@
 
     python -m experiments.anchor_shift                   # emoji, 15% of the training rows complete, the rest pairs
     python -m experiments.anchor_shift missingness=mcar seeds=[0]
+    python -m experiments.anchor_shift data=npz data.source.path=multi30k_lsa.npz components=128 seeds=[0,1]
 
 Encoders are trained on incomplete rows, and on complete ones. A generative model of the representations of the training
-rows, its prior chosen on validation rows, completes test rows that one, two ... modalities were taken from. Compared
-are the local anchor and the calibrated one, both with the anchor of the complete row. Leaves ``results.csv`` and
-``table.md``.
+rows, its prior and the weight of what it imputes chosen on validation rows, completes test rows that one, two ...
+modalities were taken from. Compared are the local anchor and the calibrated one, both with the anchor of the complete
+row; and, with what came true, the model's own certificate and the one that was calibrated on validation rows. Leaves
+``cases.csv`` (one row for each test row and number missing), ``results.csv``, ``table.md``, ``config.yaml``, and the
+figures ``shifts.png`` and ``bounds.png``.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pandas as pd
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from torch import Tensor
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from analysis.files import write_table, write_text
-from calmrl_prob.alignment.anchors import anchor_shift, leading_vector
-from calmrl_prob.alignment.bounds import shift_bounds
-from calmrl_prob.alignment.certificate import probability_of_gain
-from calmrl_prob.alignment.completion import Completion
-from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian
-from experiments.aligned import Settings, Variant, make_task, run_variant
+from analysis.files import write_bytes, write_table, write_text
+from analysis.shifts import shift_bounds_drawn, shift_distributions
+from analysis.style import png
+from experiments.aligned import AlignmentTask, Settings, Variant, make_task, run_variant
 from experiments.data import Split
 from experiments.models import markdown
 from experiments.refusal import plain_refusals
 from experiments.settings import build
+from experiments.shifts import choose_shift_model, shift_cases, summarize_cases
 
 logger = logging.getLogger(__name__)
 
-#: Draws that certificates are estimated from, and the probability from which on they say yes.
-_DRAWS, _YES = 32, 0.8
-#: Rounding, in distance, that bounds may be off by.
-_ROUNDING = 1e-4
+#: Columns of the table in percent; the others are distances.
+_SHARES = ("nearer", "model yes", "model right", "certificate yes", "certificate right", "bounds hold")
+_DISTANCES = ("local", "calibrated", "only certified")
 
 
-@hydra.main(config_path="conf", config_name="align", version_base="1.3")
+@hydra.main(config_path="conf", config_name="anchor_shift", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Make one table."""
+    """Make one table and its figures."""
     with plain_refusals():
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
 
@@ -56,12 +55,12 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     """Train, measure, print the table, and write the files of the run.
 
     Args:
-        cfg: the composed configuration ``align``.
+        cfg: the composed configuration ``anchor_shift``.
         folder: where the files go.
         console: to print to; standard output by default.
 
     Returns:
-        One row for each seed, kind of training rows and number of missing modalities.
+        What ``results.csv`` holds: one row for each kind of training rows, seed and number of missing modalities.
 
     Raises:
         CalmrlError: an option has a value that cannot work; the message names it.
@@ -70,80 +69,81 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     split: Split = build(cfg, "data")
     mechanism = build(cfg, "missingness")
     folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for seed in cfg.seeds:
-        mask = mechanism(split.train, seed=seed)
-        task = make_task(
-            split.train,
-            split.test,
-            mask,
-            seed=seed,
-            components=cfg.components,
-            validation_share=cfg.validation_share,
-        )
-        for complete in (False, True):
-            found = run_variant(
-                Variant("encoders", complete=complete, temperatures=list(cfg.temperatures)),
-                task,
-                Settings.of(cfg),
+    found: list[pd.DataFrame] = []
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
+        bar = progress.add_task("", total=2 * len(cfg.seeds))
+        for seed in cfg.seeds:
+            task = make_task(
+                split.train,
+                split.test,
+                mechanism(split.train, seed=seed),
+                seed=seed,
+                components=cfg.components,
+                validation_share=cfg.validation_share,
             )
-            assert found.alignment is not None
-            shown = found.alignment.represent(task.test)
-            trained = "complete rows" if complete else "incomplete rows"
-            for missing in range(1, len(shown.names)):
-                rows.append({"trained on": trained, "seed": seed, **measure(found.ratio_model, shown, missing, seed)})
-                logger.info("%s", rows[-1])
-        write_table(pd.DataFrame(rows), folder / "results.csv")
-    results = pd.DataFrame(rows)
-    text = results.drop(columns="seed").groupby(["trained on", "missing"], sort=False).mean().round(3).reset_index()
+            for complete in (False, True):
+                trained = "complete rows" if complete else "incomplete rows"
+                cases = _cases(cfg, task, complete)
+                found.append(cases.assign(seed=seed, **{"trained on": trained}))
+                write_table(pd.concat(found, ignore_index=True), folder / "cases.csv")  # an interrupted run leaves it
+                progress.update(bar, advance=1, description=f"encoders of {trained}, seed {seed}")
+    cases = pd.concat(found, ignore_index=True)
+    results = summarize_cases(cases)
+    write_table(results, folder / "results.csv")
     write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
-    write_text(markdown(text.astype(str)), folder / "table.md")
-    out.print(text.to_string(index=False))
+    title = f"{split.name}, {cfg.missingness._target_.rpartition('.')[2]}, {len(cfg.seeds)} seeds"
+    text = tabulate(results)
+    write_text(f"## {title}\n\n{markdown(text)}", folder / "table.md")
+    write_bytes(png(shift_distributions(cases, title)), folder / "shifts.png")
+    write_bytes(png(shift_bounds_drawn(cases, title)), folder / "bounds.png")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(text.columns):
+        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+    for cells in text.to_numpy():
+        table.add_row(*map(str, cells))
+    out.width = max(out.width, 180)  # a narrower terminal wraps the lines, which loses less than cells cut short
+    out.print(table)
     out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
     return results
 
 
-@torch.no_grad()
-def measure(model: LinearGaussian, data: MultimodalData, missing: int, seed: int) -> dict[str, Any]:
-    """Shifts of test rows that lose some modalities.
+def tabulate(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the seeds, and their standard deviation where there are several, as text.
 
-    Args:
-        model: of the representations.
-        data: complete representations, (N, D) each.
-        missing: how many modalities each row loses, which ones at random.
-        seed: of that.
-
-    Returns:
-        Mean vector distance to the full anchor of the local anchor, of the calibrated ones (means as they are, and the
-        expected scatter), the share of rows that means bring nearer, that share where the certificate says yes, how
-        often it does, and the share of rows on which the bounds hold.
+    Example:
+        >>> row = dict.fromkeys((*_DISTANCES, *_SHARES), 0.25) | {"trained on": "complete rows", "missing": 1}
+        >>> text = tabulate(pd.DataFrame([row | {"seed": 0}, row | {"seed": 1, "nearer": 0.75}]))
+        >>> text.loc[0, ["local", "nearer %"]].tolist()
+        ['0.250±0.000', '50±35']
     """
-    complete = torch.stack([data[name] for name in data.names], dim=1).double()
-    mask = _removed(len(complete), len(data.names), missing, seed)
-    completion = Completion.from_linear_gaussian(model, complete, mask)
-    full = leading_vector(complete).vector
-    local = leading_vector(complete, mask).vector
-    means = leading_vector(completion.values).vector
-    before, after = anchor_shift(full, local), anchor_shift(full, means)
-    nearer, sure = after < before, probability_of_gain(completion, num_draws=_DRAWS, seed=seed) >= _YES
-    bounds = shift_bounds(complete, mask)
-    inside = (bounds.moment_lower <= bounds.shift + _ROUNDING) & (bounds.shift <= bounds.moment_upper + _ROUNDING)
-    return {
-        "missing": missing,
-        "local": float(before.mean()),
-        "calibrated": float(after.mean()),
-        "expected scatter": float(anchor_shift(full, expected_scatter_anchor(completion).vector).mean()),
-        "nearer": float(nearer.double().mean()),
-        "nearer where sure": float(nearer[sure].double().mean()) if bool(sure.any()) else float("nan"),
-        "sure": float(sure.double().mean()),
-        "bounds hold": float(inside.double().mean()),
-    }
+    by_cell = results.groupby(["trained on", "missing"], sort=False)
+    mean, spread = by_cell.mean().reset_index(), by_cell.std().reset_index()
+    text = {name: mean[name].astype(str) for name in ("trained on", "missing")}
+    for name in (*_DISTANCES, *_SHARES):
+        scale, digits, heading = (100, 0, f"{name} %") if name in _SHARES else (1, 3, name)
+        text[heading] = pd.Series(
+            [
+                "-" if pd.isna(value) else f"{scale * value:.{digits}f}" + _spread(scale * width, digits)
+                for value, width in zip(mean[name], spread[name], strict=True)
+            ]
+        )
+    return pd.DataFrame(text)
 
 
-def _removed(instances: int, modalities: int, missing: int, seed: int) -> Tensor:
-    """``missing`` modalities of each instance absent, (N, M) bool."""
-    order = torch.rand(instances, modalities, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
-    return order >= missing
+def _spread(width: float, digits: int) -> str:
+    return "" if pd.isna(width) else f"±{width:.{digits}f}"
+
+
+def _cases(cfg: DictConfig, task: AlignmentTask, complete: bool) -> pd.DataFrame:
+    variant = Variant("encoders", complete=complete, temperatures=list(cfg.temperatures))
+    settings = replace(Settings.of(cfg), pseudo_rows=cfg.pseudo_rows[:1])  # of models that retrieve: not needed here
+    alignment = run_variant(variant, task, settings).alignment
+    assert alignment is not None
+    fit, validation, test = (alignment.represent(part) for part in (*task.rows(complete), task.test))
+    chosen = choose_shift_model(fit, validation, cfg.latent_dim, cfg.shift.pseudo_rows, cfg.shift.weights, task.seed)
+    logger.info("pseudo_rows=%s, weight=%s: %.4f", chosen.pseudo_rows, chosen.weight, chosen.relative_shift)
+    return shift_cases(chosen, validation, test, task.seed)
 
 
 if __name__ == "__main__":

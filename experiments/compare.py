@@ -8,10 +8,8 @@ one table, and leaves in the run's folder: ``results.csv`` and ``results.parquet
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +31,13 @@ from analysis.report import build_report, short_caption
 from analysis.tables import best_rows, formatted, summarize
 from calmrl_prob.io import write_atomically
 from experiments.comparison import TEST_SEED, Comparer, Comparison
+from experiments.record import versions
 from experiments.refusal import plain_refusals
 
 logger = logging.getLogger(__name__)
 
 #: More columns of text than any table needs.
 _WIDE = 1000
-_VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "numpy", "scikit-learn", "pandas", "arviz", "hydra-core")
 
 
 @hydra.main(config_path="conf", config_name="compare", version_base="1.3")
@@ -124,7 +122,7 @@ def _facts(comparer: Comparer, found: Comparison, overrides: Sequence[str]) -> d
         "focus": focus.label if focus is not None else "",
         "overrides": list(overrides),
         "warnings": list(found.warnings),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS_OF}},
+        "versions": versions(),
         "threads": torch.get_num_threads(),
     }
 
@@ -149,13 +147,6 @@ def _progress(console: Console) -> Progress:
         BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
         console=console,
     )  # fmt: skip
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

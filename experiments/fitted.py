@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import cross_modal_recall
 from calmrl_prob.inference.predictive import NormalPredictive, Predictive
+from calmrl_prob.inference.rescaled import Rescaled
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture
 from experiments.calibrated import direct_recall, without
 from experiments.imputers import Array, Imputer, predictable, values
@@ -60,42 +60,6 @@ class FittedRidge(Fitted):
         """By the cosine of prediction and candidate, both centred: it has no other score."""
         del score
         return direct_recall(self.imputer, data)
-
-
-class Rescaled(Predictive):
-    """A predictive drawn out about its mean so that the variances of each feature are multiplied by a factor.
-
-    Args:
-        base: p(x).
-        factor: (D,), positive.
-    """
-
-    def __init__(self, base: Predictive, factor: Tensor) -> None:
-        self.base, self.factor = base, factor
-
-    @property
-    def mean(self) -> Tensor:
-        """(N, D)."""
-        return self.base.mean
-
-    @property
-    def latent_variance(self) -> Tensor:
-        """(N, D)."""
-        return self.base.latent_variance * self.factor
-
-    @property
-    def noise_variance(self) -> Tensor:
-        """(D,) or (N, D)."""
-        return self.base.noise_variance * self.factor
-
-    def quantile(self, probability: float) -> Tensor:
-        """The value that each feature stays below with this probability, (N, D)."""
-        return self.mean + (self.base.quantile(probability) - self.mean) * self.factor.sqrt()
-
-    def log_density(self, values: Tensor) -> Tensor:
-        """log p(x_nd) at ``values`` (N, D), nats, shape (N, D)."""
-        back = self.mean + (values - self.mean) / self.factor.sqrt()
-        return self.base.log_density(back) - 0.5 * self.factor.log()
 
 
 @dataclass(frozen=True)

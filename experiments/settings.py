@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra.utils
@@ -72,6 +72,33 @@ def check_small_data(cfg: DictConfig) -> None:
             raise ArgumentError(f"{option}: expected a whole number from {least} up, got {value!r}.")
     if not cfg.get("contender"):
         raise ArgumentError("contender: expected at least one, such as 'contender=[ridge,pseudo_rows]'.")
+
+
+def check_recalibration(cfg: DictConfig, methods: Sequence[str]) -> None:
+    """The same for the configuration ``recalibration``.
+
+    Args:
+        cfg: the configuration.
+        methods: those that there are.
+
+    Raises:
+        ArgumentError: naming the option, what was expected and what came.
+    """
+    _check_common(cfg)
+    for option in ("level", "calibration_share"):
+        _check_share(cfg, option)
+    for option, least, optional in (
+        ("rows", 10, True), ("test_rows", 2, False), ("folds", 2, False), ("latent_dim", 1, False),
+        ("repeats", 1, False), ("min_rows", 1, False), ("pattern_rows", 1, False),
+    ):  # fmt: skip
+        value = cfg[option]
+        if not (optional and value is None) and (
+            not isinstance(value, int) or isinstance(value, bool) or value < least
+        ):
+            raise ArgumentError(f"{option}: expected a whole number from {least} up, got {value!r}.")
+    for option, known in (("methods", methods), ("fits", ["likelihood", "shrunk"])):
+        if not _list_of(cfg[option], str) or not set(cfg[option]) <= set(known):
+            raise ArgumentError(f"{option}: expected some of {list(known)}, got {cfg[option]}.")
 
 
 def check_models(cfg: DictConfig) -> None:

@@ -17,6 +17,8 @@ from calmrl_prob.errors import ArgumentError
 from experiments.align import run
 from experiments.aligned import Variant, make_task
 from experiments.anchor_shift import run as run_anchor_shift
+from experiments.shifts import choose_shift_model
+from tests.test_certificate import close_model
 
 CONF = Path(__file__).resolve().parents[1] / "experiments" / "conf"
 TINY = [
@@ -26,9 +28,9 @@ TINY = [
 ]  # fmt: skip
 
 
-def config(*overrides: str) -> object:
+def config(*overrides: str, name: str = "align") -> object:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("align", [*TINY, *overrides])
+        return compose(name, [*TINY, *overrides])
 
 
 def test_every_variant_gives_a_row_and_the_gap_runs_from_observed_to_oracle(tmp_path: Path) -> None:
@@ -45,13 +47,55 @@ def test_every_variant_gives_a_row_and_the_gap_runs_from_observed_to_oracle(tmp_
     assert "generative start" in out.getvalue()
 
 
-def test_anchor_shift_has_a_row_for_each_number_missing(tmp_path: Path) -> None:
-    results = run_anchor_shift(config(), tmp_path, Console(quiet=True))  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path, str]:
+    folder, out = tmp_path_factory.mktemp("shift"), io.StringIO()
+    cfg = config(
+        "data.source.num_instances=400", "shift.pseudo_rows=[0,30]", "training.max_epochs=2", name="anchor_shift"
+    )
+    return run_anchor_shift(cfg, folder, Console(file=out, width=140)), folder, out.getvalue()  # type: ignore[arg-type]
+
+
+def test_anchor_shift_has_a_row_for_each_number_missing(shifted: tuple[pd.DataFrame, Path, str]) -> None:
+    results, folder, printed = shifted
     assert results["missing"].tolist() == [1, 2, 1, 2]
     assert bool((results["bounds hold"] == 1).all())
     assert bool((results["local"] > 0).all())
-    assert bool(results[["nearer", "sure"]].stack().between(0, 1).all())
-    assert "complete rows" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    shares = results[["nearer", "model yes", "certificate yes", "certificate Brier"]]
+    assert bool(shares.stack().between(0, 1).all())
+    assert "complete rows" in (folder / "table.md").read_text(encoding="utf-8")
+    assert "complete rows" in printed
+    for name in ("shifts.png", "bounds.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_anchor_shift_summarizes_its_cases(shifted: tuple[pd.DataFrame, Path, str]) -> None:
+    results, folder, _ = shifted
+    cases = pd.read_csv(folder / "cases.csv")
+    chosen = cases[(cases["trained on"] == "complete rows") & (cases["missing"] == 2)]
+    row = results[(results["trained on"] == "complete rows") & (results["missing"] == 2)].iloc[0]
+    nearer = chosen["calibrated"] < chosen["local"]
+    assert row["nearer"] == pytest.approx(nearer.mean())
+    assert row["calibrated"] == pytest.approx(chosen["calibrated"].mean())
+    yes = chosen["certificate"] >= 0.8
+    assert row["only certified"] == pytest.approx(np.where(yes, chosen["calibrated"], chosen["local"]).mean())
+    assert bool((chosen["lower"] <= chosen["shift"] + 1e-4).all())
+
+
+def test_the_model_for_shifts_is_the_best_of_those_tried() -> None:
+    lg = close_model(noise=0.2)
+    x = lg.sample(300, torch.Generator().manual_seed(0))[1]
+    rows = MultimodalData({name: values.float() for name, values in x.items()})
+    fit, validation = rows.split(0.6, seed=0)
+    tried = {
+        (prior, weight): choose_shift_model(fit, validation, 3, [prior], [weight], seed=0).relative_shift
+        for prior in (0.0, 1e5)
+        for weight in (0.1, 1.0)
+    }
+    chosen = choose_shift_model(fit, validation, 3, [0.0, 1e5], [0.1, 1.0], seed=0)
+    assert chosen.relative_shift == min(tried.values())
+    assert tried[chosen.pseudo_rows, chosen.weight] == chosen.relative_shift
+    assert chosen.relative_shift < 0.9 < max(tried.values())  # the prior of 1e5 rows knows of no relation
 
 
 def test_components_are_learned_from_what_the_training_rows_keep() -> None:

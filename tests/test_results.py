@@ -200,6 +200,22 @@ def test_arviz_takes_every_route(case: Case) -> None:
 
 
 #: Routes whose result has a density of the latents, with no error but rounding.
+def test_distribution_functions_invert_quantiles_and_the_crps_is_its_expectation(case: Case) -> None:
+    result, data = case
+    imputed = cal.impute(result, data)
+    draws = imputed.sample(DRAWS, seed=6)
+    for name in data.names:
+        predictive = imputed.predictive[name]
+        for probability in (0.1, 0.6):
+            below = predictive.cdf(predictive.quantile(probability))
+            assert torch.allclose(below, torch.full_like(below, probability), atol=1e-6)
+        truth = data.filled(name)
+        half = DRAWS // 2
+        terms = (draws[name][:half] - truth).abs() - 0.5 * (draws[name][:half] - draws[name][half : 2 * half]).abs()
+        error = 6 * terms.std(0) / half**0.5 + 2e-3 * terms.mean(0).abs()  # 64 nodes integrate over the quantiles
+        assert bool(((predictive.crps(truth) - terms.mean(0)).abs() < error).all())
+
+
 WITH_DENSITY = [name for name in ROUTES if not name.startswith("student-t")]
 
 

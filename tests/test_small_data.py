@@ -20,12 +20,13 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from calmrl_prob import MultimodalData
 from calmrl_prob.datasets import load_synthetic
 from calmrl_prob.errors import ArgumentError, CalmrlError
+from calmrl_prob.inference.rescaled import Rescaled
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.missingness import mcar
 from experiments.calibrated import without
 from experiments.contenders import Contender, Folds, Gaussian, Model, Ridge
 from experiments.data import Split
-from experiments.fitted import FittedModel, FittedRidge, Hidden, Rescaled, hide, measure
+from experiments.fitted import FittedModel, FittedRidge, Hidden, hide, measure
 from experiments.imputers import RidgePairs, has, values
 from experiments.mixtures import equal_mixture, scale_mixture
 from experiments.settings import build

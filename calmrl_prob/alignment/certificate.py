@@ -8,8 +8,9 @@ beside the observed ones, each of which makes a complete instance with an anchor
     certified               the same with the threshold eps' that does hold for certain (see ``bounds.py``)
 
 The last implies the first for anchors of imputed means in the projector distance, and is much rarer: bounds are for the
-worst direction of an error. All are probabilities under the model, and as good as the model is; for a threshold by hand
-see :func:`probability_within`.
+worst direction of an error. All are probabilities under the model, and as good as the model is: where it fits badly
+they promise too much, and ``certificate_calibration.py`` learns from held-out rows what to make of them. For a
+threshold by hand see :func:`probability_within`.
 
 Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2026),
 Corollary 3, whose eigenvalues are those of the complete instance, and so have to be drawn or plugged in.
@@ -111,8 +112,33 @@ def probability_of_gain(
 
     Arguments and errors are those of :func:`certify`, which returns more and takes about twice as long.
     """
+    return gain_over_draws(
+        completion,
+        calibrated,
+        distance,
+        num_draws=num_draws,
+        seed=seed,
+        unit_draws=unit_draws,
+        unit_means=unit_means,
+    )[0]
+
+
+def gain_over_draws(
+    completion: Completion,
+    calibrated: CalibratedAnchor | Tensor = "mean",
+    distance: ShiftDistance = "vector",
+    *,
+    num_draws: int = 100,
+    seed: int = 0,
+    unit_draws: bool = False,
+    unit_means: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The probability of gain and the expected gain alone, (B,) each, float64.
+
+    Arguments and errors are those of :func:`certify`, which returns more and takes about twice as long.
+    """
     shares = _shares(completion, calibrated, distance, num_draws, seed, unit_draws, unit_means, thresholds=False)
-    return shares[0]
+    return shares[0], shares[1]
 
 
 def probability_within(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calmrl_prob._arguments import real_number
+from calmrl_prob.alignment.anchors import Anchors, leading_vector
 from calmrl_prob.alignment.views import require_matching
-from calmrl_prob.errors import SchemaError
+from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, Posterior, posterior
 
 
@@ -84,6 +86,21 @@ class Completion:
         counts = torch.bincount(index, minlength=len(self.patterns)).tolist()
         rows: tuple[Tensor, ...] = torch.argsort(index, stable=True).split(counts)
         return rows
+
+    def anchors(self, weight: float = 1.0) -> Anchors:
+        """The calibrated anchors: of what is present beside the means of what is missing.
+
+        Args:
+            weight: of a missing modality, beside 1 of one that is present. A weight w is as if means were w^1/2 long:
+                below 1 they are trusted less than the model trusts them.
+
+        Raises:
+            ArgumentError: the weight is negative.
+        """
+        if not real_number("weight", weight, 1.0) >= 0:
+            raise ArgumentError(f"weight: expected a number of at least 0, got {weight!r}.")
+        weights = torch.where(self.observed_mask, 1.0, float(weight)).to(self.values.dtype)
+        return leading_vector(self.values, weights=weights)
 
     def draws(self, num_draws: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
         """Joint draws of the missing modalities beside the observed ones, one after the other.

@@ -4,6 +4,7 @@ from calmrl_prob.evaluation.calibration import coverage_curve, pit_values
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
 from calmrl_prob.evaluation.explained import variance_explained
 from calmrl_prob.evaluation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
+from calmrl_prob.evaluation.masked_validation import MaskedValidation, masked_validation
 from calmrl_prob.evaluation.ranking import RETRIEVAL_METRICS, Retrieval
 from calmrl_prob.evaluation.retrieval import cross_modal_recall, mean_over_pairs, retrieve
 from calmrl_prob.evaluation.scores import SCORES
@@ -14,12 +15,14 @@ __all__ = [
     "INTERVAL_METRICS",
     "RETRIEVAL_METRICS",
     "SCORES",
+    "MaskedValidation",
     "ProbeResult",
     "Retrieval",
     "SimulationRanks",
     "coverage_curve",
     "cross_modal_recall",
     "linear_probe",
+    "masked_validation",
     "mean_over_pairs",
     "pit_values",
     "retrieve",

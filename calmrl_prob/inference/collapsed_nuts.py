@@ -220,7 +220,7 @@ def rotation_free(model: CollapsedModel, theta: Tensor) -> dict[str, Tensor]:
         here = {"log_evidence": terms.evidence, "log_prior": terms.log_prior}
         structure = terms.structures[0]
         if isinstance(structure, LinearGaussian):
-            picks = picks or _Picks.of(structure)
+            picks = picks or Picks.of(structure)
             here |= picks.quantities(structure)
         for name, value in here.items():
             rows.setdefault(name, []).append(value.detach())
@@ -236,7 +236,7 @@ def moving(model: CollapsedModel, theta: Tensor, quantities: Mapping[str, Tensor
     deviation under the model: no data are so many that a posterior would be that narrow.
     """
     structure = model.structures(theta[0, 0])[0]
-    scales = _Picks.of(structure).scales(structure) if isinstance(structure, LinearGaussian) else {}
+    scales = Picks.of(structure).scales(structure) if isinstance(structure, LinearGaussian) else {}
     found = {}
     for name, values in quantities.items():
         flat = values.flatten(2) if values.ndim > 2 else values[..., None]
@@ -249,15 +249,16 @@ def moving(model: CollapsedModel, theta: Tensor, quantities: Mapping[str, Tensor
 
 
 @dataclass(frozen=True)
-class _Picks:
-    """Which features, and which pairs of them, are looked at."""
+class Picks:
+    """Which features, and which pairs of them, are looked at: the same ones whatever the draw."""
 
     features: Tensor
     first: Tensor
     second: Tensor
 
     @classmethod
-    def of(cls, lg: LinearGaussian) -> _Picks:
+    def of(cls, lg: LinearGaussian) -> Picks:
+        """Up to 50 of each."""
         width = sum(lg.dims.values())
         generator = np.random.default_rng(0)
         features = np.sort(generator.permutation(width)[:_ENTRIES])
@@ -266,6 +267,7 @@ class _Picks:
         return cls(torch.as_tensor(features), torch.as_tensor(first[chosen]), torch.as_tensor(second[chosen]))
 
     def quantities(self, lg: LinearGaussian) -> dict[str, Tensor]:
+        """Entries of W S0 W^T, of W m0 + mu and of the noise variances."""
         loadings = torch.cat(list(lg.loadings.values()))
         left = loadings[self.first] @ lg.prior_covariance
         mean = loadings[self.features] @ lg.prior_mean + torch.cat(list(lg.intercepts.values()))[self.features]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from calmrl_prob.conjugacy import ConjugateForm
 from calmrl_prob.data import MultimodalData
@@ -15,11 +19,40 @@ from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.mixture_posterior import mixture_posterior
 
 
-def form_posterior(form: ConjugateForm, data: MultimodalData) -> PosteriorResult:
-    """The exact posterior of the latents under a discovered form.
+@dataclass(frozen=True)
+class OneStructure:
+    """A form that is known without a Pyro model: the same for all instances, whatever the data.
+
+    Attributes:
+        structure: the form.
+        structure_index, offsets, latent_offset, route: as :class:`~calmrl_prob.conjugacy.ConjugateForm` has them.
+    """
+
+    structure: LinearGaussian
+    structure_index: Tensor | None = None
+    offsets: Mapping[str, Tensor] | None = None
+    latent_offset: Tensor | None = None
+    route: str = "exact"
+
+    @property
+    def structures(self) -> tuple[LinearGaussian]:
+        """The one structure."""
+        return (self.structure,)
+
+    @property
+    def latent_dim(self) -> int:
+        """K."""
+        return self.structure.latent_dim
+
+
+Form = ConjugateForm | OneStructure
+
+
+def form_posterior(form: Form, data: MultimodalData) -> PosteriorResult:
+    """The exact posterior of the latents under a form.
 
     Args:
-        form: as discovered on ``data``.
+        form: as discovered on ``data``, or one that holds for all data.
         data: N instances.
     """
     offsets = form.offsets

@@ -36,6 +36,8 @@ class DrawsPredictive(Predictive):
         num_instances: N.
     """
 
+    normal = False
+
     def __init__(self, num_draws: int, source: Source, name: str, dtype: torch.dtype, num_instances: int) -> None:
         self._num_draws, self._num_instances = num_draws, num_instances
         self._source, self._name, self._dtype = source, name, dtype
@@ -93,6 +95,13 @@ class DrawsPredictive(Predictive):
             total = density if total is None else torch.logaddexp(total, density)
         assert total is not None
         return (total - math.log(self._num_draws)).to(self._dtype)
+
+    def cdf(self, values: Tensor) -> Tensor:
+        """1/S sum_s P_s(x_nd below ``values``), (N, D)."""
+        total = torch.zeros(self._num_instances, values.shape[-1], dtype=torch.float64, device=values.device)
+        for part in self._each():
+            total += part.cdf(values.to(torch.float64))
+        return (total / self._num_draws).to(self._dtype)
 
     def quantile(self, probability: float) -> Tensor:
         """Of the mixture, (N, D), in chunks of rows."""

@@ -90,11 +90,13 @@ class GaussianPosterior(PosteriorResult):
         """Joint draws: each modality's location is W z + mu, and what its correlated noise adds, drawn afresh."""
         lg, own = self.linear_gaussian, self._latent_dim
         noise: Mapping[str, Tensor] = {name: lg.noise_variance[name] for name in names}
-        for latents in self.exact.sample(num_draws, generator):
-            if own < lg.latent_dim:
-                latents[:, own:].normal_(generator=generator)
-            location = {name: torch.addmm(lg.intercepts[name], latents, lg.loadings[name].mT) for name in names}
-            yield Draw(latents[:, :own], location, noise)
+        step = max(1, _CHUNK_BUDGET // max(1, self.exact.mean.numel()))  # (S, N, K) may not fit
+        for start in range(0, num_draws, step):
+            for latents in self.exact.sample(min(step, num_draws - start), generator):
+                if own < lg.latent_dim:
+                    latents[:, own:].normal_(generator=generator)
+                location = {name: torch.addmm(lg.intercepts[name], latents, lg.loadings[name].mT) for name in names}
+                yield Draw(latents[:, :own], location, noise)
 
 
 class GaussianPredictive(Predictive):

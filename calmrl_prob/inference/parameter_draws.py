@@ -31,8 +31,8 @@ from calmrl_prob._arguments import whole_number
 from calmrl_prob.arviz_adapter import Group, Variable
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
-from calmrl_prob.inference.discovered import form_posterior
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.discovered import Form, OneStructure, form_posterior
 from calmrl_prob.inference.draws_predictive import DrawsPredictive
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.results import Draw, PosteriorResult
@@ -41,6 +41,8 @@ from calmrl_prob.tracing import BoundModel
 
 #: Numbers that posteriors given each draw may take up together, to be kept from one use to the next.
 _KEEP_BUDGET = 2**24
+#: What a linear-Gaussian form has for each modality.
+_PARAMETERS = ("loadings", "intercepts", "noise_variance")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,8 +50,10 @@ class ParameterDraws:
     """S draws of the global latents of a model, of equal weight.
 
     Attributes:
-        bound: the model.
-        values: for each global latent its draws, (S, ...).
+        bound: the model; or, of draws about a fit (:func:`calmrl_prob.parameter_draws`), the fitted form itself, in
+            whose axes latents are reported.
+        values: for each global latent its draws, (S, ...); about a fit, ``loadings_<name>``, ``intercepts_<name>`` and
+            ``noise_variance_<name>``.
         route: how they were found, such as "collapsed nuts".
         reference: the draw whose axes latents are reported in.
         diagnostics: what the route has to report.
@@ -58,7 +62,7 @@ class ParameterDraws:
         statistics: what the sampler has to say of each draw, (S,), under ArviZ's names.
     """
 
-    bound: BoundModel
+    bound: BoundModel | LinearGaussian
     values: Mapping[str, Tensor]
     route: str
     reference: int = -1
@@ -90,7 +94,8 @@ class ParameterDraws:
             dims = ("chain", "draw", *(f"{name}_{i}" for i in range(values.ndim - 1)))
             return dims, shaped.detach().cpu().numpy()
 
-        everything = {**self.values, **self.quantities}
+        # about a fit, what is wanted by feature is read off the forms, turned
+        everything = {**({} if isinstance(self.bound, LinearGaussian) else self.values), **self.quantities}
         return (
             Group({name: variable(name, values) for name, values in everything.items()}),
             Group({name: variable(name, values) for name, values in self.statistics.items()}),
@@ -136,8 +141,70 @@ class ParameterDraws:
             raise ArgumentError(
                 f"options: the posterior over parameter draws has num_draws alone, got {list(options)}."
             )
-        kept, reference = self.thinned(whole_number("num_draws", num_draws, least=1)), self.at(self.reference)
-        return DrawsPosterior(discover(self.bound, data, reference), data, kept, reference)
+        kept = self.thinned(whole_number("num_draws", num_draws, least=1))
+        if isinstance(self.bound, LinearGaussian):
+            data = data.conform(self.bound.dims)
+            return DrawsPosterior(kept.structures(), data, kept, OneStructure(self.bound))
+        reference = self.at(self.reference)
+        form = discover(self.bound, data, reference)
+        return DrawsPosterior(
+            [_form_at(form, kept.at(s)) for s in range(len(kept))], data, kept, _form_at(form, reference)
+        )
+
+    def structures(self) -> list[OneStructure]:
+        """The form under each draw, of draws about a fit.
+
+        Raises:
+            ArgumentTypeError: the draws are of the global latents of a Pyro model, whose form depends on the data.
+        """
+        if not isinstance(self.bound, LinearGaussian):
+            raise ArgumentTypeError(
+                "draws: those of a Pyro model's global latents have no form without data; take .posterior(data)."
+            )
+        fitted, found = self.bound, []
+        for at in (self.at(s) for s in range(len(self))):
+            loadings, intercepts, noise = (
+                {name: at[f"{kind}_{name}"] for name in fitted.names} for kind in _PARAMETERS
+            )
+            found.append(LinearGaussian(loadings, intercepts, noise, fitted.prior_mean, fitted.prior_covariance))
+        return [OneStructure(structure) for structure in found]
+
+    @classmethod
+    def about(
+        cls,
+        fitted: LinearGaussian,
+        draws: Sequence[LinearGaussian],
+        route: str,
+        quantities: Mapping[str, Tensor] = MappingProxyType({}),
+        diagnostics: Mapping[str, Any] = MappingProxyType({}),
+        statistics: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> ParameterDraws:
+        """Draws of models about a fitted one, each turned to where its loadings are nearest to the fitted one's.
+
+        Args:
+            fitted: the form whose axes and prior are kept.
+            draws: S models with the same prior.
+            route: how they were found.
+            quantities: functions of the draws, (S, ...).
+            diagnostics: what the route has to report.
+            statistics: what it has to say of each draw, (S,), under ArviZ's names.
+
+        Raises:
+            ArgumentError: a draw is of another model: other modalities, widths or K.
+        """
+        for number, draw in enumerate(draws):
+            if draw.dims != fitted.dims or draw.latent_dim != fitted.latent_dim:
+                raise ArgumentError(
+                    f"draws[{number}]: it is of another model, {draw}, than {fitted}; keep draws of different models "
+                    "apart, and compare them with arviz.compare."
+                )
+        turned = [align(draw, fitted, fitted.latent_dim).structure(draw) for draw in draws]
+        values = {
+            f"{kind}_{name}": torch.stack([getattr(draw, kind)[name] for draw in turned])
+            for kind in _PARAMETERS
+            for name in fitted.names
+        }
+        return cls(fitted, values, route, diagnostics=diagnostics, quantities=quantities, statistics=statistics)
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}: {tuple(draws.shape[1:])}" for name, draws in self.values.items())
@@ -148,21 +215,21 @@ class DrawsPosterior(PosteriorResult):
     """The posterior of the latents of N instances over draws of the parameters.
 
     Args:
-        form: of the model on the data.
+        forms: of the model on the data, under each draw.
         data: N instances.
         parameters: the draws.
-        reference: values of the draw in whose axes latents are reported.
+        reference: the form in whose axes latents are reported.
     """
 
     def __init__(
-        self, form: ConjugateForm, data: MultimodalData, parameters: ParameterDraws, reference: Mapping[str, Tensor]
+        self, forms: Sequence[Form], data: MultimodalData, parameters: ParameterDraws, reference: Form
     ) -> None:
         self.parameters, self.route, self.diagnostics = parameters, parameters.route, parameters.diagnostics
-        self.dims = form.structures[0].dims
-        self._data, self._forms = data, [_form_at(form, parameters.at(s)) for s in range(len(parameters))]
-        self._alignments = _alignments(self._forms, _form_at(form, reference))
+        self.dims = reference.structures[0].dims
+        self._data, self._forms = data, forms
+        self._alignments = _alignments(forms, reference)
         self._kept: dict[int, PosteriorResult] = {}
-        self._keeps = len(parameters) * len(data) * form.latent_dim * 2 <= _KEEP_BUDGET
+        self._keeps = len(parameters) * len(data) * reference.latent_dim * 2 <= _KEEP_BUDGET
 
     @property
     def num_draws(self) -> int:
@@ -250,6 +317,11 @@ class DrawsPosterior(PosteriorResult):
         structures = self._forms[number].structures
         return structures[0] if len(structures) == 1 and isinstance(structures[0], LinearGaussian) else None
 
+    def aligned(self, number: int) -> LinearGaussian | None:
+        """The same in the axes of the reference, up to correlated noise; densities of the data are unchanged."""
+        structure = self.structure(number)
+        return None if structure is None else self._alignments[number].structure(structure)
+
     def log_density(self, latents: Tensor) -> Tensor:
         """log 1/S sum_s p(z_n | x_n, theta_s) in the axes of the reference draw, nats, shape (N,)."""
         terms = []
@@ -282,8 +354,24 @@ class Alignment:
         moved: Tensor = matrix @ covariance @ matrix.mT
         return moved
 
+    def structure(self, start: LinearGaussian) -> LinearGaussian:
+        """The model of the moved latents: W A^-1, mu - W A^-1 a, and the prior moved; further latents left out."""
+        latent_dim = len(self.matrix)
+        loadings = {
+            name: torch.linalg.solve(self.matrix.to(part.dtype), part[:, :latent_dim], left=False)
+            for name, part in start.loadings.items()
+        }
+        offset = self.offset.to(start.dtype)
+        return LinearGaussian(
+            loadings,
+            {name: intercept - loadings[name] @ offset for name, intercept in start.intercepts.items()},
+            start.noise_variance,
+            self.latents(start.prior_mean[:latent_dim]),
+            self.covariances(start.prior_covariance[:latent_dim, :latent_dim]),
+        )
 
-def _alignments(forms: Sequence[ConjugateForm], reference: ConjugateForm) -> list[Alignment]:
+
+def _alignments(forms: Sequence[Form], reference: Form) -> list[Alignment]:
     """For each draw the map to the reference's axes; the identity for mixtures, which have axes of their own."""
     goal = reference.structures[0]
     latent_dim = reference.latent_dim
@@ -340,8 +428,10 @@ def _form_at(form: ConjugateForm, values: Mapping[str, Tensor]) -> ConjugateForm
     return replace(form, structures=structures, offsets=offsets, latent_offset=latent_offset)
 
 
-def _rows_of(form: ConjugateForm, rows: slice) -> ConjugateForm:
+def _rows_of(form: Form, rows: slice) -> Form:
     """The form of some of the instances that it was found on."""
+    if isinstance(form, OneStructure):
+        return form
     structures, index = form.structures, None
     if form.structure_index is not None:
         present, index = torch.unique(form.structure_index[rows], return_inverse=True)

@@ -14,15 +14,24 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+#: Nodes (less 1/2) and weights on (0, 1) of the integral over quantiles that is the CRPS of what is not normal.
+_NODES, _WEIGHTS = (0.5 * part for part in np.polynomial.legendre.leggauss(64))
 #: Halvings of the bracket of a mixture's quantile: 2^-60 of its width is below rounding.
 _BISECTIONS = 60
 
 
 class Predictive(ABC):
-    """p(x_n^m | x_n) of D features of N instances, in the data's units. Normal, unless a subclass says otherwise."""
+    """p(x_n^m | x_n) of D features of N instances, in the data's units. Normal, unless a subclass says otherwise.
+
+    Attributes:
+        normal: whether each feature's predictive is normal.
+    """
+
+    normal: bool = True
 
     @property
     @abstractmethod
@@ -58,6 +67,32 @@ class Predictive(ABC):
     def log_density(self, values: Tensor) -> Tensor:
         """log p(x_nd | x_n) at ``values`` (N, D), nats, shape (N, D)."""
         return normal_log_density(values, self.mean, self.variance)
+
+    def cdf(self, values: Tensor) -> Tensor:
+        """P(x_nd below ``values``), (N, D): at the truth, the probability integral transform."""
+        below: Tensor = torch.special.ndtr((values - self.mean) / self.variance.sqrt())
+        return below
+
+    def crps(self, values: Tensor) -> Tensor:
+        """Continuous ranked probability score at ``values`` (N, D), data units, (N, D); lower is better.
+
+        With z the standardised value, sd (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) where the predictive is normal;
+        where it is not, twice the integral over p of the pinball loss of its p-quantile, by 64 Gauss-Legendre nodes
+        (within 0.1% for a normal). Source: Gneiting & Raftery, Strictly Proper Scoring Rules, Prediction, and
+        Estimation, 2007.
+        """
+        if not self.normal:
+            total = torch.zeros_like(self.mean)
+            for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+                probability = 0.5 + float(node)
+                error = values - self.quantile(probability)
+                total += 2 * float(weight) * torch.maximum(probability * error, (probability - 1) * error)
+            return total
+        scale = self.variance.sqrt()
+        z = (values - self.mean) / scale
+        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+        score: Tensor = scale * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+        return score
 
 
 class NormalPredictive(Predictive):
@@ -110,6 +145,8 @@ class MixturePredictive(Predictive):
         >>> two.variance.tolist(), abs(round(float(two.quantile(0.5)), 3))
         ([[10.0]], 0.0)
     """
+
+    normal = False
 
     def __init__(
         self,
@@ -172,6 +209,10 @@ class MixturePredictive(Predictive):
         """log sum_c w_nc N(x_nd; ...), nats, shape (N, D)."""
         parts = normal_log_density(values, self.location, self._scale.square())
         return torch.logsumexp(self.log_weight[:, :, None] + parts, dim=0)
+
+    def cdf(self, values: Tensor) -> Tensor:
+        """sum_c w_nc Phi((x_nd - mean_ncd) / sd_ncd), (N, D)."""
+        return self._average(torch.special.ndtr((values - self.location) / self._scale))
 
 
 def normal_log_density(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,8 @@ def progress_bar(title: str, total: int | None, console: Console | None = None) 
         console: where to show it; standard error if not given.
 
     Yields:
-        A function of the iteration's number and the log likelihood (nats), to call after each iteration.
+        A function of the iteration's number and the log likelihood (nats; NaN where there is none), to call after each
+        iteration.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -36,6 +38,7 @@ def progress_bar(title: str, total: int | None, console: Console | None = None) 
         task = bar.add_task(title, total=total, value="")
 
         def report(iteration: int, log_likelihood: float) -> None:
-            bar.update(task, completed=iteration, value=f"log likelihood {log_likelihood:,.2f}")
+            value = "" if math.isnan(log_likelihood) else f"log likelihood {log_likelihood:,.2f}"
+            bar.update(task, completed=iteration, value=value)
 
         yield report

@@ -26,6 +26,8 @@ class ScaleMixturePredictive(Predictive):
         dtype: of the results.
     """
 
+    normal = False
+
     def __init__(self, given: ScalePosterior, name: str, dtype: torch.dtype) -> None:
         self._given, self._name, self._dtype = given, name, dtype
         self._noise = given.model.linear_gaussian.noise_variance[name]
@@ -102,6 +104,10 @@ class ScaleMixturePredictive(Predictive):
     def log_density(self, values: Tensor) -> Tensor:
         """log p(x_nd | x_n) at ``values`` (N, D), nats, shape (N, D)."""
         return self._gather(lambda part, rows: part.log_density(values[rows]), fresh=True)
+
+    def cdf(self, values: Tensor) -> Tensor:
+        """P(x_nd below ``values``), (N, D)."""
+        return self._gather(lambda part, rows: part.cdf(values[rows]), fresh=True)
 
 
 def gamma_nodes(freedom: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:

@@ -138,3 +138,13 @@ class _Gathered(Predictive):
         """(N, D), nats."""
         centred = values if self._offset is None else values - self._offset.to(values.dtype)
         return self._gather(lambda rows, part: part.log_density(centred[rows]))
+
+    @property
+    def normal(self) -> bool:  # type: ignore[override]  # a constant of most classes
+        """Whether those of all rows are."""
+        return all(part.normal for _, part in self._parts)
+
+    def cdf(self, values: Tensor) -> Tensor:
+        """P(x_nd below ``values``), (N, D)."""
+        centred = values if self._offset is None else values - self._offset.to(values.dtype)
+        return self._gather(lambda rows, part: part.cdf(centred[rows]))

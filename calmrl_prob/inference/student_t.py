@@ -69,6 +69,8 @@ class StudentTPredictive(Predictive):
         exact: the posterior, for weights and degrees of freedom.
     """
 
+    normal = False
+
     def __init__(self, gaussian: Predictive, exact: StudentTPosterior) -> None:
         self._gaussian = gaussian
         like = gaussian.mean
@@ -108,3 +110,8 @@ class StudentTPredictive(Predictive):
         """(N, D), nats."""
         density: Tensor = StudentT(self._freedom, self.mean, self._scale, validate_args=False).log_prob(values)
         return density
+
+    def cdf(self, values: Tensor) -> Tensor:
+        """P(x_nd below ``values``), (N, D)."""
+        standard = ((values - self.mean) / self._scale).double().cpu().numpy()
+        return torch.as_tensor(stats.t.cdf(standard, self._freedom.double().cpu().numpy())).to(self.mean)

@@ -12,6 +12,7 @@ one D_p x D_p x K product for each pattern, however many rows there were.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,6 +159,24 @@ class SufficientStatistics:
             )
             moved.scatters[present] = _moved(scatter, step)
         return moved
+
+    def scaled(self, weight: float) -> SufficientStatistics:
+        """Those of the same instances, each counted ``weight`` times: how online fits forget."""
+        fewer = SufficientStatistics(self.dims, self._shift)
+        fewer.scatters = {present: weight * scatter for present, scatter in self.scatters.items()}
+        return fewer
+
+    def to_tensors(self) -> dict[str, Any]:
+        """What they can be made again of, in the same bits, by :meth:`from_tensors`; for checkpoints."""
+        scatters = {present: scatter.clone() for present, scatter in self.scatters.items()}
+        return {"dims": dict(self.dims), "shift": dict(self._shift), "scatters": scatters}
+
+    @classmethod
+    def from_tensors(cls, kept: Mapping[str, Any]) -> SufficientStatistics:
+        """The statistics that :meth:`to_tensors` took apart."""
+        statistics = cls(kept["dims"], kept["shift"])
+        statistics.scatters = dict(kept["scatters"])
+        return statistics
 
     def merge(self, other: SufficientStatistics) -> SufficientStatistics:
         """The statistics of both sets of instances together; also written ``self + other``.

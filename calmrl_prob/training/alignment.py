@@ -154,14 +154,16 @@ def align(
         folder: where logs (CSV, TensorBoard) and checkpoints go; none are written without.
         resume: a checkpoint of an earlier run with the same settings, to go on from.
         trainer_options: of ``lightning.Trainer``: accelerator, devices, strategy, precision ...; one CPU by default.
+            Under ``torchrun`` with several processes, their number as ``devices`` and ``strategy="ddp"``; each takes
+            its part of the rows, in batches of ``batch_size``.
 
     Returns:
         The trained encoders at their best epoch, the generative model, and the history.
 
     Raises:
-        ArgumentError: an option is out of range.
+        ArgumentError: an option is out of range, or other than the one that the checkpoint was made with.
         SchemaError: modalities and encoders do not go together, or outputs differ in width.
-        DataError: too few rows, or none with every modality for the warm-up.
+        DataError: too few rows, none with every modality for the warm-up, or a modality that no row has.
         NumericalError: an output or the loss is not finite; names the modality and the step.
 
     Example:
@@ -197,6 +199,22 @@ def align(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         seed=seed,
+        settings={
+            "calibration": calibration.name,
+            "objective": type(objective).__name__,
+            "modalities": list(encoders),
+            "num_instances": len(data),  # type: ignore[arg-type]
+            "latent_dim": latent_dim,
+            "warmup_epochs": warmup_epochs,
+            "em_period": em_period,
+            "em_options": dict(em_options or {}),
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "unit_norm": unit_norm,
+            "reconstruction_weight": reconstruction_weight,
+            "seed": seed,
+        },
     )
     rows = TrainingRows(as_dataset(data, module.names), module.names, batch_size, seed, warmup_epochs)
     step = None
@@ -215,6 +233,8 @@ def align(
         callbacks.append(ModelCheckpoint(target / "checkpoints", filename="{epoch}", save_last=True, save_top_k=0))
         loggers = [CSVLogger(target, name="", version="csv"), TensorBoardLogger(target, name="", version="tensorboard")]
     device_options: dict[str, Any] = {"accelerator": "cpu", "devices": 1, **(trainer_options or {})}
+    if device_options.get("strategy") == "ddp":  # a batch may lack a modality, and its encoder then has no gradient
+        device_options["strategy"] = "ddp_find_unused_parameters_true"
     with seeded(seed), _quiet():
         trainer = lightning.Trainer(
             max_epochs=max_epochs,

@@ -1,43 +1,55 @@
 """Step 1 of calibrated alignment: the encoders stand still, and the generative model is fitted to what they give.
 
 One pass over the training rows gathers the sufficient statistics of the current representations, over all processes;
-closed-form EM goes on from the parameters of last time, at a cost that does not grow with the rows.
+closed-form EM goes on from the parameters of last time, at a cost that does not grow with the rows. Or online: the
+statistics are gathered of the training batches as they go by, older ones forgotten by and by, with no pass of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning
 import torch
 import torch.distributed as distributed
+from torch import Tensor
 
 from calmrl_prob._arguments import real_number, whole_number
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.training.batches import Batch
-from calmrl_prob.training.module import AlignmentModule
+from calmrl_prob.training.module import AlignmentModule, is_distributed, require_all_modalities
 
 logger = logging.getLogger(__name__)
 
+#: Rows that wait until they are added to online statistics together.
+_ROWS_AT_ONCE = 4096
+
 
 class GenerativeStep(lightning.Callback):
-    """Fits the generative model of an ``AlignmentModule`` before epochs begin.
+    """Fits the generative model of an ``AlignmentModule``, every so many epochs or steps.
 
     Args:
         batches: passes over the training rows, in any order, each process its part.
         latent_dim: K; below the width of all representations together.
         first_epoch: before which it is first fitted.
         period: epochs from one fit to the next.
+        period_steps: training steps from one fit to the next, instead of ``period``.
+        decay: None for a pass over the training rows at each fit. A number in [0, 1] for the online form: statistics of
+            the representations that training itself computes, among which those from before the last fit count this
+            much, those from before the one before it the square of it, and so on. It costs no pass; but what it sees is
+            older, and has the encoders' dropout in it. Until the first fit, an epoch or ``period_steps`` after training
+            begins, observed modalities alone are seen.
         max_iterations: of EM at each fit, which goes on from the last one; the first has four times as many.
         noise, noise_pseudo_count, pseudo_rows: as in ``calmrl_prob.linear_gaussian.fit_em``.
         seed: of the first fit's spectral start.
 
     Attributes:
         seconds: spent here so far.
+        statistics: gathered online so far; None if there are none.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -50,6 +62,8 @@ class GenerativeStep(lightning.Callback):
         *,
         first_epoch: int = 0,
         period: int = 1,
+        period_steps: int | None = None,
+        decay: float | None = None,
         max_iterations: int = 5,
         noise: str = "isotropic",
         noise_pseudo_count: float = 0.0,
@@ -59,6 +73,10 @@ class GenerativeStep(lightning.Callback):
         self.batches, self.latent_dim = batches, whole_number("latent_dim", latent_dim, least=1)
         self.first_epoch = whole_number("first_epoch", first_epoch)
         self.period = whole_number("period", period, least=1)
+        self.period_steps = None if period_steps is None else whole_number("period_steps", period_steps, least=1)
+        self.decay = None if decay is None else real_number("decay", decay, 0.5)
+        if self.decay is not None and not 0 <= self.decay <= 1:
+            raise ArgumentError(f"decay: expected a number from 0 to 1, or None, got {decay!r}.")
         self.max_iterations = whole_number("max_iterations", max_iterations, least=1)
         for argument, value in (("noise_pseudo_count", noise_pseudo_count), ("pseudo_rows", pseudo_rows)):
             if real_number(argument, value, 0.0) < 0:
@@ -70,18 +88,84 @@ class GenerativeStep(lightning.Callback):
             "seed": seed,
         }
         self.seconds = 0.0
+        self.statistics: SufficientStatistics | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._steps_since = 0
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Fit, if this epoch's turn has come."""
-        epoch = trainer.current_epoch
-        if not isinstance(pl_module, AlignmentModule) or epoch < self.first_epoch:
+        epoch = trainer.current_epoch - self.first_epoch
+        if self.period_steps is not None or not isinstance(pl_module, AlignmentModule) or epoch < 0:
             return
-        if (epoch - self.first_epoch) % self.period and pl_module.generative is not None:
-            return
+        if epoch % self.period == 0 or pl_module.generative is None:
+            self._step(pl_module)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Fit, if this step's turn has come."""
+        del batch, batch_idx
+        if self.period_steps is not None and isinstance(pl_module, AlignmentModule):
+            first = pl_module.generative is None and self.decay is None
+            if trainer.current_epoch >= self.first_epoch and (first or self._steps_since >= self.period_steps):
+                self._step(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,  # noqa: ANN401 - what Lightning passes
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count the step; and keep what it computed, for the online form."""
+        del trainer, outputs, batch_idx
+        self._steps_since += 1
+        if self.decay is not None and isinstance(pl_module, AlignmentModule):
+            assert pl_module.representations is not None
+            self._waiting.append((pl_module.representations, batch.observed_mask))
+            if sum(len(mask) for _, mask in self._waiting) >= _ROWS_AT_ONCE:
+                self._gather(pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Nothing waits from one epoch to the next, so that a run that resumes adds up in the same order."""
+        if isinstance(pl_module, AlignmentModule):
+            self._gather(pl_module)
+
+    def _step(self, module: AlignmentModule) -> None:
+        self._gather(module)
         started = time.perf_counter()
-        statistics = all_reduced(gather_statistics(pl_module, self.batches))
-        pl_module.generative = self.fit(statistics, pl_module.generative)
+        if self.decay is None:
+            module.generative = self.fit(all_reduced(gather_statistics(module, self.batches)), module.generative)
+            self._steps_since = 0
+        else:
+            total = None if self.statistics is None else all_reduced(self.statistics)
+            if total is not None and all(_seen(total).values()):  # else it waits until every modality has gone by
+                module.generative = self.fit(total, module.generative)
+                assert self.statistics is not None
+                self.statistics = self.statistics.scaled(self.decay) if self.decay else None
+                self._steps_since = 0
         self.seconds += time.perf_counter() - started
+
+    def _gather(self, module: AlignmentModule) -> None:
+        """Add what waits: many rows at once, since a product costs its size in memory however few the rows."""
+        if self._waiting:
+            started = time.perf_counter()
+            representations, masks = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            wide = representations.to(torch.promote_types(representations.dtype, torch.float32))
+            self.statistics = _updated(self.statistics, module.names, wide, masks)
+            self.seconds += time.perf_counter() - started
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        kept = None if self.statistics is None else self.statistics.to_tensors()
+        return {"steps_since": self._steps_since, "statistics": kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self._steps_since, kept = state_dict["steps_since"], state_dict["statistics"]
+        self.statistics = None if kept is None else SufficientStatistics.from_tensors(kept)
 
     def fit(self, statistics: SufficientStatistics, start: LinearGaussian | None) -> LinearGaussian:
         """EM from where it ended last time.
@@ -89,13 +173,7 @@ class GenerativeStep(lightning.Callback):
         Raises:
             DataError: a modality has no row in the whole epoch.
         """
-        seen = [any(column) for column in zip(*statistics.scatters, strict=True)]
-        absent = [name for name, here in zip(statistics.names, seen, strict=True) if not here]
-        if absent:
-            raise DataError(
-                f"data: no training row has the modality {absent[0]!r}, so nothing can be learned of it; leave out its "
-                "encoder."
-            )
+        require_all_modalities(_seen(statistics))
         most = self.max_iterations if start is not None else 4 * self.max_iterations
         result = fit_em(statistics, self.latent_dim, start=start, max_iterations=most, tolerance=1e-4, **self.options)
         logger.info("EM: %d iterations, %.4g nats", result.num_iterations, float(result.log_likelihood[-1]))
@@ -112,11 +190,7 @@ def gather_statistics(module: AlignmentModule, batches: Iterable[Batch]) -> Suff
         for batch in batches:
             representations = module.encode(batch.to(module.device))
             mask = batch.observed_mask.to(module.device)
-            arrays = {name: representations[:, m] for m, name in enumerate(module.names)}
-            blocks = ObservedBlocks.from_arrays(arrays, mask)
-            if statistics is None:
-                statistics = SufficientStatistics(blocks.dims)
-            statistics.update(blocks)
+            statistics = _updated(statistics, module.names, representations, mask)
     finally:
         module.train(training)
     if statistics is None:
@@ -124,12 +198,25 @@ def gather_statistics(module: AlignmentModule, batches: Iterable[Batch]) -> Suff
     return statistics
 
 
+def _updated(
+    statistics: SufficientStatistics | None, names: Sequence[str], representations: Tensor, observed_mask: Tensor
+) -> SufficientStatistics:
+    arrays = {name: representations[:, m] for m, name in enumerate(names)}
+    blocks = ObservedBlocks.from_arrays(arrays, observed_mask)
+    return (SufficientStatistics(blocks.dims) if statistics is None else statistics).update(blocks)
+
+
+def _seen(statistics: SufficientStatistics) -> dict[str, bool]:
+    """For each modality whether any row has it."""
+    return {name: any(present[m] for present in statistics.scatters) for m, name in enumerate(statistics.names)}
+
+
 def all_reduced(statistics: SufficientStatistics) -> SufficientStatistics:
     """The statistics of all processes together, the same in each; alone, those given.
 
     The scatters are taken about one shift, that of the first process, and added pattern by pattern.
     """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if not is_distributed():
         return statistics
     shift = statistics.shift.clone()
     distributed.broadcast(shift, src=0)

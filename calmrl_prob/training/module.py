@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
@@ -24,7 +25,7 @@ from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.input_imputation import InputImputation
 
-_GENERATIVE = "generative_model"
+_GENERATIVE, _SETTINGS = "generative_model", "settings"
 
 
 def as_tensors(lg: LinearGaussian) -> dict[str, Any]:
@@ -36,6 +37,28 @@ def as_tensors(lg: LinearGaussian) -> dict[str, Any]:
         "prior_mean": lg.prior_mean,
         "prior_covariance": lg.prior_covariance,
     }
+
+
+def is_distributed() -> bool:
+    """Whether there are other processes."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def require_all_modalities(seen: Mapping[str, bool]) -> None:
+    """Refuse what nothing can be learned of.
+
+    Args:
+        seen: for each modality whether any training row has it.
+
+    Raises:
+        DataError: none has.
+    """
+    absent = [name for name, here in seen.items() if not here]
+    if absent:
+        raise DataError(
+            f"data: no training row has the modality {absent[0]!r}, so nothing can be learned of it; leave out its "
+            "encoder."
+        )
 
 
 class AlignmentModule(lightning.LightningModule):
@@ -51,12 +74,14 @@ class AlignmentModule(lightning.LightningModule):
         reconstruction_weight: of the mean squared error of encoders that have a ``decode``.
         learning_rate, weight_decay: of AdamW.
         seed: of what is drawn in training.
+        settings: by name, what a checkpoint must have been made with to be gone on from; plain values.
 
     Raises:
         ArgumentError: both calibration and input imputation would impute.
 
     Attributes:
         generative: the model of the representations; None before it was first fitted.
+        representations: (B, M, D) of the last training batch, detached; None before it, and with imputed inputs.
     """
 
     def __init__(
@@ -71,6 +96,7 @@ class AlignmentModule(lightning.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if input_imputation is not None and calibration.needs_model:
@@ -84,12 +110,15 @@ class AlignmentModule(lightning.LightningModule):
         self.unit_norm, self.reconstruction_weight = unit_norm, reconstruction_weight
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.generative: LinearGaussian | None = None
+        self.representations: Tensor | None = None
+        self.settings = dict(settings or {})
+        self._seen = torch.zeros(len(self.names), dtype=torch.bool)
 
     def encode(self, batch: Batch) -> Tensor:
         """Representations (B, M, D); 0 for what is absent.
 
         Raises:
-            SchemaError: encoders differ in the width of their output.
+            SchemaError: an encoder's output is not (n, D), or they differ in D.
             DataError: no instance of the batch has anything.
             NumericalError: an encoder gives what is not finite; the message names the modality.
         """
@@ -98,7 +127,7 @@ class AlignmentModule(lightning.LightningModule):
             values = batch.inputs[name]
             if len(values):
                 parts[name] = self.encoders[name](values)
-                self._require_finite(name, parts[name])
+                self._require_rows(name, values, parts[name])
         widths = {name: part.shape[1:] for name, part in parts.items()}
         if len(set(widths.values())) > 1:
             shapes = {name: tuple(shape) for name, shape in widths.items()}
@@ -115,7 +144,12 @@ class AlignmentModule(lightning.LightningModule):
             columns.append(column)
         return torch.stack(columns, dim=1)
 
-    def _require_finite(self, name: str, values: Tensor) -> None:
+    def _require_rows(self, name: str, inputs: Tensor, values: Tensor) -> None:
+        if values.ndim != 2 or len(values) != len(inputs):
+            raise SchemaError(
+                f"encoder {name!r}: of {len(inputs)} instances it makes the shape {tuple(values.shape)}; make it "
+                f"({len(inputs)}, D), one vector each."
+            )
         if not bool(values.isfinite().all()):
             raise NumericalError(
                 f"encoder {name!r}: its output is not finite at step {self.global_step}; lower the learning rate "
@@ -127,6 +161,7 @@ class AlignmentModule(lightning.LightningModule):
         generator = torch.Generator(device=self.device).manual_seed(self.stream(batch_index))
         if self.input_imputation is None:
             representations = self.encode(batch)
+            self.representations = representations.detach()
             views = self.calibration(representations, batch.observed_mask, self.generative, generator)
         else:
             completed = self.input_imputation.complete(batch, self.names, generator)
@@ -141,8 +176,21 @@ class AlignmentModule(lightning.LightningModule):
                 f"loss: it is {float(loss.detach())} at step {self.global_step}; lower the learning rate "
                 f"({self.learning_rate:g}) or raise the objective's temperature."
             )
+        self._seen |= batch.observed_mask.any(dim=0).cpu()
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """No encoder may have gone without anything to learn from.
+
+        Raises:
+            DataError: no row of a whole epoch, on any process, has some modality.
+        """
+        seen = self._seen.to(self.device, torch.int32)
+        if is_distributed():
+            distributed.all_reduce(seen, distributed.ReduceOp.MAX)
+        self._seen.zero_()
+        require_all_modalities(dict(zip(self.names, seen.bool().tolist(), strict=True)))
 
     def stream(self, batch_index: int) -> int:
         """A seed for each batch of each epoch and process, so that a run that resumes draws what it would have."""
@@ -166,12 +214,24 @@ class AlignmentModule(lightning.LightningModule):
         return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The generative model goes with the weights."""
+        """The generative model goes with the weights, and what they were made with."""
         lg = self.generative
+        checkpoint[_SETTINGS] = self.settings
         checkpoint[_GENERATIVE] = None if lg is None else as_tensors(lg)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """And comes back with them."""
+        """And comes back with them.
+
+        Raises:
+            ArgumentError: the checkpoint was made with another setting; the message names it.
+        """
+        made: dict[str, Any] = checkpoint.get(_SETTINGS, {})
+        for name, value in self.settings.items():
+            if name in made and made[name] != value:
+                raise ArgumentError(
+                    f"resume: the checkpoint was made with {name}={made[name]!r}, and this run has {value!r}; go on "
+                    "with the same, or start anew without resume."
+                )
         kept = checkpoint.get(_GENERATIVE)
         self.generative = LinearGaussian(**kept) if kept else None
 

@@ -1,0 +1,54 @@
+"""``python -m benchmarks.arviz_memory``: peak memory of ``to_arviz``, 1,000 draws of `small` (2,000 x 4 x 64).
+
+In a process of its own for each route, so that one's peak is not another's: resident memory before and at its highest.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+from rich.console import Console
+
+import calmrl_prob as cal
+from benchmarks.clock import peak_megabytes
+from benchmarks.problems import PROBLEMS
+
+Row = dict[str, object]
+ROUTES = ("point", "laplace", "bootstrap", "missing cells")
+
+
+def measure(route: str, num_draws: int = 1_000) -> Row:
+    """Peak megabytes, CPU seconds, and what was left out."""
+    problem = PROBLEMS["small"]
+    data = problem.make().data
+    fit = cal.fit(cal.SharedLatentModel(data.dims, problem.latent_dim), data)
+    model = cal.parameter_draws(fit, data, route) if route in ("laplace", "bootstrap") else fit
+    before, start = peak_megabytes(), time.process_time()
+    idata = cal.to_arviz(model, data, num_draws=num_draws, cells="missing" if route == "missing cells" else "all")
+    return {
+        "route": route,
+        "draws": idata["posterior"].sizes["chain"] * idata["posterior"].sizes["draw"],
+        "predictive": idata["posterior_predictive"].sizes["chain"] * idata["posterior_predictive"].sizes["draw"],
+        "before_mb": before,
+        "peak_mb": peak_megabytes(),
+        "cpu_s": time.process_time() - start,
+    }
+
+
+def main() -> None:
+    """Measure and print; with the name of a route, that one alone, as JSON."""
+    torch.set_num_threads(1)
+    if len(sys.argv) > 1:
+        Console(width=1000).print_json(json.dumps(measure(" ".join(sys.argv[1:]))), indent=None)
+        return
+    from benchmarks.__main__ import in_own_process, show
+
+    rows = [in_own_process("benchmarks.arviz_memory", route) for route in ROUTES]
+    show(Console(width=120), "to_arviz, 1,000 draws of 2,000 instances x 4 modalities x 64 features", rows)
+
+
+if __name__ == "__main__":
+    main()
