@@ -109,6 +109,9 @@ class Recalibration:
     def predictive(self, name: str, base: Predictive, data: MultimodalData) -> Predictive:
         """The predictive of one modality, put right for the other modalities that each instance has.
 
+        Of a modality that the instance has too, it is put right as if it lacked it: no calibration row has a second
+        measurement of it to compare with.
+
         Raises:
             DataError: the modality was never hidden in the calibration rows.
         """
