@@ -379,7 +379,7 @@ def test_files_serve_arviz_1_without_torch(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ours = az.loo(idata["K 2"], var_name="log_evidence")
-    elpd = float(ours["elpd_loo"] if "elpd_loo" in ours else ours.elpd)
+    elpd = float(ours.elpd_loo if hasattr(ours, "elpd_loo") else ours.elpd)
     assert done.stdout.startswith("arviz 1.")
     assert float(done.stdout.split("elpd")[1]) == pytest.approx(elpd, abs=0.05)
 
