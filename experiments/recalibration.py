@@ -232,7 +232,7 @@ def tabulate(results: pd.DataFrame, patterns: pd.DataFrame, cfg: DictConfig) -> 
         modality = group.groupby("modality", sort=False)["coverage"].mean()
         pattern = own.groupby(["modality", "pattern"])["coverage"].mean()
         width = group.groupby("modality")["width"].mean().mean()
-        reached = bool(modality.between(low, high).all() and (pattern >= cfg.targets.pattern).all())
+        reached = bool(modality.between(low, high).all() and (pattern >= cfg.targets.pattern - 1e-9).all())
         if reached:
             reaching[len(rows)] = width
         rows.append(
