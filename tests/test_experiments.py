@@ -313,7 +313,7 @@ def test_no_test_row_and_no_removed_value_can_change_a_fit(incomplete: Multimoda
 
 def test_run_leaves_every_file_whole(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    tables = {f"tables/{name}.csv" for name in ("coverage", "evidence", "pairs", "intervals", "shares")}
+    tables = {f"tables/{name}.csv" for name in ("coverage", "evidence", "pairs", "intervals", "shares", "modalities")}
     assert files == tables | {
         "results.csv", "results.parquet", "config.yaml", "run.json", "idata.nc", "report.html",
     }  # fmt: skip
