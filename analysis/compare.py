@@ -229,7 +229,7 @@ def caveat(found: pd.DataFrame, level: float = 0.95) -> str:
         else "",
         f"With {most} pairs the signed-rank test cannot give a p below {least:.2g}"
         + (f", so that by itself it can never decide at {1 - level:.2g}." if least > 1 - level else "."),
-        "All seeds share the test rows: what is told apart here holds for other removed modalities and other starts, "
+        "Where all seeds share the test rows, what is told apart holds for other removed modalities and other starts, "
         "not by itself for other data.",
     ]
     return " ".join(part for part in text if part)

@@ -15,6 +15,11 @@ from analysis.readings import modality_readings, variant_readings
 from analysis.runs import Run
 from analysis.tables import best_rows, formatted, summarize
 
+_REMEDY = (
+    "Where intervals are too narrow, cal.recalibrate(model, held_out_rows) puts them right, for each modality and each "
+    "pattern of missing ones; python -m experiments.recalibration compares the ways to do so on the same data."
+)
+
 
 def comparison_lead(facts: dict[str, Any]) -> str:
     """The first paragraph."""
@@ -54,7 +59,10 @@ def comparison_sections(run: Run) -> list[Section]:
     said = variant_readings(results, facts["interval_level"]) if "coverage" in results else []
     modalities = tables.get("modalities", pd.DataFrame())
     if len(modalities):
-        said += modality_readings(modalities)
+        focus = modalities[modalities["label"] == facts["focus"]]
+        said += [f"{facts['focus']}. {line}" for line in modality_readings(focus)]
+    if any("too narrow" in line for line in said):
+        said.append(_REMEDY)
     return [whole, Section("What the diagnostics say", readings=said), *_illustrations(facts, summary, tables)]
 
 

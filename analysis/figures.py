@@ -79,6 +79,7 @@ def intervals(table: pd.DataFrame, level: float, title: str) -> Figure:
             mean, reach = rows["mean"], float(ndtri((1 + level) / 2)) * rows["sd"]
             plots.imputed_against_true(rows["truth"], mean, mean - reach, mean + reach, panel, level=level, by="rank")
             panel.set(title=f"{name}: {panel.get_title().replace(' true values', '')}", xlabel="", ylabel="")
+            panel.get_legend().remove()  # one for all panels, below
         for panel in panels[-1]:
             panel.set_xlabel("test rows, ordered by imputed value")
         for panel in panels[:, 0]:

@@ -12,7 +12,7 @@ from calmrl_prob.errors import FileFormatError
 from calmrl_prob.io import write_atomically
 
 #: Tables besides the results, each a file in the folder ``tables`` of a run.
-TABLES = ("coverage", "evidence", "pairs", "intervals", "shares")
+TABLES = ("coverage", "evidence", "pairs", "intervals", "shares", "modalities")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

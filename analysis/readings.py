@@ -51,6 +51,26 @@ def modality_readings(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def recalibration_readings(results: pd.DataFrame, level: float) -> list[str]:
+    """One sentence for each kind of fit and modality: intervals as fitted, and recalibrated by one method.
+
+    Args:
+        results: of ``experiments.recalibration``: fit, method, modality, seed and coverage, a share in [0, 1].
+        level: that the intervals are to cover, a share.
+    """
+    lines = []
+    for (kind, name), rows in results.groupby(["fit", "modality"], sort=False):
+        means = rows.groupby("method", sort=False)["coverage"].mean()
+        after = next(
+            (method for method in ("conformal", "cv", *means.index) if method in means and method != "none"), None
+        )
+        if "none" in means:
+            own = _mean_and_error(rows.loc[rows["method"] == "none", "coverage"])
+            text = coverage_reading(str(name), level, *own, None if after is None else float(means[after]))
+            lines.append(f"{kind}. {text}" + f" (Recalibrated by: {after}.)" * (after is not None))
+    return lines
+
+
 def variant_readings(results: pd.DataFrame, level: float) -> list[str]:
     """Which variants state their uncertainty as it is, and which too small or too large.
 

@@ -24,7 +24,7 @@ from analysis.figures import recall_bars
 from analysis.files import read_table, write_text
 from analysis.markdown import read_markdown
 from analysis.page import Picture, Section, Table, render
-from analysis.readings import certificate_readings, spread_reading, variant_readings
+from analysis.readings import certificate_readings, recalibration_readings, spread_reading, variant_readings
 from analysis.runs import Run, find_runs, read_run
 from analysis.tables import best_rows, formatted, summarize
 from calmrl_prob.errors import ArgumentError, CalmrlError
@@ -123,6 +123,8 @@ def _table_sections(run: Run, figures: bool) -> list[Section]:
     if level and {"coverage", "label"} <= set(results.columns):
         for name, part in _by_dataset(results):
             said += [f"{name}{line}" for line in variant_readings(part, float(level))]
+    if level and {"fit", "method", "modality", "coverage"} <= set(results.columns):
+        said += recalibration_readings(results, float(level))
     notes = [line for line in prose if line not in _title(run)]
     sections = [Section(tables=shown, notes=notes), Section("What the figures say", readings=said)]
     tested = _tested(run) if len(seeds) > 1 else None
@@ -168,7 +170,7 @@ def _tested(run: Run) -> Section | None:
 
 def _drawn(run: Run) -> list[Picture]:
     results = run.results
-    if "R@1 cosine" in results and "label" in results:
+    if {"label", "R@1 cosine", "R@1 ratio"} <= set(results.columns):
         return [Picture.of(variant_bars(results, _title(run)), "R@1 of each variant, by either score")]
     if {"variant", "label", "seed", "R@1"} <= set(results.columns):
         return [
@@ -250,7 +252,8 @@ def _title(run: Run) -> str:
     if run.facts:
         return f"{run.facts['data']}: calibration with missing modalities"
     first = next((line.lstrip("# ") for line in run.table.splitlines() if line.startswith("#")), "")
-    return f"{run.experiment}: {first}" if run.experiment and first else first or run.experiment or run.folder.name
+    named = first or " ".join(run.overrides)
+    return f"{run.experiment}: {named}" if run.experiment and named else named or run.experiment or run.folder.name
 
 
 def _without_pictures(section: Section) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,9 +19,9 @@ from calmrl_prob.errors import FileFormatError
 #: What makes a folder that of a run, or of one that was begun. Hydra writes the first when the run starts.
 _SIGNS = (".hydra", "job.json", "results.csv", "results.parquet", "table.md", "run.json")
 #: Columns of results that say whose row it is, the variant aside: a table keeps them apart.
-_SETTINGS = ("dataset", "missing", "share", "pooled", "factor", "value", "method", "space")
+_SETTINGS = ("dataset", "fit", "modality", "missing", "share", "pooled", "factor", "value", "imputed by")
 #: The column of the variant, whatever an experiment calls it.
-_VARIANTS = ("variant", "trained on")
+_VARIANTS = ("variant", "trained on", "method")
 
 
 @dataclass(frozen=True)
@@ -225,4 +226,4 @@ def _last_line(folder: Path) -> str:
     if log is None:
         return ""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return textwrap.shorten(lines[-1], 300, placeholder=" ...") if lines else ""

@@ -45,7 +45,19 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import alignment, collapsed, discovery, fitting, group_ard, iteration, objectives, peers, processes
+    from benchmarks import (
+        alignment,
+        arviz_memory,
+        collapsed,
+        discovery,
+        fitting,
+        group_ard,
+        iteration,
+        objectives,
+        parameter_uncertainty,
+        peers,
+        processes,
+    )
     from benchmarks.problems import PROBLEMS
 
     console = Console()
@@ -73,6 +85,12 @@ def main() -> None:
         with console.status("group ARD beside other packages"):
             rows += [in_own_process("benchmarks.group_ard", name) for name in group_ard.available_peers()]
     show(console, "Group ARD where it is known which latent serves which modality", rows)
+    with console.status("draws of parameters"):
+        rows = parameter_uncertainty.measure()
+    show(console, "50 draws of the parameters about a fit of `small`", rows)
+    with console.status("to_arviz"):
+        rows = [in_own_process("benchmarks.arviz_memory", route) for route in arviz_memory.ROUTES]
+    show(console, "to_arviz, 1,000 draws of `small`, peak memory", rows)
     with console.status("Gaussian processes"):
         show(console, "Posterior of Gaussian-process latents, covariances included", processes.measure())
     with console.status("alignment objectives"):

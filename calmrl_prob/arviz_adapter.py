@@ -83,8 +83,8 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
     return container({name: group.dataset().assign_attrs(shared) for name, group in groups.items()}, shared)
 
 
-def container(datasets: Mapping[str, xr.Dataset], attributes: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """The container of the installed ArviZ around datasets, one for each group."""
+def container(datasets: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """The container of the installed ArviZ around xarray Datasets, one for each group."""
     import arviz  # here, not above: it takes seconds
 
     if int(arviz.__version__.split(".")[0]) < 1:  # asking for InferenceData would warn, and find a DataTree, since 1.0

@@ -11,31 +11,22 @@ the log.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import hydra
 import numpy as np
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
+from omegaconf import DictConfig
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from analysis.files import write_table, write_text
-from calmrl_prob.errors import ArgumentError
-from experiments.aligned import Settings, Variant, make_task, run_variant
+from analysis.files import write_table
+from experiments.aligned import Settings, Variant, run_variant
+from experiments.alignment_runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
 from experiments.data import Split
-from experiments.models import markdown
 from experiments.refusal import plain_refusals
 from experiments.settings import build
-
-logger = logging.getLogger(__name__)
 
 #: Columns of the table: what is measured, its heading, its digits.
 MEASURES = (
@@ -43,6 +34,10 @@ MEASURES = (
     ("R@1 ratio", "R@1 %, likelihood ratio", 1),
     ("gap", "gap closed %", 0),
     ("seconds", "s", 0),
+)
+CAPTION = (
+    "R@1 on complete test rows, in %, mean ± standard deviation over seeds. Gap closed: by likelihood ratio, of the "
+    "way from observed only to complete data, both by cosine."
 )
 #: Whose cosine the gap is counted from, and to.
 _FROM, _TO = "observed", "oracle"
@@ -70,18 +65,10 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         CalmrlError: an option has a value that cannot work; the message names it.
     """
     split: Split = build(cfg, "data")
-    mechanism = build(cfg, "missingness")
     settings = Settings.of(cfg)
 
-    def prepare(seed: int) -> Callable[[Variant], dict[str, Any]]:
-        task = make_task(
-            split.train,
-            split.test,
-            mechanism(split.train, seed=seed),
-            seed=seed,
-            components=cfg.components,
-            validation_share=cfg.validation_share,
-        )
+    def prepare(seed: int) -> Callable[[Variant], Row]:
+        task = task_of(cfg, split, seed)
         return lambda variant: run_variant(variant, task, settings).row
 
     return compare(cfg, split.name, prepare, folder, console)
@@ -90,7 +77,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
 def compare(
     cfg: DictConfig,
     name: str,
-    prepare: Callable[[int], Callable[[Variant], dict[str, Any]]],
+    prepare: Callable[[int], Callable[[Variant], Row]],
     folder: Path,
     console: Console | None = None,
 ) -> pd.DataFrame:
@@ -110,35 +97,22 @@ def compare(
         CalmrlError: an option has a value that cannot work; the message names it.
     """
     out = console or Console()
-    variants = _variants(cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
-        bar = progress.add_task("", total=len(variants) * len(cfg.seeds))
-        for seed in cfg.seeds:
-            measure = prepare(seed)
-            for key, variant in variants.items():
-                row = measure(variant)
-                rows.append({"variant": key, "label": variant.label, "seed": seed, **row})
-                logger.info("%s, seed %d: %s", key, seed, row)
-                write_table(pd.DataFrame(rows), folder / "results.csv")  # an interrupted run leaves what it has
-                progress.update(bar, advance=1, description=escape(f"{variant.label}, seed {seed}"))
-    results = with_gap(pd.DataFrame(rows))
+    variants = chosen_variants(cfg)
+    steps = len(variants) * len(cfg.seeds)
+    results = with_gap(collect(_rows(cfg, variants, prepare), steps, folder, out))
     write_table(results, folder / "results.csv")
-    write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
-    text = tabulate(results)
-    title = f"{name}, {cfg.missingness._target_.rpartition('.')[2]}, {len(cfg.seeds)} seeds"
-    write_text(f"## {title}\n\n{markdown(text)}", folder / "table.md")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(text.columns):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
-    for cells in text.to_numpy():
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    out.width = max(out.width, 140)
-    out.print(table)
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    finish(cfg, tabulate(results, ["label"], MEASURES), heading(cfg, name), CAPTION, folder, out)
     return results
+
+
+def _rows(
+    cfg: DictConfig, variants: Mapping[str, Variant], prepare: Callable[[int], Callable[[Variant], Row]]
+) -> Iterator[tuple[str, list[Row]]]:
+    for seed in cfg.seeds:
+        measure = prepare(seed)
+        for key, variant in variants.items():
+            named = {"variant": key, "label": variant.label, "seed": seed}
+            yield f"{variant.label}, seed {seed}", [named | measure(variant)]
 
 
 def with_gap(results: pd.DataFrame) -> pd.DataFrame:
@@ -160,37 +134,6 @@ def with_gap(results: pd.DataFrame) -> pd.DataFrame:
     low, high = cosine[_FROM].reindex(results["seed"]).to_numpy(), cosine[_TO].reindex(results["seed"]).to_numpy()
     gap = np.where(high == low, np.nan, high - low)  # nothing to close
     return results.assign(gap=100 * (reached.to_numpy() - low) / gap)
-
-
-def tabulate(results: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: mean ± standard deviation over seeds.
-
-    Example:
-        >>> row = {"variant": "a", "label": "A", "R@1 cosine": 10.0, "R@1 ratio": 12.0, "gap": 50.0, "seconds": 1.0}
-        >>> tabulate(pd.DataFrame([row | {"seed": 0}, row | {"seed": 1}])).iloc[0].tolist()
-        ['A', '10.0±0.0', '12.0±0.0', '50±0', '1±0']
-    """
-    table = []
-    for _, group in results.groupby("variant", sort=False):
-        cells = {"variant": group["label"].iloc[0]}
-        for name, heading, digits in MEASURES:
-            values = group[name].dropna()
-            spread = f"±{values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-            cells[heading] = f"{values.mean():.{digits}f}{spread}" if len(values) else "-"
-        table.append(cells)
-    return pd.DataFrame(table)
-
-
-def _variants(cfg: DictConfig) -> dict[str, Variant]:
-    known = list(cfg.variants)
-    wanted = known if cfg.only is None else list(cfg.only)
-    unknown = [key for key in wanted if key not in known]
-    if unknown or not wanted:
-        raise ArgumentError(f"only: expected some of {known}, got {wanted}.")
-    return {
-        key: Variant(**{"temperatures": list(cfg.temperatures), **OmegaConf.to_container(cfg.variants[key])})  # type: ignore[dict-item]
-        for key in wanted
-    }
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         ("seconds", "s", 0),
     ]
     text = tabulate(results, ["factor", "value", "label"], measures)
-    finish(cfg, text, heading(cfg, split), CAPTION, folder, out, {"ablation": ablation(results, split.name)})
+    finish(cfg, text, heading(cfg, split.name), CAPTION, folder, out, {"ablation": ablation(results, split.name)})
     return results
 
 

@@ -75,7 +75,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     measures = [(number, f"{number} missing", 1) for number in numbers]
     text = tabulate(wide, ["label", "pooled"], [*measures, ("seconds", "s", 0)])
     chance = f" Always naming the commonest class gives {results['chance'].mean():.1f}."
-    finish(cfg, text, heading(cfg, split), CAPTION + chance, folder, out)
+    finish(cfg, text, heading(cfg, split.name), CAPTION + chance, folder, out)
     return results
 
 

@@ -79,7 +79,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         ("seconds", "training s", 0),
     ]
     text = tabulate(results, ["label", "missing", "imputed by"], measures)
-    finish(cfg, text, heading(cfg, split), CAPTION, folder, out)
+    finish(cfg, text, heading(cfg, split.name), CAPTION, folder, out)
     return results
 
 

@@ -78,7 +78,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         f"recall_{score}": recall_by_share(averaged(results, f"R@1 {score}"), f"{split.name}: {name}")
         for score, name in (("cosine", "retrieval by cosine"), ("ratio", "retrieval by likelihood ratio"))
     }
-    finish(cfg, text, heading(cfg, split, "completely at random"), CAPTION, folder, out, figures)
+    finish(cfg, text, heading(cfg, split.name, "completely at random"), CAPTION, folder, out, figures)
     return results
 
 

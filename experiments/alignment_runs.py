@@ -183,7 +183,7 @@ def finish(
     out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
 
 
-def heading(cfg: DictConfig, split: Split, missingness: str | None = None) -> str:
+def heading(cfg: DictConfig, data: str, missingness: str | None = None) -> str:
     """What stands over the table: data, mechanism, number of seeds."""
     mechanism = missingness or str(cfg.missingness._target_).rpartition(".")[2]
-    return f"{split.name}, {mechanism}, {len(cfg.seeds)} seed{'s' * (len(cfg.seeds) != 1)}"
+    return f"{data}, {mechanism}, {len(cfg.seeds)} seed{'s' * (len(cfg.seeds) != 1)}"

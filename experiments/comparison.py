@@ -16,7 +16,15 @@ from calmrl_prob.missingness import mcar
 from experiments.calibrated import Calibrated, recall_at_1
 from experiments.data import Split
 from experiments.generative import Retriever
-from experiments.measures import Bench, coverage_table, impute_all, interval_table, measure, modality_scale
+from experiments.measures import (
+    Bench,
+    coverage_table,
+    impute_all,
+    interval_table,
+    measure,
+    modality_coverage,
+    modality_scale,
+)
 from experiments.settings import build, check, flatten
 from experiments.variants import Choice, Oracle, Task, Variant
 
@@ -40,6 +48,7 @@ class Comparison:
         evidence: the trace of each final fit: variant, seed, iteration, log_likelihood, objective (nats per row).
         pairs: recall for each ordered pair of modalities: variant, seed, query, candidate, R@1, R@10.
         intervals: imputed and true values of some test rows by the variant in focus.
+        modalities: coverage of each modality at the level of the table: variant, seed, modality, level, coverage.
         shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
         focus: the fitted variant of ``report.focus``; None if it is not among the variants.
         masked_test: test rows with modalities removed, for it.
@@ -51,6 +60,7 @@ class Comparison:
     evidence: pd.DataFrame
     pairs: pd.DataFrame
     intervals: pd.DataFrame
+    modalities: pd.DataFrame
     shares: pd.DataFrame
     focus: Calibrated | None
     masked_test: MultimodalData
@@ -105,7 +115,7 @@ class Comparer:
         choices, notes = self._choose(tasks, advance)
         if not choices:
             raise DataError("; ".join(notes.values()))
-        tables: dict[str, list[pd.DataFrame]] = {"coverage": [], "evidence": [], "pairs": []}
+        tables: dict[str, list[pd.DataFrame]] = {"coverage": [], "evidence": [], "pairs": [], "modalities": []}
         rows: list[dict[str, Any]] = []
         settings = flatten(self.cfg)
         focus, intervals = None, pd.DataFrame()
@@ -134,6 +144,7 @@ class Comparer:
                 tables["evidence"].append(calibrated.model.trace.assign(**named))
                 tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))
+                tables["modalities"].append(modality_coverage(imputations, bench.test, bench.level).assign(**named))
                 first.setdefault(key, calibrated)
                 if key == self.focus and focus is None:
                     focus = calibrated

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import coverage_curve, linear_probe, mean_over_pairs, score_imputation
@@ -104,6 +105,22 @@ def measure_imputations(
         "NLL": float((scores["nll"] - np.log(unit)).mean()),
         "coverage": 100 * float(scores["coverage"].mean()),
     }
+
+
+def modality_coverage(imputations: Imputations, truth: MultimodalData, level: float) -> pd.DataFrame:
+    """The share of true values inside the intervals of each modality: modality, level, coverage (in [0, 1])."""
+    rows = []
+    for m, name in enumerate(truth.names):
+        part, here = imputations.parts[name], imputations.evaluated[:, m]
+        if not here.any():
+            continue
+        true = values(truth, name)[here]
+        if part.lower is not None and part.upper is not None:
+            inside = (part.lower[here] <= true) & (true <= part.upper[here])
+        else:
+            inside = np.abs(true - part.mean[here]) <= ndtri((1 + level) / 2) * np.sqrt(part.variance[here])
+        rows.append({"modality": name, "level": level, "coverage": float(inside.mean())})
+    return pd.DataFrame(rows, columns=["modality", "level", "coverage"])
 
 
 def nll(imputations: Imputations, truth: MultimodalData) -> float:

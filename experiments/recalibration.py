@@ -122,9 +122,10 @@ class Bench:
         part, whole: models of the rows left beside the calibration rows, and of all training rows.
         calibration, train, test: rows; ``train`` is all of them.
         scale: for each modality the unit of its errors.
-        options: of the fit, as text.
+        options, fit_options: of the fit; what was chosen of them as text, and all.
         seconds: of CPU, to fit each model, and to validate each way.
-        validations: out of calibration rows, and by folds, made when first asked for.
+        validations: of ``part`` on the calibration rows, and of ``whole`` by folds, made when first asked for.
+        seed: of all that is drawn.
     """
 
     part: cal.SharedLatentModel
@@ -231,7 +232,7 @@ def tabulate(results: pd.DataFrame, patterns: pd.DataFrame, cfg: DictConfig) -> 
         modality = group.groupby("modality", sort=False)["coverage"].mean()
         pattern = own.groupby(["modality", "pattern"])["coverage"].mean()
         width = group.groupby("modality")["width"].mean().mean()
-        reached = bool(modality.between(low, high).all() and (pattern >= cfg.targets.pattern).all())
+        reached = bool(modality.between(low, high).all() and (pattern >= cfg.targets.pattern - 1e-9).all())
         if reached:
             reaching[len(rows)] = width
         rows.append(

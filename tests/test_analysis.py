@@ -47,6 +47,7 @@ def run_folder(results: pd.DataFrame, tmp_path: Path) -> Path:
         "intervals": [
             {"modality": m, "row": r, "mean": 0.1 * r, "sd": 1.0, "truth": r} for m in "ab" for r in range(5)
         ],
+        "modalities": [n | {"modality": m, "level": 0.9, "coverage": 0.84} for n in named for m in "ab"],
         "shares": [n | {"share": s, "R@1": 20.0} for n in named for s in (0.1, 0.5)],
     }
     assert set(tables) == set(TABLES)
@@ -108,6 +109,8 @@ def test_report_stands_alone(run_folder: Path) -> None:
     assert "&lt;emoji&gt; &amp; co" in page  # names are text, not markup
     assert "<strong>21.0±1.4</strong>" in page
     assert "seeds: [0, 2]" in page
+    assert "The 90% intervals of a cover 84.0%: too narrow." in page
+    assert "cal.recalibrate" in page
 
 
 def test_report_leaves_out_figures_without_data(run_folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
+import textwrap
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -18,12 +20,14 @@ import torch
 import xarray as xr
 
 import calmrl_prob as cal
+from calmrl_prob import arviz_adapter
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError, ReliabilityWarning
 from calmrl_prob.inference import ParameterDraws
 from calmrl_prob.priors import MixturePrior
 from models.student_t import StudentT
 from tests.collapsed_cases import factor_model
 from tests.model_cases import DIMS, random_data, random_model
+from tests.test_diagnostics import python_with_arviz_1
 
 N = 12
 
@@ -185,14 +189,20 @@ def test_loo_gives_pareto_k_for_each_instance(route: str) -> None:
     assert np.isfinite(found.elpd_loo)
 
 
-def test_compare_prefers_the_right_number_of_latents() -> None:
-    """Data with two latents: one is too few."""
+@cache
+def of_one_and_two_latents() -> dict[str, Any]:
+    """Laplace draws for data with two latents, of which one is too few."""
     train = cal.datasets.make_synthetic(150, DIMS, latent_dim=2, seed=3).complete
     idata = {}
     for latent_dim in (1, 2):
         fit = cal.fit(cal.SharedLatentModel(DIMS, latent_dim), train)
         draws = cal.parameter_draws(fit, train, num_draws=200)
         idata[f"K {latent_dim}"] = cal.to_arviz(draws, train, num_draws=200, names=(), num_prior_draws=0)
+    return idata
+
+
+def test_compare_prefers_the_right_number_of_latents() -> None:
+    idata = of_one_and_two_latents()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ArviZ 0.23 of pandas 3, and of Pareto k
         table = az.compare(idata, var_name="log_evidence")
@@ -313,3 +323,71 @@ def test_bad_arguments_are_refused() -> None:
     other = cal.fit(cal.SharedLatentModel(DIMS, 2), random_data(60)).linear_gaussian()
     with pytest.raises(ArgumentError, match=r"draws\[1\]: it is of another model.*arviz.compare"):
         ParameterDraws.about(lg, [lg, other], "mine")
+
+
+ARVIZ_1_SCRIPT = textwrap.dedent(
+    """
+    import importlib.util, sys, warnings
+    from pathlib import Path
+    import arviz as az, numpy as np, xarray as xr
+
+    spec = importlib.util.spec_from_file_location("arviz_adapter", sys.argv[1])
+    adapter = importlib.util.module_from_spec(spec)
+    sys.modules["arviz_adapter"] = adapter
+    spec.loader.exec_module(adapter)
+    assert int(az.__version__.split(".")[0]) >= 1 and "torch" not in sys.modules
+    folder = Path(sys.argv[2])
+
+    def read(path):
+        groups = adapter.read_groups(path)
+        return adapter.container(groups, groups["posterior"].attrs)
+
+    one, two = (read(folder / f"{k}.nc") for k in (1, 2))
+    assert isinstance(two, xr.DataTree)
+    assert two.attrs["schema_version"] == adapter.SCHEMA_VERSION == 1
+    assert set(two.children) >= {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
+    loo = az.loo(two, var_name="log_evidence", pointwise=True)
+    assert loo.pareto_k.shape == (150,) and np.isfinite(loo.elpd)
+    table = az.compare({"K 1": one, "K 2": two}, var_name="log_evidence")
+    assert list(table.index) == ["K 2", "K 1"], table
+    assert len(az.summary(two, var_names=["noise_variance_text"])) == 3
+    rhat = az.rhat(two, var_names=["log_evidence"])
+    tree = rhat["posterior"] if "posterior" in getattr(rhat, "children", {}) else rhat
+    assert float(tree["log_evidence"]) < 1.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        two.to_zarr(folder / "again.zarr")
+    again = read(folder / "again.zarr")
+    for group in two.children:
+        for name in two[group].data_vars:
+            np.testing.assert_array_equal(again[group][name].values, two[group][name].values)
+    print("arviz", az.__version__, f"elpd {loo.elpd:.4f}")
+    """
+)
+
+
+@pytest.mark.slow
+def test_files_serve_arviz_1_without_torch(tmp_path: Path) -> None:
+    """Written here, with torch and whatever ArviZ is installed; read, compared and written again by ArviZ 1."""
+    python = python_with_arviz_1(tmp_path / "environment")
+    idata = of_one_and_two_latents()
+    for latent_dim in (1, 2):
+        idata[f"K {latent_dim}"].to_netcdf(str(tmp_path / f"{latent_dim}.nc"), engine="h5netcdf")
+    command = [python, "-c", ARVIZ_1_SCRIPT, arviz_adapter.__file__, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = az.loo(idata["K 2"], var_name="log_evidence")
+    elpd = float(ours.elpd_loo if hasattr(ours, "elpd_loo") else ours.elpd)
+    assert done.stdout.startswith("arviz 1.")
+    assert float(done.stdout.split("elpd")[1]) == pytest.approx(elpd, abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_thousand_draws_of_two_thousand_instances_stay_under_1500_megabytes() -> None:
+    from benchmarks.__main__ import in_own_process
+
+    row = in_own_process("benchmarks.arviz_memory", "point")
+    assert row["draws"] == 1_000
+    assert float(str(row["peak_mb"])) < 1_500

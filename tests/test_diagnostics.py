@@ -258,7 +258,7 @@ def python_with_arviz_1(folder: Path) -> str:
         pytest.skip("ArviZ 1 needs Python 3.12 or later, and none is on PATH; or set ARVIZ_1_PYTHON")
     subprocess.run([found, "-m", "venv", str(folder)], check=True, capture_output=True)
     python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "-q", "arviz>=1", "h5netcdf", "h5py"]
+    install = [python, "-m", "pip", "install", "-q", "arviz>=1", "h5netcdf", "h5py", "zarr"]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"ArviZ 1 could not be installed: {done.stderr.strip().splitlines()[-1]}")

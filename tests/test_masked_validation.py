@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy.integrate import quad
@@ -319,6 +321,34 @@ def test_folds_impute_each_instance_by_a_model_fitted_without_it() -> None:
     again = cal.impute(own, data.subset(part.rows).select(part.seen), names=[part.modality]).mean[part.modality]
     np.testing.assert_allclose(part.mean, again.numpy(), rtol=1e-6, atol=1e-8)
     assert "refitted in 3 folds" in repr(found)
+
+
+def test_a_fit_is_repeated_with_its_own_options() -> None:
+    data = make_synthetic(40, {"a": 6, "b": 5}, latent_dim=2, seed=0).complete
+    model = cal.SharedLatentModel(data.dims, 4)
+    result = cal.fit(model, data, pseudo_rows=30, tolerance=1e-3)
+    found = masked_validation(result, data, folds=2, num_draws=0)
+    plain = masked_validation(model, data, folds=2, num_draws=0, pseudo_rows=30, tolerance=1e-3)
+    pd.testing.assert_frame_equal(found.summary(), plain.summary())
+    assert not found.summary().equals(masked_validation(model, data, folds=2, num_draws=0, tolerance=1e-3).summary())
+
+
+def test_folds_fit_pyro_callables() -> None:
+    data = make_synthetic(40, {"a": 4, "b": 3}, latent_dim=1, seed=0).complete
+
+    def model(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            for name in data.names:
+                weights = pyro.param(f"w_{name}", lambda n=name: torch.ones(data.dims[n], 1).double())  # type: ignore[misc]
+                noise = pyro.param(f"s_{name}", torch.ones(()).double(), constraint=dist.constraints.positive)
+                features = dist.Normal(z @ weights.T, noise).to_event(1)
+                pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name))
+
+    found = masked_validation(model, data, folds=2, num_draws=0, tolerance=1e-3)
+    assert (found.summary()["coverage"] > 0.6).all()
+    assert {result.num_instances for result in found.models} == {20}
+    assert found.models[0].model is not found.models[1].model
 
 
 def test_training_rows_look_better_than_they_are_without_folds() -> None:

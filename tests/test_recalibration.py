@@ -250,7 +250,7 @@ def test_incomplete_calibration_rows_and_new_patterns_have_a_group() -> None:
 
 def test_too_few_rows_for_a_level_say_how_many_are_needed() -> None:
     model, data = heavy(8, 200)
-    found = recalibrate(model, data.subset(slice(0, 30)))
+    found = recalibrate(model, data.subset(slice(0, 30)), min_rows=20)
     imputed = cal.impute(model, data.subset(slice(100, 110)).select(["a"]), names=["b"], recalibrated=found)
     imputed.interval(0.95)["b"]
     with pytest.raises(ArgumentError, match=r"0.99 needs at least 99 .* 'b' \(seen from a\) has 30.*at most 0.968"):

@@ -16,7 +16,13 @@ from analysis.compare import compare_runs
 from analysis.compare import main as compare_main
 from analysis.files import write_table, write_text
 from analysis.page import Section, Table, render
-from analysis.readings import certificate_readings, coverage_reading, modality_readings, variant_readings
+from analysis.readings import (
+    certificate_readings,
+    coverage_reading,
+    modality_readings,
+    recalibration_readings,
+    variant_readings,
+)
 from analysis.report import build_report
 from analysis.report import main as report_main
 from analysis.runs import find_runs, missing_rows, read_run
@@ -279,6 +285,10 @@ def test_coverage_is_read_within_its_error() -> None:
     assert modality_readings(table.assign(recalibrated=[0.9, 0.9])) == [
         "The 90% intervals of a cover 84.0%: too narrow; recalibrated they cover 90.0%."
     ]
+    rows = {"fit": "likelihood", "method": ["none", "scale", "cv"], "modality": "a", "coverage": [0.84, 0.97, 0.9]}
+    (said,) = recalibration_readings(pd.DataFrame(rows | {"seed": 0}), 0.9)
+    assert said.startswith("likelihood. The 90% intervals of a cover 84.0%: too narrow; recalibrated they cover 90.0%.")
+    assert said.endswith("(Recalibrated by: cv.)")
     results = pd.DataFrame({"label": ["A", "B"], "seed": 0, "coverage": [90.2, 70.0]})
     assert len(variant_readings(results, 0.9)) == 2
 

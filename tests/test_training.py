@@ -288,16 +288,10 @@ def test_the_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> N
     run(max_epochs=1, folder=tmp_path)
     checkpoint = tmp_path / "checkpoints/last.ckpt"
     own = build_encoders("mlp", DIMS, 9, hidden=(16,))
+    options: dict[str, Any] = {"latent_dim": 4, "max_epochs": 2, "resume": checkpoint}
     with pytest.raises(ArgumentError, match=r"resume: .* other encoders"):
-        align(
-            data(),
-            own,
-            OBJECTIVES["pairwise"](),
-            "imputed_draw",
-            latent_dim=4,
-            batch_size=32,
-            max_epochs=2,
-            resume=checkpoint,
-        )
+        align(data(), own, OBJECTIVES["pairwise"](), "imputed_draw", batch_size=32, **options)
+    with pytest.raises(ArgumentError, match=r"resume: the checkpoint was made with batch_size=32, and this run has 64"):
+        align(data(), encoders(), OBJECTIVES["pairwise"](), "imputed_draw", batch_size=64, **options)
     with pytest.raises(ArgumentError, match=r"resume: .* does not exist"):
         run(resume=tmp_path / "none.ckpt")

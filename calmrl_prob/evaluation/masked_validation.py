@@ -20,10 +20,11 @@ from calmrl_prob.evaluation.masking import Hiding, hidings
 from calmrl_prob.evaluation.uncertainty import Tables
 from calmrl_prob.imputation import Imputation, Recalibrator, impute
 from calmrl_prob.inference.exact import GaussianPosterior
-from calmrl_prob.inference.fit import fit
+from calmrl_prob.inference.fit import FIT_METHODS, fit
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.inference.rescaled import Rescaled
+from calmrl_prob.inference.result import FitResult
 
 
 class MaskedValidation(Tables):
@@ -112,7 +113,8 @@ def masked_validation(
         names: modalities to hide; all by default.
         folds: k, or None not to refit.
         refit: makes the model of a fold from (the other rows, the fold's number); by default a copy of ``model`` is
-            fitted by ``cal.fit`` with ``fit_options``.
+            fitted by ``cal.fit`` with ``fit_options``, and, where it is a FitResult, by the method and with the options
+            that it was fitted with.
         repeats: how often "random", or a mechanism, draws.
         num_draws: joint draws for the energy score; 0 leaves it out.
         recalibrated: as for :func:`calmrl_prob.impute`: diagnose the recalibrated imputations.
@@ -251,6 +253,10 @@ def _refitted(
         if refit is not None:
             yield refit(others, number)
             continue
-        own = copy.deepcopy(getattr(model, "model", model))  # of a FitResult, the model
+        options = dict(fit_options)
+        if isinstance(model, FitResult):  # as it was fitted
+            known = {"method": model.method} if model.method in FIT_METHODS else {}
+            options = {"seed": model.seed, **known, **model.options, **options}
+        own = copy.deepcopy(model.model if isinstance(model, FitResult) else model)
         with torch.enable_grad():
-            yield fit(own, others, **fit_options)
+            yield fit(own, others, **options)

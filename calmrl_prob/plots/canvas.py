@@ -79,10 +79,14 @@ def canvas(ax: Axes | None, size: tuple[float, float] = (5.2, 3.4)) -> Iterator[
         )
     if ax is not None and ax.name != "rectilinear":
         raise ArgumentError(f"ax: expected plain axes, got those of the projection {ax.name!r}; leave it out.")
+    if ax is None:
+        from matplotlib import pyplot
+
+        # Loads the backend, which may turn interaction on. In the context below that would be undone with the rest, and
+        # notebooks would not show the figure.
+        pyplot.draw_if_interactive()
     with mpl.rc_context(SETTINGS):
         if ax is None:
-            from matplotlib import pyplot
-
             ax = pyplot.subplots(figsize=size, layout="constrained")[1]
         yield ax
 

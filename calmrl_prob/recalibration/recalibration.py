@@ -109,6 +109,9 @@ class Recalibration:
     def predictive(self, name: str, base: Predictive, data: MultimodalData) -> Predictive:
         """The predictive of one modality, put right for the other modalities that each instance has.
 
+        Of a modality that the instance has too, it is put right as if it lacked it: no calibration row has a second
+        measurement of it to compare with.
+
         Raises:
             DataError: the modality was never hidden in the calibration rows.
         """
@@ -181,7 +184,7 @@ def recalibrate(
     method: Method = "conformal",
     *,
     by_feature: bool = True,
-    min_rows: int = 20,
+    min_rows: int = 50,
     names: Sequence[str] | None = None,
     attach: bool = False,
     **options: Any,
@@ -215,7 +218,7 @@ def recalibrate(
         by_feature: a factor and a quantile for each feature, in groups of 50 instances or more; False for one of all
             features together, as smaller groups have anyway.
         min_rows: instances that a pattern needs for a group of its own. A group of n has intervals of levels up to
-            n / (n + 1), and the smaller it is, the wider and the more variable they are.
+            n / (n + 1), and covers up to 1 / (n + 1) more than it is asked to: of 20, too wide by up to 5%.
         names: modalities to recalibrate; all that are ever hidden by default.
         attach: keep the result as ``model.recalibration``, where ``impute(..., recalibrated=True)`` finds it. It is
             not saved with the model, and refused once the model's parameters have changed.
