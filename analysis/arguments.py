@@ -31,7 +31,10 @@ def parse(arguments: Sequence[str], known: Mapping[str, str], first: str) -> dic
         if name not in known:
             raise ArgumentError(f"{name}: expected one of {usage}; got {word!r}.")
         if name in found:
-            raise ArgumentError(f"{name}: expected once, got {found[name]!r} and {value!r}.")
+            raise ArgumentError(
+                f"{name}: expected once, got {found[name]!r} and {value!r}; the arguments are {usage}, and several "
+                "folders are parted by commas."
+            )
         found[name] = value
     if not found.get(first):
         raise ArgumentError(f"{first}: expected <{known[first]}>; the arguments are {usage}.")

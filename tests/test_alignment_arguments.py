@@ -15,7 +15,7 @@ from calmrl_prob.alignment.objectives import OBJECTIVES, make_objective
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import build_encoders
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, SchemaError
 from calmrl_prob.training import Alignment, align
 from tests.test_training import data, encoders
 
@@ -129,3 +129,9 @@ def test_a_run_does_not_resume_from_what_is_no_checkpoint_or_one_that_is_further
     go(max_epochs=2, folder=tmp_path)
     with pytest.raises(ArgumentError, match=r"resume: Lightning cannot go on from .*; pass more max_epochs"):
         go(max_epochs=1, resume=tmp_path / "checkpoints/last.ckpt")
+
+
+def test_a_warm_up_that_leaves_nothing_to_calibrate_is_told() -> None:
+    with pytest.warns(CalmrlWarning, match=r"warmup_epochs: 1 of 1 epochs .* raise max_epochs"):
+        go(calibration="imputed_mean", warmup_epochs=1)
+    go(warmup_epochs=1)  # which calibrates nothing anyway

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.arguments import parse
 from analysis.paired import holm, paired_differences, signed_rank_p
 from calmrl_prob.errors import ArgumentError
 
@@ -99,3 +100,8 @@ def test_what_cannot_work_is_refused(options: dict[str, object], message: str) -
         paired_differences(results, **arguments)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="a variant besides"):
         paired_differences(results[results["variant"] == "a"], "R@1", "a")
+
+
+def test_folders_given_one_by_one_are_told_how_to_be_given() -> None:
+    with pytest.raises(ArgumentError, match="runs: expected once, got 'a' and 'b'.* parted by commas"):
+        parse(["a", "b"], {"runs": "folders"}, "runs")

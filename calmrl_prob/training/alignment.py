@@ -28,7 +28,7 @@ from calmrl_prob._randomness import seeded
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError
 from calmrl_prob.evaluation.representations import cosine_recall
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.arguments import (
@@ -221,6 +221,13 @@ def align(
         for argument, value in (("max_epochs", max_epochs), ("batch_size", batch_size))
     )
     warmup_epochs = whole_number("warmup_epochs", warmup_epochs)
+    if calibration.needs_model and warmup_epochs >= max_epochs:
+        warnings.warn(
+            f"warmup_epochs: {warmup_epochs} of {max_epochs} epochs are warm-up, so nothing is calibrated by "
+            f"{calibration.name!r} before the end; raise max_epochs, or resume with more of them.",
+            CalmrlWarning,
+            stacklevel=2,
+        )
     module = AlignmentModule(
         modules,
         objective,
