@@ -103,5 +103,5 @@ def test_what_cannot_work_is_refused(options: dict[str, object], message: str) -
 
 
 def test_folders_given_one_by_one_are_told_how_to_be_given() -> None:
-    with pytest.raises(ArgumentError, match="runs: expected once, got 'a' and 'b'.* parted by commas"):
+    with pytest.raises(ArgumentError, match=r"runs: expected once, got 'a' and 'b'.* parted by commas"):
         parse(["a", "b"], {"runs": "folders"}, "runs")
