@@ -91,8 +91,9 @@ def made(kind: Callable[..., T], name: str, *arguments: object, **settings: obje
         ArgumentError: it does not take them, or lacks some; names those that it has.
 
     Example:
-        >>> made(dict, "dict", a=1)
-        {'a': 1}
+        >>> from fractions import Fraction
+        >>> made(Fraction, "fraction", 1, denominator=2)
+        Fraction(1, 2)
     """
     signature = inspect.signature(kind)
     try:
