@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from calmrl_prob.alignment.calibration import CALIBRATIONS
+from calmrl_prob.alignment.calibration import CALIBRATIONS, ImputedDraw
 from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
@@ -293,5 +293,10 @@ def test_the_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> N
         align(data(), own, OBJECTIVES["pairwise"](), "imputed_draw", batch_size=32, **options)
     with pytest.raises(ArgumentError, match=r"resume: the checkpoint was made with batch_size=32, and this run has 64"):
         align(data(), encoders(), OBJECTIVES["pairwise"](), "imputed_draw", batch_size=64, **options)
+    for other, part in (("temperature", OBJECTIVES["pairwise"](temperature=0.5)), ("pmrl", OBJECTIVES["pmrl"]())):
+        with pytest.raises(ArgumentError, match=rf"resume: .* made with objective='Pairwise.*(?i:{other})"):
+            align(data(), encoders(), part, "imputed_draw", batch_size=32, **options)
+    with pytest.raises(ArgumentError, match=r"made with calibration='imputed_draw\(.* weight=1.0\)'.* weight=0.5"):
+        align(data(), encoders(), OBJECTIVES["pairwise"](), ImputedDraw(weight=0.5), batch_size=32, **options)
     with pytest.raises(ArgumentError, match=r"resume: .* does not exist"):
         run(resume=tmp_path / "none.ckpt")

@@ -231,7 +231,8 @@ def _folds(
     if folds is None:
         if refit is not None or fit_options:
             raise ArgumentError(
-                f"folds: {sorted(fit_options) or 'refit'} given, but nothing is fitted without folds; pass folds=5."
+                f"folds: {sorted(fit_options) or 'refit'} given, as for refits, but nothing is fitted without folds; "
+                "pass folds=5, or leave that out."
             )
         return np.full(len(data), -1), [model]
     count = whole_number("folds", folds, least=2)

@@ -37,6 +37,7 @@ from calmrl_prob.training.arguments import (
     checked_encoders,
     checked_objective,
     from_zero,
+    recorded,
 )
 from calmrl_prob.training.batches import EpochSampler, as_dataset, batches
 from calmrl_prob.training.generative_step import GenerativeStep
@@ -239,8 +240,8 @@ def align(
         weight_decay=weight_decay,
         seed=seed,
         settings={
-            "calibration": calibration.name,
-            "objective": type(objective).__name__,
+            "calibration": recorded(calibration),
+            "objective": recorded(objective),
             "modalities": list(modules),
             "num_instances": len(dataset),  # type: ignore[arg-type]
             "latent_dim": latent_dim,

@@ -104,3 +104,22 @@ def checked_em_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
         if name not in known:
             raise ArgumentError(f"em_options: step 1 has no option {name!r}; it has {list(known)}.")
     return dict(options or {})
+
+
+def recorded(part: object) -> str:
+    """A calibration or an objective with its settings, as checkpoints keep it to know it again.
+
+    Of what an objective learns, such as a temperature, the kind alone: it is another after training.
+
+    Example:
+        >>> from calmrl_prob.alignment.objectives import make_objective
+        >>> recorded(make_objective("pairwise", temperature=0.2)), recorded(CALIBRATIONS["imputed_mean"](weight=0.5))
+        ('Pairwise( (temperature): Temperature(0.2, learnable=False) )', 'imputed_mean(unit_norm=False, weight=0.5)')
+    """
+    if isinstance(part, nn.Module):
+        learned = next(part.parameters(), None) is not None
+        return type(part).__name__ if learned else " ".join(repr(part).split())
+    if isinstance(part, Calibration):
+        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(part).items()))
+        return f"{part.name}({settings})"
+    return getattr(part, "__qualname__", type(part).__name__)
