@@ -20,6 +20,11 @@ _REMEDY = (
     "pattern of missing ones; python -m experiments.recalibration compares the ways to do so on the same data."
 )
 
+_RECALIBRATED = (
+    "Recalibrated: fitted anew without the validation rows, whose errors set the widths (split conformal, "
+    "cal.recalibrate)."
+)
+
 
 def comparison_lead(facts: dict[str, Any]) -> str:
     """The first paragraph."""
@@ -61,6 +66,8 @@ def comparison_sections(run: Run) -> list[Section]:
     if len(modalities):
         focus = modalities[modalities["label"] == facts["focus"]]
         said += [f"{facts['focus']}. {line}" for line in modality_readings(focus)]
+        if "recalibrated" in focus and focus["recalibrated"].notna().any():
+            said.append(_RECALIBRATED)
     if any("too narrow" in line for line in said):
         said.append(_REMEDY)
     return [whole, Section("What the diagnostics say", readings=said), *_illustrations(facts, summary, tables)]

@@ -25,6 +25,7 @@ from experiments.measures import (
     modality_coverage,
     modality_scale,
 )
+from experiments.recalibrated import recalibrated_coverage
 from experiments.settings import build, check, flatten
 from experiments.variants import Choice, Oracle, Task, Variant
 
@@ -48,7 +49,8 @@ class Comparison:
         evidence: the trace of each final fit: variant, seed, iteration, log_likelihood, objective (nats per row).
         pairs: recall for each ordered pair of modalities: variant, seed, query, candidate, R@1, R@10.
         intervals: imputed and true values of some test rows by the variant in focus.
-        modalities: coverage of each modality at the level of the table: variant, seed, modality, level, coverage.
+        modalities: coverage of each modality at the level of the table: variant, seed, modality, level, coverage; of
+            the variant in focus also ``recalibrated``, that of conformal intervals.
         shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
         focus: the fitted variant of ``report.focus``; None if it is not among the variants.
         masked_test: test rows with modalities removed, for it.
@@ -144,7 +146,11 @@ class Comparer:
                 tables["evidence"].append(calibrated.model.trace.assign(**named))
                 tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))
-                tables["modalities"].append(modality_coverage(imputations, bench.test, bench.level).assign(**named))
+                by_modality = modality_coverage(imputations, bench.test, bench.level).assign(**named)
+                if key == self.focus:
+                    after = recalibrated_coverage(variant, choices[key], task, bench.test, bench.level)
+                    by_modality["recalibrated"] = by_modality["modality"].map(after).astype(float)
+                tables["modalities"].append(by_modality)
                 first.setdefault(key, calibrated)
                 if key == self.focus and focus is None:
                     focus = calibrated

@@ -333,6 +333,18 @@ def test_run_leaves_every_file_whole(finished: Path) -> None:
     assert idata.posterior["z"].sizes["instance"] == 10
 
 
+def test_intervals_of_the_focus_are_recalibrated_and_the_report_says_so(tmp_path: Path) -> None:
+    more = [*TINY, "data.source.num_instances=500", "calibration=[calmrl,mean]", "report.shares=[]"]
+    run(configured(*more), tmp_path, more, Console(quiet=True))
+    modalities = pd.read_csv(tmp_path / "tables" / "modalities.csv")
+    of_focus = modalities["variant"] == "calmrl"
+    assert modalities.loc[of_focus, "recalibrated"].between(0.7, 1.0).all()
+    assert modalities.loc[~of_focus, "recalibrated"].isna().all()
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report.count("; recalibrated they cover ") == 3
+    assert "errors set the widths (split conformal" in report
+
+
 def test_knowing_more_helps(finished: Path) -> None:
     mean = pd.read_parquet(finished / "results.parquet").groupby("variant").mean(numeric_only=True)
     assert mean.loc["calmrl", "NLL"] < mean.loc["mean", "NLL"]
