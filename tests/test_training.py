@@ -18,7 +18,7 @@ from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import build_encoders
-from calmrl_prob.errors import ArgumentError, DataError, NumericalError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NumericalError, SchemaError
 from calmrl_prob.evaluation.representations import cosine_recall
 from calmrl_prob.linear_gaussian import SufficientStatistics, fit_em, posterior
 from calmrl_prob.training import Alignment, AlignmentModule, Batch, Collate, GenerativeStep, InputImputation, align
@@ -298,5 +298,8 @@ def test_the_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> N
             align(data(), encoders(), part, "imputed_draw", batch_size=32, **options)
     with pytest.raises(ArgumentError, match=r"made with calibration='imputed_draw\(.* weight=1.0\)'.* weight=0.5"):
         align(data(), encoders(), OBJECTIVES["pairwise"](), ImputedDraw(weight=0.5), batch_size=32, **options)
+    for argument in ("folder", "resume"):
+        with pytest.raises(ArgumentTypeError, match=rf"{argument}: expected a path, got .*3"):
+            run(**{argument: 3})
     with pytest.raises(ArgumentError, match=r"resume: .* does not exist"):
         run(resume=tmp_path / "none.ckpt")

@@ -36,6 +36,7 @@ from calmrl_prob.training.arguments import (
     checked_em_options,
     checked_encoders,
     checked_objective,
+    checked_path,
     from_zero,
     recorded,
 )
@@ -204,6 +205,7 @@ def align(
         checked_encoders(encoders),
     )
     em_options = checked_em_options(em_options)
+    target, checkpoint = checked_path("folder", folder), checked_path("resume", resume)
     dataset = as_dataset(data, list(modules))
     if validation is not None:
         as_dataset(validation, list(modules), may_lack=True, argument="validation")
@@ -268,8 +270,7 @@ def align(
         stopping = EarlyStopping(RECALL, mode="max", patience=patience, check_on_train_epoch_end=True)
         callbacks.append(stopping)
     loggers: list[Any] = []
-    if folder is not None:
-        target = Path(folder)
+    if target is not None:
         callbacks.append(ModelCheckpoint(target / "checkpoints", filename="{epoch}", save_last=True, save_top_k=0))
         loggers = [CSVLogger(target, name="", version="csv"), TensorBoardLogger(target, name="", version="tensorboard")]
     device_options: dict[str, Any] = {"accelerator": "cpu", "devices": 1, **(trainer_options or {})}
@@ -281,7 +282,7 @@ def align(
                 max_epochs=max_epochs,
                 callbacks=callbacks,
                 logger=loggers or False,
-                enable_checkpointing=folder is not None,
+                enable_checkpointing=target is not None,
                 enable_progress_bar=progress,
                 enable_model_summary=False,
                 reload_dataloaders_every_n_epochs=1,
@@ -292,17 +293,17 @@ def align(
             )
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise ArgumentError(f"trainer_options: lightning.Trainer refuses {trainer_options!r}: {error}") from error
-        with _refusing(resume):
-            trainer.fit(module, datamodule=rows, ckpt_path=None if resume is None else Path(resume))
+        with _refusing(checkpoint):
+            trainer.fit(module, datamodule=rows, ckpt_path=checkpoint)
     watch.restore(module)
     stopped = stopping is not None and bool(stopping.stopped_epoch)
     return Alignment(module, watch.history, watch.best_epoch, "early stopping" if stopped else "max_epochs")
 
 
 @contextmanager
-def _refusing(resume: str | os.PathLike[str] | None) -> Iterator[None]:
+def _refusing(resume: Path | None) -> Iterator[None]:
     """What torch says of a checkpoint that does not fit, in this package's words."""
-    if resume is not None and not Path(resume).is_file():
+    if resume is not None and not resume.is_file():
         raise ArgumentError(f"resume: {str(resume)!r} does not exist; checkpoints are in folder/checkpoints.")
     if resume is not None and not is_zipfile(resume):  # as torch writes them
         raise ArgumentError(f"resume: {str(resume)!r} is no checkpoint; pass one that align wrote.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,6 +90,21 @@ def checked_encoders(encoders: Mapping[str, nn.Module]) -> nn.ModuleDict:
         return nn.ModuleDict(dict(encoders))
     except (KeyError, TypeError) as error:  # it keeps modules as attributes, so not every name will do
         raise ArgumentError(f"encoders: torch refuses a name ({error.args[0]}); rename the modality.") from error
+
+
+def checked_path(name: str, path: str | os.PathLike[str] | None) -> Path | None:
+    """A path, or none.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+
+    Example:
+        >>> checked_path("folder", "runs/first").name
+        'first'
+    """
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"{name}: expected a path, got {described(path)}.")
+    return None if path is None else Path(path)
 
 
 def checked_em_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
