@@ -24,7 +24,6 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import PROBLEMS, Problem
-from calmrl_prob.inference.parameter_draws import ParameterDraws
 from calmrl_prob.missingness import mcar
 from calmrl_prob.tracing import PyroModel
 
@@ -111,17 +110,6 @@ def sampled(data: cal.MultimodalData, latent_dim: int, draws: int) -> cal.FitRes
         )
 
 
-def single_chain(draws: ParameterDraws, number: int) -> ParameterDraws:
-    """The draws of one of two chains: how much they differ is how much the oracle itself may be off."""
-    half = len(draws) // 2
-    kept = slice(number * half, (number + 1) * half)
-    parts = {
-        group: {name: values[kept] for name, values in getattr(draws, group).items()}
-        for group in ("values", "quantities", "statistics")
-    }
-    return replace(draws, num_chains=1, reference=-1, **parts)
-
-
 def measure(num_draws: int = 50) -> list[Row]:
     """What draws cost on `small`, CPU seconds."""
     problem = PROBLEMS["small"]
@@ -149,7 +137,7 @@ def compare(problem: Problem, rows: int, nuts_draws: int, num_draws: int = 200) 
     chains = sampled(data, problem.latent_dim, nuts_draws)
     seconds = time.process_time() - start
     oracle = predictions(chains, seen, complete)
-    one, other = (predictions(single_chain(chains.report.draws, number), seen, complete) for number in (0, 1))
+    one, other = (predictions(chains.report.draws.chain(number), seen, complete) for number in (0, 1))
     table: list[Row] = [
         {"method": name, "nll": float(cell["nll"].mean()), **against(oracle, cell)} for name, cell in found.items()
     ]

@@ -25,7 +25,7 @@ from experiments.measures import (
     modality_coverage,
     modality_scale,
 )
-from experiments.recalibrated import recalibrated_coverage
+from experiments.recalibrated_coverage import recalibrated_coverage
 from experiments.settings import build, check, flatten
 from experiments.variants import Choice, Oracle, Task, Variant
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -306,3 +307,16 @@ def test_predictive_sd_is_that_of_nuts(method: str) -> None:
     found = predictions(cal.parameter_draws(result, train, method, num_draws=200), seen, complete)
     assert float((found["sd"] / oracle["sd"] - 1).abs().max()) < 0.2
     assert 0.7 < float((found["parameter"] / oracle["parameter"]).median()) < 1.4
+
+
+def test_a_chain_is_its_part_of_the_draws(fit: cal.FitResult, data: cal.MultimodalData) -> None:
+    draws = replace(cal.parameter_draws(fit, data, num_draws=6, seed=0), num_chains=2)
+    for number, kept in ((0, slice(0, 3)), (1, slice(3, 6))):
+        chain = draws.chain(number)
+        assert (len(chain), chain.num_chains) == (3, 1)
+        for name, values in draws.values.items():
+            assert torch.equal(chain.values[name], values[kept])
+        for name, values in draws.quantities.items():
+            assert torch.equal(chain.quantities[name], values[kept])
+    with pytest.raises(ArgumentError, match="expected a chain from 0 to 1, got 2"):
+        draws.chain(2)

@@ -10,7 +10,7 @@ from calmrl_prob import MultimodalData
 from calmrl_prob.datasets import load_synthetic
 from experiments.generative import ModelFitter, Retriever, Setting
 from experiments.imputers import Mean
-from experiments.recalibrated import recalibrated_coverage
+from experiments.recalibrated_coverage import recalibrated_coverage
 from experiments.variants import AllRows, Choice, Imputed, Task, Variant
 
 DIMS = {"a": 20, "b": 15, "c": 10}

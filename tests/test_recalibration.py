@@ -10,7 +10,7 @@ from scipy.stats import t as student
 import calmrl_prob as cal
 from calmrl_prob import MultimodalData, masked_validation, recalibrate
 from calmrl_prob.datasets import make_synthetic
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, ReliabilityWarning
 from calmrl_prob.inference.rescaled import Rescaled
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.recalibration.conformal import upper_end
@@ -296,3 +296,32 @@ def test_bad_input_is_refused_by_name() -> None:
         cal.impute(model, data, recalibrated=recalibrate(model, plain, "scale")).norm_interval(0.9)["a"]
     with pytest.raises(ArgumentError, match="recalibrated="):
         cal.impute(model, data).norm_interval(0.9)
+
+
+def test_small_patterns_that_err_much_more_are_told_of() -> None:
+    made = make_synthetic(140, DIMS, latent_dim=2, seed=4)
+    arrays = {name: made.complete[name].clone() for name in DIMS}
+    arrays["a"][100:] += 5 * torch.randn(40, DIMS["a"], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.ones(140, 3, dtype=torch.bool)
+    mask[:100, 2] = False  # only the 40 last rows show a beside both others
+    data = MultimodalData(arrays, observed_mask=mask)
+    told = r"min_rows=50 .* a from b\+c \(\d.\d times, 40 instances\).* a lower min_rows"
+    with pytest.warns(ReliabilityWarning, match=told):
+        few = recalibrate(made.truth, data)
+    assert "b+c" not in few.groups["a"]
+    own = recalibrate(made.truth, data, min_rows=40)  # warnings are errors here
+    assert "b+c" in own.groups["a"]
+    even = MultimodalData({name: made.complete[name] for name in DIMS}, observed_mask=mask)
+    recalibrate(made.truth, even)
+
+
+def test_a_fit_and_draws_about_it_are_not_recalibrated_by_each_other() -> None:
+    made = make_synthetic(160, DIMS, latent_dim=2, seed=5)
+    train, held_out = made.complete.split([100, 60], seed=0)
+    fit = cal.fit(cal.SharedLatentModel(DIMS, latent_dim=2), train)
+    draws = cal.parameter_draws(fit, train, num_draws=4, seed=0)
+    for one, other in ((fit, draws), (draws, fit), (draws, cal.parameter_draws(fit, train, num_draws=4, seed=1))):
+        found = recalibrate(one, held_out)
+        cal.impute(one, held_out.select(["a"]), recalibrated=found)
+        with pytest.raises(ArgumentError, match="other parameters, or draws of them"):
+            cal.impute(other, held_out.select(["a"]), recalibrated=found)

@@ -109,10 +109,24 @@ class ParameterDraws:
         if few == length:
             return self
         places = torch.linspace(0, length - 1, few, dtype=torch.float64).round().long()
-        chosen = (torch.arange(chains)[:, None] * length + places).flatten()
+        return self._chosen((torch.arange(chains)[:, None] * length + places).flatten())
 
+    def chain(self, number: int) -> ParameterDraws:
+        """The draws of one chain of the sampler, counted from 0; the reference is the last.
+
+        Raises:
+            ArgumentError: there is no such chain.
+        """
+        chains = self.num_chains or 1
+        if not 0 <= number < chains:
+            raise ArgumentError(f"number: expected a chain from 0 to {chains - 1}, got {number}.")
+        length = len(self) // chains
+        one = self._chosen(torch.arange(number * length, (number + 1) * length))
+        return replace(one, num_chains=None if self.num_chains is None else 1)
+
+    def _chosen(self, numbers: Tensor) -> ParameterDraws:
         def some(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: values[chosen.to(values.device)] for name, values in group.items()}
+            return {name: values[numbers.to(values.device)] for name, values in group.items()}
 
         return replace(
             self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from calmrl_prob._arguments import chosen_names, described, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError, ReliabilityWarning
 from calmrl_prob.evaluation.held_out import HeldOut
 from calmrl_prob.evaluation.masked_validation import MaskedValidation, hidden_names, masked_validation
+from calmrl_prob.inference.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.predictive import Predictive
 from calmrl_prob.inference.rescaled import Rescaled
@@ -25,6 +27,8 @@ from calmrl_prob.recalibration.scores import Group, SortedScores
 Method = Literal["scale", "conformal", "cv", "cv+"]
 #: Instances that a group needs for a quantile of each feature apart.
 _ROWS_BY_FEATURE = 50
+#: A pattern without a group of its own is told of, from so many instances and such a ratio of squared errors on.
+_ROWS_TO_TELL, _MUCH_GREATER = 10, 2.0
 #: What is true of the intervals of each method, n calibration instances of a group exchangeable with the new one.
 GUARANTEES: dict[str, str] = {
     "scale": "none: right on average over the calibration rows if errors are normal",
@@ -103,7 +107,8 @@ class Recalibration:
         found = fingerprint(model)
         if None not in (found, self._fingerprint) and found != self._fingerprint:
             raise ArgumentError(
-                "recalibrated: it was made for other parameters than this model has now; call cal.recalibrate again."
+                "recalibrated: it was made for other parameters, or draws of them, than this model has now; call "
+                "cal.recalibrate again with this one."
             )
 
     def predictive(self, name: str, base: Predictive, data: MultimodalData) -> Predictive:
@@ -231,6 +236,9 @@ def recalibrate(
         ArgumentTypeError: an argument is of another type.
         DataError: a modality of ``names`` is never hidden, since no instance has it and another.
 
+    Warns:
+        ReliabilityWarning: a pattern of fewer than ``min_rows`` instances errs much more than all patterns together.
+
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
         >>> from calmrl_prob.imputation import impute
@@ -272,6 +280,7 @@ def recalibrate(
         name: _groups([p for p in found.parts if p.modality == name], folds, by_feature, min_rows)
         for name in (hidden if names is None else names)
     }
+    _tell_of_small_patterns(found, groups, min_rows)
     models = found.models if method == "cv+" else ()
     result = Recalibration(method, groups, found.names, models, fingerprint(model))
     if attach:
@@ -280,13 +289,20 @@ def recalibrate(
 
 
 def fingerprint(model: object) -> str | None:
-    """A digest of the parameters of a model's linear-Gaussian form; None where it states none."""
-    form: Any = getattr(model, "linear_gaussian", None)
-    try:
-        lg: Any = form() if callable(form) else model
-        parts = [lg.loadings, lg.intercepts, lg.noise_variance]
-    except (AttributeError, CalmrlError):
-        return None
+    """A digest of what predicts: all draws of parameters, or those of the linear-Gaussian form; None if there is none.
+
+    A fit and draws about it predict alike in the mean only, so that neither can be recalibrated by the other.
+    """
+    draws = getattr(getattr(model, "report", None), "draws", model)  # of a fit by sampling
+    if isinstance(draws, ParameterDraws):
+        parts: list[Mapping[str, Tensor]] = [draws.values]
+    else:
+        form: Any = getattr(model, "linear_gaussian", None)
+        try:
+            lg: Any = form() if callable(form) else model
+            parts = [lg.loadings, lg.intercepts, lg.noise_variance]
+        except (AttributeError, CalmrlError):
+            return None
     digest = hashlib.sha256()
     for part in parts:
         for name in sorted(part):
@@ -316,6 +332,29 @@ def _groups(
         if len(np.unique(np.concatenate([part.rows for part in own]))) >= min_rows:
             found[pattern] = _group(own, pattern, folds, by_feature)
     return found
+
+
+def _tell_of_small_patterns(
+    found: MaskedValidation, groups: Mapping[str, Mapping[str | None, Group]], min_rows: int
+) -> None:
+    """Warn of patterns that share the errors of all patterns, and whose own are much greater."""
+    told = []
+    for name, own in groups.items():
+        shared = float(own[None].factor.mean())
+        for pattern in dict.fromkeys(part.pattern for part in found.parts if part.modality == name):
+            parts = [part for part in found.parts if (part.modality, part.pattern) == (name, pattern)]
+            count = len(np.unique(np.concatenate([part.rows for part in parts])))
+            ratio = float(torch.cat([_scores(part).square().mean(dim=1) for part in parts]).mean()) / shared
+            if pattern not in own and count >= _ROWS_TO_TELL and ratio > _MUCH_GREATER:
+                told.append(f"{name} from {pattern} ({ratio:.1f} times, {count} instances)")
+    if told:
+        warnings.warn(
+            f"recalibrate: patterns with fewer than min_rows={min_rows} calibration instances share the errors of all "
+            "patterns, but the mean squared standardised errors of these are much greater, so that their intervals "
+            f"stay too narrow: {'; '.join(told)}. Give more rows, or a lower min_rows.",
+            ReliabilityWarning,
+            stacklevel=3,
+        )
 
 
 def _group(parts: Sequence[HeldOut], pattern: str | None, folds: Sequence[int | None], by_feature: bool) -> Group:

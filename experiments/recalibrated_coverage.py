@@ -49,7 +49,7 @@ def recalibrated_coverage(
     try:
         calibrated = variant.calibrate(apart, choice)
         model = calibrated.model
-        if calibrated.imputer is not None or model.posterior_options:
+        if calibrated.imputer is not None or model.posterior_options:  # recalibrate imputes by the model alone
             return found
         recalibration = cal.recalibrate(model.model, model.units.apply(held_out), "conformal")
         for name in recalibration.groups:
