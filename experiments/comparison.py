@@ -50,7 +50,7 @@ class Comparison:
         pairs: recall for each ordered pair of modalities: variant, seed, query, candidate, R@1, R@10.
         intervals: imputed and true values of some test rows by the variant in focus.
         modalities: coverage of each modality at the level of the table: variant, seed, modality, level, coverage; of
-            the variant in focus also ``recalibrated``, that of conformal intervals.
+            the variant in focus, if it imputes by its model alone, also ``recalibrated``, that of conformal intervals.
         shares: R@1 against the share of missing cells: variant, share, R@1; empty if not asked for.
         focus: the fitted variant of ``report.focus``; None if it is not among the variants.
         masked_test: test rows with modalities removed, for it.
@@ -147,7 +147,7 @@ class Comparer:
                 tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))
                 by_modality = modality_coverage(imputations, bench.test, bench.level).assign(**named)
-                if key == self.focus:
+                if key == self.focus and calibrated.imputer is None and not calibrated.model.posterior_options:
                     after = recalibrated_coverage(variant, choices[key], task, bench.test, bench.level)
                     by_modality["recalibrated"] = by_modality["modality"].map(after).astype(float)
                 tables["modalities"].append(by_modality)

@@ -9,7 +9,7 @@ import numpy as np
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import CalmrlError
+from calmrl_prob.errors import ArgumentError, DataError
 from experiments.calibrated import without
 from experiments.imputers import predictable
 from experiments.variants import Choice, Task, Variant
@@ -26,15 +26,14 @@ def recalibrated_coverage(
     were chosen on the same rows, so few of them make the intervals a little too narrow.
 
     Args:
-        variant: one that imputes by its generative model.
+        variant: one that imputes by its generative model alone, without options of ``cal.posterior``.
         choice: its settings.
         task: training rows, and which of them are for validation.
         test: complete rows, or rows that lack something.
         level: nominal coverage.
 
     Returns:
-        Shares in [0, 1]; a modality that could not be recalibrated is left out, and a variant that imputes by a rule of
-        its own has none.
+        Shares in [0, 1]; modalities that could not be recalibrated are left out.
     """
     fitted, held_out = (task.incomplete.subset(rows) for rows in (task.fit_rows, task.validation_rows))
     everything = np.arange(len(fitted))
@@ -47,10 +46,7 @@ def recalibrated_coverage(
     )
     found: dict[str, float] = {}
     try:
-        calibrated = variant.calibrate(apart, choice)
-        model = calibrated.model
-        if calibrated.imputer is not None or model.posterior_options:  # recalibrate imputes by the model alone
-            return found
+        model = variant.calibrate(apart, choice).model
         recalibration = cal.recalibrate(model.model, model.units.apply(held_out), "conformal")
         for name in recalibration.groups:
             truth = model.units.apply(test.subset(predictable(test, name)))
@@ -58,6 +54,6 @@ def recalibrated_coverage(
             lower, upper = imputed.interval(level)[name]
             inside = (lower <= truth.filled(name)) & (truth.filled(name) <= upper)
             found[name] = float(inside.double().mean())
-    except CalmrlError as error:  # too few validation rows for the level, say: the report does without
+    except (ArgumentError, DataError) as error:  # too few rows for the fit or the level: the report does without
         logger.warning("%s: not recalibrated; %s", variant.label, error)
     return found

@@ -345,6 +345,13 @@ def test_intervals_of_the_focus_are_recalibrated_and_the_report_says_so(tmp_path
     assert "errors set the widths (split conformal" in report
 
 
+def test_intervals_of_a_rule_are_not_recalibrated_by_the_model(tmp_path: Path) -> None:
+    more = [*TINY, "data.source.num_instances=500", "calibration=[mean]", "report.shares=[]", "report.focus=mean"]
+    run(configured(*more), tmp_path, more, Console(quiet=True))
+    assert "recalibrated" not in pd.read_csv(tmp_path / "tables" / "modalities.csv")
+    assert "recalibrated" not in (tmp_path / "report.html").read_text(encoding="utf-8").replace("cal.recalibrate", "")
+
+
 def test_knowing_more_helps(finished: Path) -> None:
     mean = pd.read_parquet(finished / "results.parquet").groupby("variant").mean(numeric_only=True)
     assert mean.loc["calmrl", "NLL"] < mean.loc["mean", "NLL"]
