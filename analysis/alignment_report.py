@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.alignment_figures import variant_bars
-from analysis.files import read_facts, read_table, write_text
-from analysis.markdown import read_markdown
-from analysis.page import Picture, Section, Table, render
+from analysis.figures.alignment import variant_bars
+from analysis.pages.markdown import read_markdown
+from analysis.pages.page import Picture, Section, Table, render
+from analysis.runs.files import read_facts, read_table, write_text
 from calmrl_prob.errors import CalmrlError
 
 #: The file of a run that says what its parts are.

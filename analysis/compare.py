@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.arguments import parse
-from analysis.files import write_bytes, write_table, write_text
-from analysis.forest import forest
-from analysis.page import Picture, Section, Table, render
-from analysis.paired import paired_differences
-from analysis.runs import Run, find_runs, read_run
-from analysis.style import png
+from analysis.figures.forest import forest
+from analysis.figures.style import png
+from analysis.pages.page import Picture, Section, Table, render
+from analysis.runs.files import write_bytes, write_table, write_text
+from analysis.runs.runs import Run, find_runs, read_run
+from analysis.statistics.paired import paired_differences
 from calmrl_prob.errors import ArgumentError, CalmrlError, FileFormatError
 
 #: What is compared where nothing is asked for: column, whether higher is better, what the axis calls it.

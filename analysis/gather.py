@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.files import write_table
+from analysis.runs.files import write_table
 from calmrl_prob.errors import CalmrlError, FileFormatError
 
 

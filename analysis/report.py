@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.alignment_figures import variant_bars
 from analysis.alignment_report import FACTS, build_alignment_report
 from analysis.arguments import parse
 from analysis.compare import MEASURES, caveat, compare_runs, readings
-from analysis.comparison_report import comparison_lead, comparison_sections, short_caption
-from analysis.figures import recall_bars
-from analysis.files import read_table, write_text
-from analysis.markdown import read_markdown
-from analysis.page import Picture, Section, Table, render
-from analysis.readings import certificate_readings, recalibration_readings, spread_reading, variant_readings
-from analysis.runs import Run, find_runs, read_run
-from analysis.tables import best_rows, formatted, summarize
+from analysis.figures.alignment import variant_bars
+from analysis.figures.comparison import recall_bars
+from analysis.pages.comparison import comparison_lead, comparison_sections, short_caption
+from analysis.pages.markdown import read_markdown
+from analysis.pages.page import Picture, Section, Table, render
+from analysis.pages.readings import certificate_readings, recalibration_readings, spread_reading, variant_readings
+from analysis.runs.files import read_table, write_text
+from analysis.runs.runs import Run, find_runs, read_run
+from analysis.statistics.tables import best_rows, formatted, summarize
 from calmrl_prob.errors import ArgumentError, CalmrlError
 
 __all__ = ["build_report", "short_caption"]

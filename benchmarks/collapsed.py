@@ -12,7 +12,7 @@ from pyro.ops.integrator import velocity_verlet
 import calmrl_prob as cal
 from benchmarks.clock import paired
 from benchmarks.problems import Problem
-from calmrl_prob.inference.collapsed import CollapsedModel
+from calmrl_prob.inference.parameters.collapsed import CollapsedModel
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from models.group_ard import GroupARD
 

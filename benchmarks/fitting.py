@@ -8,9 +8,9 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import Problem
+from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em, predict
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
-from calmrl_prob.missingness import mcar
 
 Row = dict[str, object]
 

@@ -21,8 +21,8 @@ from benchmarks.clock import cpu_seconds
 from benchmarks.fitting import held_out_nll
 from benchmarks.peers import fit_mofapy2
 from benchmarks.problems import Made
+from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.missingness import mcar
 from models.calmrl import CalMRL
 from models.group_ard import GroupARD
 

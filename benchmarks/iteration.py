@@ -15,13 +15,13 @@ from torch import Tensor
 from benchmarks.clock import paired
 from benchmarks.problems import Problem
 from calmrl_prob.linear_gaussian import SufficientStatistics
-from calmrl_prob.linear_gaussian.acceleration import AndersonAccelerator
 from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
-from calmrl_prob.linear_gaussian.expectation import ExpectationStep
-from calmrl_prob.linear_gaussian.maximization import NoiseModel, maximize
-from calmrl_prob.linear_gaussian.parameters import Parameters
-from calmrl_prob.linear_gaussian.rowwise import ByModality, ByPattern, RowwiseStep
-from calmrl_prob.linear_gaussian.statistics import FromStatistics
+from calmrl_prob.linear_gaussian.em.acceleration import AndersonAccelerator
+from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
+from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.em.parameters import Parameters
+from calmrl_prob.linear_gaussian.em.rowwise import ByModality, ByPattern, RowwiseStep
+from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
 
 Product = Callable[[], Tensor]
 

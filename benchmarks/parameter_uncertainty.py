@@ -24,8 +24,8 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import PROBLEMS, Problem
-from calmrl_prob.missingness import mcar
-from calmrl_prob.tracing import PyroModel
+from calmrl_prob.data.missingness import mcar
+from calmrl_prob.programs.bound import PyroModel
 
 Row = dict[str, object]
 Cells = dict[str, Tensor]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.missingness import mcar
 from calmrl_prob.datasets import make_synthetic
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.missingness import mcar
 
 
 class Made(NamedTuple):

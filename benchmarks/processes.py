@@ -14,10 +14,10 @@ import torch
 from benchmarks.clock import cpu_seconds
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.datasets import make_synthetic
-from calmrl_prob.inference.gaussian_process import gaussian_process_posterior
-from calmrl_prob.inference.places import places_of
+from calmrl_prob.inference.exact.process import gaussian_process_posterior
+from calmrl_prob.inference.exact.process_places import places_of
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian.latent_likelihood import LatentLikelihood
+from calmrl_prob.linear_gaussian.process.latent_likelihood import LatentLikelihood
 from calmrl_prob.priors import GaussianProcessPrior
 
 #: N, smoothness of the kernel (None is infinitely smooth), length scale, most inducing points of a latent.

@@ -13,18 +13,18 @@ arXiv 2511.12034.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from calmrl_prob import datasets, evaluation, missingness, plots
-from calmrl_prob.arviz_files import from_arviz
+from calmrl_prob import datasets, evaluation, plots
+from calmrl_prob.arviz.export import to_arviz
+from calmrl_prob.arviz.files import from_arviz
 from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.diagnostics import to_arviz
+from calmrl_prob.data import MultimodalData, missingness
 from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
 from calmrl_prob.evaluation import MaskedValidation, cross_modal_recall, masked_validation, retrieve
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import Imputation, impute
 from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
 from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
-from calmrl_prob.inference.uncertainty import parameter_draws
+from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
 from calmrl_prob.io import load_npz
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel

@@ -10,17 +10,17 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import described
+from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, NotConjugateError
-from calmrl_prob.inference.discovered import form_posterior
-from calmrl_prob.inference.mixture import MixtureResult
-from calmrl_prob.inference.results import PosteriorResult
+from calmrl_prob.inference.exact.discovered import form_posterior
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.sites import PLATE
-from calmrl_prob.tracing import BoundModel, PyroModel
+from calmrl_prob.posteriors.mixture import MixtureResult
+from calmrl_prob.posteriors.posterior import PosteriorResult
+from calmrl_prob.programs.bound import BoundModel, PyroModel
+from calmrl_prob.programs.sites import PLATE
 
 #: Sites of the guide alone, for what has no site of its own in the model.
 _JOINT, _COMPONENT = "_latents_jointly", "_component"

@@ -9,17 +9,17 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import chosen_names, described, real_number
+from calmrl_prob._support.arguments import chosen_names, described, real_number
 from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.inference.exact import GaussianPosterior
 from calmrl_prob.inference.posterior import Model, posterior
-from calmrl_prob.inference.predictive import Predictive
-from calmrl_prob.inference.rescaled import Rescaled
-from calmrl_prob.inference.results import PosteriorResult, checked_draws, seeded_generator
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
+from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, seeded_generator
+from calmrl_prob.posteriors.predictive import Predictive
+from calmrl_prob.posteriors.rescaled import Rescaled
 
 T = TypeVar("T")
 

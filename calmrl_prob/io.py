@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calmrl_prob._arguments import short
+from calmrl_prob._support.arguments import short
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 

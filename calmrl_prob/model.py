@@ -23,7 +23,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import checked_dtype, checked_seed, described, whole_number
+from calmrl_prob._support.arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian

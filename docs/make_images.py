@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import coverage, intervals, recall_by_share
-from analysis.style import png
-from analysis.tables import formatted, summarize
+from analysis.figures.comparison import coverage, intervals, recall_by_share
+from analysis.figures.style import png
+from analysis.statistics.tables import formatted, summarize
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"

@@ -21,12 +21,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from analysis.files import write_table
-from experiments.aligned import Settings, Variant, run_variant
-from experiments.alignment_runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
-from experiments.data import Split
-from experiments.refusal import plain_refusals
-from experiments.settings import build
+from analysis.runs.files import write_table
+from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
+from experiments.alignment.training import Settings, Variant, run_variant
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
+from experiments.harness.split import Split
 
 #: Columns of the table: what is measured, its heading, its digits.
 MEASURES = (

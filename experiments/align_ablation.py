@@ -19,13 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
-from analysis.alignment_figures import ablation
+from analysis.figures.alignment import ablation
 from calmrl_prob.errors import ArgumentError
-from experiments.aligned import AlignmentTask, Settings, run_variant
-from experiments.alignment_runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
-from experiments.data import Split
-from experiments.refusal import plain_refusals
-from experiments.settings import build
+from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
+from experiments.alignment.training import AlignmentTask, Settings, run_variant
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
+from experiments.harness.split import Split
 
 CAPTION = (
     "R@1 on complete test rows, in %, mean ± standard deviation over seeds; one setting at a time differs from the "

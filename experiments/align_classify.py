@@ -27,12 +27,12 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation import ProbeResult, linear_probe
-from experiments.aligned import Aligned, Settings, Variant, run_variant
-from experiments.alignment_runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
-from experiments.data import Split
-from experiments.pooled import pooled_inputs, pooled_representations
-from experiments.refusal import plain_refusals
-from experiments.settings import build
+from experiments.alignment.pooling import pooled_inputs, pooled_representations
+from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
+from experiments.alignment.training import Aligned, Settings, Variant, run_variant
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
+from experiments.harness.split import Split
 
 CAPTION = (
     "Accuracy of a logistic regression on test rows, in %, mean ± standard deviation over seeds. It learns from the "

@@ -26,13 +26,13 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation import score_imputation
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
-from experiments.aligned import Settings, Variant, run_variant
-from experiments.alignment_runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
-from experiments.data import Split
-from experiments.imputers import Array, Imputer, Mean, RidgePairs
-from experiments.measures import modality_scale
-from experiments.refusal import plain_refusals
-from experiments.settings import build
+from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
+from experiments.alignment.training import Settings, Variant, run_variant
+from experiments.comparison.imputers import Array, Imputer, Mean, RidgePairs
+from experiments.comparison.measures import modality_scale
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
+from experiments.harness.split import Split
 
 CAPTION = (
     "Representations of test rows that lost modalities, imputed from those of the rest; mean ± standard deviation over "

@@ -20,14 +20,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from analysis.figures import recall_by_share
+from analysis.figures.comparison import recall_by_share
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
-from experiments.aligned import AlignmentTask, Settings, Variant, run_variant
-from experiments.alignment_runs import Row, chosen_variants, collect, finish, heading, tabulate, task_from
-from experiments.data import Split
-from experiments.refusal import plain_refusals
-from experiments.settings import build
+from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, tabulate, task_from
+from experiments.alignment.training import AlignmentTask, Settings, Variant, run_variant
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
+from experiments.harness.split import Split
 
 logger = logging.getLogger(__name__)
 

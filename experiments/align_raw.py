@@ -32,9 +32,9 @@ from calmrl_prob.datasets import Scenes
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.training import Alignment, align
 from experiments.align import compare
-from experiments.aligned import AlignmentTask, Settings, Variant, alignment_row, make_task, run_variant
-from experiments.refusal import plain_refusals
-from experiments.settings import build
+from experiments.alignment.training import AlignmentTask, Settings, Variant, alignment_row, make_task, run_variant
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
 
 
 @hydra.main(config_path="conf", config_name="align_raw", version_base="1.3")

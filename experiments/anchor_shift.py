@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from analysis.files import write_bytes, write_table, write_text
-from analysis.shifts import shift_bounds_drawn, shift_distributions
-from analysis.style import png
-from experiments.aligned import AlignmentTask, Settings, Variant, make_task, run_variant
-from experiments.data import Split
+from analysis.figures.anchor_shift import shift_bounds_drawn, shift_distributions
+from analysis.figures.style import png
+from analysis.runs.files import write_bytes, write_table, write_text
+from experiments.alignment.anchor_shifts import choose_shift_model, shift_cases, summarize_cases
+from experiments.alignment.training import AlignmentTask, Settings, Variant, make_task, run_variant
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build
+from experiments.harness.split import Split
 from experiments.models import markdown
-from experiments.refusal import plain_refusals
-from experiments.settings import build
-from experiments.shifts import choose_shift_model, shift_cases, summarize_cases
 
 logger = logging.getLogger(__name__)
 

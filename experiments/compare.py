@@ -26,13 +26,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import calmrl_prob as cal
-from analysis.files import TABLES, write_table, write_text
 from analysis.report import build_report, short_caption
-from analysis.tables import best_rows, formatted, summarize
+from analysis.runs.files import TABLES, write_table, write_text
+from analysis.statistics.tables import best_rows, formatted, summarize
 from calmrl_prob.io import write_atomically
-from experiments.comparison import TEST_SEED, Comparer, Comparison
-from experiments.record import versions
-from experiments.refusal import plain_refusals
+from experiments.comparison.comparer import TEST_SEED, Comparer, Comparison
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.run_record import versions
 
 logger = logging.getLogger(__name__)
 

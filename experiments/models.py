@@ -24,9 +24,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from analysis.files import write_table, write_text
-from experiments.model_table import ModelTable, tabulate
-from experiments.refusal import plain_refusals
+from analysis.runs.files import write_table, write_text
+from experiments.harness.refusal import plain_refusals
+from experiments.model_zoo.table import ModelTable, tabulate
 
 CAPTION = (
     "Mean ± sd over the seeds (the worst of them). NLL, nats for each missing value in standard deviations of its "

@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.alignment_report import FACTS, build_alignment_report
-from analysis.files import read_facts, write_text
+from analysis.runs.files import read_facts, write_text
 from calmrl_prob.errors import ArgumentError
-from experiments.refusal import plain_refusals
+from experiments.harness.refusal import plain_refusals
 
 logger = logging.getLogger(__name__)
 

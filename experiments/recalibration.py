@@ -31,13 +31,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import calmrl_prob as cal
-from analysis.files import write_table, write_text
+from analysis.runs.files import write_table, write_text
 from calmrl_prob.data import MultimodalData
-from experiments.data import Split
-from experiments.measures import modality_scale
+from experiments.comparison.measures import modality_scale
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build, check_recalibration
+from experiments.harness.split import Split
 from experiments.models import markdown
-from experiments.refusal import plain_refusals
-from experiments.settings import build, check_recalibration
 
 logger = logging.getLogger(__name__)
 

@@ -24,17 +24,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from analysis.files import write_table, write_text
-from analysis.tables import METRICS, best_rows, formatted, summarize
+from analysis.runs.files import write_table, write_text
+from analysis.statistics.tables import METRICS, best_rows, formatted, summarize
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
-from experiments.contenders import Contender, Folds
-from experiments.data import Split
-from experiments.fitted import measure
-from experiments.generative import Retriever
-from experiments.measures import modality_scale
-from experiments.refusal import plain_refusals
-from experiments.settings import build, check_small_data, flatten
+from experiments.comparison.fitting import Retriever
+from experiments.comparison.measures import modality_scale
+from experiments.few_rows.contenders import Contender, Folds
+from experiments.few_rows.predictors import measure
+from experiments.harness.refusal import plain_refusals
+from experiments.harness.settings import build, check_small_data, flatten
+from experiments.harness.split import Split
 
 logger = logging.getLogger(__name__)
 

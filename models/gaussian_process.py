@@ -22,11 +22,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.gaussian_process import GaussianProcessPosterior, gaussian_process_posterior
-from calmrl_prob.inference.gaussian_process_fit import GaussianProcessOptions, fit_gaussian_process
-from calmrl_prob.inference.places import places_of
-from calmrl_prob.inference.progress import Callback
+from calmrl_prob.inference.exact.process import GaussianProcessPosterior, gaussian_process_posterior
+from calmrl_prob.inference.exact.process_fit import GaussianProcessOptions, fit_gaussian_process
+from calmrl_prob.inference.exact.process_places import places_of
 from calmrl_prob.linear_gaussian import EMResult, LinearGaussian
 from calmrl_prob.priors import GaussianProcessPrior
 

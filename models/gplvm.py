@@ -23,11 +23,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.progress import Callback
-from calmrl_prob.inference.svi import SVIResult, fit_svi
+from calmrl_prob.decoders import ProcessDecoder
+from calmrl_prob.inference.approximate.svi import SVIResult, fit_svi
 from calmrl_prob.linear_gaussian import fit_em, posterior
-from calmrl_prob.process_decoder import ProcessDecoder
 
 
 class GPLVM(nn.Module):
@@ -85,7 +85,7 @@ class GPLVM(nn.Module):
     def fit_to(
         self, data: MultimodalData, seed: int = 0, callback: Callback | None = None, **options: Any
     ) -> SVIResult:
-        """Fit decoders and guide, in place; options are those of ``calmrl_prob.inference.svi.fit_svi``."""
+        """Fit decoders and guide, in place; options are those of ``calmrl_prob.inference.approximate.svi.fit_svi``."""
         data.require_schema(self.dims)
         data = data.conform(self.dims)
         linear = fit_em(data.blocks, self.latent_dim, seed=seed, tolerance=1e-4, noise_pseudo_count=100).linear_gaussian

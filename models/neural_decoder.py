@@ -25,11 +25,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.progress import Callback
-from calmrl_prob.inference.svi import SVIResult, run_svi
+from calmrl_prob.inference.approximate.svi import SVIResult, run_svi
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.tracing import BoundModel
+from calmrl_prob.programs.bound import BoundModel
 
 
 class NeuralDecoder(nn.Module):
@@ -86,7 +86,7 @@ class NeuralDecoder(nn.Module):
         return z
 
     def fit_to(self, data: MultimodalData, seed: int, callback: Callback | None, **options: Any) -> SVIResult:
-        """How ``cal.fit`` fits it: options are the keywords of ``calmrl_prob.inference.svi.run_svi``."""
+        """How ``cal.fit`` fits it: options are the keywords of ``calmrl_prob.inference.approximate.svi.run_svi``."""
         return run_svi(BoundModel(self), data, seed, callback, **options)
 
     @torch.no_grad()

@@ -22,8 +22,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.progress import Callback
 from calmrl_prob.linear_gaussian import EMResult, fit_em
 
 

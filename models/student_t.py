@@ -22,12 +22,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.progress import Callback
-from calmrl_prob.inference.student_t import StudentTResult
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian.student_t import StudentTModel, student_t_posterior
-from calmrl_prob.linear_gaussian.student_t_em import StudentTEMResult, fit_student_t_em
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import StudentTModel, student_t_posterior
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import StudentTEMResult, fit_student_t_em
+from calmrl_prob.posteriors.student_t import StudentTResult
 
 
 class StudentT(nn.Module):

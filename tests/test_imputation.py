@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_cases import (
+from scipy import stats
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError, UnfittedWarning
+from calmrl_prob.imputation import impute
+from calmrl_prob.inference import posterior
+from calmrl_prob.model import SharedLatentModel
+from tests.cases.model_cases import (
     DIMS,
     data_with_single_features_missing,
     dense_conditional,
@@ -16,13 +23,6 @@ from model_cases import (
     random_model,
     random_prior,
 )
-from scipy import stats
-
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError, UnfittedWarning
-from calmrl_prob.imputation import impute
-from calmrl_prob.inference import posterior
-from calmrl_prob.model import SharedLatentModel
 
 PARTS = ("mean", "completed", "latent_variance", "noise_variance", "variance")
 
@@ -157,7 +157,7 @@ def test_names_choose_modalities_and_values_are_computed_once() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = impute(random_model(), random_data()).mean["image"]
-    monkeypatch.setattr("calmrl_prob.inference.exact._CHUNK_BUDGET", 20)
+    monkeypatch.setattr("calmrl_prob.posteriors.gaussian._CHUNK_BUDGET", 20)
     torch.testing.assert_close(impute(random_model(), random_data()).mean["image"], whole, rtol=1e-14, atol=1e-14)
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from model_cases import DIMS, data_with_single_features_missing, random_data, random_model, random_prior
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import nn
 
+from calmrl_prob.arviz.export import to_arviz
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.diagnostics import to_arviz
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import impute
@@ -28,6 +27,7 @@ from calmrl_prob.priors import NormalPrior
 from calmrl_prob.serialization import load, save
 from models.calmrl import CalMRL
 from models.factor_analysis import FactorAnalysis
+from tests.cases.model_cases import DIMS, data_with_single_features_missing, random_data, random_model, random_prior
 
 NOISES = ("isotropic", "diagonal")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import DIMS, random_model, random_prior
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -17,6 +16,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.serialization import load, save
+from tests.cases.model_cases import DIMS, random_model, random_prior
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ E y^2 = d^2 + ||r||^2; it is either 0 or in [g, h]; and sin^2 is the probability
 The paper states Theorem 1 for the vector distance sqrt(2 (1 - cos)). Its lower bound then fails, when first tried on
 3,144 of 4,000 random instances: up to a right angle sqrt(2) sin is the larger of the two, and the proof bounds sin. Its
 upper bound fails for the vector distance where the missing modalities turn the sign of the sum, and with it that of the
-anchor. ``tests/test_bounds.py`` counts both.
+anchor. ``tests/alignment/test_bounds.py`` counts both.
 
 Corollary 3 says that imputing the q missing modalities, each with an error of norm below
 

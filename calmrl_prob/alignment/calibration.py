@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from calmrl_prob._arguments import real_number, whole_number
+from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob.alignment.certificate import probability_of_gain
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor

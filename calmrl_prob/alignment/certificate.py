@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, whole_number
+from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob.alignment.anchors import ShiftDistance, anchor_shift, leading_vector, require_distance, unit
 from calmrl_prob.alignment.bounds import local_anchor_bounds
 from calmrl_prob.alignment.completion import Completion

@@ -26,7 +26,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from calmrl_prob._arguments import whole_number
+from calmrl_prob._support.arguments import whole_number
 from calmrl_prob.alignment.anchors import ShiftDistance, anchor_shift, leading_vector
 from calmrl_prob.alignment.calibration import predicted_share
 from calmrl_prob.alignment.certificate import gain_over_draws

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.alignment.anchors import Anchors, leading_vector
 from calmrl_prob.alignment.views import require_matching
 from calmrl_prob.errors import ArgumentError, SchemaError

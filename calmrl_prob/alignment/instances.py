@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.alignment.anchors import ShiftDistance
 from calmrl_prob.alignment.certificate import gain_over_draws
 from calmrl_prob.alignment.certificate_calibration import CertificateCalibration

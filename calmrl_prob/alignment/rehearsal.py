@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, whole_number
+from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob.alignment.anchors import ShiftDistance, anchor_shift, leading_vector
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.views import require_matching

@@ -13,7 +13,7 @@ from calmrl_prob.conjugacy.gaussian_sites import Gaussian, read_site
 from calmrl_prob.conjugacy.probing import Evaluation, Prober
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
-from calmrl_prob.sites import Call
+from calmrl_prob.programs.sites import Call
 
 #: Relative differences that are rounding, by type.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2}

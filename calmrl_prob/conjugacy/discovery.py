@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import described
+from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy.affine_sites import Component
 from calmrl_prob.conjugacy.checks import Probe, extra_factor, spread_rows
 from calmrl_prob.conjugacy.probing import Prober
@@ -30,9 +30,9 @@ from calmrl_prob.conjugacy.watching import watched
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
-from calmrl_prob.sites import Call
-from calmrl_prob.tracing import BoundModel, PyroModel
+from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
+from calmrl_prob.programs.bound import BoundModel, PyroModel
+from calmrl_prob.programs.sites import Call
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import TransformedDistribution
 from torch.distributions.transforms import AffineTransform, ComposeTransform
 
-from calmrl_prob.sites import Site
+from calmrl_prob.programs.sites import Site
 
 #: A mixture with more components is left to other routes: each costs a posterior of its own.
 MAX_COMPONENTS = 1024

@@ -20,8 +20,8 @@ from calmrl_prob.conjugacy.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixtu
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.sites import Call, Site
-from calmrl_prob.tracing import BoundModel
+from calmrl_prob.programs.bound import BoundModel
+from calmrl_prob.programs.sites import Call, Site
 
 #: Where along each axis a site is probed: far enough out that a large intercept takes few digits from the loadings,
 #: and a power of two, so that dividing by it rounds nothing.

@@ -12,7 +12,7 @@ from calmrl_prob.data import MultimodalData
 
 _COLUMNS = ("ids", "labels", "partition", "covariates")
 #: Modules that look at columns only to hand them on.
-_INSIDE = ("calmrl_prob.data", "calmrl_prob._rows", "calmrl_prob._schema")
+_INSIDE = ("calmrl_prob.data.multimodal", "calmrl_prob.data.rows", "calmrl_prob.data.schema")
 
 
 def watched(data: MultimodalData) -> tuple[MultimodalData, set[str]]:

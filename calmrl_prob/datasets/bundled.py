@@ -21,7 +21,7 @@ def load_emoji(
     Modalities: ``image_noto`` and ``image_twemoji`` are EfficientNet-Lite0 features of two artists' drawings; ``name``,
     ``name_fr``, ``name_es`` (the short name in English, French, Spanish) and ``tags`` (English key words) are
     MiniLM-L6-v2 sentence embeddings. Each was reduced to 64 principal components of the training rows, so features
-    have no unit. All modalities are complete; remove some with :mod:`calmrl_prob.missingness`.
+    have no unit. All modalities are complete; remove some with :mod:`calmrl_prob.data.missingness`.
 
     Labels are the 9 groups of emoji. The partition is 1,431 rows to train and 475 to test, variants of one emoji on
     the same side. Covariates, all text: ``caption`` (the English name), ``tags_text``, ``emoji`` (the character),

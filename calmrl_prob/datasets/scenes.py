@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calmrl_prob._arguments import real_number, whole_number
-from calmrl_prob.convolutional import log_spectrogram
+from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.encoders import log_spectrogram
 from calmrl_prob.errors import ArgumentError
 
 #: The modalities, in the order of masks.
@@ -149,7 +149,7 @@ def make_scenes(num_instances: int = 2000, *, image_size: int = 32, noise: float
         ArgumentTypeError: an argument is of another type.
 
     Example:
-        >>> from calmrl_prob.missingness import pairs
+        >>> from calmrl_prob.data.missingness import pairs
         >>> scenes = make_scenes(100, seed=0)
         >>> scenes.images.shape, scenes.tones.shape, scenes.captions.shape
         (torch.Size([100, 3, 32, 32]), torch.Size([100, 1024]), torch.Size([100, 8]))

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number, short, whole_number
+from calmrl_prob._support.arguments import real_number, short, whole_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.missingness import mcar
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
-from calmrl_prob.missingness import mcar
 
 
 class SyntheticData(NamedTuple):
@@ -54,7 +54,8 @@ def make_synthetic(
         latent_dim: K.
         noise_variance: the noise variance, in units of the variance that the latents explain in a feature.
         noise: "isotropic" or "diagonal".
-        missing_rate: the share of modality cells removed completely at random, as :func:`calmrl_prob.missingness.mcar`.
+        missing_rate: the share of modality cells removed completely at random, as
+            :func:`calmrl_prob.data.missingness.mcar`.
         seed: the same seed gives the same parameters and instances.
         dtype: torch.float64 or torch.float32.
 

@@ -1,13 +1,13 @@
 """Measures of what a fitted model is worth: retrieval, imputation, calibration, classification."""
 
-from calmrl_prob.evaluation.calibration import coverage_curve, pit_values
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
 from calmrl_prob.evaluation.explained import variance_explained
-from calmrl_prob.evaluation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
-from calmrl_prob.evaluation.masked_validation import MaskedValidation, masked_validation
-from calmrl_prob.evaluation.ranking import RETRIEVAL_METRICS, Retrieval
-from calmrl_prob.evaluation.retrieval import cross_modal_recall, mean_over_pairs, retrieve
-from calmrl_prob.evaluation.scores import SCORES
+from calmrl_prob.evaluation.imputation.calibration import coverage_curve, pit_values
+from calmrl_prob.evaluation.imputation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
+from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation, masked_validation
+from calmrl_prob.evaluation.retrieval.ranking import RETRIEVAL_METRICS, Retrieval
+from calmrl_prob.evaluation.retrieval.retrieval import cross_modal_recall, mean_over_pairs, retrieve
+from calmrl_prob.evaluation.retrieval.scores import SCORES
 from calmrl_prob.evaluation.simulation import SimulationRanks, simulate_model, simulation_ranks
 
 __all__ = [

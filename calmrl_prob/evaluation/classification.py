@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number, short, whole_number
+from calmrl_prob._support.arguments import real_number, short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 #: Inverse penalties of the logistic regression to choose from.

@@ -30,7 +30,7 @@ from pyro.poutine.util import site_is_subsample
 from scipy.stats import chi2
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, whole_number
+from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
 

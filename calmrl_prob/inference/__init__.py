@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from calmrl_prob.inference.collapsed import CollapsedModel, marginalize
-from calmrl_prob.inference.collapsed_map import run_map
-from calmrl_prob.inference.collapsed_nuts import run_nuts
-from calmrl_prob.inference.collapsed_svi import run_collapsed_svi
+from calmrl_prob.inference.approximate.svi import fit_svi
 from calmrl_prob.inference.fit import FIT_METHODS, fit
-from calmrl_prob.inference.parameter_draws import ParameterDraws
+from calmrl_prob.inference.parameters.collapsed import CollapsedModel, marginalize
+from calmrl_prob.inference.parameters.map import run_map
+from calmrl_prob.inference.parameters.nuts import run_nuts
+from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
+from calmrl_prob.inference.parameters.svi import run_collapsed_svi
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian, as_linear_gaussian, posterior
-from calmrl_prob.inference.predictive import MixturePredictive, NormalPredictive, Predictive
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.inference.results import PosteriorResult
-from calmrl_prob.inference.svi import fit_svi
+from calmrl_prob.posteriors.posterior import PosteriorResult
+from calmrl_prob.posteriors.predictive import MixturePredictive, NormalPredictive, Predictive
 
 __all__ = [
     "FIT_METHODS",

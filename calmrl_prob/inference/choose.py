@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calmrl_prob._arguments import checked_seed, described, short, whole_number
+from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
+from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.progress import progress_bar
 from calmrl_prob.linear_gaussian import fit_em, log_marginal
 from calmrl_prob.plots.latent_dim import latent_dim_choice
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_seed, described, keyword_options, require_known_options
+from calmrl_prob._support.arguments import checked_seed, described, keyword_options, require_known_options
+from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData, require_fittable, warn_unidentifiable
 from calmrl_prob.errors import (
@@ -25,19 +26,18 @@ from calmrl_prob.errors import (
     NotConjugateError,
     SchemaError,
 )
-from calmrl_prob.inference.collapsed_map import run_map
-from calmrl_prob.inference.collapsed_nuts import run_nuts
-from calmrl_prob.inference.collapsed_svi import run_collapsed_svi
-from calmrl_prob.inference.em import run_em
-from calmrl_prob.inference.gradient import run_gradient
-from calmrl_prob.inference.mixture_fit import has_closed_form, run_mixture_em
+from calmrl_prob.inference.approximate.svi import run_svi
+from calmrl_prob.inference.exact.em import run_em
+from calmrl_prob.inference.exact.gradient import run_gradient
+from calmrl_prob.inference.exact.mixture import has_closed_form, run_mixture_em
+from calmrl_prob.inference.exact.scale_mixture_fit import fits, has_scale_form, run_scale_em, run_scale_mixture
+from calmrl_prob.inference.parameters.map import run_map
+from calmrl_prob.inference.parameters.nuts import run_nuts
+from calmrl_prob.inference.parameters.svi import run_collapsed_svi
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
-from calmrl_prob.inference.progress import Callback, progress_bar
 from calmrl_prob.inference.result import FitReport, FitResult
-from calmrl_prob.inference.scale_fit import fits, has_scale_form, run_scale_em, run_scale_mixture
-from calmrl_prob.inference.svi import run_svi
 from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, SufficientStatistics
-from calmrl_prob.tracing import BoundModel, PyroModel
+from calmrl_prob.programs.bound import BoundModel, PyroModel
 
 #: Name -> function of (model, data, seed, callback, **options), which fits the model in place and reports how that
 #: went. The model is Fittable for "em", and a BoundModel for all others.

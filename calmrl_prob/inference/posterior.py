@@ -8,19 +8,19 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from calmrl_prob._arguments import described
-from calmrl_prob._warnings import level_of_caller
+from calmrl_prob._support.arguments import described
+from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, UnfittedWarning
-from calmrl_prob.inference.discovered import form_posterior, structure_posterior
-from calmrl_prob.inference.nuts import nuts_posterior
-from calmrl_prob.inference.results import PosteriorResult
-from calmrl_prob.inference.scale_mixture import scale_mixture_posterior
-from calmrl_prob.inference.svi import svi_posterior
+from calmrl_prob.inference.approximate.nuts import nuts_posterior
+from calmrl_prob.inference.approximate.svi import svi_posterior
+from calmrl_prob.inference.exact.discovered import form_posterior, structure_posterior
+from calmrl_prob.inference.exact.scale_mixture import scale_mixture_posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
-from calmrl_prob.tracing import BoundModel, PyroModel
+from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
+from calmrl_prob.posteriors.posterior import PosteriorResult
+from calmrl_prob.programs.bound import BoundModel, PyroModel
 
 
 @runtime_checkable

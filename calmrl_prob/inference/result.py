@@ -13,9 +13,9 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.posterior import HasPosterior, as_linear_gaussian, posterior
-from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.tracing import BoundModel
+from calmrl_prob.posteriors.posterior import PosteriorResult
+from calmrl_prob.programs.bound import BoundModel
 
 
 class FitReport(Protocol):

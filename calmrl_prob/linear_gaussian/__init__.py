@@ -1,25 +1,25 @@
 """The exact linear-Gaussian engine: torch alone, nothing of Pyro."""
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.em import EMResult, fit_em
-from calmrl_prob.linear_gaussian.evidence import Evidence, log_evidence
-from calmrl_prob.linear_gaussian.mixture import LinearGaussianMixture
-from calmrl_prob.linear_gaussian.mixture_em import MixtureEMResult, fit_mixture_em, split_by_labels
-from calmrl_prob.linear_gaussian.mixture_posterior import MixturePosterior, mixture_posterior, predict_mixture
+from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
+from calmrl_prob.linear_gaussian.em.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
+from calmrl_prob.linear_gaussian.mixture.em import MixtureEMResult, fit_mixture_em, split_by_labels
+from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
+from calmrl_prob.linear_gaussian.mixture.posterior import MixturePosterior, mixture_posterior, predict_mixture
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
-from calmrl_prob.linear_gaussian.scale_draws import scale_draws
-from calmrl_prob.linear_gaussian.scale_em import ScaleEMResult, fit_scale_em
-from calmrl_prob.linear_gaussian.scale_mixture import ScaleMixture
-from calmrl_prob.linear_gaussian.scale_posterior import ScalePosterior, has_one_scale, scale_posterior
-from calmrl_prob.linear_gaussian.statistics import SufficientStatistics
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
-from calmrl_prob.linear_gaussian.student_t import (
+from calmrl_prob.linear_gaussian.scale_mixture.draws import scale_draws
+from calmrl_prob.linear_gaussian.scale_mixture.em import ScaleEMResult, fit_scale_em
+from calmrl_prob.linear_gaussian.scale_mixture.model import ScaleMixture
+from calmrl_prob.linear_gaussian.scale_mixture.posterior import ScalePosterior, has_one_scale, scale_posterior
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import (
     StudentTModel,
     StudentTPosterior,
     predict_student_t,
     student_t_posterior,
 )
-from calmrl_prob.linear_gaussian.student_t_em import StudentTEMResult, fit_student_t_em
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import StudentTEMResult, fit_student_t_em
+from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 __all__ = [
     "EMResult",

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import binom
 
-from calmrl_prob._arguments import short, whole_number
+from calmrl_prob._support.arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.evaluation.calibration import standardized_error
+from calmrl_prob.evaluation.imputation.calibration import standardized_error
 from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, look, numbers, series
 
 if TYPE_CHECKING:

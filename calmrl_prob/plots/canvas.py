@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._arguments import described, short
+from calmrl_prob._support.arguments import described, short
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:

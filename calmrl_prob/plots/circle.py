@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import described
+from calmrl_prob._support.arguments import described
 from calmrl_prob.alignment.anchors import anchor_shift, leading_vector
 from calmrl_prob.alignment.bounds import shift_bounds
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError

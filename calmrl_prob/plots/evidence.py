@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calmrl_prob._arguments import short
+from calmrl_prob._support.arguments import short
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.plots.canvas import Array, Looks, canvas, look, numbers, series

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calmrl_prob._arguments import described, whole_number
+from calmrl_prob._support.arguments import described, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.evaluation.ranking import Retrieval
+from calmrl_prob.evaluation.retrieval.ranking import Retrieval
 from calmrl_prob.plots.canvas import BLACK, GREEN, canvas, names_of, row_numbers
 
 if TYPE_CHECKING:

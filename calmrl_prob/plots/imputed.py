@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calmrl_prob._arguments import real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.plots.canvas import BLACK, BLUE, GREY, VERMILION, canvas, legend_beside, numbers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calmrl_prob._arguments import described
+from calmrl_prob._support.arguments import described
 from calmrl_prob.errors import ArgumentTypeError
 from calmrl_prob.plots.canvas import BLUE, GREEN, VERMILION, canvas
 

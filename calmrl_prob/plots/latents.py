@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
-from calmrl_prob._arguments import described, real_number, short, whole_number
+from calmrl_prob._support.arguments import described, real_number, short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.exact import GaussianPosterior
-from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.plots.canvas import CYCLE, GREY, MARKERS, Array, canvas, legend_beside
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
+from calmrl_prob.posteriors.posterior import PosteriorResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

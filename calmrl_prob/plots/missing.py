@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calmrl_prob._arguments import described
+from calmrl_prob._support.arguments import described
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError
 from calmrl_prob.plots.canvas import BLUE, canvas

@@ -12,11 +12,11 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Distribution
 
-from calmrl_prob._arguments import whole_number
+from calmrl_prob._support.arguments import whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.exact import GaussianPosterior
-from calmrl_prob.inference.results import PosteriorResult
 from calmrl_prob.plots.canvas import BLACK, BLUE, GREY, Array, canvas, look, numbers, row_numbers
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
+from calmrl_prob.posteriors.posterior import PosteriorResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

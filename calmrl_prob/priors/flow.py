@@ -9,8 +9,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import checked_dtype, checked_seed, whole_number
-from calmrl_prob._randomness import seeded
+from calmrl_prob._support.arguments import checked_dtype, checked_seed, whole_number
+from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, MissingDependencyError
 from calmrl_prob.priors.prior import Prior

@@ -21,12 +21,12 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import checked_dtype, described, real_number, whole_number
-from calmrl_prob._gpytorch import gpytorch
+from calmrl_prob._support.arguments import checked_dtype, described, real_number, whole_number
+from calmrl_prob._support.gpytorch import gpytorch
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
-from calmrl_prob.linear_gaussian.pivoted_cholesky import pivoted_cholesky
-from calmrl_prob.linear_gaussian.process import LowRankProcess
+from calmrl_prob.linear_gaussian.process.pivoted_cholesky import pivoted_cholesky
+from calmrl_prob.linear_gaussian.process.posterior import LowRankProcess
 from calmrl_prob.priors.prior import Prior
 
 #: Added to the diagonal at inducing points, as a share of the variance, where gradients run through its factorisation.
@@ -134,7 +134,7 @@ class GaussianProcessPrior(Prior):
         Args:
             places: covariates of all instances, (N, d).
             weight: the precision that the data have in each latent of each instance, (N, K): what a unit of
-                variance left over costs, see :mod:`calmrl_prob.linear_gaussian.process`.
+                variance left over costs, see :mod:`calmrl_prob.linear_gaussian.process.posterior`.
             tolerance: of the weighted variance left over in all, nats.
             max_rank: the most inducing points for each latent; fewer, where memory asks for it.
 

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_dtype, described, whole_number
+from calmrl_prob._support.arguments import checked_dtype, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.priors.components import Components

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_dtype, described, whole_number
+from calmrl_prob._support.arguments import checked_dtype, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.priors.prior import Prior

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import checked_dtype, real_number, whole_number
+from calmrl_prob._support.arguments import checked_dtype, real_number, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.priors.prior import Prior

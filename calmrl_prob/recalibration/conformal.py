@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from calmrl_prob.inference.predictive import Predictive
-from calmrl_prob.inference.rescaled import Rescaled
+from calmrl_prob.posteriors.predictive import Predictive
+from calmrl_prob.posteriors.rescaled import Rescaled
 from calmrl_prob.recalibration.scores import Group, SortedScores
 
 #: Halvings of the bracket of a CV+ quantile.

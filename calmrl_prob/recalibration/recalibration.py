@@ -12,15 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import chosen_names, described, whole_number
+from calmrl_prob._support.arguments import chosen_names, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError, ReliabilityWarning
-from calmrl_prob.evaluation.held_out import HeldOut
-from calmrl_prob.evaluation.masked_validation import MaskedValidation, hidden_names, masked_validation
-from calmrl_prob.inference.parameter_draws import ParameterDraws
+from calmrl_prob.evaluation.imputation.held_out import HeldOut
+from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation, hidden_names, masked_validation
+from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import posterior
-from calmrl_prob.inference.predictive import Predictive
-from calmrl_prob.inference.rescaled import Rescaled
+from calmrl_prob.posteriors.predictive import Predictive
+from calmrl_prob.posteriors.rescaled import Rescaled
 from calmrl_prob.recalibration.conformal import ConformalPredictive, norm_moments, upper_end
 from calmrl_prob.recalibration.scores import Group, SortedScores
 

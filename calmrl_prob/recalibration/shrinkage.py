@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from calmrl_prob._arguments import checked_seed, described, short, whole_number
+from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
+from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.evaluation.held_out import Array, array
-from calmrl_prob.evaluation.masked_validation import hidden_names, masked_validation
+from calmrl_prob.evaluation.imputation.held_out import Array, array
+from calmrl_prob.evaluation.imputation.masked_validation import hidden_names, masked_validation
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
-from calmrl_prob.inference.progress import progress_bar
 
 #: What is tried by default, for ``SharedLatentModel`` by EM: from nothing to strong.
 GRID: Mapping[str, Sequence[float]] = MappingProxyType(

@@ -23,13 +23,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from calmrl_prob._arguments import whole_number
-from calmrl_prob._randomness import seeded
+from calmrl_prob._support.arguments import whole_number
+from calmrl_prob._support.randomness import seeded
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError
-from calmrl_prob.evaluation.representations import cosine_recall
+from calmrl_prob.evaluation.retrieval.representations import cosine_recall
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.arguments import (
     checked_calibration,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import described, keyword_options, real_number
+from calmrl_prob._support.arguments import described, keyword_options, real_number
 from calmrl_prob.alignment.calibration import CALIBRATIONS, Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from calmrl_prob._arguments import described, short
+from calmrl_prob._support.arguments import described, short
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, DataError, SchemaError
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number, whole_number
+from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.training.batches import Batch

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
 from calmrl_prob.training.batches import Batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calmrl_prob._arguments import made, short
+from calmrl_prob._support.arguments import made, short
 from calmrl_prob.alignment.objectives.anchor_contrast import AnchorContrast
 from calmrl_prob.alignment.objectives.combined import Combined
 from calmrl_prob.alignment.objectives.gram import Gram

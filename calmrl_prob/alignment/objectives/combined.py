@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import described, real_number
+from calmrl_prob._support.arguments import described, real_number
 from calmrl_prob.alignment.objectives.objective import Objective, in_full_precision, prepared
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError

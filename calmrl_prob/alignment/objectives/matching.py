@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.alignment.objectives.objective import Objective
 from calmrl_prob.alignment.objectives.temperature import Temperature
 from calmrl_prob.alignment.views import Views

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import described
+from calmrl_prob._support.arguments import described
 from calmrl_prob.alignment.gather import gather_views
 from calmrl_prob.alignment.views import Views, require_matching
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError

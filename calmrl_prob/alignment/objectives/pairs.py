@@ -8,7 +8,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from calmrl_prob._arguments import chosen_names, whole_number
+from calmrl_prob._support.arguments import chosen_names, whole_number
 from calmrl_prob.alignment.objectives.contrast import contrast, weighted_mean
 from calmrl_prob.alignment.objectives.objective import Objective
 from calmrl_prob.alignment.objectives.temperature import Temperature

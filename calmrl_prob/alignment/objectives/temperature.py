@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._arguments import real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.errors import ArgumentError
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from calmrl_prob._arguments import checked_dtype, real_number, whole_number
+from calmrl_prob._support.arguments import checked_dtype, real_number, whole_number
 from calmrl_prob.errors import ArgumentError
 
 

@@ -1,0 +1,407 @@
+"""MultimodalData: several representations of the same instances, many of which lack some."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calmrl_prob._support.arguments import chosen_names, short, usable_device
+from calmrl_prob.data import display, schema
+from calmrl_prob.data.intake import (
+    as_column,
+    as_matrix,
+    as_observed_mask,
+    check_rows,
+    frame_index,
+    named_arrays,
+)
+from calmrl_prob.data.rows import Rows, Sizes, as_rows, split_rows
+from calmrl_prob.data.rules import (
+    check_distinct,
+    describe_row,
+    join_columns,
+    refuse_bad_rows,
+    refuse_empty,
+    refuse_overflow,
+    same_kind,
+)
+from calmrl_prob.data.stored import StoredModalities
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+class MultimodalData(StoredModalities):
+    """N instances with up to M representations ("modalities") each.
+
+    Read-only: methods return new objects, which share memory with this one and with the arrays given wherever no value
+    has to change. The arrays given are never modified, so do not modify them, or what ``data[name]`` returns, either.
+
+    Args:
+        arrays: a mapping of names to (N, D_m) arrays, or (name, array) pairs: numpy, torch or pandas. A row that is
+            NaN throughout is a missing modality. All modalities are brought to the widest floating-point type given;
+            float16 counts as float32, integers and booleans as float64. The index of DataFrames becomes ``ids``.
+        observed_mask: (N, M) bool, True = PRESENT, or a mapping of names to (N,) bool. A modality is absent from an
+            instance where this is False or the row is NaN; what stands in absent rows is never read.
+        ids: (N,) distinct identifiers.
+        labels: (N,) classes or targets.
+        covariates: a mapping of names to arrays (N, ...): anything else known of each instance, texts included.
+        partition: (N,) names of the parts that the instances belong to, such as "train" and "test".
+        attributes: facts about the whole: name, source, licence.
+        missing: "modalities" (the default; fast) refuses rows of which some features are NaN. "features" accepts them,
+            and they are handled exactly, but slower.
+        empty: "refuse" or "drop" instances that have no modality at all.
+
+    Attributes:
+        names: the M modalities, in the order given.
+        observed_mask: (N, M) bool tensor, True = PRESENT.
+        ids, labels, partition: numpy arrays (N,) or None; covariates: dict of numpy arrays (N, ...).
+        missing: "modalities" or "features".
+
+    Raises:
+        DataError: the data break a rule; the message names modality and row.
+        ArgumentTypeError: something is not an array of numbers (or of booleans, for ``observed_mask``).
+        ArgumentError: ``missing`` or ``empty`` is not one of its options.
+
+    Example:
+        >>> import numpy as np
+        >>> text = np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]])
+        >>> data = MultimodalData({"image": np.ones((3, 4)), "text": text}, labels=["a", "b", "a"])
+        >>> data
+        MultimodalData: 3 instances, 2 modalities, 2 missing patterns, float64
+          image  4 features  100.0% observed
+          text   2 features   66.7% observed
+          labels: 2 distinct
+        >>> data.observed_mask.tolist()
+        [[True, True], [True, False], [True, True]]
+        >>> data.subset(data.labels == "a")["text"].tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        *,
+        observed_mask: object = None,
+        ids: object = None,
+        labels: object = None,
+        covariates: Mapping[str, Any] | None = None,
+        partition: object = None,
+        attributes: Mapping[str, str] | None = None,
+        missing: Literal["modalities", "features"] = "modalities",
+        empty: Literal["refuse", "drop"] = "refuse",
+    ) -> None:
+        if missing not in ("modalities", "features"):
+            raise ArgumentError(f"missing: expected 'modalities' or 'features', got {missing!r}.")
+        if empty not in ("refuse", "drop"):
+            raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
+        for argument, value in {"covariates": covariates, "attributes": attributes}.items():
+            if not (value is None or isinstance(value, Mapping)):
+                raise ArgumentTypeError(f"{argument}: expected a mapping of names, got {short(value)}; pass a dict.")
+        given = named_arrays(arrays)
+        self.names = tuple(given)
+        self.missing = missing
+        index = frame_index(given)  # before the row counts, since frames of unequal length are to be reindexed
+        self._values = same_kind({name: as_matrix(name, array) for name, array in given.items()})
+        n, device = self.num_instances, self.device
+        self.labels = None if labels is None else as_column("labels", labels, n)
+        self.partition = None if partition is None else as_column("partition", partition, n)
+        self.covariates = {
+            name: as_column(f"covariates[{name!r}]", column, n, one_dimensional=False)
+            for name, column in (covariates or {}).items()
+        }
+        self.attributes = dict(attributes or {})
+        self.ids = index if ids is None else as_column("ids", ids, n)
+        check_distinct(self.ids)
+
+        if observed_mask is None:
+            self.observed_mask = torch.ones(n, len(self.names), dtype=torch.bool, device=device)
+        else:
+            # cloned: the user may change theirs later, and NaN rows are entered below
+            self.observed_mask = as_observed_mask(observed_mask, self.names, n, device).clone()
+        self._nan_where_absent = set()
+        for m, (name, values) in enumerate(self._values.items()):
+            found = check_rows(values)
+            present = self.observed_mask[:, m] & ~found.absent
+            refuse_bad_rows(name, values, found, present, partial_allowed=missing == "features", ids=self.ids)
+            self.observed_mask[:, m] = present
+            if bool((found.absent | present).all()):
+                self._nan_where_absent.add(name)
+        for m, name in enumerate(self.names):
+            if not bool(self.observed_mask[:, m].any()):
+                raise DataError(f"modality {name!r}: no instance has it (all {n} rows are absent); leave it out.")
+        nothing = (~self.observed_mask.any(dim=1)).nonzero().squeeze(1)
+        if len(nothing) and empty == "refuse":
+            first = describe_row(int(nothing[0]), self.ids)
+            raise DataError(
+                f"arrays: {len(nothing)} of {n} instances have no modality at all, first {first}; "
+                "pass empty='drop' to leave them out."
+            )
+        if len(nothing):
+            logger.info("left out %d of %d instances that have no modality at all", len(nothing), n)
+            self.__dict__.update(self.subset(self.observed_mask.any(dim=1)).__dict__)
+
+    # ---- other data from this -----------------------------------------------------------------------------------
+
+    def subset(self, rows: Rows) -> Self:
+        """The chosen instances, in the order chosen.
+
+        Args:
+            rows: a slice, (n,) row numbers (negative ones count from the end; one may come twice), or (N,) bool.
+
+        Raises:
+            ArgumentError: a row number is out of range, the booleans are not N, or no instance is chosen.
+            ArgumentTypeError: ``rows`` is none of these.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.arange(4.0)[:, None]}, ids=["a", "b", "c", "d"])
+            >>> data.subset([2, 0]).ids.tolist(), data.subset(slice(1, None)).ids.tolist()
+            (['c', 'a'], ['b', 'c', 'd'])
+        """
+        chosen = as_rows(rows, self.num_instances)
+        moved = chosen.to(self.device) if isinstance(chosen, Tensor) else chosen
+        counted = chosen.numpy() if isinstance(chosen, Tensor) else chosen
+        return self._derive(
+            _values={name: values[moved] for name, values in self._values.items()},
+            observed_mask=self.observed_mask[moved],
+            ids=None if self.ids is None else self.ids[counted],
+            labels=None if self.labels is None else self.labels[counted],
+            partition=None if self.partition is None else self.partition[counted],
+            covariates={name: column[counted] for name, column in self.covariates.items()},
+        )
+
+    def select(self, names: Sequence[str]) -> Self:
+        """The chosen modalities, in the order chosen.
+
+        Raises:
+            SchemaError: there is no such modality.
+            ArgumentError: no modality is named, or one twice.
+            ArgumentTypeError: ``names`` is not a sequence of strings.
+            DataError: an instance would be left with nothing.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)})
+            >>> data.select(["text"]).dims
+            {'text': 4}
+        """
+        chosen = chosen_names([names] if isinstance(names, str) else names, self.names)
+        columns = [self.names.index(name) for name in chosen]
+        mask = self.observed_mask[:, columns]
+        refuse_empty(mask, self.ids, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
+        return self._derive(
+            names=tuple(chosen), _values={name: self._values[name] for name in chosen}, observed_mask=mask
+        )
+
+    def mask(self, observed_mask: object) -> Self:
+        """Hide modalities: a cell stays present only where it is present here and True in ``observed_mask``.
+
+        No value is copied, and the hidden ones can be had from the data that they were hidden in. A modality may lose
+        all its rows here.
+
+        Args:
+            observed_mask: (N, M) bool, True = PRESENT, or a mapping of names to (N,) bool.
+
+        Raises:
+            DataError: the shape is wrong, or an instance would be left with nothing.
+            ArgumentTypeError: the entries are not booleans.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)})
+            >>> data.mask({"text": [True, False]}).observed_mask.tolist()
+            [[True, True], [True, False]]
+        """
+        asked = as_observed_mask(observed_mask, self.names, self.num_instances, self.device)
+        mask = self.observed_mask & asked
+        refuse_empty(mask, self.ids, "observed_mask", "leave each instance one modality, or take a subset first")
+        changed = (mask != self.observed_mask).any(dim=0).tolist()
+        kept = {name for m, name in enumerate(self.names) if not changed[m]}
+        return self._derive(observed_mask=mask, _nan_where_absent=self._nan_where_absent & kept)
+
+    def split(self, sizes: Sizes, *, seed: int = 0, stratify: object = None) -> tuple[Self, ...]:
+        """Split the instances at random.
+
+        Args:
+            sizes: the fraction of the first of two parts, the number of its instances, or fractions (summing to 1) or
+                numbers (summing to N) of any number of parts.
+            seed: the same seed gives the same split.
+            stratify: (N,) classes, or True for ``labels``: every part gets about the same share of each class.
+
+        Returns:
+            The parts, each with its instances in their original order.
+
+        Raises:
+            ArgumentError: the sizes do not fit, or leave a part without instances; or the seed is negative.
+            ArgumentTypeError: the sizes are not numbers, or the seed is no whole number.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.arange(10.0)[:, None]})
+            >>> train, test = data.split(0.8, seed=0)
+            >>> len(train), len(test)
+            (8, 2)
+        """
+        return tuple(self.subset(rows) for rows in self.split_indices(sizes, seed=seed, stratify=stratify))
+
+    def split_indices(self, sizes: Sizes, *, seed: int = 0, stratify: object = None) -> tuple[np.ndarray, ...]:
+        """The row numbers of the parts that :meth:`split` returns."""
+        if stratify is True and self.labels is None:
+            raise ArgumentError("stratify: the data have no labels; pass an (N,) array of classes instead.")
+        classes = self.labels if stratify is True else stratify
+        if classes is None or classes is False:
+            return split_rows(self.num_instances, sizes, seed)
+        return split_rows(self.num_instances, sizes, seed, as_column("stratify", classes, self.num_instances))
+
+    @property
+    def train(self) -> Self:
+        """The instances whose ``partition`` is "train"."""
+        return self.part("train")
+
+    @property
+    def test(self) -> Self:
+        """The instances whose ``partition`` is "test"."""
+        return self.part("test")
+
+    def part(self, name: str) -> Self:
+        """The instances that ``partition`` calls ``name``.
+
+        Raises:
+            DataError: the data have no partition, or none of that name.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.ones(3, 2)}, partition=["train", "test", "train"])
+            >>> len(data.part("train")), len(data.test)
+            (2, 1)
+        """
+        if self.partition is None:
+            raise DataError("partition: these data come without a split; use data.split(0.8, seed=0).")
+        rows = self.partition == name
+        if not rows.any():
+            raise DataError(f"partition: no part is called {name!r}; there are {np.unique(self.partition).tolist()}.")
+        return self.subset(rows)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """The same data in another floating-point type (torch.float32 or torch.float64) or on another device.
+
+        Raises:
+            ArgumentTypeError: ``dtype`` is neither of the two.
+            ArgumentError: torch cannot use the device.
+            DataError: a present value is too large for ``dtype``.
+
+        Example:
+            >>> MultimodalData({"image": torch.ones(2, 3)}).to(torch.float64).dtype
+            torch.float64
+        """
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}.")
+        usable_device(device)
+        moved = {name: values.to(device=device, dtype=dtype) for name, values in self._values.items()}
+        observed_mask = self.observed_mask.to(device=device)
+        if dtype is not None and dtype.itemsize < self.dtype.itemsize:
+            for m, (name, values) in enumerate(moved.items()):
+                refuse_overflow(name, values, check_rows(values).infinite & observed_mask[:, m], self.ids)
+        return self._derive(_values=moved, observed_mask=observed_mask)
+
+    @classmethod
+    def concat(cls, parts: Sequence[MultimodalData]) -> MultimodalData:
+        """The instances of several data one after another.
+
+        Modalities must be the same (their order is that of the first part) and so must the covariates; ids, labels and
+        partitions must be had by all parts or by none. The widest floating-point type wins.
+
+        Raises:
+            ArgumentError: there are no parts.
+            ArgumentTypeError: ``parts`` is not a sequence of MultimodalData.
+            SchemaError: modalities or widths differ.
+            DataError: ids repeat; or some parts have ids, labels, partition or a covariate that others lack.
+
+        Example:
+            >>> data = MultimodalData({"image": torch.arange(4.0)[:, None]})
+            >>> MultimodalData.concat([data.subset([3]), data.subset([0])])["image"].tolist()
+            [[3.0], [0.0]]
+        """
+        if isinstance(parts, MultimodalData) or not isinstance(parts, Iterable):
+            kind = "a single MultimodalData" if isinstance(parts, MultimodalData) else short(parts)
+            raise ArgumentTypeError(f"parts: expected a list of MultimodalData, got {kind}; pass [first, second, ...].")
+        parts = list(parts)
+        if not parts:
+            raise ArgumentError("parts: expected at least one MultimodalData, got none.")
+        for i, part in enumerate(parts):
+            if not isinstance(part, MultimodalData):
+                raise ArgumentTypeError(f"parts[{i}]: expected MultimodalData, got {short(part)}; wrap it in that.")
+        first = parts[0]
+        for i, part in enumerate(parts[1:], start=1):
+            schema.require_schema(part, first.dims, f"parts[{i}]", "parts[0]")
+            if part.device != first.device:
+                raise DataError(f"parts: expected one device, got {first.device}, {part.device}; use .to(device=...).")
+        dtype = max((part.dtype for part in parts), key=lambda kind: kind.itemsize)
+        ids = join_columns("ids", [part.ids for part in parts])
+        check_distinct(ids)
+        return first._derive(
+            _values={name: torch.cat([part._values[name].to(dtype) for part in parts]) for name in first.names},
+            observed_mask=torch.cat([torch.stack([p.observed(n) for n in first.names], dim=1) for p in parts]),
+            _nan_where_absent={n for n in first.names if all(n in part._nan_where_absent for part in parts)},
+            missing="features" if any(part.missing == "features" for part in parts) else "modalities",
+            ids=ids,
+            labels=join_columns("labels", [part.labels for part in parts]),
+            partition=join_columns("partition", [part.partition for part in parts]),
+            covariates={
+                key: join_columns(f"covariates[{key!r}]", [part.covariates.get(key) for part in parts])
+                for key in dict.fromkeys(key for part in parts for key in part.covariates)
+            },
+            attributes={k: v for k, v in first.attributes.items() if all(p.attributes.get(k) == v for p in parts)},
+        )
+
+    # ---- fitting to a model -------------------------------------------------------------------------------------
+
+    def require_schema(self, dims: Mapping[str, int]) -> None:
+        """Check that these data have the modalities that a model expects, in any order.
+
+        Args:
+            dims: the number of features D_m of each modality of the model.
+
+        Raises:
+            SchemaError: a modality is missing or unknown, or has another width; the message lists them.
+
+        Example:
+            >>> MultimodalData({"image": torch.ones(2, 3)}).require_schema({"image": 3})
+        """
+        schema.require_schema(self, dims)
+
+    def conform(self, dims: Mapping[str, int]) -> Self:
+        """These data with the modalities of a model, in its order; those that no instance here has are wholly absent.
+
+        Args:
+            dims: the number of features D_m of each modality of the model.
+
+        Raises:
+            SchemaError: these data have a modality that ``dims`` lacks, or one of another width.
+
+        Example:
+            >>> data = MultimodalData({"text": torch.ones(2, 3)}).conform({"image": 5, "text": 3})
+            >>> data.dims, data.observed_mask.tolist()
+            ({'image': 5, 'text': 3}, [[False, True], [False, True]])
+        """
+        schema.require_widths(self, dims)
+        if tuple(dims) == self.names:
+            return self
+        # one NaN seen from every place of the array: absent modalities take no memory
+        nan = torch.full((1, 1), torch.nan, dtype=self.dtype, device=self.device)
+        nowhere = torch.zeros(len(self), dtype=torch.bool, device=self.device)
+        return self._derive(
+            names=tuple(dims),
+            _values={n: self._values[n] if n in self else nan.expand(len(self), d) for n, d in dims.items()},
+            observed_mask=torch.stack([self.observed(n) if n in self else nowhere for n in dims], dim=1),
+            _nan_where_absent=self._nan_where_absent | {n for n in dims if n not in self},
+        )
+
+    # ---- display ------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return display.text(self)
+
+    def _repr_html_(self) -> str:
+        return display.html(self)

@@ -1,0 +1,263 @@
+"""Held-out masking: hide modalities that are there, impute them, and keep truth and prediction side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calmrl_prob._support.arguments import checked_seed, chosen_names, described, whole_number
+from calmrl_prob._support.progress import progress_bar
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.evaluation.imputation.held_out import HeldOut, array, energy_score
+from calmrl_prob.evaluation.imputation.masking import Hiding, hidings
+from calmrl_prob.evaluation.imputation.uncertainty import Tables
+from calmrl_prob.imputation import Imputation, Recalibrator, impute
+from calmrl_prob.inference.fit import FIT_METHODS, fit
+from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.inference.result import FitResult
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
+from calmrl_prob.posteriors.rescaled import Rescaled
+
+
+class MaskedValidation(Tables):
+    """What hidden modalities were imputed as, beside what they really are. Made by :func:`masked_validation`.
+
+    Its tables (:meth:`summary`, :meth:`coverage`, :meth:`pit` and the others) are tidy pandas frames by modality,
+    pattern, feature or instance.
+
+    Attributes:
+        parts: one :class:`calmrl_prob.evaluation.imputation.held_out.HeldOut` for each modality, pattern of others and
+            fold: truth, predictive with its variance parts, joint log density, Mahalanobis distance, energy score.
+        names: the M modalities of the data.
+        num_instances: N.
+        ids: (N,) of the data, or None.
+        observed_mask: (N, M) bool, True = PRESENT in the data.
+        hidden_count: (N, M), how often each cell was hidden and imputed.
+        scheme: which cells were hidden: its name.
+        refitted: whether each instance was imputed by a model fitted without it.
+        fold: (N,), the fold of each instance; -1 where nothing was refitted.
+        models: the model that imputed each fold, one alone where nothing was refitted.
+        recalibrated: what the imputations were recalibrated with, or None.
+        seed: of everything drawn.
+    """
+
+    def __init__(
+        self,
+        data: MultimodalData,
+        parts: Sequence[HeldOut],
+        hidden_count: NDArray[np.int64],
+        scheme: str,
+        fold: NDArray[np.int64],
+        models: Sequence[Any],
+        recalibrated: Recalibrator | None,
+        seed: int,
+    ) -> None:
+        super().__init__(parts, data.names, len(data), data.ids)
+        self.observed_mask = data.observed_mask.cpu().numpy()
+        self.hidden_count, self.scheme, self.fold = hidden_count, scheme, fold
+        self.models, self.recalibrated, self.seed = tuple(models), recalibrated, seed
+
+    @property
+    def refitted(self) -> bool:
+        """Whether each instance was imputed by a model fitted without it."""
+        return bool((self.fold >= 0).any())
+
+    def __repr__(self) -> str:
+        how = f"refitted in {len(self.models)} folds" if self.refitted else "not refitted"
+        records = sum(len(part.rows) for part in self.parts)
+        return (
+            f"MaskedValidation({self.num_instances} instances, scheme {self.scheme!r}, {records} hidden cells in "
+            f"{len({(part.modality, part.seen) for part in self.parts})} modality-pattern groups, {how}"
+            f"{', recalibrated' if self.recalibrated is not None else ''})"
+        )
+
+
+@torch.no_grad()
+def masked_validation(
+    model: Any,  # noqa: ANN401 - whatever impute takes
+    data: MultimodalData,
+    scheme: str | Callable[..., Tensor] = "patterns",
+    *,
+    names: Sequence[str] | None = None,
+    folds: int | None = None,
+    refit: Callable[[MultimodalData, int], Any] | None = None,
+    repeats: int = 1,
+    num_draws: int = 50,
+    recalibrated: Recalibrator | bool = False,
+    seed: int = 0,
+    progress: bool = False,
+    **fit_options: Any,
+) -> MaskedValidation:
+    """Hide modalities that instances have, impute them from the others, and compare.
+
+    Without ``folds`` the model imputes as it is, so ``data`` must be rows that it was not fitted to: of training rows
+    it knows the answer, and its intervals would look better than they are. With ``folds=k`` the rows are parted into k
+    at random, each part is imputed by a model fitted to the others, and ``data`` can be the training rows.
+
+    Args:
+        model: what :func:`calmrl_prob.impute` takes; with folds and without ``refit``, one that ``cal.fit`` can fit.
+            It is copied, and stays as it is.
+        data: N instances, with modalities missing or not.
+        scheme: "each" hides every cell once, alone; "patterns" hides it in every way, imputed from each set of the
+            instance's other modalities; "random" shows a random set of each instance's modalities and hides the rest.
+            Or a mechanism such as those of :mod:`calmrl_prob.data.missingness`, a function of (data, seed=...) that
+            returns what is still to be seen. A modality of which an instance lacks features is neither hidden nor seen.
+        names: modalities to hide; all by default.
+        folds: k, or None not to refit.
+        refit: makes the model of a fold from (the other rows, the fold's number); by default a copy of ``model`` is
+            fitted by ``cal.fit`` with ``fit_options``, and, where it is a FitResult, by the method and with the options
+            that it was fitted with.
+        repeats: how often "random", or a mechanism, draws.
+        num_draws: joint draws for the energy score; 0 leaves it out.
+        recalibrated: as for :func:`calmrl_prob.impute`: diagnose the recalibrated imputations.
+        seed: of folds, schemes and draws.
+        progress: show a progress bar on standard error.
+        **fit_options: of ``cal.fit``.
+
+    Raises:
+        ArgumentError: an unknown scheme, too few rows for the folds, one draw, or no instance with two modalities.
+        ArgumentTypeError: an argument is of another type.
+        DataError: a modality of ``names`` is never hidden, since no instance has it and another.
+
+    Example:
+        >>> from calmrl_prob.datasets import make_synthetic
+        >>> made = make_synthetic(300, {"image": 4, "text": 3}, latent_dim=2, seed=0)
+        >>> found = masked_validation(made.truth, made.complete)
+        >>> found
+        MaskedValidation(300 instances, scheme 'patterns', 600 hidden cells in 2 modality-pattern groups, not refitted)
+        >>> found.summary(level=0.9)[["modality", "coverage"]].round(2).values.tolist()
+        [['image', 0.9...], ['text', 0.9...]]
+    """
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    seed, num_draws = checked_seed(seed), whole_number("num_draws", num_draws)
+    if num_draws == 1:
+        raise ArgumentError("num_draws: expected 0, or at least 2 draws to compare with each other, got 1.")
+    chosen = list(data.names) if names is None else chosen_names(names, data.names)
+    groups, hidden = hidings(data, scheme, repeats, seed)
+    groups = [group for group in groups if group.modality in chosen]
+    hidden[:, [m for m, name in enumerate(data.names) if name not in chosen]] = 0
+    for name in chosen:
+        if not any(group.modality == name for group in groups):
+            raise DataError(
+                f"modality {name!r}: no instance has it and another, so it is never hidden; give rows that have both, "
+                f"or leave it out with names={[other for other in chosen if other != name]}."
+            )
+    fold, models = _folds(model, data, folds, refit, seed, fit_options)
+    parts: list[tuple[HeldOut, Recalibrator | None]] = []
+    with progress_bar("masked validation", len(groups) * len(models)) if progress else nullcontext() as callback:
+        for number, fitted in enumerate(models):
+            for group in groups:
+                rows = group.rows if folds is None else group.rows[fold[group.rows] == number]
+                if len(rows):
+                    part = Hiding(group.modality, group.seen, rows)
+                    label = -1 if folds is None else number
+                    parts.append(hold_out(fitted, data, part, label, recalibrated, num_draws, seed + len(parts)))
+                if callback is not None:
+                    callback(len(parts), float("nan"))
+    by = parts[0][1]
+    named = scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
+    return MaskedValidation(data, [part for part, _ in parts], hidden, named, fold, models, by, seed)
+
+
+def hold_out(
+    model: Any,  # noqa: ANN401
+    data: MultimodalData,
+    group: Hiding,
+    fold: int,
+    recalibrated: Recalibrator | bool,
+    num_draws: int,
+    seed: int,
+) -> tuple[HeldOut, Recalibrator | None]:
+    """Impute one modality of some rows from the same others; the recalibration besides, where there is one."""
+    name = group.modality
+    whole = data.subset(group.rows).select([each for each in data.names if each in (*group.seen, name)])
+    imputed = impute(model, whole.select(group.seen), names=[name], recalibrated=recalibrated)
+    predictive, truth = imputed.predictive[name], whole[name]
+    joint, distance = _joint(model, imputed, whole, name)
+    draws = (draw[name] for draw in imputed.draws(num_draws, seed)) if num_draws else None
+    held = HeldOut(name, group.seen, group.rows, fold, truth, predictive, joint, distance, energy_score(draws, truth))
+    return held, imputed.recalibrated
+
+
+def hidden_names(data: MultimodalData) -> list[str]:
+    """Modalities that some instance has together with another, so that they can be hidden; all if there are none."""
+    several = data.observed_mask.sum(dim=1) > 1
+    found = [name for m, name in enumerate(data.names) if bool((data.observed_mask[:, m] & several).any())]
+    return found or list(data.names)
+
+
+def _joint(
+    model: Any,  # noqa: ANN401
+    imputed: Imputation,
+    whole: MultimodalData,
+    name: str,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log p(x^m | seen) and the Mahalanobis distance of the same, both as differences of with and without x^m.
+
+    log p(x^m | x) = log p(x^m, x) - log p(x), and -2 of its quadratic part alike: K-dimensional work per pattern (the
+    posterior's own Woodbury form), nothing D x D. A rescaled predictive is the model's at the value scaled back.
+    """
+    predictive, correction = imputed.predictive[name], np.zeros(len(whole))
+    if isinstance(predictive, Rescaled):
+        arrays = {n: predictive.restore(whole[n]) if n == name else whole[n] for n in whole.names}
+        factor = predictive.factor.expand_as(predictive.mean)
+        correction = -0.5 * array(factor.log().sum(dim=1))
+        whole = MultimodalData(arrays, ids=whole.ids, labels=whole.labels, covariates=whole.covariates)
+    both, seen = posterior(model, whole), imputed.posterior
+    joint = array(both.log_marginal.double() - seen.log_marginal.double()) + correction
+    if not (isinstance(both, GaussianPosterior) and isinstance(seen, GaussianPosterior)):
+        return joint, np.full(len(joint), np.nan)
+    return joint, array(both.exact.mahalanobis.double() - seen.exact.mahalanobis.double())
+
+
+def _folds(
+    model: Any,  # noqa: ANN401
+    data: MultimodalData,
+    folds: int | None,
+    refit: Callable[[MultimodalData, int], Any] | None,
+    seed: int,
+    fit_options: dict[str, Any],
+) -> tuple[NDArray[np.int64], list[Any]]:
+    """The fold of each row, and the model of each fold."""
+    if folds is None:
+        if refit is not None or fit_options:
+            raise ArgumentError(
+                f"folds: {sorted(fit_options) or 'refit'} given, as for refits, but nothing is fitted without folds; "
+                "pass folds=5, or leave that out."
+            )
+        return np.full(len(data), -1), [model]
+    count = whole_number("folds", folds, least=2)
+    if count > len(data):
+        raise ArgumentError(f"folds: expected at most {len(data)}, the instances, got {count}.")
+    fold = np.random.default_rng(seed).permutation(len(data)) % count
+    return fold, list(_refitted(model, data, fold, refit, fit_options))
+
+
+def _refitted(
+    model: Any,  # noqa: ANN401
+    data: MultimodalData,
+    fold: NDArray[np.int64],
+    refit: Callable[[MultimodalData, int], Any] | None,
+    fit_options: dict[str, Any],
+) -> Iterator[Any]:
+    for number in range(int(fold.max()) + 1):
+        others = data.subset(fold != number)
+        if refit is not None:
+            yield refit(others, number)
+            continue
+        options = dict(fit_options)
+        if isinstance(model, FitResult):  # as it was fitted
+            known = {"method": model.method} if model.method in FIT_METHODS else {}
+            options = {"seed": model.seed, **known, **model.options, **options}
+        own = copy.deepcopy(model.model if isinstance(model, FitResult) else model)
+        with torch.enable_grad():
+            yield fit(own, others, **options)

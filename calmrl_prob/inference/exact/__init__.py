@@ -1,0 +1,1 @@
+"""Fits and posteriors in closed form, for each family that has one."""

@@ -1,0 +1,91 @@
+"""Fitting by closed-form EM: the method "em" of ``calmrl_prob.fit``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from calmrl_prob._support.arguments import described, keyword_options, real_number, require_known_options, whole_number
+from calmrl_prob._support.progress import Callback
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
+from calmrl_prob.linear_gaussian import (
+    EMResult,
+    FeatureBlocks,
+    LinearGaussian,
+    ObservedBlocks,
+    SufficientStatistics,
+    fit_em,
+)
+from calmrl_prob.priors import NormalPrior
+
+logger = logging.getLogger(__name__)
+
+#: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
+_SETTLED = ("latent_dim", "noise", "seed", "callback")
+EM_OPTIONS = keyword_options(fit_em, _SETTLED)
+#: Options that are numbers, with a value that messages suggest, and those that count something.
+_NUMBERS = {
+    "tolerance": 1e-6,
+    "noise_floor": 1e-4,
+    "noise_pseudo_count": 1.0,
+    "loadings_precision": 1.0,
+    "pseudo_rows": 100.0,
+    "pseudo_row_pooling": 1.0,
+}
+_COUNTS = ("max_iterations", "anderson_memory")
+
+
+def run_em(
+    model: Fittable,
+    data: ObservedBlocks | FeatureBlocks | SufficientStatistics,
+    seed: int,
+    callback: Callback | None,
+    **options: Any,
+) -> EMResult:
+    """Fit a model in place.
+
+    Raises:
+        ArgumentError: an option that ``fit_em`` does not have, or one out of range.
+        ArgumentTypeError: an option of another type.
+    """
+    require_known_options(options, EM_OPTIONS, "method 'em'")
+    options = _checked(options, model.latent_dim)
+    result = fit_em(data, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
+    model.load_linear_gaussian(result.linear_gaussian)
+    logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
+    return result
+
+
+def _checked(options: dict[str, Any], latent_dim: int) -> dict[str, Any]:
+    """The options as ``fit_em`` takes them: a start as LinearGaussian, the prior in double precision.
+
+    ``fit_em`` itself looks at the ranges of numbers and at how the start fits the data.
+    """
+    options = dict(options)
+    if options.get("loadings_precision", 0) is None:  # None is its default, and settings in files spell it out
+        del options["loadings_precision"]
+    for argument, default in _NUMBERS.items():
+        if argument in options:
+            options[argument] = real_number(argument, options[argument], default)
+    for argument in _COUNTS:
+        if argument in options:
+            options[argument] = whole_number(argument, options[argument])
+    start = options.get("start")
+    if isinstance(start, HasLinearGaussian) and not isinstance(start, type):
+        options["start"] = start.linear_gaussian().detach()
+    elif start is not None and not isinstance(start, LinearGaussian):
+        raise ArgumentTypeError(
+            f"start: expected a LinearGaussian or a model that has one, got {described(start)}; leave it out to start "
+            "from the data."
+        )
+    mean, covariance = options.get("prior_mean"), options.get("prior_covariance")
+    try:
+        prior = NormalPrior(latent_dim, mean, covariance)
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise type(error)(f"prior_{error}") from None  # the messages begin with "mean" or "covariance"
+    if mean is not None:
+        options["prior_mean"] = prior.mean
+    if covariance is not None:
+        options["prior_covariance"] = prior.covariance
+    return options

@@ -1,0 +1,115 @@
+"""Closed-form EM under mixture and group priors: the method "mixture em" of ``calmrl_prob.fit``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from calmrl_prob._support.arguments import keyword_options, require_known_options
+from calmrl_prob._support.progress import Callback
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, fit_em, posterior
+from calmrl_prob.linear_gaussian.mixture.em import MixtureEMResult, fit_mixture_em, split_by_labels
+from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
+from calmrl_prob.priors import GroupPrior, MixturePrior
+
+#: What the fit settles itself; every other keyword of ``fit_mixture_em`` is an option.
+_SETTLED = ("noise", "known_components", "callback")
+_OPTIONS = keyword_options(fit_mixture_em, _SETTLED)
+#: Iterations of the single Gaussian that clusters are looked for under: it need not be perfect.
+_START_ITERATIONS = 100
+
+
+@runtime_checkable
+class MixtureFittable(Protocol):
+    """A model with a mixture or group prior that closed-form EM can fit, such as ``SharedLatentModel``."""
+
+    dims: dict[str, int]
+    latent_dim: int
+    noise: str
+    prior: nn.Module
+
+    def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
+        """Take over loadings, intercepts and noise as they are."""
+        ...
+
+
+def has_closed_form(model: object) -> bool:
+    """Whether a model is one that :func:`run_mixture_em` fits."""
+    return isinstance(model, MixtureFittable) and isinstance(model.prior, MixturePrior | GroupPrior)
+
+
+def run_mixture_em(
+    model: MixtureFittable, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
+) -> MixtureEMResult:
+    """Fit a model with a mixture or group prior in place.
+
+    Under a mixture prior it starts from a single Gaussian, whose posterior means are clustered (k-means).
+
+    Args:
+        model: with the prior.
+        data: N instances.
+        seed: of the clusters.
+        callback: called after each step with the number of E-steps so far and the evidence, nats.
+        **options: keywords of :func:`calmrl_prob.linear_gaussian.fit_mixture_em`.
+
+    Raises:
+        ArgumentError: an unknown option, one out of range, or more components than instances.
+        DataError: a group of the prior has no instance.
+    """
+    require_known_options(options, _OPTIONS, "method 'mixture em'")
+    blocks = data.conform(model.dims).blocks
+    single = fit_em(
+        blocks,
+        model.latent_dim,
+        noise=model.noise,
+        seed=seed,
+        max_iterations=_START_ITERATIONS,
+        tolerance=1e-4,
+        noise_pseudo_count=options.get("noise_pseudo_count", 0.0),
+    ).linear_gaussian
+    prior, known = model.prior, None
+    if isinstance(prior, GroupPrior):
+        known = prior.index(data)
+        _require_all_groups(prior, known)
+        start = split_by_labels(single, blocks, known, len(prior.groups))
+    else:
+        assert isinstance(prior, MixturePrior)
+        start = clustered(single, blocks, prior.num_components, seed)
+    result = fit_mixture_em(blocks, start, noise=model.noise, known_components=known, callback=callback, **options)
+    model.load_likelihood(result.mixture.components[0])
+    if isinstance(prior, GroupPrior):
+        prior.components.set(result.mixture.means, result.mixture.covariances)
+    else:
+        prior.set(result.mixture.log_weights, result.mixture.means, result.mixture.covariances)
+    return result
+
+
+def clustered(
+    single: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks, num_components: int, seed: int
+) -> LinearGaussianMixture:
+    """A mixture to start from: the posterior means under one Gaussian, clustered by k-means.
+
+    Raises:
+        ArgumentError: there are more components than instances.
+    """
+    means = posterior(single, blocks).mean.double().cpu().numpy()
+    if num_components > len(means):
+        raise ArgumentError(f"prior: {num_components} components are more than the {len(means)} instances.")
+    found = KMeans(num_components, n_init=4, random_state=seed % 2**32).fit(means)
+    labels = torch.as_tensor(found.labels_, dtype=torch.int64, device=blocks.device)
+    return split_by_labels(single, blocks, labels, num_components)
+
+
+def _require_all_groups(prior: GroupPrior, index: Tensor) -> None:
+    counts = torch.bincount(index.cpu(), minlength=len(prior.groups))
+    empty = [group for group, count in zip(prior.groups, counts.tolist(), strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"data: no instance belongs to group {empty[0]!r} of {prior.column!r}, so that its mean cannot be learned; "
+            "leave it out of the prior's groups."
+        )

@@ -1,0 +1,1 @@
+"""Global latents: their mode and their draws, with the latents of the instances marginalised exactly."""

@@ -1,0 +1,1 @@
+"""Curvature of the exact evidence: its gradient, the observed information, Laplace draws."""

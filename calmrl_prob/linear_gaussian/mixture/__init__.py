@@ -1,0 +1,1 @@
+"""Mixtures of linear-Gaussian models: their posterior and their EM."""

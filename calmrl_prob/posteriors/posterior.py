@@ -1,0 +1,121 @@
+"""What every route of ``calmrl_prob.posterior`` returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calmrl_prob._support.arguments import checked_seed, whole_number
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.posteriors.predictive import Predictive
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One joint draw of all instances: the latents, and what the modalities are distributed as given them.
+
+    Attributes:
+        latents: (N, K).
+        location: for each modality E[x_n^m | z_n], shape (N, D_m), data units.
+        noise_variance: for each modality, (D_m,) or (N, D_m), data units squared; the noise is normal.
+        number: of the draw of the parameters that it was made under; None where these are fixed.
+    """
+
+    latents: Tensor
+    location: Mapping[str, Tensor]
+    noise_variance: Mapping[str, Tensor]
+    number: int | None = None
+
+
+class PosteriorResult(ABC):
+    """The posterior p(z_n | x_n) of the latents of N instances, by whatever route it was found.
+
+    Attributes:
+        route: how it was computed; "exact" is closed form, with no error but rounding.
+        dims: number of features D_m of each modality that it can predict.
+        diagnostics: what the route has to report of itself: R-hat, divergences, k-hat, iterations ... Empty if exact.
+    """
+
+    route: str
+    dims: Mapping[str, int]
+    diagnostics: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[z_n | x_n], shape (N, K), in units of the prior."""
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        """Cov[z_n | x_n], shape (N, K, K)."""
+
+    @property
+    @abstractmethod
+    def log_marginal(self) -> Tensor:
+        """log p(x_n) of what each instance has, shape (N,), nats."""
+
+    @abstractmethod
+    def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
+        """p(x_n^m | x_n) of one modality, feature by feature, for all N instances.
+
+        For a modality that the instance has, this is the distribution of a second, independent measurement of it.
+
+        Args:
+            name: the modality.
+            dtype: of the (N, D_m) results; the model's own if not given.
+        """
+
+    @abstractmethod
+    def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
+        """Independent joint draws, one at a time, with what the named modalities are distributed as given each."""
+
+    def log_density(self, latents: Tensor) -> Tensor:
+        """log p(z_n | x_n) at ``latents`` (N, K), nats, shape (N,).
+
+        By an exact route, log p(x_n, z_n) less this is ``log_marginal`` whatever the latents are.
+
+        Raises:
+            ArgumentError: the route has draws but no density.
+        """
+        raise ArgumentError(f"posterior: route {self.route!r} has no density of the latents; use sample.")
+
+    def sample(self, num_draws: int, seed: int = 0) -> Tensor:
+        """Independent draws of the latents, shape (S, N, K).
+
+        Raises:
+            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
+            ArgumentTypeError: one of them is not a whole number.
+        """
+        generator = seeded_generator(seed, self.mean.device)
+        return torch.stack([draw.latents for draw in self.draws(checked_draws(num_draws), generator)])
+
+    def __repr__(self) -> str:
+        num_instances, latent_dim = self.mean.shape
+        return f"PosteriorResult({num_instances} instances, {latent_dim} latents, route={self.route!r})"
+
+
+def checked_draws(num_draws: int) -> int:
+    """A number of draws, if it is one.
+
+    Raises:
+        ArgumentError: it is below 1.
+        ArgumentTypeError: it is not a number.
+    """
+    return whole_number("num_draws", num_draws, least=1)
+
+
+def seeded_generator(seed: int, device: torch.device) -> torch.Generator:
+    """A generator on a device, at the start of the stream that ``seed`` names.
+
+    Raises:
+        ArgumentError: the seed is negative or too large.
+        ArgumentTypeError: it is not a whole number.
+    """
+    return torch.Generator(device=device).manual_seed(checked_seed(seed))

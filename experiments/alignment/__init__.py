@@ -1,0 +1,1 @@
+"""Parts of the experiments of alignment: training, its runs, anchor shifts, pooling."""

@@ -1,0 +1,1 @@
+"""Parts of ``experiments.compare``: the variants, their fits, and their measures."""

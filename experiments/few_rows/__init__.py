@@ -1,0 +1,1 @@
+"""Parts of ``experiments.small_data``: the contenders, and their choice of settings."""

@@ -1,0 +1,1 @@
+"""Parts of ``experiments.models``: the table of the models in ``models/``."""

@@ -1,0 +1,85 @@
+"""Runs the ``python`` blocks of README.md and docs/, as a reader would: from top to bottom, in one session per page.
+
+A ``text`` block that follows a ``python`` block is what it prints; ``...`` stands for anything, as in a doctest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(
+    r"^```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<printed>.*?)^```$)?",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass
+class Page:
+    """A page's blocks, each run once, and the names that they have left behind so far."""
+
+    path: Path
+    names: dict[str, Any] = field(default_factory=lambda: {"__name__": "documentation"})
+    printed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.text = self.path.read_text(encoding="utf-8")
+        self.blocks = list(FENCED.finditer(self.text))
+
+    def line(self, number: int) -> int:
+        return self.text.count("\n", 0, self.blocks[number].start("code")) + 1
+
+    def run_through(self, number: int) -> str:
+        """Run the blocks up to this one that have not run yet; what this one printed."""
+        while len(self.printed) <= number:
+            following = len(self.printed)
+            # Blank lines in front give a traceback the page's own line numbers.
+            padded = "\n" * (self.line(following) - 1) + self.blocks[following]["code"]
+            with contextlib.redirect_stdout(io.StringIO()) as stream:
+                exec(compile(padded, str(self.path), "exec"), self.names)
+            self.printed.append(stream.getvalue())
+        return self.printed[number]
+
+
+BLOCKS = [
+    pytest.param(page, number, id=f"{page.path.relative_to(ROOT)}:{page.line(number)}")
+    for page in (Page(path) for path in PAGES)
+    for number in range(len(page.blocks))
+]
+
+
+@pytest.fixture(scope="module")
+def reader_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reader")
+
+
+@pytest.mark.parametrize(("page", "number"), BLOCKS)
+def test_code_runs_and_prints_what_the_page_says(
+    page: Page, number: int, reader_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reader_folder)
+    got = page.run_through(number)
+    want = page.blocks[number]["printed"]
+    if want is not None:
+        same = doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        assert same, f"printed:\n{got}\nbut the page says:\n{want}"
+
+
+def test_readme_shows_code() -> None:
+    assert FENCED.search(README.read_text(encoding="utf-8"))
+
+
+def test_every_python_fence_is_found() -> None:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert len(FENCED.findall(text)) == len(re.findall(r"^\s*```\s*python", text, re.MULTILINE)), path
