@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import _pytest.doctest
 import pytest
-from printed import PrintedChecker
+
+from tests.printed import PrintedChecker
 
 
 def pytest_configure(config: pytest.Config) -> None:

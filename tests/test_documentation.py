@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from printed import agrees
+
+from tests.printed import agrees
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

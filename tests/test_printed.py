@@ -6,7 +6,8 @@ import doctest
 
 import _pytest.doctest
 import pytest
-from printed import PrintedChecker, agrees
+
+from tests.printed import PrintedChecker, agrees
 
 PAGE = """MaskedValidation(2000 instances, scheme 'patterns')
 maximum likelihood: 66% to 79%, lowest pattern 48%, width 2.18 sd
