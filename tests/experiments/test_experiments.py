@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -446,6 +447,19 @@ def test_command_line_refuses_in_a_line(overrides: list[str], told: str, tmp_pat
     assert told in (tmp_path / "refused" / "compare.log").read_text(encoding="utf-8")
 
 
+def test_a_finished_command_leaves_a_page_that_knows_it(tmp_path: Path) -> None:
+    small = [*TINY, "calibration=[mean,calmrl_paper]", "report.shares=[]", "seeds=[0]"]
+    command = [sys.executable, "-m", "experiments.compare", *small, f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()  # Hydra makes one of whatever breaks at the end of a run
+    assert json.loads((tmp_path / "job.json").read_text(encoding="utf-8"))["state"] == "finished"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "CalMRL isotropic (paper)" in page
+    assert "has not ended" not in page
+    assert "interrupted" not in page
+
+
 def test_modalities_must_be_at_least_two() -> None:
     with pytest.raises(ArgumentError, match="at least two"):
         Comparer(configured("data.modalities=[name]"))
@@ -460,6 +474,7 @@ def test_command_line_sweeps_and_runs_are_gathered(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report: ") == 2
     assert "CalMRL isotropic (paper)" in done.stdout
+    assert not any("It has not ended" in page.read_text(encoding="utf-8") for page in tmp_path.rglob("report.html"))
     gathered = gather_runs(tmp_path)
     assert gathered["run"].unique().tolist() == ["0", "1"]
     assert gathered.groupby("run")["missingness.rate"].first().tolist() == [0.2, 0.5]

@@ -207,10 +207,12 @@ def test_a_constant_of_a_million_spreads_in_float32() -> None:
     stored = random_blocks(random_model(DIMS, 2, prior="standard"), 2000, rate=0.4)
     stored.values = {name: values.double() - 1e6 for name, values in moved.values.items()}
     one, other = (fit_em(data, 2, max_iterations=30, tolerance=0) for data in (stored, moved))
+    # EM ends where float32 hides what a step gains, eps = 1.2e-7 of the evidence: short of the top by its root, 3.5e-4,
+    # times a factor that depends on the order of sums (up to 1.9e-4 came over six seeds and three processors).
     for name in DIMS:
-        assert relative(other.linear_gaussian.noise_variance[name], one.linear_gaussian.noise_variance[name]) < 1e-4
+        assert relative(other.linear_gaussian.noise_variance[name], one.linear_gaussian.noise_variance[name]) < 6e-4
     (_, covariance), (_, expected) = other.linear_gaussian.joint(), one.linear_gaussian.joint()
-    assert relative(covariance, expected) < 1e-4
+    assert relative(covariance, expected) < 6e-4
 
 
 @pytest.mark.parametrize(
