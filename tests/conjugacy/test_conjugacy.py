@@ -12,8 +12,8 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.errors import CalmrlError, ModelError, NotConjugateError
 from calmrl_prob.linear_gaussian import log_marginal
-from tests.conjugacy.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
-from tests.conjugacy.pyro_zoo.conjugate import loadings_with_priors
+from tests.cases.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
+from tests.cases.pyro_zoo.conjugate import loadings_with_priors
 
 ONE = [name for name, build in CONJUGATE.items() if build().form == "one"]
 #: What linear_gaussian says of a model that is exact, but not one LinearGaussian.

@@ -15,8 +15,8 @@ from pyro.poutine.util import site_is_subsample
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from tests.conjugacy.pyro_zoo import CONJUGATE, NOT_CONJUGATE, Conjugate, NotConjugate
-from tests.conjugacy.pyro_zoo.cases import Array, Model
+from tests.cases.pyro_zoo import CONJUGATE, NOT_CONJUGATE, Conjugate, NotConjugate
+from tests.cases.pyro_zoo.cases import Array, Model
 
 
 @pytest.fixture(autouse=True)
