@@ -25,7 +25,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.inference import ParameterDraws
 from calmrl_prob.priors import MixturePrior
 from models.student_t import StudentT
-from tests.arviz.test_diagnostics import python_with_arviz_1
+from tests.cases.arviz_cases import python_with_arviz_1
 from tests.cases.collapsed_cases import factor_model
 from tests.cases.model_cases import DIMS, random_data, random_model
 

@@ -56,9 +56,8 @@ def test_a_count_of_ard_that_was_cut_off_is_said_to_be() -> None:
     found = cal.choose_latent_dim(made, [1, 2], folds=2)
     assert found.ard_is_limited
     assert "kept by ARD: 2 of 2, all there were" in repr(found)
-    assert any(
-        "all there were" in text.get_text() for text in cal.plots.latent_dim_choice(found).get_legend().get_texts()
-    )
+    axes = cal.plots.latent_dim_choice(found)
+    assert any("all there were" in text.get_text() for text in axes.get_legend().get_texts())
 
 
 def test_same_seed_same_choice_and_bad_arguments_are_named() -> None:
