@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import runpy
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -126,6 +127,11 @@ def test_every_package_of_the_table_imports_from_floors_below() -> None:
             assert set(allowed.split()) <= below, package
             assert any(package_of(module_name(path)) == package for path in LIBRARY), f"{package} has no files"
         below |= set(floor)
+
+
+def test_the_picture_of_the_floors_is_of_the_imports_as_they_are() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_floors.py"))
+    assert script["PICTURE"].read_text(encoding="utf-8") == script["picture"](), "run python -m docs.make_floors"
 
 
 def test_linear_gaussian_needs_torch_alone() -> None:
