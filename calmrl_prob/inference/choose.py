@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,6 @@ from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import fit_em, log_marginal
-from calmrl_prob.plots.latent_dim import latent_dim_choice
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Share of a modality's variance above which a latent is said to serve it.
 _SERVES = 2e-3
@@ -27,7 +22,7 @@ _SERVES = 2e-3
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentDimChoice:
-    """What was found.
+    """The number of latents chosen, and what it was chosen by; :func:`calmrl_prob.plots.latent_dim_choice` draws it.
 
     Attributes:
         latent_dim: K, the fewest latents that are behind the best by no more than one standard error of the difference.
@@ -60,23 +55,6 @@ class LatentDimChoice:
         """How many latents ARD kept, in words."""
         limit = ", all there were: says nothing" if self.ard_is_limited else ""
         return f"kept by ARD: {self.ard_count} of {self.ard_limit}{limit}"
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Held-out evidence against K, with one standard error of the difference to the best, and what was chosen.
-
-        The same as :func:`calmrl_prob.plots.latent_dim_choice`.
-
-        Args:
-            ax: where to draw; new axes by default.
-
-        Returns:
-            The axes.
-
-        Raises:
-            MissingDependencyError: matplotlib is not installed.
-            ArgumentTypeError: ``ax`` is no axes.
-        """
-        return latent_dim_choice(self, ax)
 
 
 def choose_latent_dim(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from calmrl_prob._support.arguments import described
 from calmrl_prob.errors import ArgumentTypeError
+from calmrl_prob.inference.choose import LatentDimChoice
 from calmrl_prob.plots.canvas import BLUE, GREEN, VERMILION, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from calmrl_prob.inference.choose import LatentDimChoice
 
 
 def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
@@ -38,7 +38,7 @@ def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
         >>> ax.get_ylabel()
         'nats per held-out row'
     """
-    if not (hasattr(choice, "curve") and hasattr(choice, "ard_count")):  # its class calls this function
+    if not isinstance(choice, LatentDimChoice):
         raise ArgumentTypeError(f"choice: expected what cal.choose_latent_dim returns, got {described(choice)}.")
     with canvas(ax) as ax:
         curve = choice.curve
@@ -51,3 +51,16 @@ def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
         ax.set(xlabel="number of latents K", ylabel="nats per held-out row", title="How many latents")
         ax.legend()
         return ax
+
+
+def _plot(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
+    """Deprecated: use :func:`latent_dim_choice`."""
+    warnings.warn(
+        "LatentDimChoice.plot goes with the next release; call cal.plots.latent_dim_choice(choice) instead.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return latent_dim_choice(choice, ax)
+
+
+LatentDimChoice.plot = _plot  # type: ignore[attr-defined]  # set from here: inference lies below plots and imports none

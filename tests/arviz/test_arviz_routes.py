@@ -25,9 +25,10 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.inference import ParameterDraws
 from calmrl_prob.priors import MixturePrior
 from models.student_t import StudentT
-from tests.arviz.test_diagnostics import python_with_arviz_1
+from tests.cases.arviz_cases import python_with_arviz_1
 from tests.cases.collapsed_cases import factor_model
 from tests.cases.model_cases import DIMS, random_data, random_model
+from tests.cases.route_cases import gaussian
 
 N = 12
 
@@ -75,8 +76,7 @@ def student_t() -> StudentT:
 
 
 def program() -> Callable[[cal.MultimodalData], None]:
-    model: Any = import_module("tests.posteriors.test_results").gaussian
-    return model
+    return gaussian
 
 
 ROUTES: dict[str, Callable[[], Any]] = {

@@ -12,8 +12,9 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.errors import CalmrlError, ModelError, NotConjugateError
 from calmrl_prob.linear_gaussian import log_marginal
-from tests.conjugacy.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
-from tests.conjugacy.pyro_zoo.conjugate import loadings_with_priors
+from tests.cases.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
+from tests.cases.pyro_zoo.conjugate import loadings_with_priors
+from tests.cases.zoo_densities import close
 
 ONE = [name for name, build in CONJUGATE.items() if build().form == "one"]
 #: What linear_gaussian says of a model that is exact, but not one LinearGaussian.
@@ -32,12 +33,6 @@ def nothing_left_behind() -> Iterator[None]:
         assert torch.equal(before["torch"], after["torch"])
         assert before["random"] == after["random"]
         assert all(np.array_equal(a, b) for a, b in zip(before["numpy"], after["numpy"], strict=True))
-
-
-def close(got: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
-    """Within a tolerance of the size of what is expected."""
-    scale = max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(got.detach().double().numpy(), expected, rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("name", ONE)

@@ -13,10 +13,9 @@ from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.errors import NotConjugateError
-from tests.conjugacy.pyro_zoo.cases import Normal
-from tests.conjugacy.pyro_zoo.programs import random_program
-from tests.conjugacy.test_conjugacy import close
-from tests.conjugacy.test_pyro_zoo import joint_density, log_density
+from tests.cases.pyro_zoo.cases import Normal
+from tests.cases.pyro_zoo.programs import random_program
+from tests.cases.zoo_densities import close, joint_density, log_density
 
 seeds = st.integers(0, 1_000_000)
 #: Functions that are affine nowhere, nearly everywhere, in places, or along lines through zero.

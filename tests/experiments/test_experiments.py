@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from rich.console import Console
@@ -31,9 +30,8 @@ from experiments.comparison.fitting import FittedModel, ModelFitter, Retriever, 
 from experiments.comparison.imputers import Imputer, Mean, NearestNeighbours, RidgePairs, Zero, has, values
 from experiments.comparison.variants import AllRows, Choice, CompleteRows, Imputed, Oracle, Prepared, Task, Variant
 from experiments.harness.settings import build, flatten
+from tests.cases.experiment_cases import CONF, ROOT, composed
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "experiments" / "conf"
 GROUPS = [
     (folder.name, path.stem)
     for folder in sorted(CONF.iterdir())
@@ -53,11 +51,6 @@ TINY = [
     "report.posterior_rows=10",
     "report.posterior_draws=4",
 ]
-
-
-def composed(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
 
 
 def configured(*overrides: str) -> DictConfig:

@@ -19,24 +19,9 @@ from calmrl_prob.programs.bound import BoundModel
 from models.student_t import StudentT
 from tests.cases.collapsed_cases import factor_model
 from tests.cases.model_cases import DIMS, random_data
+from tests.cases.route_cases import gaussian, loadings, observe
 
 DRAWS = 4000
-
-
-def loadings(name: str, latent_dim: int) -> Tensor:
-    generator = torch.Generator().manual_seed(len(name))
-    return torch.randn(DIMS[name], latent_dim, generator=generator, dtype=torch.float64)
-
-
-def observe(z: Tensor, data: cal.MultimodalData, shift: Tensor | float = 0.0) -> None:
-    for name in data.names:
-        features = dist.Normal(z @ loadings(name, z.shape[-1]).T + shift, 0.7).to_event(1)
-        pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name))
-
-
-def gaussian(data: cal.MultimodalData) -> None:
-    with pyro.plate("instances", len(data)):
-        observe(pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)), data)
 
 
 def correlated_noise(data: cal.MultimodalData) -> None:

@@ -17,7 +17,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import build_encoders
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, SchemaError
 from calmrl_prob.training import Alignment, align
-from tests.training.test_training import data, encoders
+from tests.cases.training_cases import data, encoders
 
 
 def go(**changes: Any) -> Alignment:

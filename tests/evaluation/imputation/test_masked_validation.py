@@ -24,7 +24,7 @@ from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation
 from calmrl_prob.evaluation.imputation.masking import hidings
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.predictive import MixturePredictive, NormalPredictive
-from tests.conftest import random_mask, random_model
+from tests.cases.linear_gaussian_cases import random_mask, random_model
 
 Scheme = str | Callable[..., torch.Tensor]
 DIMS = {"a": 4, "b": 3, "c": 2}

@@ -28,7 +28,7 @@ from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import StudentTModel, student_t_posterior
 from calmrl_prob.posteriors.student_t import StudentTResult
 from calmrl_prob.programs.bound import BoundModel
-from tests.evaluation.retrieval.test_retrieval import (
+from tests.cases.retrieval_cases import (
     WIDTHS,
     all_scores,
     dense_latent_mean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch import Tensor
@@ -14,47 +14,17 @@ from calmrl_prob.linear_gaussian import (
     FeatureBlocks,
     LinearGaussian,
     ObservedBlocks,
-    SufficientStatistics,
     fit_em,
     log_marginal,
 )
 from calmrl_prob.linear_gaussian.em.cost import choose_form
-from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
-from calmrl_prob.linear_gaussian.em.rowwise import ByFeature, ByModality, ByPattern
+from calmrl_prob.linear_gaussian.em.rowwise import ByModality
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
-from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
-from tests.conftest import random_blocks, random_mask, random_model
-
-laws = settings(derandomize=True, deadline=None, max_examples=15)
-DIMS = {"a": 9, "b": 6, "c": 7}
-
-
-def relative(one: Tensor, other: Tensor) -> float:
-    """Largest difference over largest size."""
-    return float((one - other).abs().max() / other.abs().max())
-
-
-def all_forms(blocks: ObservedBlocks, latent_dim: int) -> dict[str, tuple[ExpectationStep, Tensor]]:
-    """Every form of the E-step on the same data, with the shift that it works about."""
-    centred, shift = blocks.centred()
-    statistics = SufficientStatistics.from_blocks(blocks)
-    rows = torch.zeros(blocks.num_instances, sum(blocks.dims.values()), dtype=torch.float64)
-    present = torch.zeros_like(rows, dtype=torch.bool)
-    start = 0
-    for name, values in blocks.values.items():
-        rows[blocks.rows[name], start : start + values.shape[1]] = values
-        present[blocks.rows[name], start : start + values.shape[1]] = True
-        start += values.shape[1]
-    features, feature_shift = FeatureBlocks(blocks.dims, rows, present).centred()
-    return {
-        "modality": (ByModality(centred, latent_dim), shift),
-        "pattern": (ByPattern(centred, latent_dim), shift),
-        "statistics": (FromStatistics(statistics), statistics.shift),
-        "features": (ByFeature(features, latent_dim), feature_shift),
-    }
+from tests.cases.em_cases import DIMS, all_forms, laws, relative
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 
 @laws

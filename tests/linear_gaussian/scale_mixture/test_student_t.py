@@ -32,8 +32,7 @@ from calmrl_prob.linear_gaussian import (
 from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import from_distances, from_expected_scales
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
-from tests.conftest import random_blocks, random_mask, random_model
-from tests.linear_gaussian.mixture.test_mixture import assert_close, stacked
+from tests.cases.linear_gaussian_cases import assert_close, random_blocks, random_mask, random_model, stacked
 
 laws = settings(derandomize=True, deadline=None, max_examples=20)
 cases = st.fixed_dictionaries(
