@@ -16,7 +16,7 @@ from calmrl_prob.alignment.objectives import make_objective
 from calmrl_prob.datasets import make_synthetic
 from calmrl_prob.encoders import build_encoders
 from calmrl_prob.training import AlignmentModule, GenerativeStep, align
-from calmrl_prob.training.batches import EpochSampler, InMemory, batches
+from calmrl_prob.training.batches import EpochSampler, InMemory, batch_loader
 from calmrl_prob.training.generative_step import gather_statistics
 
 _BATCH, _WIDTH, _LATENT = 512, 256, 32
@@ -31,7 +31,7 @@ def measure(rounds: int = 15, num_instances: int = 8192) -> list[dict[str, objec
     objective = make_objective("pairwise")
     encoders = build_encoders("mlp", data.dims, _WIDTH, hidden=(1024,))
     modules = {name: AlignmentModule(encoders, objective, kind()) for name, kind in CALIBRATIONS.items()}
-    rows = batches(dataset, tuple(data.dims), EpochSampler(range(len(data)), shuffle=False), 1024)
+    rows = batch_loader(dataset, tuple(data.dims), EpochSampler(range(len(data)), shuffle=False), 1024)
     model = GenerativeStep([], _LATENT).fit(gather_statistics(modules["none"], rows), None)
     times: dict[str, list[float]] = {name: [] for name in modules}
     for module in modules.values():
