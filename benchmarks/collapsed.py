@@ -12,11 +12,10 @@ from pyro.ops.integrator import velocity_verlet
 import calmrl_prob as cal
 from benchmarks.clock import paired
 from benchmarks.problems import Problem
+from benchmarks.tables import Row
 from calmrl_prob.inference.parameters.collapsed import CollapsedModel
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from models.group_ard import GroupARD
-
-Row = dict[str, object]
 
 
 def repeated(model: LinearGaussian, like: cal.MultimodalData, times: int) -> SufficientStatistics:

@@ -15,9 +15,8 @@ import torch
 import calmrl_prob as cal
 from benchmarks.clock import Work, cpu_seconds
 from benchmarks.problems import Problem
+from benchmarks.tables import Row
 from models.calmrl import CalMRL
-
-Row = dict[str, object]
 
 
 def with_covariate(model: CalMRL, data: cal.MultimodalData) -> None:

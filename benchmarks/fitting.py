@@ -8,11 +8,10 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import Problem
+from benchmarks.tables import Row
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em, predict
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
-
-Row = dict[str, object]
 
 
 def held_out_nll(

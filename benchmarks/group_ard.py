@@ -21,12 +21,11 @@ from benchmarks.clock import cpu_seconds
 from benchmarks.fitting import held_out_nll
 from benchmarks.peers import fit_mofapy2
 from benchmarks.problems import Made
+from benchmarks.tables import Row
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian
 from models.calmrl import CalMRL
 from models.group_ard import GroupARD
-
-Row = dict[str, object]
 
 #: Share of a modality's variance above which a latent serves it.
 _SERVES = 2e-3

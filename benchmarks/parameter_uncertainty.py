@@ -24,10 +24,10 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import PROBLEMS, Problem
+from benchmarks.tables import Row, show
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.programs.bound import PyroModel
 
-Row = dict[str, object]
 Cells = dict[str, Tensor]
 
 
@@ -151,8 +151,6 @@ def compare(problem: Problem, rows: int, nuts_draws: int, num_draws: int = 200) 
 
 def main() -> None:
     """Measure and print."""
-    from benchmarks.__main__ import show
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parameter_uncertainty", description=__doc__)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--width", type=int, default=64)

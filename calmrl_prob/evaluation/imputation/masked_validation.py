@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import chosen_names, described, whole_number
+from calmrl_prob._support.arguments import chosen_names, described
 from calmrl_prob._support.options import with_settings
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.evaluation.imputation.held_out import HeldOut, array, energy_score
-from calmrl_prob.evaluation.imputation.masking import Hiding, hidings
+from calmrl_prob.evaluation.imputation.masking import Hiding, hidings, random_folds
 from calmrl_prob.evaluation.imputation.options import ValidationOptions
 from calmrl_prob.evaluation.imputation.uncertainty import Tables
 from calmrl_prob.imputation import Imputation, Recalibrator, impute
@@ -235,10 +235,7 @@ def _folds(
                 "pass folds=5, or leave that out."
             )
         return np.full(len(data), -1), [model]
-    count = whole_number("folds", folds, least=2)
-    if count > len(data):
-        raise ArgumentError(f"folds: expected at most {len(data)}, the instances, got {count}.")
-    fold = np.random.default_rng(seed).permutation(len(data)) % count
+    fold = random_folds(folds, len(data), seed)
     return fold, list(_refitted(model, data, fold, refit, fit_options))
 
 
