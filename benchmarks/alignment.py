@@ -24,8 +24,8 @@ _BATCH, _WIDTH, _LATENT = 512, 256, 32
 
 def measure(rounds: int = 15, num_instances: int = 8192) -> list[dict[str, object]]:
     """One row for each calibration."""
-    made = make_synthetic(num_instances, {f"m{i}": 256 for i in range(4)}, _LATENT, missing_rate=0.33, seed=0)
-    data = made.data.to(torch.float32)
+    synthetic = make_synthetic(num_instances, {f"m{i}": 256 for i in range(4)}, _LATENT, missing_rate=0.33, seed=0)
+    data = synthetic.data.to(torch.float32)
     dataset = InMemory(data)
     batch = dataset.__getitems__(range(_BATCH))
     objective = make_objective("pairwise")

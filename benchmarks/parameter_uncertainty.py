@@ -88,10 +88,10 @@ def against(oracle: Cells, found: Cells) -> Row:
 
 def problem_of(problem: Problem, rows: int) -> tuple[cal.MultimodalData, cal.MultimodalData, cal.MultimodalData]:
     """The first rows of a problem, and as many new ones: as they are seen, and complete."""
-    made = problem.make()
-    _, features = made.truth.sample(rows, torch.Generator().manual_seed(99))
+    synthetic = problem.make()
+    _, features = synthetic.truth.sample(rows, torch.Generator().manual_seed(99))
     complete = cal.MultimodalData(features)
-    return made.data.subset(slice(0, rows)), complete.mask(mcar(complete, problem.missing_rate, seed=5)), complete
+    return synthetic.data.subset(slice(0, rows)), complete.mask(mcar(complete, problem.missing_rate, seed=5)), complete
 
 
 def sampled(data: cal.MultimodalData, latent_dim: int, draws: int) -> cal.FitResult:

@@ -27,9 +27,9 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation import ProbeResult, linear_probe
-from experiments.alignment.pooling import pooled_inputs, pooled_representations
+from experiments.alignment.fusion import fused_inputs, fused_representations
 from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
-from experiments.alignment.training import Aligned, Settings, Variant, run_variant
+from experiments.alignment.training import AlignedVariant, Settings, Variant, run_variant
 from experiments.harness.refusal import plain_refusals
 from experiments.harness.settings import build
 from experiments.harness.split import Split
@@ -99,7 +99,7 @@ def _rows(
 
 
 def classify(
-    found: Aligned,
+    found: AlignedVariant,
     train: Sequence[MultimodalData],
     test: Sequence[MultimodalData],
     penalties: Sequence[float],
@@ -120,9 +120,9 @@ def classify(
 
     def vectors(parts: Sequence[MultimodalData]) -> dict[str, Tensor]:
         pools = [
-            pooled_inputs(part, found.ratio_model)
+            fused_inputs(part, found.ratio_model)
             if found.alignment is None
-            else pooled_representations(found.alignment.represent(part), found.ratio_model)
+            else fused_representations(found.alignment.represent(part), found.ratio_model)
             for part in parts
         ]
         return {name: torch.cat([pool[name] for pool in pools]) for name in pools[0]}

@@ -88,10 +88,10 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         bar = progress.add_task("", total=len(cfg.seeds) * len(cfg.fits) * len(cfg.methods))
         for seed in cfg.seeds:
             for kind in cfg.fits:
-                bench = prepare(cfg, split, kind, seed)
+                task = prepare(cfg, split, kind, seed)
                 for method in cfg.methods:
-                    named = {"data": split.name, "seed": seed, "fit": kind, "options": bench.options, "method": method}
-                    by_modality, by_pattern = measure(bench, method, cfg)
+                    named = {"data": split.name, "seed": seed, "fit": kind, "options": task.options, "method": method}
+                    by_modality, by_pattern = measure(task, method, cfg)
                     rows.append(by_modality.assign(**named))
                     patterns.append(by_pattern.assign(**named))
                     write_table(pd.concat(rows), folder / "results.csv")  # an interrupted run leaves what it has
@@ -115,7 +115,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
 
 
 @dataclass
-class Bench:
+class RecalibrationTask:
     """Rows and fits that all methods of one seed and kind of fit share.
 
     Attributes:
@@ -141,7 +141,7 @@ class Bench:
     seed: int
 
 
-def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> Bench:
+def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> RecalibrationTask:
     """Part the rows, remove modalities, choose the options of the fit by cross-validation, and fit both models."""
     rng = np.random.default_rng(seed)
     train = split.train
@@ -169,52 +169,54 @@ def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> Bench:
         start = time.process_time()
         cal.fit(models[name], rows, seed=seed, **options)
         seconds[name] = time.process_time() - start
-    said = " ".join(f"{name}={value:g}" for name, value in options.items() if name not in fixed)
+    chosen = " ".join(f"{name}={value:g}" for name, value in options.items() if name not in fixed)
     scale = dict(modality_scale(split.train))
-    return Bench(models["part"], models["whole"], calibration, whole, test, scale, said, options, seconds, {}, seed)
+    return RecalibrationTask(
+        models["part"], models["whole"], calibration, whole, test, scale, chosen, options, seconds, {}, seed
+    )
 
 
-def measure(bench: Bench, method: str, cfg: DictConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(task: RecalibrationTask, method: str, cfg: DictConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One method on the test rows: a row for each modality, and for each modality and pattern, in units of the scale.
 
     Seconds, of CPU, are those of the fit, the choice of its options, validation and recalibration (``seconds``), and of
     imputing all that is scored (``seconds_impute``).
     """
     kind, by_feature, crossed = METHODS[method]
-    model, key = (bench.whole, "whole") if crossed else (bench.part, "part")
+    model, key = (task.whole, "whole") if crossed else (task.part, "part")
     recalibrated: cal.Recalibration | bool = False
     start = time.process_time()
     if kind:
-        if key not in bench.validations:
-            options: dict[str, Any] = {"folds": cfg.folds, **bench.fit_options} if crossed else {}
-            rows = bench.train if crossed else bench.calibration
-            scheme = {"scheme": cfg.scheme, "repeats": cfg.repeats, "seed": bench.seed, "num_draws": 0}
-            bench.validations[key] = cal.masked_validation(model, rows, **scheme, **options)
-            bench.seconds[f"validate {key}"] = time.process_time() - start
+        if key not in task.validations:
+            options: dict[str, Any] = {"folds": cfg.folds, **task.fit_options} if crossed else {}
+            rows = task.train if crossed else task.calibration
+            scheme = {"scheme": cfg.scheme, "repeats": cfg.repeats, "seed": task.seed, "num_draws": 0}
+            task.validations[key] = cal.masked_validation(model, rows, **scheme, **options)
+            task.seconds[f"validate {key}"] = time.process_time() - start
         start = time.process_time()
         recalibrated = cal.recalibrate(
             model,
-            bench.validations[key],
+            task.validations[key],
             kind,  # type: ignore[arg-type]
             by_feature=by_feature,
             min_rows=cfg.min_rows,
         )
-        start -= bench.seconds[f"validate {key}"]
-    seconds = time.process_time() - start + bench.seconds[key] + bench.seconds["choice"]
+        start -= task.seconds[f"validate {key}"]
+    seconds = time.process_time() - start + task.seconds[key] + task.seconds["choice"]
     start = time.process_time()
     found = cal.masked_validation(
         model,
-        bench.test,
+        task.test,
         cfg.scheme,
         repeats=cfg.repeats,
         recalibrated=recalibrated,
         num_draws=0,
-        seed=bench.seed + 1,
+        seed=task.seed + 1,
     )
     tables = []
     for by in (("modality",), ("modality", "pattern")):
         table = found.coverage([cfg.level], by)
-        unit = table["modality"].map(bench.scale)
+        unit = table["modality"].map(task.scale)
         table[["width", "width_se"]] = table[["width", "width_se"]].div(unit, axis=0)
         if by == ("modality",):
             table["seconds"], table["seconds_impute"] = seconds, time.process_time() - start

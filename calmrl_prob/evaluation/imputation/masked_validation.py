@@ -123,8 +123,8 @@ def masked_validation(
 
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
-        >>> made = make_synthetic(300, {"image": 4, "text": 3}, latent_dim=2, seed=0)
-        >>> found = masked_validation(made.truth, made.complete)
+        >>> synthetic = make_synthetic(300, {"image": 4, "text": 3}, latent_dim=2, seed=0)
+        >>> found = masked_validation(synthetic.truth, synthetic.complete)
         >>> found
         MaskedValidation(300 instances, scheme 'patterns', 600 hidden cells in 2 modality-pattern groups, not refitted)
         >>> found.summary(level=0.9)[["modality", "coverage"]].round(2).values.tolist()
