@@ -22,22 +22,17 @@ from typing import Any
 import hydra
 import numpy as np
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import calmrl_prob as cal
-from analysis.runs.files import write_table, write_text
+from analysis.runs.files import write_table
 from calmrl_prob.data import MultimodalData
 from experiments.comparison.measures import modality_scale
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
+from experiments.harness.console import progress_bar
 from experiments.harness.settings import build, check_recalibration
 from experiments.harness.split import Split
-from experiments.models import markdown
 
 logger = logging.getLogger(__name__)
 
@@ -59,33 +54,18 @@ METHODS: dict[str, tuple[str, bool, bool]] = {
 @hydra.main(config_path="conf", config_name="recalibration", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
-    """Fit, recalibrate and measure, print the table, and write the files of the run.
-
-    Args:
-        cfg: the composed configuration ``recalibration``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
-    Returns:
-        What ``results.csv`` holds.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
-    """
+    """Fit, recalibrate and measure, print the table, and write the files of the run."""
     check_recalibration(cfg, list(METHODS))
     out = console or Console()
     split: Split = build(cfg, "data")
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[pd.DataFrame] = []
     patterns: list[pd.DataFrame] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
-        bar = progress.add_task("", total=len(cfg.seeds) * len(cfg.fits) * len(cfg.methods))
+    with progress_bar(out, len(cfg.seeds) * len(cfg.fits) * len(cfg.methods)) as advance:
         for seed in cfg.seeds:
             for kind in cfg.fits:
                 task = prepare(cfg, split, kind, seed)
@@ -97,20 +77,11 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
                     write_table(pd.concat(rows), folder / "results.csv")  # an interrupted run leaves what it has
                     write_table(pd.concat(patterns), folder / "patterns.csv")
                     logger.info("%s", rows[-1].to_dict("records"))
-                    progress.update(bar, advance=1, description=escape(f"{kind}, {method}, seed {seed}"))
+                    advance(f"{kind}, {method}, seed {seed}")
     results = pd.concat(rows, ignore_index=True)
-    write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     text = tabulate(results, pd.concat(patterns, ignore_index=True), cfg)
     title = f"{split.name}: {100 * cfg.level:g}% intervals, {len(cfg.seeds)} seed{'s' if len(cfg.seeds) > 1 else ''}"
-    write_text(f"## {title}\n\n{markdown(text)}", folder / "table.md")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(text.columns):
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=True)
-    for cells in text.to_numpy():
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    out.width = max(out.width, 140)
-    out.print(table)
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    finish(cfg, text, title, "", folder, out, left=["fit", "method"])
     return results
 
 

@@ -62,7 +62,7 @@ def find_structures(probe: Probe, reads: Iterable[str], *, check: bool) -> Struc
         NotConjugateError, ModelError: rows unlike those that were looked at before break a condition.
     """
     data, columns = probe.data, sorted(set(reads))
-    everyone, nothing = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.int64)
+    nothing = torch.zeros(len(data), dtype=torch.int64)
     one = _read(probe, nothing)
     if not check:
         return one
@@ -73,8 +73,15 @@ def find_structures(probe: Probe, reads: Iterable[str], *, check: bool) -> Struc
         _check_odd(probe, odd)
     for part in rows.every.split(_CHUNK):
         probe.check_density(part)
-    if not len(odd):
-        return one
+    return _by_what_differs(probe, rows, one, keys, columns) if len(odd) else one
+
+
+def _by_what_differs(
+    probe: Probe, rows: _VerifiedRows, one: Structures, keys: Tensor | None, columns: list[str]
+) -> Structures:
+    """The cheapest description that holds where ``one`` structure for all rows does not."""
+    data = probe.data
+    everyone, nothing = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.int64)
     for candidate in (keys, _keys(data, [*columns, "observed_mask"])):
         if candidate is not None and int(candidate.max()) < _MOST_VALUES:
             found = _read(probe, candidate)
