@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -129,6 +129,25 @@ def load_npz(
           partition: test 1, train 2
     """
     path = existing_file(path)
+    _require_names(names, ids)
+    arrays = _read_arrays(path, names)
+    modalities = _modalities(path, arrays, names)
+    num_instances = len(next(iter(modalities.values())))
+    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
+    beside = _columns(path, arrays, ids, num_instances)
+    data = MultimodalData(
+        modalities,
+        labels=beside.pop("labels", None),
+        ids=beside.pop(ids, None),
+        covariates=beside,
+        partition=_partition(path, parts, num_instances) if parts else None,
+        attributes={"name": path.stem},
+    )
+    return data if dtype is None else data.to(dtype)
+
+
+def _require_names(names: Sequence[str] | None, ids: str) -> None:
+    """Refuse what names no modalities, or no array of identifiers."""
     if isinstance(names, str) or not (names is None or isinstance(names, Sequence)):
         remedy = f"use [{names!r}]" if isinstance(names, str) else "use a list"
         raise ArgumentTypeError(f"names: expected a sequence of modality names, got {short(names)}; {remedy}.")
@@ -136,7 +155,10 @@ def load_npz(
         raise ArgumentError(f"names: expected one or more distinct modalities, got {list(names)}; None takes all.")
     if not isinstance(ids, str):
         raise ArgumentTypeError(f"ids: expected the name of an array in the file, got {short(ids)}.")
-    arrays = _read_arrays(path, names)
+
+
+def _modalities(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """The arrays x_<name>, those of ``names`` in their order, (N, D_m) each."""
     modalities = {key.removeprefix("x_"): array for key, array in arrays.items() if key.startswith("x_")}
     if not modalities:
         raise FileFormatError(
@@ -152,8 +174,11 @@ def load_npz(
             raise FileFormatError(
                 f"{path}: x_{name} should hold numbers of shape (N, D), but is {array.dtype} {array.shape}."
             )
-    num_instances = len(next(iter(modalities.values())))
-    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
+    return modalities
+
+
+def _columns(path: Path, arrays: Mapping[str, np.ndarray], ids: str, num_instances: int) -> dict[str, np.ndarray]:
+    """Arrays that are neither modalities nor parts, with a row for each instance."""
     beside = {key: a for key, a in arrays.items() if not key.startswith("x_") and not key.endswith("_idx")}
     if ids != "ids" and ids not in beside:
         raise ArgumentError(f"ids: {path} has no array {ids!r} for every instance; it has {sorted(beside)}.")
@@ -163,15 +188,7 @@ def load_npz(
                 f"{path}: array {key!r} has shape {array.shape}, but there are {num_instances} instances; "
                 "keep one row per instance, or leave it out of the file."
             )
-    data = MultimodalData(
-        modalities,
-        labels=beside.pop("labels", None),
-        ids=beside.pop(ids, None),
-        covariates=beside,
-        partition=_partition(path, parts, num_instances) if parts else None,
-        attributes={"name": path.stem},
-    )
-    return data if dtype is None else data.to(dtype)
+    return beside
 
 
 def _read_arrays(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:

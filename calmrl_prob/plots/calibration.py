@@ -13,7 +13,7 @@ from scipy.stats import binom
 from calmrl_prob._support.arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.imputation.calibration import standardized_error
-from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, look, numbers, series
+from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, numbers, series, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def coverage(
         ideal = [0, 0] if difference else [0, 100]
         ax.plot([0, 100], ideal, color=GREY, linewidth=1, label="perfectly calibrated")
         for number, (label, (level, height, error)) in enumerate(drawn.items()):
-            options = {"markersize": 4, "linewidth": 1.2} | look(number, label, looks)
+            options = {"markersize": 4, "linewidth": 1.2} | series_style(number, label, looks)
             if error is not None:
                 low, high = height - 100 * error, height + 100 * error
                 ax.fill_between(level, low, high, color=options["color"], alpha=0.2, linewidth=0)
@@ -157,7 +157,7 @@ def pit(
         )
         ax.axhline(1, color=GREY, linewidth=1)
         for number, (label, value) in enumerate(drawn.items()):
-            options = look(number, label, looks)
+            options = series_style(number, label, looks)
             options = {"linewidth": 1.4} | {key: value for key, value in options.items() if key != "marker"}
             density, edges = np.histogram(value, bins=bins, range=(0, 1), density=True)
             ax.stairs(density, edges, label=label or "observed", **options)

@@ -386,7 +386,7 @@ def test_files_serve_arviz_1_without_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_draws_of_two_thousand_instances_stay_under_1500_megabytes() -> None:
-    from benchmarks.__main__ import in_own_process
+    from benchmarks.tables import in_own_process
 
     row = in_own_process("benchmarks.arviz_memory", "point")
     assert row["draws"] == 1_000

@@ -25,7 +25,7 @@ from calmrl_prob.datasets import load_synthetic
 from calmrl_prob.errors import ArgumentError, CalmrlError
 from experiments.compare import run
 from experiments.comparison.comparer import Comparer
-from experiments.comparison.fitted_variant import Calibrated, direct_recall, without
+from experiments.comparison.fitted_variant import FittedVariant, direct_recall, without
 from experiments.comparison.fitting import FittedModel, ModelFitter, Retriever, Setting
 from experiments.comparison.imputers import Imputer, Mean, NearestNeighbours, RidgePairs, Zero, has, values
 from experiments.comparison.variants import AllRows, Choice, CompleteRows, Imputed, Oracle, Prepared, Task, Variant
@@ -230,17 +230,17 @@ def test_weight_is_chosen_at_the_middle_k_then_k_at_that_weight(
     tried, seeds = [], {0: 0.05, 1: -0.05}
 
     class Scored(AllRows):
-        def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> Calibrated:
+        def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> FittedVariant:
             tried.append((setting, task.seed))
             return super()._fit(task, prepared, setting)
 
-    def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
+    def recall(calibrated: FittedVariant, data: MultimodalData) -> pd.DataFrame:
         setting, seed = tried[-1]
         return pd.DataFrame(
             {"query": ["a"], "candidate": ["b"], "num_queries": [100], "R@1": [scores[setting] + seeds[seed]]}
         )
 
-    monkeypatch.setattr(Calibrated, "recall", recall)
+    monkeypatch.setattr(FittedVariant, "recall", recall)
     variant = Scored("scored", ModelFitter(latent_dims=[2, 3, 4], noise_pseudo_counts=[0, 30]))
     choice = variant.choose([replace(task(incomplete), seed=seed) for seed in seeds])
     assert not choice.warnings  # 0.4 and 0.2 are more than two standard errors apart
@@ -253,11 +253,11 @@ def test_weight_is_chosen_at_the_middle_k_then_k_at_that_weight(
 def test_a_choice_that_validation_recall_cannot_make_is_told(
     queries: int, warned: bool, incomplete: MultimodalData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
+    def recall(calibrated: FittedVariant, data: MultimodalData) -> pd.DataFrame:
         share = 0.5 if calibrated.setting.noise_pseudo_count else 0.4
         return pd.DataFrame({"query": ["a"], "candidate": ["b"], "num_queries": [queries], "R@1": [share]})
 
-    monkeypatch.setattr(Calibrated, "recall", recall)
+    monkeypatch.setattr(FittedVariant, "recall", recall)
     choice = AllRows("all", ModelFitter(latent_dims=[2], noise_pseudo_counts=[0, 10])).choose([task(incomplete)])
     assert choice == Choice(Setting(2, 10))
     assert any("cannot tell the settings apart" in warning for warning in choice.warnings) == warned
@@ -298,7 +298,7 @@ def test_no_test_row_and_no_removed_value_can_change_a_fit(incomplete: Multimoda
     other = MultimodalData(poisoned, observed_mask=incomplete.observed_mask, labels=incomplete.labels)
     variant, choice = Imputed("knn", ModelFitter(latent_dims=[2]), NearestNeighbours([3])), Choice(Setting(2, 0))
     one, two = (variant.calibrate(task(data), choice) for data in (incomplete, other))
-    assert isinstance(one, Calibrated)
+    assert isinstance(one, FittedVariant)
     np.testing.assert_array_equal(one.features(incomplete), two.features(other))
 
 

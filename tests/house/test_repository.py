@@ -31,6 +31,8 @@ ALLOWED_EXTRAS = {
     "experiments": ["experiments", "flow", "gp", "train"],
     "benchmarks": ["bench", "experiments", "flow", "gp", "train"],
 }
+#: Lines of code of a function, docstring, comments and blank lines apart.
+MOST_LINES = 60
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 in_every_library_file = pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
@@ -202,6 +204,37 @@ def test_only_who_asks_for_training_imports_lightning() -> None:
     for path in LIBRARY:
         if path.parent.name != "training":
             assert not any(name.startswith("calmrl_prob.training") for name in imports(path)), path
+
+
+def lines_of_code(function: ast.FunctionDef, source: list[str]) -> int:
+    """Lines of a function that are neither blank, nor comment, nor of a docstring."""
+    left_out = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            text = node.body[0]
+            left_out |= set(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+    own = range(function.lineno, (function.end_lineno or function.lineno) + 1)
+    return sum(line not in left_out and source[line - 1].strip()[:1] not in ("", "#") for line in own)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_functions_are_a_screen_long(room: str) -> None:
+    found = {}
+    for path in (ROOT / room).rglob("*.py"):
+        source = path.read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef) and (length := lines_of_code(node, source)) > MOST_LINES:
+                found[f"{path.relative_to(ROOT)}: {node.name}"] = length
+    assert not found, f"more than {MOST_LINES} lines of code: part them into functions that say what each is for"
+
+
+@pytest.mark.parametrize("room", ["analysis", "experiments"])
+def test_files_at_the_top_are_the_commands(room: str) -> None:
+    for path in (ROOT / room).glob("*.py"):
+        is_command = any(
+            isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in parse(path).body
+        )
+        assert is_command or path.name == "__init__.py", f"{path.name} is no command; its place is in a folder"
 
 
 def test_floors_agree_with_the_package_requirements() -> None:

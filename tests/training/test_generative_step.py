@@ -16,10 +16,10 @@ from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics, fit_em
 from calmrl_prob.training import Alignment, AlignmentModule, GenerativeStep, align
-from calmrl_prob.training.alignment import _quiet
 from calmrl_prob.training.batches import InMemory
 from calmrl_prob.training.generative_step import gather_statistics
 from calmrl_prob.training.rows import TrainingRows
+from calmrl_prob.training.trainer import quiet_lightning
 from tests.cases.training_cases import DIMS, data, encoders, environment, weights
 
 
@@ -54,7 +54,7 @@ def trained(step: GenerativeStep, epochs: int, learning_rate: float = 0.0) -> Al
     )
     rows = step.batches
     assert isinstance(rows, TrainingRows)
-    with _quiet():
+    with quiet_lightning():
         trainer = lightning.Trainer(
         max_epochs=epochs, callbacks=[step], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", devices=1, use_distributed_sampler=False,

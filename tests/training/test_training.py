@@ -219,13 +219,13 @@ _PROCESS = """
 import sys, torch, torch.distributed as distributed
 from tests.cases.training_cases import DIMS, make_module, data
 from calmrl_prob.training.generative_step import GenerativeStep, all_reduced, gather_statistics
-from calmrl_prob.training.batches import EpochSampler, InMemory, batches
+from calmrl_prob.training.batches import EpochSampler, InMemory, batch_loader
 distributed.init_process_group("gloo")
 rank, world = distributed.get_rank(), distributed.get_world_size()
 sampler = EpochSampler(range(len(data())), shuffle=False, rank=rank, world_size=world, even=False)
 module = make_module().double()
 rows = data().to(torch.float64)
-statistics = all_reduced(gather_statistics(module, batches(InMemory(rows), tuple(DIMS), sampler, 32)))
+statistics = all_reduced(gather_statistics(module, batch_loader(InMemory(rows), tuple(DIMS), sampler, 32)))
 lg = GenerativeStep([], 4, max_iterations=10).fit(statistics, None)
 if rank == 0:
     torch.save({name: lg.loadings[name] @ lg.loadings[name].mT for name in DIMS}, sys.argv[1])

@@ -142,12 +142,12 @@ class Tables:
                     return np.where(inside, values, np.nan)
 
                 error = self._sums(parts, lambda held: chosen(held, held.error**2), "feature" in keys)
-                said = self._sums(parts, lambda held: chosen(held, held.variance), "feature" in keys)
+                predicted = self._sums(parts, lambda held: chosen(held, held.variance), "feature" in keys)
                 for feature in range(error[0].shape[1]):
                     mean, se, count = _over_instances(*error, feature)
                     if count:
                         own = {"feature": feature} if "feature" in keys else {}
-                        sd = _over_instances(*said, feature)[0] ** 0.5
+                        sd = _over_instances(*predicted, feature)[0] ** 0.5
                         row = {"bin": b, "num_instances": count, "predicted_sd": sd, "rmse": mean**0.5}
                         found.append(key | own | row | {"rmse_se": se / (2 * mean**0.5) if mean > 0 else np.nan})
         return pd.DataFrame(found)
