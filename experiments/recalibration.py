@@ -33,6 +33,8 @@ from rich.table import Table
 import calmrl_prob as cal
 from analysis.runs.files import write_table, write_text
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.evaluation import MaskedValidation
+from calmrl_prob.recalibration import Recalibration
 from experiments.comparison.measures import modality_scale
 from experiments.harness.refusal import plain_refusals
 from experiments.harness.settings import build, check_recalibration
@@ -137,7 +139,7 @@ class Bench:
     options: str
     fit_options: dict[str, Any]
     seconds: dict[str, float]
-    validations: dict[str, cal.MaskedValidation]
+    validations: dict[str, MaskedValidation]
     seed: int
 
 
@@ -182,7 +184,7 @@ def measure(bench: Bench, method: str, cfg: DictConfig) -> tuple[pd.DataFrame, p
     """
     kind, by_feature, crossed = METHODS[method]
     model, key = (bench.whole, "whole") if crossed else (bench.part, "part")
-    recalibrated: cal.Recalibration | bool = False
+    recalibrated: Recalibration | bool = False
     start = time.process_time()
     if kind:
         if key not in bench.validations:
