@@ -52,6 +52,7 @@ def main() -> None:
         discovery,
         fitting,
         group_ard,
+        import_time,
         iteration,
         objectives,
         parameter_uncertainty,
@@ -74,6 +75,8 @@ def main() -> None:
         for row in iteration.measure(problem)
     ]
     show(console, "One EM iteration against its bare matrix products", rows)
+    with console.status("imports"):
+        show(console, "Imports, each in a process of its own", import_time.measure())
     with console.status("discovery"):
         rows = [row for name in ("small", "medium") for row in discovery.measure(PROBLEMS[name])]
     show(console, "A Pyro program's form discovered, against one EM fit", rows)

@@ -23,7 +23,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
@@ -121,6 +120,8 @@ class CertificateCalibration:
             >>> promised.shape, bool(((promised > 0) & (promised < 1)).all())
             (torch.Size([200]), True)
         """
+        from sklearn.linear_model import LogisticRegression
+
         if evidence not in get_args(Evidence):
             raise ArgumentError(f"evidence: expected one of {list(get_args(Evidence))}, got {evidence!r}.")
         if not penalty > 0:

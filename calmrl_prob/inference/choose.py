@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
@@ -19,6 +18,7 @@ from calmrl_prob.linear_gaussian import fit_em, log_marginal
 from calmrl_prob.plots.latent_dim import latent_dim_choice
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 #: Share of a modality's variance above which a latent is said to serve it.
@@ -119,6 +119,8 @@ def choose_latent_dim(
         >>> found.latent_dim, list(found.curve.columns)
         (3, ['latent_dim', 'evidence', 'error', 'behind', 'behind_error'])
     """
+    import pandas as pd
+
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):
