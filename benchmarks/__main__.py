@@ -39,10 +39,10 @@ def main() -> None:
 
 
 def fits(console: Console) -> Iterator[Table]:
-    """Fits by EM, and one iteration of it."""
+    """Fits by EM, one iteration of it, and what importing the package costs."""
     import torch
 
-    from benchmarks import fitting, iteration
+    from benchmarks import fitting, import_time, iteration
     from benchmarks.problems import PROBLEMS
 
     cases = [(problem, dtype) for problem in PROBLEMS.values() for dtype in (torch.float64, torch.float32)]
@@ -51,6 +51,9 @@ def fits(console: Console) -> Iterator[Table]:
     plain = [problem for problem in PROBLEMS.values() if problem.decay == 1]
     found = [iteration.measure(problem) for problem in track(plain, "iterations", console=console, transient=True)]
     yield "One EM iteration against its bare matrix products", [row for rows in found for row in rows]
+    with console.status("imports"):
+        rows = import_time.measure()
+    yield "Imports, each in a process of its own", rows
 
 
 def models(console: Console, quick: bool) -> Iterator[Table]:

@@ -86,7 +86,7 @@ def ard(synthetic: Made, latent_dim: int = 16) -> list[Row]:
             data = cal.MultimodalData(arrays)
             model = CalMRL(data.dims, latent_dim)
             cal.fit(model, data, **options)
-            kept.append(cal.linear_gaussian(model, data))
+            kept.append(cal.discover(model, data).linear_gaussian())
 
         seconds = min(cpu_seconds(fit) for _ in range(3))
         rows.append(scored(method, seconds, kept[-1].detach(), synthetic))
@@ -94,7 +94,7 @@ def ard(synthetic: Made, latent_dim: int = 16) -> list[Row]:
     modes: list[cal.FitResult] = []
     program = GroupARD(data.dims, latent_dim, scale=float(synthetic.data["m0"].nan_to_num().std()))
     seconds = cpu_seconds(lambda: modes.append(cal.fit(program, data, "map")))
-    mode = cal.linear_gaussian(modes[0].model, data).detach()
+    mode = cal.discover(modes[0].model, data).linear_gaussian().detach()
     rows.append(scored("GroupARD, map", seconds, mode, synthetic))
     return rows
 

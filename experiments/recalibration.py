@@ -28,6 +28,8 @@ from rich.console import Console
 import calmrl_prob as cal
 from analysis.runs.files import write_table
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.evaluation import MaskedValidation
+from calmrl_prob.recalibration import Recalibration
 from experiments.comparison.measures import modality_scale
 from experiments.harness.command import finish, run_in_folder
 from experiments.harness.console import progress_bar
@@ -108,7 +110,7 @@ class RecalibrationTask:
     options: str
     fit_options: dict[str, Any]
     seconds: dict[str, float]
-    validations: dict[str, cal.MaskedValidation]
+    validations: dict[str, MaskedValidation]
     seed: int
 
 
@@ -155,7 +157,7 @@ def measure(task: RecalibrationTask, method: str, cfg: DictConfig) -> tuple[pd.D
     """
     kind, by_feature, crossed = METHODS[method]
     model, key = (task.whole, "whole") if crossed else (task.part, "part")
-    recalibrated: cal.Recalibration | bool = False
+    recalibrated: Recalibration | bool = False
     start = time.process_time()
     if kind:
         if key not in task.validations:

@@ -23,7 +23,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
@@ -148,6 +147,8 @@ class CertificateCalibration:
             >>> promised.shape, bool(((promised > 0) & (promised < 1)).all())
             (torch.Size([200]), True)
         """
+        from sklearn.linear_model import LogisticRegression
+
         options = with_settings(CertificateOptions, options, settings, "CertificateCalibration.fit")
         rehearsals = rehearse(linear_gaussian, representations, observed_mask, times=options.times, seed=options.seed)
         rows = len(torch.cat([part.rows for part in rehearsals]).unique())

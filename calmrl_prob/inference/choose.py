@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
@@ -15,6 +17,10 @@ from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import fit_em, log_marginal
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 #: Share of a modality's variance above which a latent is said to serve it.
 _SERVES = 2e-3
@@ -55,6 +61,17 @@ class LatentDimChoice:
         """How many latents ARD kept, in words."""
         limit = ", all there were: says nothing" if self.ard_is_limited else ""
         return f"kept by ARD: {self.ard_count} of {self.ard_limit}{limit}"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Deprecated: use :func:`calmrl_prob.plots.latent_dim_choice`."""
+        warnings.warn(
+            "LatentDimChoice.plot goes with the next release; call cal.plots.latent_dim_choice(choice) instead.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        plots: Any = sys.modules[__name__.partition(".")[0]].plots  # by way of the package: plots lie above inference
+        axes: Axes = plots.latent_dim_choice(self, ax)
+        return axes
 
 
 def choose_latent_dim(
@@ -97,6 +114,8 @@ def choose_latent_dim(
         >>> found.latent_dim, list(found.curve.columns)
         (3, ['latent_dim', 'evidence', 'error', 'behind', 'behind_error'])
     """
+    import pandas as pd
+
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):

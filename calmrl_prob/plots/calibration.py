@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import binom
 
 from calmrl_prob._support.arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -16,6 +14,7 @@ from calmrl_prob.evaluation.imputation.calibration import standardized_error
 from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, numbers, series, series_style
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from torch import Tensor
 
@@ -59,6 +58,8 @@ def coverage(
         >>> ax.get_ylabel()
         'true values inside (%)'
     """
+    import pandas as pd
+
     drawn = {}
     for label, curve in series("curves", _by_group(curves)).items():
         where = f"curves[{label!r}]" if label else "curves"
@@ -98,6 +99,8 @@ def coverage(
 
 def _by_group(curves: object) -> object:
     """A table of several groups as a mapping of their names to their rows."""
+    import pandas as pd
+
     if not isinstance(curves, pd.DataFrame):
         return curves
     keys = [key for key in ("modality", "pattern") if key in curves]
@@ -142,6 +145,8 @@ def pit(
         >>> ax.get_xlabel()
         'share of the predictive distribution below the true value'
     """
+    from scipy.stats import binom
+
     bins = whole_number("bins", bins, least=1)
     drawn = {label: numbers("values", value).ravel() for label, value in series("values", values).items()}
     for label, value in drawn.items():

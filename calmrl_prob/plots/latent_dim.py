@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 from calmrl_prob._support.arguments import described
@@ -51,16 +50,3 @@ def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
         ax.set(xlabel="number of latents K", ylabel="nats per held-out row", title="How many latents")
         ax.legend()
         return ax
-
-
-def _plot(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
-    """Deprecated: use :func:`latent_dim_choice`."""
-    warnings.warn(
-        "LatentDimChoice.plot goes with the next release; call cal.plots.latent_dim_choice(choice) instead.",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return latent_dim_choice(choice, ax)
-
-
-LatentDimChoice.plot = _plot  # type: ignore[attr-defined]  # set from here: inference lies below plots and imports none

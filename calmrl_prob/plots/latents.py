@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
 
 from calmrl_prob._support.arguments import described, real_number, short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -60,6 +59,8 @@ def latent_space(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['0', '1', 'prior']
     """
+    from scipy.stats import chi2
+
     if not isinstance(result, PosteriorResult):
         raise ArgumentTypeError(f"result: expected what cal.posterior returns, got {described(result)}.")
     level = real_number("level", level, 0.9)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -107,6 +106,8 @@ def prior_against_posterior(
 def _closed_form(
     result: GaussianPosterior, ax: Axes | None, latent: int, instances: Sequence[int] | None, name: str | None
 ) -> Axes:
+    from scipy.stats import norm
+
     count, latent_dim = result.mean.shape
     k = whole_number("latent", latent)
     if k >= latent_dim:

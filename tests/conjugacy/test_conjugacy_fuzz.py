@@ -42,7 +42,7 @@ def check_exact(seed: int) -> None:
     close(got.covariance[case.rows], np.stack([covariance for _, covariance, _ in expected]), 1e-6)
     close(got.log_marginal[case.rows], np.array([evidence for _, _, evidence in expected]), 1e-6)
     if case.form == "one":
-        lg, truth = cal.linear_gaussian(case.model, case.data), case.truth
+        lg, truth = cal.discover(case.model, case.data).linear_gaussian(), case.truth
         assert isinstance(truth, Normal)
         for name in lg.names:
             close(lg.loadings[name], truth.loadings[name], 1e-6)
@@ -74,7 +74,7 @@ def test_bent_programs_are_refused(bend: str, seed: int) -> None:
     assume(np.diag(spread).max() > 0.3)  # a location that hardly moves is not bent by much either
     condition = "instances coupled" if bend == "neighbours" else "location not affine"
     with pytest.raises(NotConjugateError) as caught:
-        cal.linear_gaussian(case.model, case.data)
+        cal.discover(case.model, case.data).linear_gaussian()
     assert (caught.value.site, caught.value.condition) == (bent, condition)
 
 

@@ -94,7 +94,7 @@ def test_a_file_of_the_users_own_is_found_by_build(tmp_path: Path) -> None:
     path.write_text(OWN)
     assert find_builder(str(path)).__name__ == "build"
     model = build_model(str(path), DIMS, 2, {"spread": 2.0}, seed=0)
-    assert float(cal.linear_gaussian(model, data()).prior_covariance[0, 0]) == 4.0
+    assert float(cal.discover(model, data()).linear_gaussian().prior_covariance[0, 0]) == 4.0
     with pytest.raises(ArgumentError, match=r"no argument 'width'; it takes \['dims', 'latent_dim', 'spread'\]"):
         build_model(str(path), DIMS, 2, {"width": 2.0}, seed=0)
 
@@ -244,7 +244,7 @@ def test_joint_density_is_the_dense_conditional(tmp_path: Path) -> None:
     split = table.splits["synthetic"]
     fitter = table.models["calmrl_paper"].model
     fitted = fitter.fit(split.train, Setting(2, 0.0), seed=0)
-    units, lg = fitted.units, cal.linear_gaussian(fitted.model.model, fitted.units.apply(split.train))  # type: ignore[union-attr]
+    units, lg = fitted.units, cal.discover(fitted.model.model, fitted.units.apply(split.train)).linear_gaussian()  # type: ignore[union-attr]
     mean, covariance = (part.detach().double() for part in lg.joint())
     stacked = torch.cat([units.apply(split.test)[name].double() for name in lg.names], dim=1)
     start, expected = 0, []

@@ -22,7 +22,8 @@ ROOMS = {
 #: ``calmrl_prob/__init__.py`` stands above all floors, and hands on what users call.
 # fmt: off
 FLOORS: dict[str, dict[str, str]] = {
-    "errors": {
+    "errors and old names": {
+        "_moved":                        "",
         "errors":                        "",
     },
     "the engine: one model": {
@@ -30,29 +31,29 @@ FLOORS: dict[str, dict[str, str]] = {
         "linear_gaussian/*":             "errors",
     },
     "the engine: EM": {
-        "linear_gaussian/em":            "errors linear_gaussian/*",
+        "linear_gaussian/em":            "_moved errors linear_gaussian/*",
     },
     "the engine: families": {
         "linear_gaussian/curvature":     "errors linear_gaussian/* linear_gaussian/em",
-        "linear_gaussian/mixture":       "errors linear_gaussian/* linear_gaussian/em",
-        "linear_gaussian/scale_mixture": "errors linear_gaussian/* linear_gaussian/em",
-        "linear_gaussian/process":       "errors linear_gaussian/* linear_gaussian/em",
+        "linear_gaussian/mixture":       "_moved errors linear_gaussian/* linear_gaussian/em",
+        "linear_gaussian/scale_mixture": "_moved errors linear_gaussian/* linear_gaussian/em",
+        "linear_gaussian/process":       "_moved errors linear_gaussian/* linear_gaussian/em",
     },
     "the engine: what it offers": {
-        "linear_gaussian":               "linear_gaussian/* linear_gaussian/em linear_gaussian/curvature "
+        "linear_gaussian":               "_moved linear_gaussian/* linear_gaussian/em linear_gaussian/curvature "
                                          "linear_gaussian/mixture linear_gaussian/scale_mixture",
     },
     "data and representations": {
-        "data":                          "errors _support linear_gaussian",
+        "data":                          "_moved errors _support linear_gaussian",
         "alignment":                     "errors _support linear_gaussian",
-        "encoders":                      "errors _support linear_gaussian",
+        "encoders":                      "_moved errors _support linear_gaussian",
         "decoders":                      "errors _support",
         "arviz/adapter":                 "",
     },
     "parts of models": {
         "programs":                      "errors _support data",
         "priors":                        "errors _support linear_gaussian data",
-        "io":                            "errors _support data",
+        "io":                            "_moved errors _support data",
     },
     "models and their closed forms": {
         "conjugacy":                     "errors _support linear_gaussian data programs",
@@ -69,8 +70,8 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference/optimisers",
     },
     "fit and posterior": {
-        "inference":                     "errors _support linear_gaussian arviz/adapter data programs priors conjugacy "
-                                         "posteriors inference/optimisers inference/approximate",
+        "inference":                     "_moved errors _support linear_gaussian arviz/adapter data programs priors "
+                                         "conjugacy posteriors inference/optimisers inference/approximate",
     },
     "what is asked of a fit": {
         "imputation":                    "errors _support data alignment posteriors inference",
@@ -80,7 +81,7 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference",
     },
     "what it is worth": {
-        "evaluation":                    "errors _support linear_gaussian data posteriors inference imputation",
+        "evaluation":                    "_moved errors _support linear_gaussian data posteriors inference imputation",
     },
     "on top": {
         "plots":                         "errors _support data alignment posteriors inference evaluation",

@@ -84,7 +84,7 @@ def test_the_mode_of_normal_loadings_is_what_em_finds() -> None:
 
     result = cal.fit(model, data, "map", tolerance=1e-12, max_iterations=2000)
     assert result.log_likelihood[-1] == pytest.approx(float(em.log_likelihood[-1]), abs=1e-3)
-    lg = cal.linear_gaussian(result.model, data)
+    lg = cal.discover(result.model, data).linear_gaussian()
     for name in DIMS:
         gram, expected = (part.loadings[name] @ part.loadings[name].mT for part in (lg, em.linear_gaussian))
         torch.testing.assert_close(gram, expected, rtol=1e-3, atol=1e-3)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import chi2, kstest
 
 from calmrl_prob._support.arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -215,6 +214,8 @@ class Tables:
             ``p_value`` of a Kolmogorov-Smirnov test (NaN where instances stand in the group more than once, which the
             test does not allow). Empty where the route's predictive is not one normal.
         """
+        from scipy.stats import chi2, kstest
+
         keys, level = _checked_keys(by, ("modality", "pattern")), checked_level(level)
         if "modality" not in keys:
             raise ArgumentError(f"by: modalities differ in their number of features; add 'modality' to {tuple(by)}.")
