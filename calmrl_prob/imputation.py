@@ -15,7 +15,8 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
-from calmrl_prob.inference.posterior import Model, posterior
+from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, seeded_generator
 from calmrl_prob.posteriors.predictive import Predictive

@@ -26,7 +26,13 @@ from torch import Tensor, nn
 from calmrl_prob._support.arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, SchemaError
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import (
+    LinearGaussian,
+    LinearGaussianMixture,
+    ScaleMixture,
+    Structure,
+    StructuresByInstance,
+)
 from calmrl_prob.priors import NormalPrior, Prior
 
 #: Names of Pyro sites that no modality may take.
@@ -175,6 +181,38 @@ class SharedLatentModel(PyroModule):
         """
         self._require_gaussian("state one linear-Gaussian form")
         return self._assemble(dict(self.named_parameters()))
+
+    def structure(self, data: MultimodalData | None = None) -> Structure | StructuresByInstance | None:
+        """The closed form under the prior, differentiable; None where it has none, as under a flow.
+
+        Args:
+            data: the instances, for priors that look at them, such as a ``GroupPrior``.
+
+        Example:
+            >>> from calmrl_prob.priors import MixturePrior
+            >>> SharedLatentModel({"image": 3}, 2, prior=MixturePrior(2, num_components=4)).structure()
+            LinearGaussianMixture(4 components of image: 3; latent_dim=2, dtype=torch.float64)
+        """
+        return self.prior.structure(self._assemble(dict(self.named_parameters())), data)
+
+    @torch.no_grad()
+    def load(self, structure: Structure | StructuresByInstance) -> None:
+        """Take over the parameters of a structure of the prior's family, as a fit by EM leaves it.
+
+        Raises:
+            ArgumentTypeError, ArgumentError: it is of another family or shape.
+        """
+        if isinstance(structure, LinearGaussian):
+            self.load_linear_gaussian(structure)
+            return
+        if isinstance(structure, LinearGaussianMixture):
+            likelihood = structure.components[0]
+        elif isinstance(structure, ScaleMixture):
+            likelihood = structure.linear_gaussian
+        else:
+            raise ArgumentTypeError(f"structure: expected one of the prior's family, got {described(structure)}.")
+        self.prior.load(structure)
+        self.load_likelihood(likelihood)
 
     @torch.no_grad()
     def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:

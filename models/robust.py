@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import LinearGaussian, ScaleMixture
 
 
 class Robust(nn.Module):
@@ -46,7 +46,7 @@ class Robust(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], latent_dim: int = 16, seed: int = 0) -> None:
         super().__init__()
-        self.dims, self.latent_dim, self.student_t = dict(dims), latent_dim, tuple(dims)
+        self.dims, self.latent_dim = dict(dims), latent_dim
         generator, zero = torch.Generator().manual_seed(seed), torch.zeros((), dtype=torch.float64)
         start = {name: torch.randn(width, latent_dim, generator=generator).double() for name, width in dims.items()}
         self.loadings = nn.ParameterDict({name: 0.1 * loadings for name, loadings in start.items()})
@@ -66,16 +66,21 @@ class Robust(nn.Module):
                 pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).to(mean.dtype))
         return z
 
-    @torch.no_grad()
-    def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
-        """Take over fitted loadings, intercepts and noise."""
-        for name in self.dims:
-            self.loadings[name].copy_(linear_gaussian.loadings[name])
-            self.intercepts[name].copy_(linear_gaussian.intercepts[name])
-            self.log_noise[name].copy_(linear_gaussian.noise_variance[name][0].log())
+    def structure(self, data: MultimodalData | None = None) -> ScaleMixture:
+        """The closed form given the scales, so that ``cal.fit`` and ``cal.posterior`` need not call the model."""
+        del data
+        normal = LinearGaussian(
+            {name: self.loadings[name] for name in self.dims},
+            {name: self.intercepts[name] for name in self.dims},
+            {name: self.log_noise[name].exp() for name in self.dims},
+        )
+        return ScaleMixture(normal, {name: self.log_freedom[name].exp() for name in self.dims})
 
     @torch.no_grad()
-    def load_degrees_of_freedom(self, degrees_of_freedom: Mapping[str, Tensor]) -> None:
-        """Take over fitted degrees of freedom."""
-        for name, freedom in degrees_of_freedom.items():
-            self.log_freedom[name].copy_(freedom.log())
+    def load(self, structure: ScaleMixture) -> None:
+        """Take over what was fitted."""
+        for name in self.dims:
+            self.loadings[name].copy_(structure.linear_gaussian.loadings[name])
+            self.intercepts[name].copy_(structure.linear_gaussian.intercepts[name])
+            self.log_noise[name].copy_(structure.linear_gaussian.noise_variance[name][0].log())
+            self.log_freedom[name].copy_(structure.degrees_of_freedom[name].log())

@@ -19,7 +19,8 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.parameters.nuts import DrawsReport
 from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior, ParameterDraws
-from calmrl_prob.inference.posterior import Model, posterior
+from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, seeded_generator
 

@@ -239,9 +239,16 @@ def discover(
     if generic:
         bound.call(data.subset(slice(0, 1)), values)  # makes the parameters that pyro.param statements are yet to make
         with bound.perturbed():
-            form = discover(bound, data, values, check=check)
+            form = _probed(bound, data, values, check=check)
         offsets, latent_offset = form.read_offsets(values)
         return replace(form, structures=form.read(values), offsets=offsets, latent_offset=latent_offset)
+    return _probed(bound, data, values, check=check)
+
+
+def _probed(
+    bound: BoundModel, data: MultimodalData, values: Mapping[str, Tensor] | None, *, check: bool
+) -> ConjugateForm:
+    """The form at the parameters as they stand."""
     seen, reads = watched(data)
     few = spread_rows(data, 5)
     if data.has_partial_rows:  # the densities of rows that lack single features are to be looked at too

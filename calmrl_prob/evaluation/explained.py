@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.inference.posterior import Model, as_linear_gaussian
+from calmrl_prob.inference.posterior import as_linear_gaussian
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 
 

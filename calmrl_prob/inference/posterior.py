@@ -1,67 +1,44 @@
-"""The posterior of the latents of any model that can state a linear-Gaussian form."""
+"""The posterior of the latents of any model: the first route that serves."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from calmrl_prob._support.arguments import described
-from calmrl_prob._support.warnings import level_of_caller
-from calmrl_prob.conjugacy import discover
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, UnfittedWarning
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, NotConjugateError
 from calmrl_prob.inference.approximate.nuts import nuts_posterior
 from calmrl_prob.inference.approximate.svi import svi_posterior
-from calmrl_prob.inference.exact.discovered import form_posterior, structure_posterior
-from calmrl_prob.inference.exact.scale_mixture import scale_mixture_posterior
-from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
+from calmrl_prob.inference.exact.discovered import form_posterior, on_device, stated_posterior
+from calmrl_prob.inference.exact.scale_mixture import scale_mixture_of, scale_mixture_posterior
+from calmrl_prob.inference.protocols import HasLinearGaussian, HasPosterior, Model
+from calmrl_prob.inference.subject import Subject, warn_unfitted
+from calmrl_prob.linear_gaussian import LinearGaussian, ScaleMixture
 from calmrl_prob.posteriors.posterior import PosteriorResult
-from calmrl_prob.programs.bound import BoundModel, PyroModel
+from calmrl_prob.programs.bound import BoundModel
 
 
-@runtime_checkable
-class HasLinearGaussian(Protocol):
-    """A model that can state its linear-Gaussian form, such as ``SharedLatentModel``."""
+@dataclass(frozen=True)
+class Route:
+    """A way to a posterior.
 
-    def linear_gaussian(self) -> LinearGaussian:
-        """The parameters, as a LinearGaussian."""
-        ...
-
-
-@runtime_checkable
-class Fittable(Protocol):
-    """A model that closed-form methods can fit, such as ``SharedLatentModel``.
-
-    Its form is that of a ``LinearGaussian`` whose every parameter is free: it need only take over what was fitted.
+    Attributes:
+        name: of the route; "auto" tries them in the order of :data:`ROUTES`.
+        run: from (subject, seed=, options) to the result.
+        refuses: why it does not serve a subject, as the error that asking for it raises; None if it does.
+        exact: whether method "exact" may take it.
+        approximate: whether it can be asked for by name, and is taken by itself only where a refusal names it.
     """
 
-    dims: dict[str, int]
-    latent_dim: int
-    noise: Literal["isotropic", "diagonal"]
-
-    def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:
-        """Take over parameters."""
-        ...
-
-
-@runtime_checkable
-class HasPosterior(Protocol):
-    """A model with a route of its own, such as one whose latents are coupled between instances."""
-
-    def posterior(self, data: MultimodalData, **options: Any) -> PosteriorResult:
-        """The posterior of the latents of some instances."""
-        ...
-
-
-#: What every function that takes a model takes: a Pyro callable, or something that states its own form.
-Model = LinearGaussian | LinearGaussianMixture | HasLinearGaussian | HasPosterior | PyroModel
-
-#: Name -> function of (Pyro model, data, seed, **options) for models that have no exact posterior.
-APPROXIMATE_ROUTES: dict[str, Callable[..., PosteriorResult]] = {"svi": svi_posterior, "nuts": nuts_posterior}
+    name: str
+    run: Callable[..., PosteriorResult]
+    refuses: Callable[[Subject], CalmrlError | None]
+    exact: bool = False
+    approximate: bool = False
 
 
 @torch.no_grad()
@@ -111,56 +88,145 @@ def posterior(
         >>> result.mean.squeeze(1).tolist(), result.covariance.flatten().tolist()
         ([1.0, 2.0], [0.5, 0.5])
     """
-    known = ["auto", "exact", *APPROXIMATE_ROUTES]
+    named = [route.name for route in ROUTES if route.approximate]
+    known = ["auto", "exact", *named]
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if isinstance(model, BoundModel):
         data = model.conform(data)
-    if method in APPROXIMATE_ROUTES:
-        return APPROXIMATE_ROUTES[method](model, data, seed=seed, **options)
-    if isinstance(model, LinearGaussianMixture):
-        return structure_posterior(model.detach(), data)
-    if isinstance(model, HasPosterior) and not isinstance(model, type):
-        return model.posterior(data, seed=seed, **options)
-    if isinstance(model, LinearGaussian | HasLinearGaussian) or not callable(model):
-        try:
-            lg = as_linear_gaussian(model)
-        except NotConjugateError:
-            pass  # its class can state a form, but this prior of it has none: look at the Pyro model
-        else:
-            _refuse_options(options)
-            return structure_posterior(lg, fitted_to(lg, data))
-    assert callable(model)
-    bound = model if isinstance(model, BoundModel) else BoundModel(model)
-    try:
-        form = discover(bound, data)
-    except NotConjugateError as error:
-        if method == "exact" or error.route not in APPROXIMATE_ROUTES:
-            raise
-        return APPROXIMATE_ROUTES[error.route](model, data, seed=seed, **options)
-    if bound.drawn and bound.fitted_dims is None:
-        warnings.warn(
-            f"model: pyro.param {min(bound.drawn)!r} is what it was drawn to start from, so what the model says of the "
-            "data means nothing; fit it with calmrl_prob.fit, and pass the result or its .model.",
-            UnfittedWarning,
-            stacklevel=level_of_caller(),
-        )
+    subject = Subject(model, data)
+    if method in named:
+        return _called(method).run(subject, seed=seed, **options)
+    refusals = []
+    for route in ROUTES:
+        if route.approximate or (method == "exact" and not route.exact):
+            continue
+        refusal = route.refuses(subject)
+        if refusal is None:
+            return route.run(subject, seed=seed, **options)
+        refusals.append(refusal)
+    serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in named]
+    if method == "auto" and serving:
+        return _called(serving[0]).run(subject, seed=seed, **options)
+    raise next(refusal for refusal in refusals if refusal is not NO_OWN_ROUTE)
+
+
+#: Of models without a route of their own, which nobody asks for by name.
+NO_OWN_ROUTE = ArgumentTypeError("model: it has no method posterior(data) of its own.")
+
+
+def _refuse_own(subject: Subject) -> CalmrlError | None:
+    own = isinstance(subject.model, HasPosterior) and not isinstance(subject.model, type)
+    return None if own else NO_OWN_ROUTE
+
+
+def _run_own(subject: Subject, **options: Any) -> PosteriorResult:
+    return subject.model.posterior(subject.data, **options)  # type: ignore[no-any-return]
+
+
+def _refuse_exact(subject: Subject) -> CalmrlError | None:
+    if isinstance(subject.stated, ScaleMixture):
+        freedom = subject.stated.degrees_of_freedom
+        return _needs_scales(next(iter(freedom), "z"), latent=not freedom)
+    if subject.stated is not None:
+        return None
+    if subject.program_refusal is not None:
+        return subject.program_refusal
+    form = subject.form
+    if form is None:
+        return subject.form_refusal
     if form.degrees_of_freedom:
-        if method == "exact":
-            form.linear_gaussian()  # raises, naming the site
-        found = scale_mixture_posterior(form, data, seed=seed, **options)
-        return APPROXIMATE_ROUTES["svi"](model, data, seed=seed, **options) if found is None else found
+        name = next(iter(form.degrees_of_freedom))
+        return _needs_scales(name, latent=name in form.latents)
     if form.globals and not set(form.globals) <= set(form.bound.values):
-        raise NotConjugateError(
+        return NotConjugateError(
             form.globals[0],
             "global latents",
             "It stands outside the plate and has a prior of its own, so the posterior of the latents depends on it.",
             "collapsed: first cal.fit with method 'map', 'svi' or 'nuts', then the posterior of its result",
         )
+    return None
+
+
+def _needs_scales(name: str, *, latent: bool) -> NotConjugateError:
+    condition = "non-gaussian prior" if latent else "non-gaussian likelihood"
+    return NotConjugateError(
+        name, condition, "A Student-t is Gaussian only given its scale.", "scale mixture, by cal.posterior"
+    )
+
+
+def _run_exact(subject: Subject, *, seed: int = 0, **options: Any) -> PosteriorResult:
+    del seed
     _refuse_options(options)
-    return form_posterior(form, data)
+    subject.warn_unfitted()
+    if subject.stated is None:
+        assert subject.form is not None
+        assert isinstance(subject.data, MultimodalData)
+        return form_posterior(subject.form, subject.data)
+    assert not isinstance(subject.stated, ScaleMixture)
+    assert isinstance(subject.data, MultimodalData)
+    return stated_posterior(subject.stated, subject.data)
+
+
+def _refuse_scales(subject: Subject) -> CalmrlError | None:
+    if isinstance(subject.stated, ScaleMixture):
+        return None
+    if subject.stated is not None or subject.program_refusal is not None:
+        return subject.program_refusal
+    form = subject.form
+    if form is None:
+        return subject.form_refusal
+    if not form.degrees_of_freedom:
+        return NotConjugateError("z", "no Student-t site", "All sites are Gaussian.", "exact, by cal.posterior")
+    if scale_mixture_of(form) is None:
+        return NotConjugateError(
+            next(iter(form.degrees_of_freedom)),
+            "Student-t site",
+            "Closed forms for Student-t sites need one structure for all instances.",
+            "svi",
+        )
+    return None
+
+
+def _run_scales(subject: Subject, *, seed: int = 0, **options: Any) -> PosteriorResult:
+    subject.warn_unfitted()
+    assert isinstance(subject.data, MultimodalData)
+    if isinstance(subject.stated, ScaleMixture):
+        data, model = on_device(subject.stated, subject.data), subject.stated.detach()
+        program = subject.bound if callable(subject.model) else None
+        return scale_mixture_posterior(model, program, None, data, seed=seed, **options)
+    assert subject.form is not None
+    found = scale_mixture_of(subject.form)
+    assert found is not None
+    return scale_mixture_posterior(found, subject.form.bound, subject.form.latents, subject.data, seed=seed, **options)
+
+
+def _serves(subject: Subject) -> None:
+    del subject
+
+
+def _run_svi(subject: Subject, **options: Any) -> PosteriorResult:
+    return svi_posterior(subject.model, subject.data, **options)  # type: ignore[arg-type]
+
+
+def _run_nuts(subject: Subject, **options: Any) -> PosteriorResult:
+    return nuts_posterior(subject.model, subject.data, **options)  # type: ignore[arg-type]
+
+
+#: In the order in which "auto" tries them.
+ROUTES = (
+    Route("own", _run_own, _refuse_own, exact=True),
+    Route("exact", _run_exact, _refuse_exact, exact=True),
+    Route("scale mixture", _run_scales, _refuse_scales),
+    Route("svi", _run_svi, _serves, approximate=True),
+    Route("nuts", _run_nuts, _serves, approximate=True),
+)
+
+
+def _called(name: str) -> Route:
+    return next(route for route in ROUTES if route.name == name)
 
 
 def _refuse_options(options: Mapping[str, Any]) -> None:
@@ -173,6 +239,7 @@ def as_linear_gaussian(model: Model) -> LinearGaussian:
 
     Raises:
         ArgumentTypeError: the model has none.
+        NotConjugateError: its class states one, but not under its prior.
 
     Warns:
         UnfittedWarning: the model still has the random parameters that it started from.
@@ -180,32 +247,10 @@ def as_linear_gaussian(model: Model) -> LinearGaussian:
     if isinstance(model, LinearGaussian):
         return model.detach()
     if isinstance(model, HasLinearGaussian) and not isinstance(model, type):
-        if getattr(model, "unfitted", False):
-            warnings.warn(
-                "model: it still has the random loadings that it started from, so what it says of the data means "
-                "nothing; fit it with calmrl_prob.fit, or load parameters.",
-                UnfittedWarning,
-                stacklevel=level_of_caller(),
-            )
-        return model.linear_gaussian().detach()
+        found = model.linear_gaussian().detach()
+        warn_unfitted(model)
+        return found
     raise ArgumentTypeError(
         f"model: expected a SharedLatentModel or a LinearGaussian, got {described(model)}; "
         "or give your class a method linear_gaussian()."
     )
-
-
-def fitted_to(linear_gaussian: LinearGaussian, data: MultimodalData) -> MultimodalData:
-    """The data with the modalities of a model, in its order.
-
-    Raises:
-        SchemaError: a modality that the model does not know, or one of another width.
-        ArgumentTypeError: ``data`` is not MultimodalData.
-        ArgumentError: data and model are on different devices.
-    """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-    if data.device != linear_gaussian.device:
-        raise ArgumentError(
-            f"data: it is on {data.device}, the model on {linear_gaussian.device}; move one with .to(device=...)."
-        )
-    return data.conform(linear_gaussian.dims)

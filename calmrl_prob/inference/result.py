@@ -5,57 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.inference.posterior import HasPosterior, as_linear_gaussian, posterior
+from calmrl_prob.inference.posterior import as_linear_gaussian, posterior
+from calmrl_prob.inference.protocols import HasPosterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.programs.bound import BoundModel
-
-
-class FitReport(Protocol):
-    """What a method of fitting reports; the attributes mean what those of :class:`FitResult` do.
-
-    A report that also has a method ``posterior(data)`` answers for it (draws of parameters, a guide); otherwise the
-    fitted model does. ``diagnostics``, if it has them, are handed on.
-    """
-
-    @property
-    def log_likelihood(self) -> Tensor:
-        """(T,), nats."""
-
-    @property
-    def objective(self) -> Tensor:
-        """(T,), nats."""
-
-    @property
-    def num_iterations(self) -> int:
-        """Steps tried."""
-
-    @property
-    def converged(self) -> bool:
-        """Whether the criterion was met."""
-
-    @property
-    def stop_reason(self) -> str:
-        """Why it stopped."""
-
-    @property
-    def criterion(self) -> float:
-        """Its last value."""
-
-    @property
-    def tolerance(self) -> float:
-        """What it was compared with."""
-
-    @property
-    def form(self) -> str:
-        """How the evidence was computed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

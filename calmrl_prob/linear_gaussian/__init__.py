@@ -6,6 +6,7 @@ import sys
 
 from calmrl_prob._moved import CalledAsFunction
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
+from calmrl_prob.linear_gaussian.by_instance import StructuresByInstance
 from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.em.em import EMResult, fit_em
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
@@ -24,7 +25,11 @@ from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import (
     student_t_posterior,
 )
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import StudentTEMResult, fit_student_t_em
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
+
+#: A closed form of instances, of whatever family: all have names, dims, latent_dim, dtype, device, to, detach, select
+#: and sample.
+Structure = LinearGaussian | LinearGaussianMixture | ScaleMixture | StudentTModel
 
 __all__ = [
     "EMResult",
@@ -37,9 +42,12 @@ __all__ = [
     "ObservedBlocks",
     "Posterior",
     "Predictive",
+    "Sample",
     "ScaleEMResult",
     "ScaleMixture",
     "ScalePosterior",
+    "Structure",
+    "StructuresByInstance",
     "StudentTEMResult",
     "StudentTModel",
     "StudentTPosterior",

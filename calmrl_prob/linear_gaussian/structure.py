@@ -10,14 +10,35 @@ with Missing Modalities, arXiv 2511.12034.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, SchemaError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Instances drawn from a structure, of whatever family. It unpacks into ``latents, features``.
+
+    Attributes:
+        latents: (N, K).
+        features: for each modality (N, D_m), in its units.
+        labels: of a mixture the components (N,) int64.
+        scales: of a Student-t model the scales u (N,).
+    """
+
+    latents: Tensor
+    features: dict[str, Tensor]
+    labels: Tensor | None = None
+    scales: Tensor | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.latents, self.features))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,15 +208,12 @@ class LinearGaussian:
         noise = torch.cat(list(chosen.noise_variance.values()))
         return mean, loadings @ self.prior_covariance @ loadings.mT + torch.diag(noise)
 
-    def sample(self, num_instances: int, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw instances: the latent first, then all modalities given it.
+    def sample(self, num_instances: int, generator: torch.Generator | None = None) -> Sample:
+        """N instances drawn: the latent first, then all modalities given it.
 
         Args:
             num_instances: N, how many.
             generator: source of randomness; torch's global one if not given.
-
-        Returns:
-            The latents (N, K) and, for each modality, the features (N, D_m).
         """
 
         def normal(*shape: int) -> Tensor:
@@ -209,4 +227,4 @@ class LinearGaussian:
             + normal(num_instances, width) * self.noise_variance[name].sqrt()
             for name, width in self.dims.items()
         }
-        return latents, features
+        return Sample(latents, features)

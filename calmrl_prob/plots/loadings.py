@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calmrl_prob.evaluation.explained import variance_explained as shares_explained
-from calmrl_prob.inference.posterior import Model
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.plots.canvas import canvas
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from calmrl_prob._support.arguments import checked_dtype, described, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, Structure, StructuresByInstance
 from calmrl_prob.priors.components import Components
-from calmrl_prob.priors.prior import Prior
+from calmrl_prob.priors.prior import Prior, with_prior
 
 
 class GroupPrior(Prior):
@@ -96,6 +97,31 @@ class GroupPrior(Prior):
         factor = self.components.scale_tril()
         normal: TorchDistribution = dist.MultivariateNormal(self.components.means[index], scale_tril=factor[index])
         return normal
+
+    def structure(self, likelihood: LinearGaussian, data: MultimodalData | None = None) -> StructuresByInstance | None:
+        """One structure for each group, which share the likelihood; None without instances, which tell their groups.
+
+        Raises:
+            DataError: as :meth:`index` does.
+        """
+        if data is None:
+            return None
+        covariances = self.components.covariances()
+        priors = zip(self.components.means, covariances, strict=True)
+        structures = tuple(with_prior(likelihood, *prior) for prior in priors)
+        return StructuresByInstance(structures, self.index(data), self.groups, self.column)
+
+    @torch.no_grad()
+    def load(self, structure: Structure | StructuresByInstance) -> None:
+        """Take over the means and covariances of the components of a mixture, one for each group.
+
+        Raises:
+            ArgumentTypeError: it is no mixture.
+            ArgumentError: the number of components or latents differs, or a covariance is not positive definite.
+        """
+        if not isinstance(structure, LinearGaussianMixture):
+            raise ArgumentTypeError(f"structure: expected a LinearGaussianMixture, got {described(structure)}.")
+        self.components.set(structure.means, structure.covariances)
 
     def config(self) -> dict[str, Any]:
         """The groups and where they stand."""

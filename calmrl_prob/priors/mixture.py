@@ -9,9 +9,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from calmrl_prob._support.arguments import checked_dtype, checked_seed, whole_number
+from calmrl_prob._support.arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, Structure, StructuresByInstance
 from calmrl_prob.priors.components import Components
 from calmrl_prob.priors.prior import Prior
 
@@ -67,17 +68,31 @@ class MixturePrior(Prior):
         mixture: TorchDistribution = dist.MixtureSameFamily(dist.Categorical(logits=self.logits), parts)
         return mixture
 
+    def structure(self, likelihood: LinearGaussian, data: MultimodalData | None = None) -> LinearGaussianMixture:
+        """A mixture whose components share the likelihood."""
+        del data
+        components = self.components
+        return LinearGaussianMixture.from_prior(
+            likelihood, self.log_weights, components.means, components.covariances()
+        )
+
     @torch.no_grad()
-    def set(self, log_weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        """Take over log weights (C,), means (C, K) and covariances (C, K, K).
+    def load(self, structure: Structure | StructuresByInstance) -> None:
+        """Take over weights, means and covariances of a mixture of as many components.
 
         Raises:
-            ArgumentError: a shape does not fit, or a covariance is not positive definite.
+            ArgumentTypeError: it is no mixture.
+            ArgumentError: the number of components or latents differs, or a covariance is not positive definite.
         """
-        if log_weights.shape != self.logits.shape:
-            raise ArgumentError(f"log_weights: expected {self.num_components}, got shape {tuple(log_weights.shape)}.")
-        self.components.set(means, covariances)
-        self.logits.copy_(log_weights)
+        if not isinstance(structure, LinearGaussianMixture):
+            raise ArgumentTypeError(f"structure: expected a LinearGaussianMixture, got {described(structure)}.")
+        if structure.num_components != self.num_components:
+            raise ArgumentError(
+                f"structure: expected {self.num_components} components, got {structure.num_components}; make a prior "
+                "with as many."
+            )
+        self.components.set(structure.means, structure.covariances)
+        self.logits.copy_(structure.log_weights)
 
     def config(self) -> dict[str, Any]:
         """The number of components."""

@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.linear_gaussian import LinearGaussian, Structure, StructuresByInstance
 
 
 class Prior(nn.Module, ABC):
@@ -41,6 +42,24 @@ class Prior(nn.Module, ABC):
         """Mean (K,) and covariance (K, K), if p(z) is one Gaussian for all instances; else None."""
         return None
 
+    def structure(
+        self, likelihood: LinearGaussian, data: MultimodalData | None = None
+    ) -> Structure | StructuresByInstance | None:
+        """The closed form of a model with this prior, differentiable; None where it has none.
+
+        What a prior states here is not looked for again: its posterior and its fit are found without calling the model.
+
+        Args:
+            likelihood: loadings, intercepts and noise; its prior is left out.
+            data: the instances, for priors that look at them.
+        """
+        found = self.gaussian()
+        return None if found is None else with_prior(likelihood, *found)
+
+    def load(self, structure: Structure | StructuresByInstance) -> None:
+        """Take over the parameters of this prior from a structure as :meth:`structure` states it; none by default."""
+        del structure
+
     def config(self) -> dict[str, Any]:
         """The settings besides ``latent_dim`` that make a prior of the same shape: JSON values by argument."""
         return {}
@@ -54,3 +73,8 @@ class Prior(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The floating-point type of its tensors."""
         return next(iter([*self.buffers(), *self.parameters()])).dtype
+
+
+def with_prior(likelihood: LinearGaussian, mean: Tensor, covariance: Tensor) -> LinearGaussian:
+    """A likelihood under the prior N(mean, covariance); the one that it had is left out."""
+    return LinearGaussian(likelihood.loadings, likelihood.intercepts, likelihood.noise_variance, mean, covariance)

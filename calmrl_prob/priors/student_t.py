@@ -9,10 +9,11 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from calmrl_prob._support.arguments import checked_dtype, real_number, whole_number
+from calmrl_prob._support.arguments import checked_dtype, described, real_number, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
-from calmrl_prob.priors.prior import Prior
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.linear_gaussian import LinearGaussian, ScaleMixture, Structure, StructuresByInstance
+from calmrl_prob.priors.prior import Prior, with_prior
 
 
 class StudentTPrior(Prior):
@@ -56,16 +57,29 @@ class StudentTPrior(Prior):
         """nu, ()."""
         return 2 + self.log_excess.exp()
 
+    def structure(self, likelihood: LinearGaussian, data: MultimodalData | None = None) -> ScaleMixture:
+        """A scale mixture: all latents of an instance share one scale."""
+        del data
+        identity = torch.eye(self.latent_dim, dtype=self.origin.dtype, device=self.origin.device)
+        freedom = self.degrees_of_freedom.to(likelihood.dtype)
+        return ScaleMixture(with_prior(likelihood, self.origin, identity), {}, [(slice(0, self.latent_dim), freedom)])
+
     @torch.no_grad()
-    def set(self, degrees_of_freedom: Tensor) -> None:
-        """Take over nu, (), above 2.
+    def load(self, structure: Structure | StructuresByInstance) -> None:
+        """Take over nu, above 2, of a scale mixture whose latents share one scale.
 
         Raises:
-            ArgumentError: it is not.
+            ArgumentTypeError: it is no scale mixture.
+            ArgumentError: nu is not above 2.
         """
-        if not float(degrees_of_freedom) > 2:
-            raise ArgumentError(f"degrees_of_freedom: expected a number above 2, got {float(degrees_of_freedom)}.")
-        self.log_excess.copy_((degrees_of_freedom - 2).log())
+        if not isinstance(structure, ScaleMixture) or not structure.prior_degrees_of_freedom:
+            raise ArgumentTypeError(
+                f"structure: expected a ScaleMixture with Student-t latents, got {described(structure)}."
+            )
+        freedom = structure.prior_degrees_of_freedom[0][1]
+        if not float(freedom) > 2:
+            raise ArgumentError(f"degrees_of_freedom: expected a number above 2, got {float(freedom)}.")
+        self.log_excess.copy_((freedom - 2).log())
 
     def distribution(self, data: MultimodalData | None = None) -> TorchDistribution:
         """t_nu(0, I), the same for all instances."""

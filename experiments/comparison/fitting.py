@@ -16,13 +16,13 @@ import pandas as pd
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData, require_fittable
-from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError, NotConjugateError
+from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError
 from calmrl_prob.evaluation import SCORES, cross_modal_recall
 from calmrl_prob.evaluation.retrieval.sampled_pairs import Estimator
-from calmrl_prob.inference import Fittable, HasLinearGaussian
-from calmrl_prob.inference.exact.mixture import has_closed_form
-from calmrl_prob.inference.posterior import Model
-from calmrl_prob.linear_gaussian import fit_em
+from calmrl_prob.inference import Fittable, HasLinearGaussian, HasStructure, Loads
+from calmrl_prob.inference.protocols import Model
+from calmrl_prob.inference.subject import stated_structure
+from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, fit_em
 from experiments.comparison.model_files import build_model
 from experiments.comparison.standardisation import Standardisation
 
@@ -202,16 +202,15 @@ class ModelFitter:
         if self.noise_prior is not None:
             return self.noise_prior
         model = self._build(dims, 1, 0)
-        if has_closed_form(model):
-            return self.method in ("auto", "mixture em")
-        if not isinstance(model, Fittable) or self.method not in ("auto", "em"):
-            return False
-        try:
-            if isinstance(model, HasLinearGaussian):
-                model.linear_gaussian()
-        except NotConjugateError:  # it can take over parameters, but with this prior it has no such form
-            return False
-        return True
+        taken = {"em": Fittable, "mixture em": Loads}
+        forms = {"em": LinearGaussian, "mixture em": LinearGaussianMixture}
+        stated = stated_structure(model)
+        if stated is None and isinstance(model, Fittable) and not isinstance(model, HasStructure | HasLinearGaussian):
+            return self.method in ("auto", "em")
+        return any(
+            self.method in ("auto", method) and isinstance(stated, forms[method]) and isinstance(model, taken[method])
+            for method in forms
+        )
 
     def _limits(self) -> dict[str, Any]:
         limits = {"max_iterations": self.max_iterations, "tolerance": self.tolerance}

@@ -134,7 +134,8 @@ def test_the_mixture_posterior_is_calibrated(shared: bool) -> None:
         }
 
     def simulate(seed: int) -> tuple[dict[str, torch.Tensor], ObservedBlocks]:
-        labels, latents, features = mixture.sample(4, torch.Generator().manual_seed(seed))
+        drawn = mixture.sample(4, torch.Generator().manual_seed(seed))
+        labels, latents, features = drawn.labels, drawn.latents, drawn.features
         return quantities(latents, labels), ObservedBlocks.from_arrays(features, mask)
 
     def draw(blocks: ObservedBlocks, num_draws: int, seed: int) -> dict[str, torch.Tensor]:

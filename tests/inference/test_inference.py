@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import FrozenInstanceError
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from calmrl_prob.errors import (
     UnfittedWarning,
 )
 from calmrl_prob.evaluation import retrieve
-from calmrl_prob.inference import FIT_METHODS, as_linear_gaussian, fit, posterior
-from calmrl_prob.inference.fit import _most_steps
+from calmrl_prob.inference import METHODS, as_linear_gaussian, fit, posterior
+from calmrl_prob.inference.methods import most_steps
 from calmrl_prob.linear_gaussian import SufficientStatistics, log_marginal
 from calmrl_prob.model import SharedLatentModel
 from models.calmrl import CalMRL
@@ -152,7 +151,7 @@ def test_progress_bar_shows_iterations_and_evidence() -> None:
     ],
 )
 def test_the_progress_bar_knows_how_far_it_is(method: str, options: dict[str, Any], total: int | None) -> None:
-    assert _most_steps(partial(FIT_METHODS[method], None), options) == total
+    assert most_steps(next(known for known in METHODS if known.name == method), options) == total
 
 
 def test_progress_goes_to_standard_error_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

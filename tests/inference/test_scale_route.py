@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, NotConjugateError
 from calmrl_prob.evaluation import simulate_model, simulation_ranks
-from calmrl_prob.inference.exact.scale_mixture import scale_mixture_of, scale_mixture_posterior
-from calmrl_prob.inference.exact.scale_mixture_fit import fits
+from calmrl_prob.inference.exact.scale_mixture import scale_mixture_of
+from calmrl_prob.inference.exact.scale_mixture_fit import site_beyond_scale_mixtures
 from calmrl_prob.posteriors.scale_mixture import gamma_nodes
 from calmrl_prob.priors import StudentTPrior
 from models.robust import Robust
@@ -182,8 +182,7 @@ def test_what_is_beyond_the_route_is_left_to_another() -> None:
     form = cal.discover(student_t_model(PRIORS["normal"], correlated), data)
     assert form.degrees_of_freedom
     assert scale_mixture_of(form) is None
-    assert fits(form, data) is not None
-    assert scale_mixture_posterior(form, data) is None
+    assert site_beyond_scale_mixtures(form, data) is not None
 
 
 def test_options_are_checked() -> None:

@@ -227,4 +227,4 @@ def test_what_is_not_one_gaussian_says_so() -> None:
     with pytest.raises(ArgumentError, match="degrees_of_freedom: expected a number above 2"):
         StudentTPrior(2, degrees_of_freedom=1.0)
     with pytest.raises(ArgumentError, match="number 1 is not positive definite"):
-        MixturePrior(2, 2).set(torch.zeros(2), torch.zeros(2, 2), torch.stack([torch.eye(2), -torch.eye(2)]))
+        MixturePrior(2, 2).components.set(torch.zeros(2, 2), torch.stack([torch.eye(2), -torch.eye(2)]))

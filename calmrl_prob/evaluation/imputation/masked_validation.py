@@ -23,7 +23,7 @@ from calmrl_prob.evaluation.imputation.masking import Hiding, hidings, random_fo
 from calmrl_prob.evaluation.imputation.options import ValidationOptions
 from calmrl_prob.evaluation.imputation.uncertainty import Tables
 from calmrl_prob.imputation import Imputation, Recalibrator, impute
-from calmrl_prob.inference.fit import FIT_METHODS, fit
+from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
@@ -253,7 +253,7 @@ def _refitted(
             continue
         options = dict(fit_options)
         if isinstance(model, FitResult):  # as it was fitted
-            known = {"method": model.method} if model.method in FIT_METHODS else {}
+            known = {"method": model.method} if model.method != "own" else {}
             options = {"seed": model.seed, **known, **model.options, **options}
         own = copy.deepcopy(model.model if isinstance(model, FitResult) else model)
         with torch.enable_grad():

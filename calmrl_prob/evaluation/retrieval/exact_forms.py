@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior
-from calmrl_prob.inference.posterior import HasLinearGaussian, HasPosterior, Model, as_linear_gaussian
+from calmrl_prob.inference.protocols import HasPosterior, Model
+from calmrl_prob.inference.subject import STRUCTURES, stated_structure, warn_unfitted
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
@@ -73,16 +73,12 @@ class ExactForm:
 
 def stated_form(model: Model) -> ExactForm | None:
     """The form that a model states itself, without a look at data."""
-    if isinstance(model, LinearGaussianMixture):
-        return _exact(model, model.latent_dim)
-    if isinstance(model, LinearGaussian):
-        return _exact(model, model.latent_dim)
-    if isinstance(model, HasLinearGaussian) and not isinstance(model, HasPosterior | type):
-        try:
-            lg = as_linear_gaussian(model)
-        except NotConjugateError:  # its class can state a form, but this prior of it has none
-            return None
-        return _exact(lg, lg.latent_dim)
+    if isinstance(model, HasPosterior) and not isinstance(model, STRUCTURES):
+        return None
+    found = stated_structure(model)
+    if isinstance(found, LinearGaussian | LinearGaussianMixture):
+        warn_unfitted(model)
+        return _exact(found.detach(), found.latent_dim)
     return None
 
 

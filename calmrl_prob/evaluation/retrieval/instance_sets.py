@@ -14,7 +14,8 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 from calmrl_prob.evaluation.retrieval.exact_forms import ExactForm, form_by_structure, form_of, stated_form
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
-from calmrl_prob.inference.posterior import Model, posterior
+from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.posteriors.structured import StructuredPosterior

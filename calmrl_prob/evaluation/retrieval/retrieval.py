@@ -20,7 +20,7 @@ from calmrl_prob.evaluation.retrieval.pairs import ClosedPairs, PairScores, exac
 from calmrl_prob.evaluation.retrieval.ranking import Retrieval, mean_reciprocal_rank, median_rank, rank, recall_at
 from calmrl_prob.evaluation.retrieval.sampled_pairs import Estimator, LatentCosine, PredictedCosine, SampledRatio
 from calmrl_prob.evaluation.retrieval.scores import SCORES
-from calmrl_prob.inference.posterior import Model
+from calmrl_prob.inference.protocols import Model
 
 
 @torch.no_grad()

@@ -1,22 +1,32 @@
-"""The posterior of a model whose linear-Gaussian form was discovered: the exact routes."""
+"""The posterior of a model whose closed form was stated or discovered: the exact routes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy import ConjugateForm
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian, posterior
-from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
-from calmrl_prob.linear_gaussian.mixture.posterior import mixture_posterior
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.linear_gaussian import (
+    LinearGaussian,
+    LinearGaussianMixture,
+    Structure,
+    StructuresByInstance,
+    StudentTModel,
+    mixture_posterior,
+    posterior,
+    student_t_posterior,
+)
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.mixture import MixtureResult
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.posteriors.structured import StructuredPosterior
+from calmrl_prob.posteriors.student_t import StudentTResult
 
 
 @dataclass(frozen=True)
@@ -73,10 +83,53 @@ def form_posterior(form: Form, data: MultimodalData) -> PosteriorResult:
 
 
 def structure_posterior(
-    structure: LinearGaussian | LinearGaussianMixture, data: MultimodalData, latent_dim: int | None = None
-) -> GaussianPosterior | MixtureResult:
-    """The exact posterior under one Gaussian or mixture form, of whose latents the first K are the model's own."""
-    blocks = data.conform(structure.dims).blocks
-    if isinstance(structure, LinearGaussianMixture):
-        return MixtureResult(mixture_posterior(structure, blocks), latent_dim)
-    return GaussianPosterior(posterior(structure, blocks), latent_dim)
+    structure: LinearGaussian | LinearGaussianMixture | StudentTModel,
+    data: MultimodalData,
+    latent_dim: int | None = None,
+) -> PosteriorResult:
+    """The exact posterior under one form, of whose latents the first K are the model's own."""
+    return RESULTS[type(structure)](structure, data.conform(structure.dims).blocks, latent_dim)
+
+
+def stated_posterior(
+    structure: LinearGaussian | LinearGaussianMixture | StudentTModel | StructuresByInstance, data: MultimodalData
+) -> PosteriorResult:
+    """The exact posterior under a form that a model states, cut off from the autograd graph.
+
+    Raises:
+        SchemaError: a modality that the model does not know, or one of another width.
+        ArgumentError: data and model are on different devices.
+    """
+    if not isinstance(structure, StructuresByInstance):
+        return structure_posterior(structure.detach(), on_device(structure, data))
+    data = on_device(structure.structures[0], data)
+    parts = []
+    for g in structure.index.unique().tolist():
+        rows = (structure.index == g).nonzero().squeeze(1)
+        parts.append((rows, structure_posterior(structure.structures[g].detach(), data.subset(rows))))
+    return StructuredPosterior(parts)
+
+
+def on_device(structure: Structure, data: MultimodalData) -> MultimodalData:
+    """The data with the modalities of a model, in its order.
+
+    Raises:
+        SchemaError: a modality that the model does not know, or one of another width.
+        ArgumentTypeError: ``data`` is not MultimodalData.
+        ArgumentError: data and model are on different devices.
+    """
+    if not isinstance(data, MultimodalData):
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    if data.device != structure.device:
+        raise ArgumentError(
+            f"data: it is on {data.device}, the model on {structure.device}; move one with .to(device=...)."
+        )
+    return data.conform(structure.dims)
+
+
+#: For each family the result of its exact posterior: from (structure, blocks, latent_dim).
+RESULTS: dict[type, Callable[..., PosteriorResult]] = {
+    LinearGaussian: lambda lg, blocks, latent_dim: GaussianPosterior(posterior(lg, blocks), latent_dim),
+    LinearGaussianMixture: lambda mix, blocks, latent_dim: MixtureResult(mixture_posterior(mix, blocks), latent_dim),
+    StudentTModel: lambda model, blocks, _: StudentTResult(student_t_posterior(model, blocks)),
+}

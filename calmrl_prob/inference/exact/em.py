@@ -8,7 +8,7 @@ from typing import Any
 from calmrl_prob._support.arguments import described, keyword_options, real_number, require_known_options, whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
+from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian
 from calmrl_prob.linear_gaussian import (
     EMResult,
     FeatureBlocks,

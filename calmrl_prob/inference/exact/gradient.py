@@ -34,6 +34,7 @@ def run_gradient(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
+    form: ConjugateForm | None = None,
 ) -> AscentReport:
     """Maximise the exact evidence over a model's parameters, in place.
 
@@ -45,6 +46,7 @@ def run_gradient(
         max_iterations: steps at most.
         tolerance: stop when the gain still to be expected, extrapolated from the last steps, falls below this, in nats
             for each observed value.
+        form: of the model on the data, generic, if it was discovered before.
 
     Raises:
         NotConjugateError: the model has no exact evidence; names the site.
@@ -52,7 +54,7 @@ def run_gradient(
         ArgumentError, ArgumentTypeError: an option is out of range or of another type.
         NumericalError: the evidence is not finite where the parameters stand.
     """
-    form = discover(bound, data, generic=True)
+    form = discover(bound, data, generic=True) if form is None else form
     _require_fixed(form)
     evidence = FormEvidence(form, data, _EVALUATIONS)
     parameters = trained_parameters(bound)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import keyword_options, require_known_options
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
-from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, fit_em, posterior
+from calmrl_prob.inference.protocols import Loads
+from calmrl_prob.linear_gaussian import (
+    FeatureBlocks,
+    LinearGaussian,
+    ObservedBlocks,
+    StructuresByInstance,
+    fit_em,
+    posterior,
+)
 from calmrl_prob.linear_gaussian.mixture.em import MixtureEMResult, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
-from calmrl_prob.priors import GroupPrior, MixturePrior
 
 #: What the fit settles itself; every other keyword of ``fit_mixture_em`` is an option.
 _SETTLED = ("noise", "known_components", "callback")
@@ -23,34 +29,21 @@ _OPTIONS = keyword_options(fit_mixture_em, _SETTLED)
 _START_ITERATIONS = 100
 
 
-@runtime_checkable
-class MixtureFittable(Protocol):
-    """A model with a mixture or group prior that closed-form EM can fit, such as ``SharedLatentModel``."""
-
-    dims: dict[str, int]
-    latent_dim: int
-    noise: str
-    prior: nn.Module
-
-    def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
-        """Take over loadings, intercepts and noise as they are."""
-        ...
-
-
-def has_closed_form(model: object) -> bool:
-    """Whether a model is one that :func:`run_mixture_em` fits."""
-    return isinstance(model, MixtureFittable) and isinstance(model.prior, MixturePrior | GroupPrior)
-
-
 def run_mixture_em(
-    model: MixtureFittable, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
+    model: Loads,
+    structure: LinearGaussianMixture | StructuresByInstance,
+    data: MultimodalData,
+    seed: int,
+    callback: Callback | None,
+    **options: Any,
 ) -> MixtureEMResult:
     """Fit a model with a mixture or group prior in place.
 
     Under a mixture prior it starts from a single Gaussian, whose posterior means are clustered (k-means).
 
     Args:
-        model: with the prior.
+        model: takes over what was found.
+        structure: as the model states it: a mixture, or one structure for each known group of instances.
         data: N instances.
         seed: of the clusters.
         callback: called after each step with the number of E-steps so far and the evidence, nats.
@@ -71,20 +64,15 @@ def run_mixture_em(
         tolerance=1e-4,
         noise_pseudo_count=options.get("noise_pseudo_count", 0.0),
     ).linear_gaussian
-    prior, known = model.prior, None
-    if isinstance(prior, GroupPrior):
-        known = prior.index(data)
-        _require_all_groups(prior, known)
-        start = split_by_labels(single, blocks, known, len(prior.groups))
+    known = None
+    if isinstance(structure, StructuresByInstance):
+        known = structure.index
+        _require_all_groups(structure)
+        start = split_by_labels(single, blocks, known, len(structure.groups))
     else:
-        assert isinstance(prior, MixturePrior)
-        start = clustered(single, blocks, prior.num_components, seed)
+        start = clustered(single, blocks, structure.num_components, seed)
     result = fit_mixture_em(blocks, start, noise=model.noise, known_components=known, callback=callback, **options)
-    model.load_likelihood(result.mixture.components[0])
-    if isinstance(prior, GroupPrior):
-        prior.components.set(result.mixture.means, result.mixture.covariances)
-    else:
-        prior.set(result.mixture.log_weights, result.mixture.means, result.mixture.covariances)
+    model.load(result.mixture)
     return result
 
 
@@ -106,11 +94,11 @@ def clustered(
     return split_by_labels(single, blocks, labels, num_components)
 
 
-def _require_all_groups(prior: GroupPrior, index: Tensor) -> None:
-    counts = torch.bincount(index.cpu(), minlength=len(prior.groups))
-    empty = [group for group, count in zip(prior.groups, counts.tolist(), strict=True) if not count]
+def _require_all_groups(structure: StructuresByInstance) -> None:
+    counts = torch.bincount(structure.index.cpu(), minlength=len(structure.groups))
+    empty = [group for group, count in zip(structure.groups, counts.tolist(), strict=True) if not count]
     if empty:
         raise DataError(
-            f"data: no instance belongs to group {empty[0]!r} of {prior.column!r}, so that its mean cannot be learned; "
-            "leave it out of the prior's groups."
+            f"data: no instance belongs to group {empty[0]!r} of {structure.column!r}, so that its mean cannot be "
+            "learned; leave it out of the prior's groups."
         )

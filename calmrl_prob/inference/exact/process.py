@@ -25,8 +25,8 @@ from torch import Tensor
 from calmrl_prob._support.arguments import described, real_number, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.inference.exact.discovered import on_device
 from calmrl_prob.inference.exact.process_places import new_places, places_of
-from calmrl_prob.inference.posterior import fitted_to
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.process.latent_likelihood import Conditional, LatentLikelihood
 from calmrl_prob.linear_gaussian.process.posterior import (
@@ -302,7 +302,7 @@ def gaussian_process_posterior(
             f"prior: it has {prior.latent_dim} latents, the model {linear_gaussian.latent_dim}; use the same number."
         )
     lg = linear_gaussian.detach().to(prior.dtype)
-    parts = [fitted_to(lg, data)] if given is None else [fitted_to(lg, given), fitted_to(lg, data)]
+    parts = [on_device(lg, data)] if given is None else [on_device(lg, given), on_device(lg, data)]
     places = torch.cat([_same_width(places_of(part, prior), parts, prior) for part in parts])
     factors = [LatentLikelihood.of(lg, part.blocks).marginalize(prior.nugget) for part in parts]
     likelihood = factors[0].likelihood

@@ -36,6 +36,7 @@ from calmrl_prob.posteriors.posterior import Draw, PosteriorResult
 from calmrl_prob.posteriors.predictive import MixturePredictive, Predictive
 from calmrl_prob.posteriors.sampled import SampledPosterior, weight_report
 from calmrl_prob.posteriors.scale_mixture import NODES, ScaleMixturePredictive
+from calmrl_prob.programs.bound import BoundModel
 
 
 class ScaleMixtureResult(PosteriorResult):
@@ -193,12 +194,21 @@ def assemble(
 
 
 def scale_mixture_posterior(
-    form: ConjugateForm, data: MultimodalData, *, seed: int = 0, num_draws: int = 200, **options: Any
-) -> PosteriorResult | None:
-    """The posterior of a discovered form some of whose sites are Student-t.
+    model: ScaleMixture,
+    program: BoundModel | None,
+    latents: Mapping[str, slice] | None,
+    data: MultimodalData,
+    *,
+    seed: int = 0,
+    num_draws: int = 200,
+    **options: Any,
+) -> PosteriorResult:
+    """The posterior of a model some of whose factors are Student-t.
 
     Args:
-        form: as discovered on ``data``.
+        model: its form.
+        program: the same as a Pyro program, for instances with several scales; None if there is none.
+        latents: for each latent site of the program its columns in z; None if they stand as its sites do.
         data: N instances.
         seed: of the draws, where there are several scales.
         num_draws: S of those; at least 100.
@@ -206,11 +216,10 @@ def scale_mixture_posterior(
 
     Returns:
         By quadrature where an instance has one scale; weighted draws elsewhere, with ``k_hat`` (N,), ``max_k_hat``,
-        ``effective_draws`` (N,) and ``log_marginal_error`` (N,) among their diagnostics. None where the form is beyond
-        this route.
+        ``effective_draws`` (N,) and ``log_marginal_error`` (N,) among their diagnostics.
 
     Raises:
-        ArgumentError: an option is unknown or out of range.
+        ArgumentError: an option is unknown or out of range, or an instance has several scales and there is no program.
 
     Warns:
         ReliabilityWarning: Pareto k-hat is above 0.7 for some instances, and their weights are far from equal.
@@ -218,20 +227,23 @@ def scale_mixture_posterior(
     if options:
         raise ArgumentError(f"options: the scale-mixture route has num_draws alone, got {sorted(options)}.")
     num_draws = whole_number("num_draws", num_draws, least=MIN_DRAWS)
-    model = scale_mixture_of(form)
-    if model is None:
-        return None
-    blocks = data.conform(model.linear_gaussian.dims).blocks
+    blocks = data.conform(model.dims).blocks
     if has_one_scale(model, blocks):
         return ScaleMixtureResult(model, blocks)
-    instances = InstanceModel(form.bound, data)
+    if program is None:
+        raise ArgumentError(
+            "model: an instance has several scales, which are drawn and weighted by the model as a Pyro program; pass "
+            "the model that this ScaleMixture is the form of."
+        )
+    instances = InstanceModel(program, data)
     generator = torch.Generator(device=data.device).manual_seed(checked_seed(seed))
-    latents, log_ratio = scale_draws(model, blocks, num_draws, generator)
+    draws, log_ratio = scale_draws(model, blocks, num_draws, generator)
     weights = importance_weights(log_ratio)
     # k-hat is of the shape of the tail, whatever its size: of weights that are nearly equal it says nothing
     matters = weights.effective_draws < num_draws / 2
     suspected = replace(weights, k_hat=torch.where(matters, weights.k_hat, -torch.inf))
     warn_unreliable(suspected.problems(remedy="raise num_draws, or use NUTS"))
-    columns = torch.cat([torch.arange(form.latent_dim)[form.latents[block.site.name]] for block in instances.blocks])
-    draws = latents[..., columns.to(latents.device)]
+    if latents is not None:
+        columns = torch.cat([torch.arange(model.latent_dim)[latents[block.site.name]] for block in instances.blocks])
+        draws = draws[..., columns.to(draws.device)]
     return SampledScaleMixture(model, instances, instances.conform(data), draws, weights)

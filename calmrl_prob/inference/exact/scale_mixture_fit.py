@@ -7,8 +7,7 @@ several scales, with the gradient of the expected log joint density at the prese
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.inference.exact.gradient import ascend_evidence, trained_parameters
 from calmrl_prob.inference.exact.scale_mixture import assemble, scale_mixture_of
 from calmrl_prob.inference.optimisers.ascent import AscentReport
-from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, ScaleEMResult, ScaleMixture, fit_scale_em
+from calmrl_prob.inference.protocols import Loads
+from calmrl_prob.linear_gaussian import ObservedBlocks, ScaleEMResult, ScaleMixture, fit_scale_em
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import expected_log_joint, scale_moments
 from calmrl_prob.priors import StudentTPrior
 from calmrl_prob.programs.bound import BoundModel
@@ -33,33 +33,9 @@ _OPTIONS = keyword_options(fit_scale_em, _SETTLED)
 _SWEEPS = 50
 
 
-@runtime_checkable
-class ScaleFittable(Protocol):
-    """A model with Student-t noise that closed-form steps can fit: see ``models/robust.py``."""
-
-    dims: dict[str, int]
-    latent_dim: int
-    noise: str
-    #: the modalities whose noise is Student-t, with one scale for each instance
-    student_t: tuple[str, ...]
-
-    def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
-        """Take over loadings, intercepts and noise scales as they are."""
-        ...
-
-    def load_degrees_of_freedom(self, degrees_of_freedom: Mapping[str, Tensor]) -> None:
-        """Take over degrees of freedom by modality."""
-        ...
-
-
-def has_scale_form(model: object) -> bool:
-    """Whether a model is one that :func:`run_scale_em` fits."""
-    own_prior = isinstance(getattr(model, "prior", None), StudentTPrior) and hasattr(model, "load_likelihood")
-    return not isinstance(model, type) and (own_prior or isinstance(model, ScaleFittable))
-
-
 def run_scale_em(
-    model: Any,  # noqa: ANN401 - a ScaleFittable, or a model with a StudentTPrior
+    model: Loads,
+    structure: ScaleMixture,
     data: MultimodalData,
     seed: int,
     callback: Callback | None,
@@ -68,7 +44,8 @@ def run_scale_em(
     """Fit a model with a Student-t prior, or Student-t noise, in place.
 
     Args:
-        model: with ``prior`` a StudentTPrior, or a ScaleFittable, or both.
+        model: takes over what was found.
+        structure: as the model states it: which factors are Student-t.
         data: N instances, whole modalities.
         seed: of the start.
         callback: called after each step with the number of E-steps so far and the evidence, nats.
@@ -79,24 +56,19 @@ def run_scale_em(
         ArgumentError: an unknown option, one out of range, or single features are missing.
     """
     require_known_options(options, _OPTIONS, "method 'scale em'")
-    prior = getattr(model, "prior", None)
     options.setdefault("least_degrees_of_freedom", StudentTPrior.least)
     blocks: Any = data.conform(model.dims).blocks
     result = fit_scale_em(
         blocks,
         model.latent_dim,
-        student_t=tuple(getattr(model, "student_t", ())),
-        prior=isinstance(prior, StudentTPrior),
+        student_t=tuple(structure.degrees_of_freedom),
+        prior=bool(structure.prior_degrees_of_freedom),
         noise=model.noise,
         seed=seed,
         callback=callback,
         **options,
     )
-    model.load_likelihood(result.model.linear_gaussian)
-    if isinstance(prior, StudentTPrior):
-        prior.set(result.model.prior_degrees_of_freedom[0][1])
-    if result.model.degrees_of_freedom:
-        model.load_degrees_of_freedom(result.model.degrees_of_freedom)
+    model.load(result.model)
     return result
 
 
@@ -108,6 +80,7 @@ def run_scale_mixture(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
+    form: ConjugateForm | None = None,
 ) -> AscentReport:
     """Maximise the evidence of a model with Student-t sites, or its lower bound, over its parameters, in place.
 
@@ -119,6 +92,7 @@ def run_scale_mixture(
         max_iterations: steps at most.
         tolerance: stop when the gain still to be expected, extrapolated from the last steps, falls below this, in nats
             for each observed value.
+        form: of the model on the data, generic, if it was discovered before.
 
     Returns:
         ``log_likelihood`` is the evidence where an instance has one scale, and its lower bound where it has several.
@@ -129,9 +103,9 @@ def run_scale_mixture(
         ArgumentError, ArgumentTypeError: an option is out of range or of another type.
         NumericalError: the evidence is not finite where the parameters stand.
     """
-    form = discover(bound, data, generic=True)
+    form = discover(bound, data, generic=True) if form is None else form
     parameters = trained_parameters(bound)
-    site = fits(form, data)
+    site = site_beyond_scale_mixtures(form, data)
     if site is not None:
         raise NotConjugateError(
             site,
@@ -157,7 +131,7 @@ def run_scale_mixture(
     return ascend_evidence(parameters, data, terms, callback, max_iterations, tolerance, form.route)
 
 
-def fits(form: ConjugateForm, data: MultimodalData) -> str | None:
+def site_beyond_scale_mixtures(form: ConjugateForm, data: MultimodalData) -> str | None:
     """A site that keeps :func:`run_scale_mixture` from serving; None if none does."""
     model, first = scale_mixture_of(form), next(iter(form.degrees_of_freedom), "z")
     if model is None or form.globals or data.has_partial_rows:

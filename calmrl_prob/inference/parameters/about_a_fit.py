@@ -34,7 +34,8 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarn
 from calmrl_prob.inference.exact.em import EM_OPTIONS
 from calmrl_prob.inference.parameters.nuts import Picks
 from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
-from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian, as_linear_gaussian
+from calmrl_prob.inference.posterior import as_linear_gaussian
+from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import Evidence, LinearGaussian, SufficientStatistics, fit_em
 from calmrl_prob.linear_gaussian.curvature.laplace import laplace_draws

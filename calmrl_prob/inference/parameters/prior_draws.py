@@ -59,8 +59,9 @@ def draw_prior(model: object, data: MultimodalData, num_draws: int, seed: int, l
         return None
     generator = seeded_generator(seed, data.device)
     found = [source[s % len(source)].sample(len(data), generator) for s in range(num_draws)]
-    values = {name: torch.stack([draw[-1][name] for draw in found]).to(data.dtype) for name in found[0][-1]}
-    return PriorDraws(torch.stack([draw[-2] for draw in found]), values, {})
+    names = found[0].features
+    values = {name: torch.stack([draw.features[name] for draw in found]).to(data.dtype) for name in names}
+    return PriorDraws(torch.stack([draw.latents for draw in found]), values, {})
 
 
 def _source(model: Any) -> BoundModel | list[LinearGaussian | LinearGaussianMixture]:  # noqa: ANN401

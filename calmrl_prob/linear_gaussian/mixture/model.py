@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,17 +187,12 @@ class LinearGaussianMixture:
         within = torch.einsum("c,ckl->kl", weights, self.covariances)
         return mean, within + spread.mT @ (spread * weights[:, None])
 
-    def sample(
-        self, num_instances: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Draw instances: component, latent, all modalities.
+    def sample(self, num_instances: int, generator: torch.Generator | None = None) -> Sample:
+        """N instances drawn: component, latent, all modalities.
 
         Args:
             num_instances: N, how many.
             generator: source of randomness; torch's global one if not given.
-
-        Returns:
-            The components (N,) int64, the latents (N, K) and, for each modality, the features (N, D_m).
         """
         labels = torch.multinomial(self.log_weights.exp(), num_instances, replacement=True, generator=generator)
         latents = self.means.new_empty(num_instances, self.latent_dim)
@@ -208,7 +203,7 @@ class LinearGaussianMixture:
             latents[rows] = drawn
             for name, value in values.items():
                 features[name][rows] = value
-        return labels, latents, features
+        return Sample(latents, features, labels=labels)
 
 
 def likelihood_key(part: LinearGaussian) -> tuple[int, ...]:

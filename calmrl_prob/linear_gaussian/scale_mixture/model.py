@@ -22,7 +22,7 @@ Student-t models: robust Bayesian interpolation and generalised component analys
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -33,7 +33,8 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.scale_mixture.factors import Entries, Factor, Whole, observed_part
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
 
 #: Numbers that the (n, K, K) arrays of a chunk of n instances may hold.
 _CHUNK_BUDGET = 2**21
@@ -88,13 +89,76 @@ class ScaleMixture:
         object.__setattr__(self, "degrees_of_freedom", MappingProxyType(order))
         object.__setattr__(self, "prior_degrees_of_freedom", tuple(self.prior_degrees_of_freedom))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities."""
+        return self.linear_gaussian.names
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Number of features D_m of each modality."""
+        return self.linear_gaussian.dims
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents K."""
+        return self.linear_gaussian.latent_dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters."""
+        return self.linear_gaussian.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.linear_gaussian.device
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ScaleMixture:
+        """A copy with ``function`` applied to every parameter tensor."""
+        return ScaleMixture(
+            self.linear_gaussian.map(function),
+            {name: function(freedom) for name, freedom in self.degrees_of_freedom.items()},
+            [(block, function(freedom)) for block, freedom in self.prior_degrees_of_freedom],
+        )
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ScaleMixture:
+        """A copy in another floating-point type, on another device, or both."""
+        return self.map(lambda value: value.to(dtype=dtype, device=device))
+
     def detach(self) -> ScaleMixture:
         """A copy cut off from the autograd graph."""
-        return ScaleMixture(
-            self.linear_gaussian.detach(),
-            {name: freedom.detach() for name, freedom in self.degrees_of_freedom.items()},
-            [(block, freedom.detach()) for block, freedom in self.prior_degrees_of_freedom],
-        )
+        return self.map(lambda value: value.detach())
+
+    def select(self, names: Sequence[str]) -> ScaleMixture:
+        """The model of some of its modalities.
+
+        Raises:
+            SchemaError: a name is not a modality of the model.
+        """
+        freedom = {name: self.degrees_of_freedom[name] for name in names if name in self.degrees_of_freedom}
+        return ScaleMixture(self.linear_gaussian.select(names), freedom, self.prior_degrees_of_freedom)
+
+    def sample(self, num_instances: int, generator: torch.Generator | None = None) -> Sample:
+        """N instances drawn: scales, latents, all modalities.
+
+        Args:
+            num_instances: N, how many.
+            generator: source of randomness; torch's global one if not given.
+        """
+        lg = self.linear_gaussian
+        latents, features = lg.sample(num_instances, generator)
+        wide = latents.clone()
+        for block, freedom in self.prior_degrees_of_freedom:
+            root = _scale_roots(freedom, num_instances, generator)
+            wide[:, block] = lg.prior_mean[block] + (latents - lg.prior_mean)[:, block] * root
+        found = {}
+        for name, loadings in lg.loadings.items():
+            noise = features[name] - latents @ loadings.mT - lg.intercepts[name]
+            if name in self.degrees_of_freedom:
+                noise = noise * _scale_roots(self.degrees_of_freedom[name], num_instances, generator)
+            found[name] = wide @ loadings.mT + lg.intercepts[name] + noise
+        return Sample(wide, found)
 
     def about(self, shift: Tensor) -> ScaleMixture:
         """The model of the data less ``shift``, (D,) stacked over modalities."""
@@ -114,6 +178,11 @@ class ScaleMixture:
         step = max(16, _CHUNK_BUDGET // self.linear_gaussian.latent_dim**2)
         for start in range(0, blocks.num_instances, step):
             yield Chunk(self, blocks, start, min(start + step, blocks.num_instances))
+
+
+def _scale_roots(freedom: Tensor, num_instances: int, generator: torch.Generator | None) -> Tensor:
+    """u^-1/2 of fresh scales u ~ Gamma(nu / 2, nu / 2), (N, 1) for one scale of the factor or (N, D)."""
+    return sample_gamma(freedom.reshape(1, -1).expand(num_instances, -1), generator).rsqrt()
 
 
 def _check_freedom(argument: str, freedom: Tensor, width: int) -> None:

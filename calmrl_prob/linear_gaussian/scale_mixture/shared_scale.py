@@ -32,7 +32,7 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, posterior, predict
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,17 +74,53 @@ class StudentTModel:
         nu = f"degrees_of_freedom={float(self.degrees_of_freedom):.4g}"
         return f"StudentTModel({widths}; latent_dim={lg.latent_dim}, {nu}, dtype={lg.dtype})"
 
-    def sample(
-        self, num_instances: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Draw instances.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities."""
+        return self.linear_gaussian.names
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Number of features D_m of each modality."""
+        return self.linear_gaussian.dims
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents K."""
+        return self.linear_gaussian.latent_dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters."""
+        return self.linear_gaussian.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.linear_gaussian.device
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> StudentTModel:
+        """A copy in another floating-point type, on another device, or both."""
+        return StudentTModel(self.linear_gaussian.to(dtype, device), self.degrees_of_freedom)
+
+    def detach(self) -> StudentTModel:
+        """A copy cut off from the autograd graph."""
+        return StudentTModel(self.linear_gaussian.detach(), self.degrees_of_freedom.detach())
+
+    def select(self, names: Sequence[str]) -> StudentTModel:
+        """The model of some of its modalities.
+
+        Raises:
+            SchemaError: a name is not a modality of the model.
+        """
+        return StudentTModel(self.linear_gaussian.select(names), self.degrees_of_freedom)
+
+    def sample(self, num_instances: int, generator: torch.Generator | None = None) -> Sample:
+        """N instances drawn: scale, latent, all modalities.
 
         Args:
             num_instances: N, how many.
             generator: source of randomness; torch's global one if not given.
-
-        Returns:
-            The scales u (N,), the latents (N, K) and, for each modality, the features (N, D_m).
         """
         lg = self.linear_gaussian
         scales = sample_gamma(self.degrees_of_freedom.expand(num_instances), generator)
@@ -95,7 +131,7 @@ class StudentTModel:
             name: wide @ loadings.mT + lg.intercepts[name] + root * (features[name] - _location(lg, name, latents))
             for name, loadings in lg.loadings.items()
         }
-        return scales, wide, spread
+        return Sample(wide, spread, scales=scales)
 
 
 def _location(lg: LinearGaussian, name: str, latents: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ def test_a_mixture_ranks_in_any_chunks_and_beats_one_gaussian_on_its_own_data() 
     means = 6 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
     tight = 0.1 * torch.eye(3, dtype=torch.float64).expand(5, 3, 3)
     mixture = LinearGaussianMixture.from_prior(base, torch.zeros(5, dtype=torch.float64), means, tight)
-    data = MultimodalData(mixture.sample(120, generator)[2])
+    data = MultimodalData(mixture.sample(120, generator).features)
     one = LinearGaussian(base.loadings, base.intercepts, base.noise_variance, *mixture.prior_moments())
     recall = {c: mean_over_pairs(cross_modal_recall(mixture, data, chunk_size=c)) for c in (50, 2048)}
     assert recall[50] == recall[2048]

@@ -44,7 +44,7 @@ mixture_cases = st.fixed_dictionaries(
 def random_mixture_blocks(
     mixture: LinearGaussianMixture, num_instances: int, rate: float, seed: int = 0, *, empty: bool = True
 ) -> ObservedBlocks:
-    _, _, features = mixture.sample(num_instances, torch.Generator().manual_seed(seed + 7))
+    _, features = mixture.sample(num_instances, torch.Generator().manual_seed(seed + 7))
     return ObservedBlocks.from_arrays(features, random_mask(num_instances, len(features), rate, seed, empty=empty))
 
 
@@ -161,7 +161,8 @@ def test_importance_sampling_finds_the_same_evidence_and_mean() -> None:
     given_ = mixture_posterior(mixture, blocks)
     generator = torch.Generator().manual_seed(1)
     draws = 200_000
-    labels, latents, _ = mixture.sample(draws, generator)
+    drawn = mixture.sample(draws, generator)
+    labels, latents = drawn.labels, drawn.latents
     assert labels.shape == (draws,)
     first = mixture.components[0]
     loadings = torch.cat(list(first.loadings.values()))
@@ -226,7 +227,7 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
 
 def test_samples_have_the_moments_of_the_prior() -> None:
     mixture = random_mixture({"a": 3, "b": 2}, 2, 3)
-    _, latents, features = mixture.sample(100_000, torch.Generator().manual_seed(3))
+    latents, features = mixture.sample(100_000, torch.Generator().manual_seed(3))
     mean, covariance = mixture.prior_moments()
     sd = covariance.diagonal().sqrt()
     assert bool(((latents.mean(0) - mean).abs() < 6 * sd / 100_000**0.5).all())
@@ -271,7 +272,7 @@ def test_shared_components_share_the_products_with_the_data(monkeypatch: pytest.
 
 def test_devices(device: str) -> None:
     mixture = random_mixture({"a": 5, "b": 3}, 2, 3)
-    _, _, features = mixture.sample(40, torch.Generator().manual_seed(0))
+    _, features = mixture.sample(40, torch.Generator().manual_seed(0))
     mask = random_mask(40, 2, 0.4)
     here = mixture_posterior(mixture, ObservedBlocks.from_arrays(features, mask))
     there = mixture_posterior(

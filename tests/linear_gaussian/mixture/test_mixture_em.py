@@ -40,7 +40,8 @@ def clustered(
 ) -> tuple[ObservedBlocks, Tensor, LinearGaussianMixture]:
     """Data drawn from a mixture, with the component of each instance, and the mixture."""
     truth = random_mixture(DIMS, latent_dim, num_components, seed)
-    labels, _, features = truth.sample(num_instances, torch.Generator().manual_seed(seed + 1))
+    drawn = truth.sample(num_instances, torch.Generator().manual_seed(seed + 1))
+    labels, features = drawn.labels, drawn.features
     mask = random_mask(num_instances, len(DIMS), rate, seed)
     return ObservedBlocks.from_arrays(features, mask), labels, truth
 

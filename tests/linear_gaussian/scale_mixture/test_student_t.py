@@ -56,7 +56,7 @@ def heavy_tailed(
     **options: str,
 ) -> tuple[ObservedBlocks, StudentTModel]:
     truth = StudentTModel(random_model(DIMS, latent_dim, seed, **options), torch.tensor(freedom))
-    _, _, features = truth.sample(num_instances, torch.Generator().manual_seed(seed + 1))
+    _, features = truth.sample(num_instances, torch.Generator().manual_seed(seed + 1))
     return ObservedBlocks.from_arrays(features, random_mask(num_instances, len(DIMS), rate, seed)), truth
 
 
@@ -150,7 +150,8 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
 def test_samples_are_those_of_the_multivariate_t() -> None:
     """The Mahalanobis distance of a multivariate t, divided by the dimension, follows an F distribution."""
     model = StudentTModel(random_model({"a": 3, "b": 2}, 2), torch.tensor(3.0))
-    scales, latents, features = model.sample(20_000, torch.Generator().manual_seed(3))
+    drawn = model.sample(20_000, torch.Generator().manual_seed(3))
+    scales, latents, features = drawn.scales, drawn.latents, drawn.features
     mean, covariance = model.linear_gaussian.joint()
     deviation = torch.cat(list(features.values()), dim=1) - mean
     distance = (deviation * torch.linalg.solve(covariance, deviation.mT).mT).sum(1)
