@@ -5,8 +5,8 @@
     x_n^m | z_n, u_n ~ N(W^m z_n + mu^m, sigma_m^2 I / u_n)      D_m features, for each modality m that n has
 
 With u_n integrated out everything is multivariate t with nu degrees of freedom, and nu is learned: instances far out
-count less in the fit, and get wider intervals. ``posterior`` and ``fit_to`` hand the closed forms to ``calmrl_prob``;
-from ``forward`` alone, which is not Gaussian, it would take the route "svi".
+count less in the fit, and get wider intervals. ``structure`` states the closed form to ``calmrl_prob``; from
+``forward`` alone, which is not Gaussian, it would take the route "svi".
 
 Source: Liu & Rubin, ML estimation of the t distribution using EM and its extensions, ECM and ECME (1995); Zhao & Jiang,
 Probabilistic PCA for t distributions (2006).
@@ -15,19 +15,14 @@ Probabilistic PCA for t distributions (2006).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import StudentTModel, student_t_posterior
-from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import StudentTEMResult, fit_student_t_em
-from calmrl_prob.posteriors.student_t import StudentTResult
+from calmrl_prob.linear_gaussian import LinearGaussian, StudentTModel
 
 
 class StudentT(nn.Module):
@@ -72,30 +67,22 @@ class StudentT(nn.Module):
                 pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).to(mean.dtype))
         return z
 
-    def closed_form(self) -> StudentTModel:
-        """The parameters as the engine takes them, cut off from the autograd graph."""
+    def structure(self, data: MultimodalData | None = None) -> StudentTModel:
+        """The closed form: all that ``cal.fit`` and ``cal.posterior`` need."""
+        del data
         lg = LinearGaussian(
             {name: self.loadings[name] for name in self.dims},
             {name: self.intercepts[name] for name in self.dims},
             {name: self.log_noise[name].exp() for name in self.dims},
         )
-        return StudentTModel(lg.detach(), self.log_freedom.detach().exp())
-
-    def posterior(self, data: MultimodalData, **_: Any) -> StudentTResult:
-        """The exact posterior."""
-        return StudentTResult(student_t_posterior(self.closed_form(), data.conform(self.dims).blocks))
+        return StudentTModel(lg, self.log_freedom.exp())
 
     @torch.no_grad()
-    def fit_to(
-        self, data: MultimodalData, seed: int = 0, callback: Callback | None = None, **options: Any
-    ) -> StudentTEMResult:
-        """Closed-form ECM steps, in place."""
-        blocks = data.conform(self.dims).blocks
-        found = fit_student_t_em(blocks, self.latent_dim, noise=self.noise, seed=seed, callback=callback, **options)
-        lg = found.model.linear_gaussian
+    def load(self, structure: StudentTModel) -> None:
+        """Take over what was fitted."""
+        lg = structure.linear_gaussian
         for name in self.dims:
             self.loadings[name].copy_(lg.loadings[name])
             self.intercepts[name].copy_(lg.intercepts[name])
             self.log_noise[name].copy_(lg.noise_variance[name][0].log())
-        self.log_freedom.copy_(found.model.degrees_of_freedom.log())
-        return found
+        self.log_freedom.copy_(structure.degrees_of_freedom.log())

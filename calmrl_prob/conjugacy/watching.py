@@ -10,7 +10,6 @@ import numpy as np
 
 from calmrl_prob.data import MultimodalData
 
-_COLUMNS = ("ids", "labels", "partition", "covariates")
 #: Modules that look at columns only to hand them on.
 _INSIDE = ("calmrl_prob.data.multimodal", "calmrl_prob.data.rows", "calmrl_prob.data.schema")
 
@@ -34,19 +33,34 @@ def watched(data: MultimodalData) -> tuple[MultimodalData, set[str]]:
     return seen, reads
 
 
+class _Column:
+    """A column that enters its name in ``_reads`` when it is read from outside the container."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, data: MultimodalData, owner: type) -> Any:  # noqa: ANN401
+        value = data.__dict__[self._name]
+        if sys._getframe(1).f_globals.get("__name__") in _INSIDE:
+            return value
+        reads: set[str] = data.__dict__["_reads"]
+        if self._name == "covariates":
+            return _WatchedColumns(value, reads)
+        if value is not None:
+            reads.add(self._name)
+        return value
+
+    def __set__(self, data: MultimodalData, value: Any) -> None:  # noqa: ANN401
+        data.__dict__[self._name] = value
+
+
 class _Watched(MultimodalData):
     """MultimodalData that keep note of what a model reads."""
 
-    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401
-        value = super().__getattribute__(name)
-        if name not in _COLUMNS or sys._getframe(1).f_globals.get("__name__") in _INSIDE:
-            return value
-        reads: set[str] = super().__getattribute__("_reads")
-        if name == "covariates":
-            return _WatchedColumns(value, reads)
-        if value is not None:
-            reads.add(name)
-        return value
+    ids = _Column()
+    labels = _Column()
+    partition = _Column()
+    covariates = _Column()
 
 
 class _WatchedColumns(dict[str, np.ndarray]):

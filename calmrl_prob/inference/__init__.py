@@ -10,9 +10,10 @@ from calmrl_prob.inference.parameters.map import run_map
 from calmrl_prob.inference.parameters.nuts import run_nuts
 from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.parameters.svi import run_collapsed_svi
-from calmrl_prob.inference.posterior import ROUTES, Route, as_linear_gaussian, posterior
+from calmrl_prob.inference.posterior import as_linear_gaussian, posterior
 from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian, HasStructure, Loads
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.routes import ROUTES, Route
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.posteriors.predictive import MixturePredictive, NormalPredictive, Predictive
 

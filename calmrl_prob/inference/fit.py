@@ -41,6 +41,8 @@ def fit(
       :func:`calmrl_prob.linear_gaussian.fit_mixture_em`.
     - "scale em": the same for models with a ``StudentTPrior``, or with Student-t noise as ``models/robust.py`` has it.
       Options: keywords of :func:`calmrl_prob.linear_gaussian.fit_scale_em`.
+    - "student-t em": the same where latent and noise of an instance share one scale, as in ``models/student_t.py``.
+      Options: keywords of :func:`calmrl_prob.linear_gaussian.fit_student_t_em`.
     - "gradient": L-BFGS on the exact evidence, for any Pyro model that is conjugate and has parameters (``pyro.param``
       statements, or those of a module). Options: ``max_iterations``, ``tolerance``.
     - "scale mixture": the same for models with Student-t sites: on the evidence where an instance has one scale, on its

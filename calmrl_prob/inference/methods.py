@@ -20,12 +20,19 @@ from calmrl_prob.inference.exact.scale_mixture_fit import (
     run_scale_mixture,
     site_beyond_scale_mixtures,
 )
+from calmrl_prob.inference.exact.student_t import run_student_t_em
 from calmrl_prob.inference.parameters.map import run_map
 from calmrl_prob.inference.parameters.nuts import run_nuts
 from calmrl_prob.inference.parameters.svi import run_collapsed_svi
 from calmrl_prob.inference.protocols import FitReport, Fittable, HasFit, HasLinearGaussian, HasStructure, Loads
 from calmrl_prob.inference.subject import Subject
-from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, ScaleMixture, StructuresByInstance
+from calmrl_prob.linear_gaussian import (
+    LinearGaussian,
+    LinearGaussianMixture,
+    ScaleMixture,
+    StructuresByInstance,
+    StudentTModel,
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,21 @@ def _run_scales(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
     return run_scale_em(subject.model, subject.stated, subject.data, *arguments, **options)  # type: ignore[arg-type]
 
 
+def _refuse_student_t(subject: Subject, asked: str) -> CalmrlError | None:
+    del asked
+    whole = isinstance(subject.data, MultimodalData)
+    if whole and isinstance(subject.model, Loads) and isinstance(subject.stated, StudentTModel):
+        return None
+    return ArgumentTypeError(
+        "model: method 'student-t em' needs a model with structure() and load() of a StudentTModel, as "
+        f"models/student_t.py has them, and MultimodalData; got {described(subject.model)}."
+    )
+
+
+def _run_student_t(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
+    return run_student_t_em(subject.model, subject.data, *arguments, **options)  # type: ignore[arg-type]
+
+
 def _refuse_program(subject: Subject, asked: str) -> CalmrlError | None:
     """Of a method that calls the model: data that are no instances; all else it says itself."""
     if isinstance(subject.data, MultimodalData):
@@ -215,6 +237,7 @@ METHODS = (
     Method("em", _run_em, _refuse_em, run_em),
     Method("mixture em", _run_mixture, _refuse_mixture, run_mixture_em),
     Method("scale em", _run_scales, _refuse_scales, run_scale_em),
+    Method("student-t em", _run_student_t, _refuse_student_t, run_student_t_em),
     _of_program("scale mixture", run_scale_mixture, _has_scales),
     _of_program("map", run_map, _has_globals),
     _of_program("gradient", run_gradient, _has_parameters_only),

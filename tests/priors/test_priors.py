@@ -14,6 +14,7 @@ from torch.distributions import MultivariateNormal
 
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, DataError, MissingDependencyError, NotConjugateError
+from calmrl_prob.linear_gaussian import ScaleMixture
 from calmrl_prob.priors import PRIORS, FlowPrior, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
 from tests.cases.model_cases import DIMS, jittered, random_data, random_prior
 
@@ -101,6 +102,62 @@ def test_a_model_with_it_comes_back_from_its_file(prior: Prior, tmp_path: Path) 
     z = torch.randn(12, 2, dtype=torch.float64)
     assert torch.equal(back.prior.distribution(data).log_prob(z), model.prior.distribution(data).log_prob(z))
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), model.parameters(), strict=True))
+
+
+def test_a_stated_structure_is_the_one_that_is_discovered(prior: Prior) -> None:
+    """To a new prior it applies by itself: what it states is held against what the model does."""
+    model, data = model_under(prior), labelled()
+    stated = model.structure(data)
+    if stated is None:
+        assert isinstance(prior, FlowPrior)
+        return
+    by_statement = cal.posterior(model, data)
+    by_discovery = cal.posterior(lambda rows: model(rows), data)
+    assert by_statement.route == by_discovery.route
+    for part in ("mean", "covariance", "log_marginal"):
+        assert torch.allclose(getattr(by_statement, part), getattr(by_discovery, part), rtol=1e-9, atol=1e-10), part
+    for name in DIMS:
+        ours, theirs = (found.predictive(name) for found in (by_statement, by_discovery))
+        assert torch.allclose(ours.mean, theirs.mean, rtol=1e-9, atol=1e-10)
+        assert torch.allclose(ours.variance, theirs.variance, rtol=1e-9, atol=1e-10)
+
+
+def test_a_model_loads_what_it_states(prior: Prior) -> None:
+    model, data = model_under(prior), labelled()
+    stated = model.structure(data)
+    if stated is None or isinstance(prior, GroupPrior):  # a fit of groups leaves a mixture: below
+        return
+    other = cal.SharedLatentModel(DIMS, 2, prior=type(prior)(2, **prior.config()))
+    other.load(stated)
+    ours, theirs = (cal.posterior(m, data).log_marginal for m in (model, other))
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["normal", "mixture", "student_t"])
+def test_structures_of_all_families_offer_the_same(family: str) -> None:
+    structure = model_under(CASES[family]()).structure()
+    assert structure is not None
+    assert (structure.dims, structure.names, structure.latent_dim) == (dict(DIMS), tuple(DIMS), 2)
+    part = structure.detach().to(dtype=torch.float32).select(["text"])
+    assert (part.names, part.dtype, part.device.type) == (("text",), torch.float32, "cpu")
+    latents, features = part.sample(5, torch.Generator().manual_seed(0))
+    assert latents.shape == (5, 2)
+    assert {name: tuple(values.shape) for name, values in features.items()} == {"text": (5, DIMS["text"])}
+
+
+def test_scale_mixtures_draw_heavy_tails_of_the_right_variance() -> None:
+    """A t with nu degrees of freedom has nu / (nu - 2) times the variance of its scale."""
+    lg = cal.LinearGaussian(
+        {"x": torch.zeros(1, 1).double()}, {"x": torch.zeros(1).double()}, {"x": torch.ones(1).double()}
+    )
+    nu = torch.tensor(10.0, dtype=torch.float64)
+    latents, features = ScaleMixture(lg, {"x": nu}, [(slice(0, 1), nu)]).sample(
+        200_000, torch.Generator().manual_seed(0)
+    )
+    kurtosis = 3 + 6 / (10 - 4)
+    for draws in (latents, features["x"]):
+        # the standard error of a variance of N draws is that variance times sqrt((kurtosis - 1) / N)
+        assert float(draws.var()) == pytest.approx(1.25, abs=6 * 1.25 * ((kurtosis - 1) / 200_000) ** 0.5)
 
 
 def components(prior: Prior, row: int, data: cal.MultimodalData) -> list[tuple[float, Tensor, Tensor]]:
