@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import EMResult, LinearGaussian
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import StudentTModel, student_t_posterior
-from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import StudentTEMResult, fit_student_t_em
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import fit_student_t_em
 from calmrl_prob.posteriors.student_t import StudentTResult
 
 
@@ -88,14 +88,14 @@ class StudentT(nn.Module):
     @torch.no_grad()
     def fit_to(
         self, data: MultimodalData, seed: int = 0, callback: Callback | None = None, **options: Any
-    ) -> StudentTEMResult:
+    ) -> EMResult[StudentTModel]:
         """Closed-form ECM steps, in place."""
         blocks = data.conform(self.dims).blocks
         found = fit_student_t_em(blocks, self.latent_dim, noise=self.noise, seed=seed, callback=callback, **options)
-        lg = found.model.linear_gaussian
+        lg = found.structure.linear_gaussian
         for name in self.dims:
             self.loadings[name].copy_(lg.loadings[name])
             self.intercepts[name].copy_(lg.intercepts[name])
             self.log_noise[name].copy_(lg.noise_variance[name][0].log())
-        self.log_freedom.copy_(found.model.degrees_of_freedom.log())
+        self.log_freedom.copy_(found.structure.degrees_of_freedom.log())
         return found

@@ -10,6 +10,7 @@ from calmrl_prob._support.progress import Callback
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.posterior import Fittable, HasLinearGaussian
 from calmrl_prob.linear_gaussian import (
+    EMOptions,
     EMResult,
     FeatureBlocks,
     LinearGaussian,
@@ -22,8 +23,8 @@ from calmrl_prob.priors import NormalPrior
 logger = logging.getLogger(__name__)
 
 #: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
-_SETTLED = ("latent_dim", "noise", "seed", "callback")
-EM_OPTIONS = keyword_options(fit_em, _SETTLED)
+_SETTLED = ("noise", "seed", "callback")
+EM_OPTIONS = keyword_options(fit_em, _SETTLED, EMOptions)
 #: Options that are numbers, with a value that messages suggest, and those that count something.
 _NUMBERS = {
     "tolerance": 1e-6,
@@ -42,7 +43,7 @@ def run_em(
     seed: int,
     callback: Callback | None,
     **options: Any,
-) -> EMResult:
+) -> EMResult[LinearGaussian]:
     """Fit a model in place.
 
     Raises:

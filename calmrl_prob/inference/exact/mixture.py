@@ -12,14 +12,14 @@ from calmrl_prob._support.arguments import keyword_options, require_known_option
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
-from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, fit_em, posterior
-from calmrl_prob.linear_gaussian.mixture.em import MixtureEMResult, fit_mixture_em, split_by_labels
+from calmrl_prob.linear_gaussian import EMResult, FeatureBlocks, LinearGaussian, ObservedBlocks, fit_em, posterior
+from calmrl_prob.linear_gaussian.mixture.em import MixtureEMOptions, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.priors import GroupPrior, MixturePrior
 
 #: What the fit settles itself; every other keyword of ``fit_mixture_em`` is an option.
 _SETTLED = ("noise", "known_components", "callback")
-_OPTIONS = keyword_options(fit_mixture_em, _SETTLED)
+_OPTIONS = keyword_options(fit_mixture_em, _SETTLED, MixtureEMOptions)
 #: Iterations of the single Gaussian that clusters are looked for under: it need not be perfect.
 _START_ITERATIONS = 100
 
@@ -45,7 +45,7 @@ def has_closed_form(model: object) -> bool:
 
 def run_mixture_em(
     model: MixtureFittable, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
-) -> MixtureEMResult:
+) -> EMResult[LinearGaussianMixture]:
     """Fit a model with a mixture or group prior in place.
 
     Under a mixture prior it starts from a single Gaussian, whose posterior means are clustered (k-means).
@@ -81,11 +81,11 @@ def run_mixture_em(
         assert isinstance(prior, MixturePrior)
         start = clustered(single, blocks, prior.num_components, seed)
     result = fit_mixture_em(blocks, start, noise=model.noise, known_components=known, callback=callback, **options)
-    model.load_likelihood(result.mixture.components[0])
+    model.load_likelihood(result.structure.components[0])
     if isinstance(prior, GroupPrior):
-        prior.components.set(result.mixture.means, result.mixture.covariances)
+        prior.components.set(result.structure.means, result.structure.covariances)
     else:
-        prior.set(result.mixture.log_weights, result.mixture.means, result.mixture.covariances)
+        prior.set(result.structure.log_weights, result.structure.means, result.structure.covariances)
     return result
 
 

@@ -20,15 +20,22 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.inference.exact.gradient import ascend_evidence, trained_parameters
 from calmrl_prob.inference.exact.scale_mixture import assemble, scale_mixture_of
-from calmrl_prob.inference.optimisers.ascent import AscentReport
-from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, ScaleEMResult, ScaleMixture, fit_scale_em
+from calmrl_prob.inference.optimisers.ascent import ModeReport
+from calmrl_prob.linear_gaussian import (
+    EMResult,
+    LinearGaussian,
+    ObservedBlocks,
+    ScaleEMOptions,
+    ScaleMixture,
+    fit_scale_em,
+)
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import expected_log_joint, scale_moments
 from calmrl_prob.priors import StudentTPrior
 from calmrl_prob.programs.bound import BoundModel
 
 #: What "scale em" settles itself; every other keyword of ``fit_scale_em`` is an option.
 _SETTLED = ("noise", "student_t", "prior", "seed", "callback", "start", "prior_mean", "prior_covariance")
-_OPTIONS = keyword_options(fit_scale_em, _SETTLED)
+_OPTIONS = keyword_options(fit_scale_em, _SETTLED, ScaleEMOptions)
 #: Sweeps of coordinate updates for one evaluation; each starts from where the last one ended.
 _SWEEPS = 50
 
@@ -64,7 +71,7 @@ def run_scale_em(
     seed: int,
     callback: Callback | None,
     **options: Any,
-) -> ScaleEMResult:
+) -> EMResult[ScaleMixture]:
     """Fit a model with a Student-t prior, or Student-t noise, in place.
 
     Args:
@@ -92,11 +99,11 @@ def run_scale_em(
         callback=callback,
         **options,
     )
-    model.load_likelihood(result.model.linear_gaussian)
+    model.load_likelihood(result.structure.linear_gaussian)
     if isinstance(prior, StudentTPrior):
-        prior.set(result.model.prior_degrees_of_freedom[0][1])
-    if result.model.degrees_of_freedom:
-        model.load_degrees_of_freedom(result.model.degrees_of_freedom)
+        prior.set(result.structure.prior_degrees_of_freedom[0][1])
+    if result.structure.degrees_of_freedom:
+        model.load_degrees_of_freedom(result.structure.degrees_of_freedom)
     return result
 
 
@@ -108,7 +115,7 @@ def run_scale_mixture(
     *,
     max_iterations: int = 500,
     tolerance: float = 1e-6,
-) -> AscentReport:
+) -> ModeReport:
     """Maximise the evidence of a model with Student-t sites, or its lower bound, over its parameters, in place.
 
     Args:
