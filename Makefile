@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 FLOORS := build/floors
 
-.PHONY: help install demo test test-all check bench floors clean
+.PHONY: help install demo test test-cpus test-all check bench floors clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -40,7 +40,23 @@ check: $(STAMP) ## lint, formatting, types
 test: check ## check, then every test but the slow ones, doctests and the documentation's code included
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
-test-all: check ## check, then every test
+# A processor is known by the order in which it adds: in matrix products (MKL; OpenBLAS is that of NumPy and SciPy), in
+# loops over vectors (ATen) and over threads. "this" is the machine's own.
+CPUS := this MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell
+# Nothing is computed in these: packaging, sources, pages in a browser, reports of what was computed, pictures.
+NOT_NUMERIC := wheel repository browser reports analysis gather plots
+
+test-cpus: $(STAMP) ## numeric tests and all pages as other processors compute them, with 1 and 2 threads (about an hour)
+	@failed=; for cpu in $(CPUS); do for threads in 1 2; do \
+		echo "== processor: $$cpu, threads: $$threads"; \
+		env $${cpu#this} OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "not slow or page" \
+			$(NOT_NUMERIC:%='--ignore-glob=*/test_%.py') $(CPU_TESTS) || failed="$$failed, $$cpu with $$threads"; \
+	done; done; \
+	test -z "$$failed" && found="all passed" || found="failed on$${failed#,}"; \
+	echo "== $(words $(CPUS)) processors, 1 and 2 threads each: $$found"; \
+	test -z "$$failed"
+
+test-all: check test-cpus ## check, then every test, and the numeric ones as on other processors
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 bench: $(BENCH_STAMP) ## speed and memory against bare matrix products and other packages

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.arguments import parse
 from analysis.figures.forest import forest
 from analysis.figures.style import png
 from analysis.pages.page import Picture, Section, Table, render
+from analysis.runs.arguments import parse
 from analysis.runs.files import write_bytes, write_table, write_text
 from analysis.runs.runs import Run, find_runs, read_run
 from analysis.statistics.paired import paired_differences
@@ -103,7 +103,7 @@ def compare_runs(
 
     Returns:
         What ``paired_differences`` returns, with columns metric, group (such as "missing=1"; "" for all), reference
-        (a label) and better (as ``told``, said of what is better) before it.
+        (a label) and better (as ``verdict``, of what is better) before it.
 
     Raises:
         ArgumentError: a metric or the reference is not there, or the variants share no seed.
@@ -127,7 +127,7 @@ def compare_runs(
                 continue  # the reference has no such score: nothing to subtract
             table = paired_differences(part, metric, chosen, blocks=blocks, level=level)
             table = table[table["pairs"] > 0]
-            table.insert(0, "better", [_better(told, metric) for told in table["told"]])
+            table.insert(0, "better", [_better(verdict, metric) for verdict in table["verdict"]])
             for column, value in (("reference", labels[chosen]), ("group", named), ("metric", metric)):
                 table.insert(0, column, value)
             tables.append(table)
@@ -235,10 +235,10 @@ def caveat(found: pd.DataFrame, level: float = 0.95) -> str:
     return " ".join(part for part in text if part)
 
 
-def _better(told: str, metric: str) -> str:
-    if told not in ("higher", "lower") or metric not in MEASURES:
-        return told
-    return "better" if (told == "higher") == MEASURES[metric][0] else "worse"
+def _better(verdict: str, metric: str) -> str:
+    if verdict not in ("higher", "lower") or metric not in MEASURES:
+        return verdict
+    return "better" if (verdict == "higher") == MEASURES[metric][0] else "worse"
 
 
 def _shown(found: pd.DataFrame) -> pd.DataFrame:
@@ -259,7 +259,7 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
             ],
             "t p": [p(row, "t_p") for _, row in found.iterrows()],
             "Wilcoxon p": [p(row, "wilcoxon_p") for _, row in found.iterrows()],
-            "told": found["better"],
+            "verdict": found["better"],
         }
     )
     return table if found["group"].any() else table.drop(columns="of")

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.alignment_report import FACTS, build_alignment_report
-from analysis.arguments import parse
 from analysis.compare import MEASURES, caveat, compare_runs, readings
 from analysis.figures.alignment import variant_bars
 from analysis.figures.comparison import recall_bars
@@ -24,6 +23,7 @@ from analysis.pages.comparison import comparison_lead, comparison_sections, shor
 from analysis.pages.markdown import read_markdown
 from analysis.pages.page import Picture, Section, Table, render
 from analysis.pages.readings import certificate_readings, recalibration_readings, spread_reading, variant_readings
+from analysis.runs.arguments import parse
 from analysis.runs.files import read_table, write_text
 from analysis.runs.runs import Run, find_runs, read_run
 from analysis.statistics.tables import best_rows, formatted, summarize
@@ -118,15 +118,15 @@ def _table_sections(run: Run, figures: bool) -> list[Section]:
     if not shown:
         shown = [_own_table(run)]
     seeds = sorted(results["seed"].unique()) if "seed" in results else []
-    said = [spread_reading(seeds)] if seeds else []
+    lines = [spread_reading(seeds)] if seeds else []
     level = run.config.get("interval_level")
     if level and {"coverage", "label"} <= set(results.columns):
         for name, part in _by_dataset(results):
-            said += [f"{name}{line}" for line in variant_readings(part, float(level))]
+            lines += [f"{name}{line}" for line in variant_readings(part, float(level))]
     if level and {"fit", "method", "modality", "coverage"} <= set(results.columns):
-        said += recalibration_readings(results, float(level))
+        lines += recalibration_readings(results, float(level))
     notes = [line for line in prose if line not in _title(run)]
-    sections = [Section(tables=shown, notes=notes), Section("What the figures say", readings=said)]
+    sections = [Section(tables=shown, notes=notes), Section("What the figures say", readings=lines)]
     tested = _tested(run) if len(seeds) > 1 else None
     if tested is not None:
         sections.append(tested)
@@ -196,7 +196,7 @@ def _certificates(run: Run) -> list[Section]:
             "nearer": first["calibrated"] < first["local"],
         }
     )
-    said = [
+    lines = [
         f"{number} missing. {line}"
         for number, part in certificates.groupby("modalities missing")
         for line in certificate_readings(part)
@@ -205,7 +205,7 @@ def _certificates(run: Run) -> list[Section]:
     return [
         Section(
             "Instances that should not be imputed",
-            readings=said,
+            readings=lines,
             tables=[Table.of(lowest, caption=f"The {len(lowest)} cases with the lowest probability.")],
             notes=[
                 "The probability that calibration brings the anchor of an incomplete instance nearer to that of the "

@@ -7,33 +7,15 @@ is of two medians from the same run.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-Row = dict[str, object]
+from benchmarks.tables import Row, in_own_process, show
 
-
-def show(console: Console, title: str, rows: list[Row]) -> None:
-    """One table."""
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    console.print(table)
-
-
-def in_own_process(*arguments: str) -> Row:
-    """Run a measurement as a module of its own; its last line is the result."""
-    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=True)
-    row: Row = json.loads(done.stdout.strip().splitlines()[-1])
-    return row
+Table = tuple[str, list[Row]]
 
 
 def main() -> None:
@@ -41,75 +23,93 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the million rows and the peers")
     options = parser.parse_args()
-    os.environ.update(OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1")  # for the processes started from here
+    os.environ.update(OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1")  # before torch, for processes started from here
     import torch
 
     torch.set_num_threads(1)
-    from benchmarks import (
-        alignment,
-        arviz_memory,
-        collapsed,
-        discovery,
-        fitting,
-        group_ard,
-        iteration,
-        objectives,
-        parameter_uncertainty,
-        peers,
-        processes,
-    )
-    from benchmarks.problems import PROBLEMS
-
     console = Console()
     console.width = max(console.width, 120)  # tables are read in full, in a log file too
     console.print(f"torch {torch.__version__}, {os.cpu_count()} cores, 1 thread, CUDA: {torch.cuda.is_available()}")
+    for measurements in (fits(console), models(console, options.quick), alignments(console)):
+        for title, rows in measurements:
+            show(console, title, rows)
+    if not options.quick:
+        for title, rows in large(console):
+            show(console, title, rows)
+
+
+def fits(console: Console) -> Iterator[Table]:
+    """Fits by EM, one iteration of it, and what importing the package costs."""
+    import torch
+
+    from benchmarks import fitting, import_time, iteration
+    from benchmarks.problems import PROBLEMS
+
     cases = [(problem, dtype) for problem in PROBLEMS.values() for dtype in (torch.float64, torch.float32)]
     rows = [fitting.measure(*case) for case in track(cases, "fits", console=console, transient=True)]
-    show(console, "From arrays to a fitted model (defaults; best evidence from fits carried on to 1e-12)", rows)
-    rows = [
-        row
-        for problem in track(
-            [p for p in PROBLEMS.values() if p.decay == 1], "iterations", console=console, transient=True
-        )
-        for row in iteration.measure(problem)
-    ]
-    show(console, "One EM iteration against its bare matrix products", rows)
+    yield "From arrays to a fitted model (defaults; best evidence from fits carried on to 1e-12)", rows
+    plain = [problem for problem in PROBLEMS.values() if problem.decay == 1]
+    found = [iteration.measure(problem) for problem in track(plain, "iterations", console=console, transient=True)]
+    yield "One EM iteration against its bare matrix products", [row for rows in found for row in rows]
+    with console.status("imports"):
+        rows = import_time.measure()
+    yield "Imports, each in a process of its own", rows
+
+
+def models(console: Console, quick: bool) -> Iterator[Table]:
+    """Programs of one's own, global latents, draws of parameters and what is made of them, Gaussian processes."""
+    from benchmarks import arviz_memory, collapsed, discovery, group_ard, parameter_uncertainty, processes
+    from benchmarks.problems import PROBLEMS
+
     with console.status("discovery"):
         rows = [row for name in ("small", "medium") for row in discovery.measure(PROBLEMS[name])]
-    show(console, "A Pyro program's form discovered, against one EM fit", rows)
+    yield "A Pyro program's form discovered, against one EM fit", rows
     with console.status("collapsed inference"):
         rows = collapsed.leapfrog(PROBLEMS["small"])
-        show(console, "A leapfrog step of collapsed NUTS, and on a hundred times as many rows", rows)
+    yield "A leapfrog step of collapsed NUTS, and on a hundred times as many rows", rows
+    with console.status("group ARD"):
         rows = group_ard.measure_ard()
-    if not options.quick:
-        with console.status("group ARD beside other packages"):
+        if not quick:
             rows += [in_own_process("benchmarks.group_ard", name) for name in group_ard.available_peers()]
-    show(console, "Group ARD where it is known which latent serves which modality", rows)
+    yield "Group ARD where it is known which latent serves which modality", rows
     with console.status("draws of parameters"):
         rows = parameter_uncertainty.measure()
-    show(console, "50 draws of the parameters about a fit of `small`", rows)
+    yield "50 draws of the parameters about a fit of `small`", rows
     with console.status("to_arviz"):
         rows = [in_own_process("benchmarks.arviz_memory", route) for route in arviz_memory.ROUTES]
-    show(console, "to_arviz, 1,000 draws of `small`, peak memory", rows)
+    yield "to_arviz, 1,000 draws of `small`, peak memory", rows
     with console.status("Gaussian processes"):
-        show(console, "Posterior of Gaussian-process latents, covariances included", processes.measure())
+        rows = processes.measure()
+    yield "Posterior of Gaussian-process latents, covariances included", rows
+
+
+def alignments(console: Console) -> Iterator[Table]:
+    """Objectives, and a step of calibrated alignment."""
+    from benchmarks import alignment, objectives
+
     with console.status("alignment objectives"):
-        show(console, "Alignment objectives, forward and backward, B 512, M 4, D 256, float32", objectives.measure())
+        rows = objectives.measure()
+    yield "Alignment objectives, forward and backward, B 512, M 4, D 256, float32", rows
     with console.status("calibrated alignment"):
-        show(console, "A step of calibrated alignment against one without, MLP encoders", alignment.measure())
-    if options.quick:
-        return
+        rows = alignment.measure()
+    yield "A step of calibrated alignment against one without, MLP encoders", rows
+
+
+def large(console: Console) -> Iterator[Table]:
+    """Measurements that take long: another package, a million rows, a GPU."""
+    import torch
+
+    from benchmarks import gpu, peers
+
     if peers.available():
         with console.status("mofapy2"):
             rows = [in_own_process("benchmarks.peers", name, "1000") for name in ("small", "uci")]
-        show(console, "Another package on the same data", rows)
+        yield "Another package on the same data", rows
     with console.status("1,000,000 x 1,024 float32"):
         rows = [in_own_process("benchmarks.one_pass", "1000000")]
-    show(console, "One pass over the data in chunks, against X^T X of the same chunks", rows)
+    yield "One pass over the data in chunks, against X^T X of the same chunks", rows
     if torch.cuda.is_available():
-        from benchmarks import gpu
-
-        show(console, "CPU against GPU", gpu.measure())
+        yield "CPU against GPU", gpu.measure()
 
 
 if __name__ == "__main__":

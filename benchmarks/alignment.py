@@ -16,7 +16,7 @@ from calmrl_prob.alignment.objectives import make_objective
 from calmrl_prob.datasets import make_synthetic
 from calmrl_prob.encoders import build_encoders
 from calmrl_prob.training import AlignmentModule, GenerativeStep, align
-from calmrl_prob.training.batches import EpochSampler, InMemory, batches
+from calmrl_prob.training.batches import EpochSampler, InMemory, batch_loader
 from calmrl_prob.training.generative_step import gather_statistics
 
 _BATCH, _WIDTH, _LATENT = 512, 256, 32
@@ -24,14 +24,14 @@ _BATCH, _WIDTH, _LATENT = 512, 256, 32
 
 def measure(rounds: int = 15, num_instances: int = 8192) -> list[dict[str, object]]:
     """One row for each calibration."""
-    made = make_synthetic(num_instances, {f"m{i}": 256 for i in range(4)}, _LATENT, missing_rate=0.33, seed=0)
-    data = made.data.to(torch.float32)
+    synthetic = make_synthetic(num_instances, {f"m{i}": 256 for i in range(4)}, _LATENT, missing_rate=0.33, seed=0)
+    data = synthetic.data.to(torch.float32)
     dataset = InMemory(data)
     batch = dataset.__getitems__(range(_BATCH))
     objective = make_objective("pairwise")
     encoders = build_encoders("mlp", data.dims, _WIDTH, hidden=(1024,))
     modules = {name: AlignmentModule(encoders, objective, kind()) for name, kind in CALIBRATIONS.items()}
-    rows = batches(dataset, tuple(data.dims), EpochSampler(range(len(data)), shuffle=False), 1024)
+    rows = batch_loader(dataset, tuple(data.dims), EpochSampler(range(len(data)), shuffle=False), 1024)
     model = GenerativeStep([], _LATENT).fit(gather_statistics(modules["none"], rows), None)
     times: dict[str, list[float]] = {name: [] for name in modules}
     for module in modules.values():

@@ -15,8 +15,8 @@ from rich.console import Console
 import calmrl_prob as cal
 from benchmarks.clock import peak_megabytes
 from benchmarks.problems import PROBLEMS
+from benchmarks.tables import Row, in_own_process, show
 
-Row = dict[str, object]
 ROUTES = ("point", "laplace", "bootstrap", "missing cells")
 
 
@@ -44,8 +44,6 @@ def main() -> None:
     if len(sys.argv) > 1:
         Console(width=1000).print_json(json.dumps(measure(" ".join(sys.argv[1:]))), indent=None)
         return
-    from benchmarks.__main__ import in_own_process, show
-
     rows = [in_own_process("benchmarks.arviz_memory", route) for route in ROUTES]
     show(Console(width=120), "to_arviz, 1,000 draws of 2,000 instances x 4 modalities x 64 features", rows)
 

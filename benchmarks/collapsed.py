@@ -12,11 +12,10 @@ from pyro.ops.integrator import velocity_verlet
 import calmrl_prob as cal
 from benchmarks.clock import paired
 from benchmarks.problems import Problem
+from benchmarks.tables import Row
 from calmrl_prob.inference.parameters.collapsed import CollapsedModel
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from models.group_ard import GroupARD
-
-Row = dict[str, object]
 
 
 def repeated(model: LinearGaussian, like: cal.MultimodalData, times: int) -> SufficientStatistics:
@@ -30,12 +29,12 @@ def repeated(model: LinearGaussian, like: cal.MultimodalData, times: int) -> Suf
 
 def leapfrog(problem: Problem, times: int = 100) -> list[Row]:
     """CPU milliseconds of a leapfrog step on the problem's data and on ``times`` as many rows."""
-    made = problem.make()
-    program = GroupARD(made.data.dims, problem.latent_dim)
+    synthetic = problem.make()
+    program = GroupARD(synthetic.data.dims, problem.latent_dim)
     models = {
-        problem.num_instances: cal.marginalize(program, made.data),
+        problem.num_instances: cal.marginalize(program, synthetic.data),
         times * problem.num_instances: cal.marginalize(
-            program, made.data, statistics=repeated(made.truth, made.data, times)
+            program, synthetic.data, statistics=repeated(synthetic.truth, synthetic.data, times)
         ),
     }
     costs = paired({str(count): _step(model) for count, model in models.items()})
@@ -43,7 +42,7 @@ def leapfrog(problem: Problem, times: int = 100) -> list[Row]:
     return [
         {
             "rows": count,
-            "patterns": made.data.patterns.shape[0],
+            "patterns": synthetic.data.patterns.shape[0],
             "unknowns": model.dim,
             "form": model._evidence._prepared[0].form,  # type: ignore[attr-defined]  # an Evidence
             "leapfrog_ms": 1e3 * costs[str(count)],

@@ -15,9 +15,8 @@ import torch
 import calmrl_prob as cal
 from benchmarks.clock import Work, cpu_seconds
 from benchmarks.problems import Problem
+from benchmarks.tables import Row
 from models.calmrl import CalMRL
-
-Row = dict[str, object]
 
 
 def with_covariate(model: CalMRL, data: cal.MultimodalData) -> None:
@@ -33,16 +32,16 @@ def with_covariate(model: CalMRL, data: cal.MultimodalData) -> None:
 
 def measure(problem: Problem, rounds: int = 5) -> list[Row]:
     """CPU seconds of each step, in turn, and what a program costs over the native model as a share of the fit."""
-    made = problem.make()
+    synthetic = problem.make()
     generator = torch.Generator().manual_seed(0)
-    ages = torch.randn(len(made.data), generator=generator, dtype=torch.float64)
-    arrays = {name: made.data[name] for name in made.data.names}
+    ages = torch.randn(len(synthetic.data), generator=generator, dtype=torch.float64)
+    arrays = {name: synthetic.data[name] for name in synthetic.data.names}
     data = cal.MultimodalData(arrays, covariates={"age": ages.numpy()})
     data.blocks  # noqa: B018  # what every route needs and the data keep is no part of the comparison
     native = cal.SharedLatentModel(data.dims, problem.latent_dim)
-    native.load_linear_gaussian(made.truth)
+    native.load_linear_gaussian(synthetic.truth)
     program = CalMRL(data.dims, problem.latent_dim)
-    program.load_linear_gaussian(made.truth)
+    program.load_linear_gaussian(synthetic.truth)
     works: dict[str, Work] = {
         "fit": lambda: cal.fit(cal.SharedLatentModel(data.dims, problem.latent_dim), data),
         "native": lambda: cal.posterior(native, data).log_marginal,

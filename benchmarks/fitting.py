@@ -8,12 +8,11 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import Problem
+from benchmarks.tables import Row
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
-
-Row = dict[str, object]
 
 
 def held_out_nll(
@@ -37,8 +36,8 @@ def measure(problem: Problem, dtype: torch.dtype = torch.float64, repeats: int =
 
     The best evidence is that of fits carried on to a gain of 1e-12 for each value, from this fit and from the truth.
     """
-    made = problem.make()
-    arrays = {name: made.data[name].to(dtype).numpy() for name in made.data.names}
+    synthetic = problem.make()
+    arrays = {name: synthetic.data[name].to(dtype).numpy() for name in synthetic.data.names}
     models: list[tuple[cal.SharedLatentModel, cal.FitResult]] = []
 
     def fit() -> None:
@@ -52,7 +51,7 @@ def measure(problem: Problem, dtype: torch.dtype = torch.float64, repeats: int =
     fitted = model.linear_gaussian().detach()
     best = max(
         float(fit_em(blocks, problem.latent_dim, start=start, tolerance=1e-12).log_likelihood[-1])
-        for start in (fitted, made.truth)
+        for start in (fitted, synthetic.truth)
     )
     return {
         "problem": problem.name,
@@ -61,6 +60,6 @@ def measure(problem: Problem, dtype: torch.dtype = torch.float64, repeats: int =
         "target_s": problem.target_seconds,
         "iterations": result.num_iterations,
         "short_of_best": (best - float(result.log_likelihood[-1])) / abs(best),
-        "nll": held_out_nll(fitted, made.truth, problem.missing_rate),
-        "nll_of_truth": held_out_nll(made.truth, made.truth, problem.missing_rate),
+        "nll": held_out_nll(fitted, synthetic.truth, problem.missing_rate),
+        "nll_of_truth": held_out_nll(synthetic.truth, synthetic.truth, problem.missing_rate),
     }

@@ -21,12 +21,11 @@ from benchmarks.clock import cpu_seconds
 from benchmarks.fitting import held_out_nll
 from benchmarks.peers import fit_mofapy2
 from benchmarks.problems import Made
+from benchmarks.tables import Row
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian
 from models.calmrl import CalMRL
 from models.group_ard import GroupARD
-
-Row = dict[str, object]
 
 #: Share of a modality's variance above which a latent serves it.
 _SERVES = 2e-3
@@ -66,20 +65,20 @@ def recovered(model: LinearGaussian) -> str:
     return f"{len(_PATTERN) - len(wanted)} of {len(_PATTERN)}, {extra} other"
 
 
-def scored(package: str, seconds: float, model: LinearGaussian, made: Made) -> Row:
+def scored(package: str, seconds: float, model: LinearGaussian, synthetic: Made) -> Row:
     """A row of the table."""
     return {
         "method": package,
         "cpu_s": seconds,
         "serving": recovered(model),
-        "nll": held_out_nll(model, made.truth),
+        "nll": held_out_nll(model, synthetic.truth),
     }
 
 
-def ard(made: Made, latent_dim: int = 16) -> list[Row]:
+def ard(synthetic: Made, latent_dim: int = 16) -> list[Row]:
     """This package: EM without and with ARD, and the mode of the Pyro model."""
-    arrays = {name: made.data[name].numpy() for name in made.data.names}
-    rows = [scored("true parameters", 0.0, made.truth, made)]
+    arrays = {name: synthetic.data[name].numpy() for name in synthetic.data.names}
+    rows = [scored("true parameters", 0.0, synthetic.truth, synthetic)]
     for method, options in (("EM", {}), ("EM, loadings_prior='ard'", {"loadings_prior": "ard"})):
         kept: list[LinearGaussian] = []
 
@@ -87,26 +86,26 @@ def ard(made: Made, latent_dim: int = 16) -> list[Row]:
             data = cal.MultimodalData(arrays)
             model = CalMRL(data.dims, latent_dim)
             cal.fit(model, data, **options)
-            kept.append(cal.linear_gaussian(model, data))
+            kept.append(cal.discover(model, data).linear_gaussian())
 
         seconds = min(cpu_seconds(fit) for _ in range(3))
-        rows.append(scored(method, seconds, kept[-1].detach(), made))
+        rows.append(scored(method, seconds, kept[-1].detach(), synthetic))
     data = cal.MultimodalData(arrays)
     modes: list[cal.FitResult] = []
-    program = GroupARD(data.dims, latent_dim, scale=float(made.data["m0"].nan_to_num().std()))
+    program = GroupARD(data.dims, latent_dim, scale=float(synthetic.data["m0"].nan_to_num().std()))
     seconds = cpu_seconds(lambda: modes.append(cal.fit(program, data, "map")))
-    mode = cal.linear_gaussian(modes[0].model, data).detach()
-    rows.append(scored("GroupARD, map", seconds, mode, made))
+    mode = cal.discover(modes[0].model, data).linear_gaussian().detach()
+    rows.append(scored("GroupARD, map", seconds, mode, synthetic))
     return rows
 
 
-def run_mofapy2(made: Made, latent_dim: int = 16, iterations: int = 1000) -> Row:
+def run_mofapy2(synthetic: Made, latent_dim: int = 16, iterations: int = 1000) -> Row:
     """MOFA+ with ARD by view and factor (Argelaguet et al., 2020), its defaults otherwise."""
-    seconds, model = fit_mofapy2(made, iterations, factors=latent_dim, ard_weights=True, ard_factors=False)
-    return scored("mofapy2", seconds, model, made)
+    seconds, model = fit_mofapy2(synthetic, iterations, factors=latent_dim, ard_weights=True, ard_factors=False)
+    return scored("mofapy2", seconds, model, synthetic)
 
 
-def run_mofaflex(made: Made, latent_dim: int = 16, epochs: int = 2000) -> Row:
+def run_mofaflex(synthetic: Made, latent_dim: int = 16, epochs: int = 2000) -> Row:
     """MOFA-FLEX by SVI, with its horseshoe prior of the weights; at ten times its rate, so that the epochs suffice."""
     import pandas as pd
 
@@ -115,9 +114,9 @@ def run_mofaflex(made: Made, latent_dim: int = 16, epochs: int = 2000) -> Row:
     import mofaflex
 
     views, scale = {}, {}
-    for name in made.data.names:
-        rows = made.data.observed(name).nonzero().squeeze(1)
-        values = made.data[name][rows]
+    for name in synthetic.data.names:
+        rows = synthetic.data.observed(name).nonzero().squeeze(1)
+        values = synthetic.data[name][rows]
         scale[name] = (values - values.mean(0)).std()  # what it divides a view by
         labels = pd.DataFrame(index=[f"s{row}" for row in rows.tolist()])
         views[name] = anndata.AnnData(values.numpy(), obs=labels)
@@ -141,10 +140,10 @@ def run_mofaflex(made: Made, latent_dim: int = 16, epochs: int = 2000) -> Row:
     weights, dispersion = fitted[0].get_weights("numpy"), fitted[0].get_dispersion("numpy")
     model = LinearGaussian(
         {name: torch.as_tensor(weights[name]).double().mT * scale[name] for name in views},
-        {name: made.data[name].nanmean(0) for name in views},
+        {name: synthetic.data[name].nanmean(0) for name in views},
         {name: (scale[name] / torch.as_tensor(dispersion[name]).double()).square() for name in views},
     )
-    return scored("mofaflex", seconds, model, made)
+    return scored("mofaflex", seconds, model, synthetic)
 
 
 def measure_ard() -> list[Row]:

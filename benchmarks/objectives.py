@@ -34,9 +34,9 @@ def products(views: Views) -> Tensor:
 
 def every_objective() -> dict[str, Objective]:
     """One of each, with its defaults."""
-    made = {name: make_objective(name) for name in OBJECTIVES if name != Combined.name}
+    objectives = {name: make_objective(name) for name in OBJECTIVES if name != Combined.name}
     combined = Combined({"pairwise": Pairwise(), "matching": Matching()}, {"pairwise": 1.0, "matching": 0.1})
-    return {**made, Combined.name: combined}
+    return {**objectives, Combined.name: combined}
 
 
 def measure(instances: int = 512, modalities: int = 4, width: int = 256, rounds: int = 5) -> list[dict[str, object]]:

@@ -24,10 +24,10 @@ from torch import Tensor
 import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.problems import PROBLEMS, Problem
+from benchmarks.tables import Row, show
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.programs.bound import PyroModel
 
-Row = dict[str, object]
 Cells = dict[str, Tensor]
 
 
@@ -88,10 +88,10 @@ def against(oracle: Cells, found: Cells) -> Row:
 
 def problem_of(problem: Problem, rows: int) -> tuple[cal.MultimodalData, cal.MultimodalData, cal.MultimodalData]:
     """The first rows of a problem, and as many new ones: as they are seen, and complete."""
-    made = problem.make()
-    _, features = made.truth.sample(rows, torch.Generator().manual_seed(99))
+    synthetic = problem.make()
+    _, features = synthetic.truth.sample(rows, torch.Generator().manual_seed(99))
     complete = cal.MultimodalData(features)
-    return made.data.subset(slice(0, rows)), complete.mask(mcar(complete, problem.missing_rate, seed=5)), complete
+    return synthetic.data.subset(slice(0, rows)), complete.mask(mcar(complete, problem.missing_rate, seed=5)), complete
 
 
 def sampled(data: cal.MultimodalData, latent_dim: int, draws: int) -> cal.FitResult:
@@ -151,8 +151,6 @@ def compare(problem: Problem, rows: int, nuts_draws: int, num_draws: int = 200) 
 
 def main() -> None:
     """Measure and print."""
-    from benchmarks.__main__ import show
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parameter_uncertainty", description=__doc__)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--width", type=int, default=64)

@@ -39,17 +39,17 @@ def run_mofa(problem: Problem, iterations: int) -> dict[str, object]:
     }
 
 
-def fit_mofapy2(made: Made, iterations: int, **model_options: object) -> tuple[float, LinearGaussian]:
+def fit_mofapy2(synthetic: Made, iterations: int, **model_options: object) -> tuple[float, LinearGaussian]:
     """CPU seconds of mofapy2's fit, and what it found; weights without spike and slab.
 
     Args:
-        made: the data.
+        synthetic: the data.
         iterations: at most.
         **model_options: of ``set_model_options``.
     """
     from mofapy2.run.entry_point import entry_point  # an optional extra, so imported where it is used
 
-    views = [made.data[name].numpy() for name in made.data.names]
+    views = [synthetic.data[name].numpy() for name in synthetic.data.names]
     entry = entry_point()
 
     def fit() -> None:
@@ -66,9 +66,9 @@ def fit_mofapy2(made: Made, iterations: int, **model_options: object) -> tuple[f
     loadings = nodes["W"].getExpectation()
     taus = [torch.as_tensor(tau).double() for tau in nodes["Tau"].getExpectation()]
     model = LinearGaussian(
-        {name: torch.as_tensor(loadings[m]).double() for m, name in enumerate(made.data.names)},
-        {name: made.data[name].nanmean(0) for name in made.data.names},
-        {name: 1 / taus[m].nan_to_num().amax(0) for m, name in enumerate(made.data.names)},
+        {name: torch.as_tensor(loadings[m]).double() for m, name in enumerate(synthetic.data.names)},
+        {name: synthetic.data[name].nanmean(0) for name in synthetic.data.names},
+        {name: 1 / taus[m].nan_to_num().amax(0) for m, name in enumerate(synthetic.data.names)},
     )
     return seconds, model
 

@@ -45,13 +45,13 @@ def measure() -> list[dict[str, object]]:
 def _problem(
     num_instances: int, smoothness: float | None, lengthscale: float
 ) -> tuple[LinearGaussian, GaussianProcessPrior, MultimodalData]:
-    made = make_synthetic(num_instances, {f"m{i}": 64 for i in range(4)}, 4, missing_rate=0.3, seed=0)
+    synthetic = make_synthetic(num_instances, {f"m{i}": 64 for i in range(4)}, 4, missing_rate=0.3, seed=0)
     place = torch.rand(num_instances, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    data = MultimodalData({name: made.data[name] for name in made.data.names}, covariates={"place": place})
+    data = MultimodalData({name: synthetic.data[name] for name in synthetic.data.names}, covariates={"place": place})
     kernels = gpytorch.kernels
     kernel = kernels.RBFKernel() if smoothness is None else kernels.MaternKernel(nu=smoothness)
     kernel.lengthscale = lengthscale
-    return made.truth, GaussianProcessPrior(4, kernel, "place"), data
+    return synthetic.truth, GaussianProcessPrior(4, kernel, "place"), data
 
 
 def _row(num_instances: int, smoothness: float | None, lengthscale: float, max_rank: int) -> dict[str, object]:

@@ -9,27 +9,37 @@
 
 The model and its closed forms: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities,
 arXiv 2511.12034.
+
+Importing the package costs next to nothing: each name loads its module, and what that needs, when first used.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-from calmrl_prob import datasets, evaluation, plots
-from calmrl_prob.arviz.export import to_arviz
-from calmrl_prob.arviz.files import from_arviz
-from calmrl_prob.conjugacy import ConjugateForm, discover, linear_gaussian
-from calmrl_prob.data import MultimodalData, missingness
-from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
-from calmrl_prob.evaluation import MaskedValidation, cross_modal_recall, masked_validation, retrieve
-from calmrl_prob.guide import ConjugateGuide
-from calmrl_prob.imputation import Imputation, impute
-from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
-from calmrl_prob.inference.choose import LatentDimChoice, choose_latent_dim
-from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
-from calmrl_prob.io import load_npz
-from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
-from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.recalibration import Recalibration, ShrinkageChoice, choose_shrinkage, recalibrate
-from calmrl_prob.serialization import load, save
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from calmrl_prob._moved import old_names
+
+if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same, and a test that they agree
+    from calmrl_prob import datasets, evaluation, plots
+    from calmrl_prob.arviz.export import to_arviz
+    from calmrl_prob.arviz.files import from_arviz
+    from calmrl_prob.conjugacy import discover
+    from calmrl_prob.data import MultimodalData, missingness
+    from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
+    from calmrl_prob.evaluation import masked_validation, retrieve
+    from calmrl_prob.imputation import Imputation, impute
+    from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
+    from calmrl_prob.inference.choose import choose_latent_dim
+    from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
+    from calmrl_prob.io import load_npz
+    from calmrl_prob.linear_gaussian import LinearGaussian
+    from calmrl_prob.model import SharedLatentModel
+    from calmrl_prob.recalibration import choose_shrinkage, recalibrate
+    from calmrl_prob.serialization import load, save
 
 try:
     __version__ = version("calmrl-prob")
@@ -39,32 +49,23 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 __all__ = [
     "CalmrlError",
     "CalmrlWarning",
-    "ConjugateForm",
-    "ConjugateGuide",
     "FitResult",
     "Imputation",
-    "LatentDimChoice",
     "LinearGaussian",
-    "MaskedValidation",
     "ModelError",
     "MultimodalData",
     "NotConjugateError",
     "PosteriorResult",
-    "Recalibration",
     "SharedLatentModel",
-    "ShrinkageChoice",
-    "SufficientStatistics",
     "__version__",
     "choose_latent_dim",
     "choose_shrinkage",
-    "cross_modal_recall",
     "datasets",
     "discover",
     "evaluation",
     "fit",
     "from_arviz",
     "impute",
-    "linear_gaussian",
     "load",
     "load_npz",
     "marginalize",
@@ -78,3 +79,53 @@ __all__ = [
     "save",
     "to_arviz",
 ]
+
+#: The module of this package that each public name is imported from when it is first asked for.
+_HOMES = MappingProxyType(
+    {
+        "CalmrlError": "errors",
+        "CalmrlWarning": "errors",
+        "FitResult": "inference",
+        "Imputation": "imputation",
+        "LinearGaussian": "linear_gaussian",
+        "ModelError": "errors",
+        "MultimodalData": "data",
+        "NotConjugateError": "errors",
+        "PosteriorResult": "inference",
+        "SharedLatentModel": "model",
+        "choose_latent_dim": "inference.choose",
+        "choose_shrinkage": "recalibration",
+        "discover": "conjugacy",
+        "fit": "inference",
+        "from_arviz": "arviz.files",
+        "impute": "imputation",
+        "load": "serialization",
+        "load_npz": "io",
+        "marginalize": "inference",
+        "masked_validation": "evaluation",
+        "missingness": "data",
+        "parameter_draws": "inference.parameters.about_a_fit",
+        "posterior": "inference",
+        "recalibrate": "recalibration",
+        "retrieve": "evaluation",
+        "save": "serialization",
+        "to_arviz": "arviz.export",
+    }
+)
+
+if not TYPE_CHECKING:  # else mypy would take any misspelt name for one that is found here
+
+    def __getattr__(name: str) -> Any:  # noqa: ANN401 - it may be anything
+        """A public name, a module of this package, or a name of the release before (PEP 562)."""
+        if name in _HOMES:
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            value = import_module(f"{__name__}.{name}")
+        else:
+            return old_names(__name__)(name)
+        globals()[name] = value  # found at once from now on
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

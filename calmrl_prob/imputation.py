@@ -66,7 +66,7 @@ class ByModality(Mapping[str, T]):
 
 @runtime_checkable
 class Recalibrator(Protocol):
-    """What ``impute`` takes as ``recalibrated``: :class:`calmrl_prob.Recalibration` is one."""
+    """What ``impute`` takes as ``recalibrated``: :class:`calmrl_prob.recalibration.Recalibration` is one."""
 
     def require_model(self, model: object) -> None:
         """Refuse a model that it was not made for."""

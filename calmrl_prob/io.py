@@ -1,93 +1,25 @@
-"""Reading data from files, and writing files so that none is ever left half-written."""
+"""Multimodal data read from .npz files, nothing of which is unpickled."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from calmrl_prob._moved import old_names
 from calmrl_prob._support.arguments import short
+from calmrl_prob._support.files import existing_file
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 
-
-def file_path(path: str | os.PathLike[str]) -> Path:
-    """A path that can be that of a file.
-
-    Raises:
-        ArgumentTypeError: it is no path.
-        ArgumentError: it is empty, or there is a folder.
-
-    Example:
-        >>> file_path("model.safetensors").name
-        'model.safetensors'
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise ArgumentTypeError(f"path: expected a str or Path, got {short(path)}; pass one such as 'data.npz'.")
-    if not os.fspath(path):
-        raise ArgumentError("path: expected the name of a file, got ''; pass one such as 'model.safetensors'.")
-    if Path(path).is_dir():
-        raise ArgumentError(f"path: expected a file, but {path} is a folder; name the file in it.")
-    return Path(path)
-
-
-def existing_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ArgumentTypeError, ArgumentError: as :func:`file_path`.
-    """
-    found = file_path(path)
-    if not found.is_file():
-        raise FileNotFoundError(f"path: there is no file {found} (looked from {Path.cwd()}); check its name.")
-    return found
-
-
-@contextmanager
-def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to, and move the file to ``path`` once it is whole.
-
-    The temporary file has the same name, in a new folder beside ``path``, so that moving it is one step of the file
-    system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands.
-
-    Args:
-        path: where the file is to stand; its folder must exist.
-
-    Yields:
-        The temporary path.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ArgumentError: ``path`` is empty or a folder.
-
-    Example:
-        >>> folder = tempfile.mkdtemp()
-        >>> with write_atomically(Path(folder) / "note.txt") as temporary:
-        ...     _ = temporary.write_text("whole")
-        >>> [entry.name for entry in Path(folder).iterdir()]
-        ['note.txt']
-    """
-    path = file_path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"path: there is no folder {path.parent} to write {path.name} into; create it first, as with "
-            f"Path({str(path.parent)!r}).mkdir(parents=True)."
-        )
-    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
-    try:
-        yield folder / path.name
-        os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)
 
 
 def load_npz(
@@ -120,6 +52,7 @@ def load_npz(
         DataError: the arrays are well formed, but their values are not (see :class:`MultimodalData`).
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "pair.npz"
         >>> np.savez(path, x_image=np.ones((3, 2)), x_text=np.ones((3, 4)), train_idx=[0, 2], test_idx=[1])
         >>> load_npz(path)
@@ -129,6 +62,25 @@ def load_npz(
           partition: test 1, train 2
     """
     path = existing_file(path)
+    _require_names(names, ids)
+    arrays = _read_arrays(path, names)
+    modalities = _modalities(path, arrays, names)
+    num_instances = len(next(iter(modalities.values())))
+    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
+    beside = _columns(path, arrays, ids, num_instances)
+    data = MultimodalData(
+        modalities,
+        labels=beside.pop("labels", None),
+        ids=beside.pop(ids, None),
+        covariates=beside,
+        partition=_partition(path, parts, num_instances) if parts else None,
+        attributes={"name": path.stem},
+    )
+    return data if dtype is None else data.to(dtype)
+
+
+def _require_names(names: Sequence[str] | None, ids: str) -> None:
+    """Refuse what names no modalities, or no array of identifiers."""
     if isinstance(names, str) or not (names is None or isinstance(names, Sequence)):
         remedy = f"use [{names!r}]" if isinstance(names, str) else "use a list"
         raise ArgumentTypeError(f"names: expected a sequence of modality names, got {short(names)}; {remedy}.")
@@ -136,7 +88,10 @@ def load_npz(
         raise ArgumentError(f"names: expected one or more distinct modalities, got {list(names)}; None takes all.")
     if not isinstance(ids, str):
         raise ArgumentTypeError(f"ids: expected the name of an array in the file, got {short(ids)}.")
-    arrays = _read_arrays(path, names)
+
+
+def _modalities(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """The arrays x_<name>, those of ``names`` in their order, (N, D_m) each."""
     modalities = {key.removeprefix("x_"): array for key, array in arrays.items() if key.startswith("x_")}
     if not modalities:
         raise FileFormatError(
@@ -152,8 +107,11 @@ def load_npz(
             raise FileFormatError(
                 f"{path}: x_{name} should hold numbers of shape (N, D), but is {array.dtype} {array.shape}."
             )
-    num_instances = len(next(iter(modalities.values())))
-    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
+    return modalities
+
+
+def _columns(path: Path, arrays: Mapping[str, np.ndarray], ids: str, num_instances: int) -> dict[str, np.ndarray]:
+    """Arrays that are neither modalities nor parts, with a row for each instance."""
     beside = {key: a for key, a in arrays.items() if not key.startswith("x_") and not key.endswith("_idx")}
     if ids != "ids" and ids not in beside:
         raise ArgumentError(f"ids: {path} has no array {ids!r} for every instance; it has {sorted(beside)}.")
@@ -163,15 +121,7 @@ def load_npz(
                 f"{path}: array {key!r} has shape {array.shape}, but there are {num_instances} instances; "
                 "keep one row per instance, or leave it out of the file."
             )
-    data = MultimodalData(
-        modalities,
-        labels=beside.pop("labels", None),
-        ids=beside.pop(ids, None),
-        covariates=beside,
-        partition=_partition(path, parts, num_instances) if parts else None,
-        attributes={"name": path.stem},
-    )
-    return data if dtype is None else data.to(dtype)
+    return beside
 
 
 def _read_arrays(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ class SharedLatentModel(PyroModule):
     Pyro's global parameter store, ``state_dict`` holds all there is, and two models never share anything.
 
     To fit it use ``calmrl_prob.fit``, which has closed-form steps. Gradients work too, and with
-    :class:`calmrl_prob.ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
+    :class:`calmrl_prob.guide.ConjugateGuide` they have no sampling noise: best with a plain torch optimiser on
     ``Trace_ELBO().differentiable_loss(model, guide, data)``; ``pyro.infer.SVI`` with a ``pyro.optim`` optimiser does
     the same.
 

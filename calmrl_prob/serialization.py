@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from calmrl_prob._support.files import existing_file, write_atomically
 from calmrl_prob._support.versions import installed_version
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, FileFormatError
-from calmrl_prob.io import existing_file, write_atomically
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import PRIORS

@@ -17,14 +17,13 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
 from analysis.runs.files import write_table
-from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
+from experiments.alignment.runs import Row, chosen_variants, collect, heading, tabulate, task_of
 from experiments.alignment.training import Settings, Variant, run_variant
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
 from experiments.harness.settings import build
 from experiments.harness.split import Split
 
@@ -46,24 +45,11 @@ _FROM, _TO = "observed", "oracle"
 @hydra.main(config_path="conf", config_name="align", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
-    """Train and measure every variant for every seed, print the table, and write the files of the run.
-
-    Args:
-        cfg: the composed configuration ``align``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
-    Returns:
-        What ``results.csv`` holds.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
-    """
+    """Train and measure every variant for every seed, print the table, and write the files of the run."""
     split: Split = build(cfg, "data")
     settings = Settings.of(cfg)
 

@@ -15,15 +15,14 @@ from typing import Any
 
 import hydra
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from analysis.figures.alignment import ablation
 from calmrl_prob.errors import ArgumentError
-from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, tabulate, task_of
+from experiments.alignment.runs import Row, chosen_variants, collect, heading, tabulate, task_of
 from experiments.alignment.training import AlignmentTask, Settings, run_variant
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
 from experiments.harness.settings import build
 from experiments.harness.split import Split
 
@@ -37,23 +36,14 @@ CAPTION = (
 @hydra.main(config_path="conf", config_name="align_ablation", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table and one figure."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
     """Train with each value of each factor, print the table, and write the files of the run.
 
-    Args:
-        cfg: the composed configuration ``align_ablation``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
     Returns:
         One row for each factor, value, seed and variant.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
     """
     out = console or Console()
     split: Split = build(cfg, "data")

@@ -19,7 +19,6 @@ import hydra
 import numpy as np
 import pandas as pd
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
@@ -27,10 +26,10 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation import ProbeResult, linear_probe
-from experiments.alignment.pooling import pooled_inputs, pooled_representations
-from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
-from experiments.alignment.training import Aligned, Settings, Variant, run_variant
-from experiments.harness.refusal import plain_refusals
+from experiments.alignment.fusion import fused_inputs, fused_representations
+from experiments.alignment.runs import Row, chosen_variants, collect, heading, lacking, tabulate, task_of
+from experiments.alignment.training import AlignedVariant, Settings, Variant, run_variant
+from experiments.harness.command import finish, run_in_folder
 from experiments.harness.settings import build
 from experiments.harness.split import Split
 
@@ -43,23 +42,14 @@ CAPTION = (
 @hydra.main(config_path="conf", config_name="align_classify", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
     """Train, classify, print the table, and write the files of the run.
 
-    Args:
-        cfg: the composed configuration ``align_classify``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
     Returns:
         One row for each seed, variant, way to pool and number of missing modalities.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work, or the rows have no labels.
     """
     out = console or Console()
     split: Split = build(cfg, "data")
@@ -99,7 +89,7 @@ def _rows(
 
 
 def classify(
-    found: Aligned,
+    found: AlignedVariant,
     train: Sequence[MultimodalData],
     test: Sequence[MultimodalData],
     penalties: Sequence[float],
@@ -120,9 +110,9 @@ def classify(
 
     def vectors(parts: Sequence[MultimodalData]) -> dict[str, Tensor]:
         pools = [
-            pooled_inputs(part, found.ratio_model)
+            fused_inputs(part, found.ratio_model)
             if found.alignment is None
-            else pooled_representations(found.alignment.represent(part), found.ratio_model)
+            else fused_representations(found.alignment.represent(part), found.ratio_model)
             for part in parts
         ]
         return {name: torch.cat([pool[name] for pool in pools]) for name in pools[0]}

@@ -17,7 +17,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -26,11 +25,11 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation import score_imputation
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
-from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, lacking, tabulate, task_of
+from experiments.alignment.runs import Row, chosen_variants, collect, heading, lacking, tabulate, task_of
 from experiments.alignment.training import Settings, Variant, run_variant
 from experiments.comparison.imputers import Array, Imputer, Mean, RidgePairs
 from experiments.comparison.measures import modality_scale
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
 from experiments.harness.settings import build
 from experiments.harness.split import Split
 
@@ -47,23 +46,14 @@ Imputed = tuple[Mapping[str, Array], Mapping[str, Array] | None]
 @hydra.main(config_path="conf", config_name="align_imputation", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
     """Train, impute, print the table, and write the files of the run.
 
-    Args:
-        cfg: the composed configuration ``align_imputation``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
     Returns:
         One row for each seed, variant, number of missing modalities and way to impute.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
     """
     out = console or Console()
     split: Split = build(cfg, "data")

@@ -16,16 +16,15 @@ from pathlib import Path
 import hydra
 import pandas as pd
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
 from analysis.figures.comparison import recall_by_share
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
-from experiments.alignment.runs import Row, chosen_variants, collect, finish, heading, tabulate, task_from
+from experiments.alignment.runs import Row, chosen_variants, collect, heading, tabulate, task_from
 from experiments.alignment.training import AlignmentTask, Settings, Variant, run_variant
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
 from experiments.harness.settings import build
 from experiments.harness.split import Split
 
@@ -41,23 +40,14 @@ CAPTION = (
 @hydra.main(config_path="conf", config_name="align_missing", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table and one figure."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
     """Train at each share, print the table, and write the files of the run.
 
-    Args:
-        cfg: the composed configuration ``align_missing``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
     Returns:
         One row for each share, seed and variant.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
     """
     out = console or Console()
     split: Split = build(cfg, "data")

@@ -20,7 +20,6 @@ from typing import Any
 import hydra
 import pandas as pd
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
@@ -33,31 +32,18 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.training import Alignment, align
 from experiments.align import compare
 from experiments.alignment.training import AlignmentTask, Settings, Variant, alignment_row, make_task, run_variant
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import run_in_folder
 from experiments.harness.settings import build
 
 
 @hydra.main(config_path="conf", config_name="align_raw", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
-    """Train and measure every variant for every seed, print the table, and write the files of the run.
-
-    Args:
-        cfg: the composed configuration ``align_raw``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
-    Returns:
-        What ``results.csv`` holds.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
-    """
+    """Train and measure every variant for every seed, print the table, and write the files of the run."""
     scenes: Scenes = build(cfg, "data")
     mechanism = build(cfg, "missingness")
     settings = Settings.of(cfg)

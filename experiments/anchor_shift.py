@@ -20,22 +20,17 @@ from pathlib import Path
 
 import hydra
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
+from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from analysis.figures.anchor_shift import shift_bounds_drawn, shift_distributions
-from analysis.figures.style import png
-from analysis.runs.files import write_bytes, write_table, write_text
+from analysis.runs.files import write_table
 from experiments.alignment.anchor_shifts import choose_shift_model, shift_cases, summarize_cases
 from experiments.alignment.training import AlignmentTask, Settings, Variant, make_task, run_variant
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
+from experiments.harness.console import progress_bar
 from experiments.harness.settings import build
 from experiments.harness.split import Split
-from experiments.models import markdown
 
 logger = logging.getLogger(__name__)
 
@@ -47,32 +42,21 @@ _DISTANCES = ("local", "calibrated", "only certified")
 @hydra.main(config_path="conf", config_name="anchor_shift", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table and its figures."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
     """Train, measure, print the table, and write the files of the run.
 
-    Args:
-        cfg: the composed configuration ``anchor_shift``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
     Returns:
         What ``results.csv`` holds: one row for each kind of training rows, seed and number of missing modalities.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
     """
     out = console or Console()
     split: Split = build(cfg, "data")
     mechanism = build(cfg, "missingness")
     folder.mkdir(parents=True, exist_ok=True)
     found: list[pd.DataFrame] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
-        bar = progress.add_task("", total=2 * len(cfg.seeds))
+    with progress_bar(out, 2 * len(cfg.seeds)) as advance:
         for seed in cfg.seeds:
             task = make_task(
                 split.train,
@@ -87,24 +71,13 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
                 cases = _cases(cfg, task, complete)
                 found.append(cases.assign(seed=seed, **{"trained on": trained}))
                 write_table(pd.concat(found, ignore_index=True), folder / "cases.csv")  # an interrupted run leaves it
-                progress.update(bar, advance=1, description=f"encoders of {trained}, seed {seed}")
+                advance(f"encoders of {trained}, seed {seed}")
     cases = pd.concat(found, ignore_index=True)
     results = summarize_cases(cases)
     write_table(results, folder / "results.csv")
-    write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     title = f"{split.name}, {cfg.missingness._target_.rpartition('.')[2]}, {len(cfg.seeds)} seeds"
-    text = tabulate(results)
-    write_text(f"## {title}\n\n{markdown(text)}", folder / "table.md")
-    write_bytes(png(shift_distributions(cases, title)), folder / "shifts.png")
-    write_bytes(png(shift_bounds_drawn(cases, title)), folder / "bounds.png")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(text.columns):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
-    for cells in text.to_numpy():
-        table.add_row(*map(str, cells))
-    out.width = max(out.width, 180)  # a narrower terminal wraps the lines, which loses less than cells cut short
-    out.print(table)
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    figures = {"shifts": shift_distributions(cases, title), "bounds": shift_bounds_drawn(cases, title)}
+    finish(cfg, tabulate(results), title, "", folder, out, figures, left=["trained on"])
     return results
 
 

@@ -29,7 +29,7 @@ import calmrl_prob as cal
 from analysis.report import build_report, short_caption
 from analysis.runs.files import TABLES, write_table, write_text
 from analysis.statistics.tables import best_rows, formatted, summarize
-from calmrl_prob.io import write_atomically
+from calmrl_prob._support.files import write_atomically
 from experiments.comparison.comparer import TEST_SEED, Comparer, Comparison
 from experiments.harness.refusal import plain_refusals
 from experiments.harness.run_record import versions

@@ -16,16 +16,13 @@ from pathlib import Path
 
 import hydra
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from analysis.runs.files import write_table, write_text
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import run_in_folder, say_where
+from experiments.harness.console import print_table, progress_bar
+from experiments.harness.markdown import markdown
 from experiments.model_zoo.table import ModelTable, tabulate
 
 CAPTION = (
@@ -36,35 +33,24 @@ CAPTION = (
 )
 
 
+#: Columns of the table that hold words.
+_WORDS = ("model", "route", "what was done")
+
+
 @hydra.main(config_path="conf", config_name="models", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
-    """Fit, measure, print the tables, and write the files of the run.
-
-    Args:
-        cfg: the composed configuration ``models``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
-    Returns:
-        What ``results.parquet`` holds.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
-    """
+    """Fit, measure, print the tables, and write the files of the run."""
     out = console or Console()
     table = ModelTable(cfg)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     folder.mkdir(parents=True, exist_ok=True)
     results = pd.DataFrame()
-    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
-        bar = progress.add_task("", total=table.steps)
-        for results in table.run(lambda what: progress.update(bar, advance=1, description=escape(what))):
+    with progress_bar(out, table.steps) as advance:
+        for results in table.run(advance):
             for name in ("results.csv", "results.parquet"):  # a run that is interrupted leaves what it has
                 write_table(results, folder / name)
     write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
@@ -73,35 +59,11 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         split, text = table.splits[str(dataset)], tabulate(part)
         title = f"{split.name}: {len(split.train)} training and {len(split.test)} test rows, {len(table.seeds)} seeds"
         pages.append(f"## {title}\n\n{markdown(text)}")
-        _print(out, text, title)
+        print_table(out, text, title, left=_WORDS, wrapped=_WORDS)
     out.print(CAPTION, highlight=False)
     write_text("\n".join([*pages, CAPTION, ""]), folder / "table.md")
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    say_where(out, folder)
     return results
-
-
-def markdown(text: pd.DataFrame) -> str:
-    """A table of text in Markdown.
-
-    Example:
-        >>> print(markdown(pd.DataFrame({"a": ["x"], "b": ["y"]})), end="")
-        | a | b |
-        | --- | --- |
-        | x | y |
-    """
-    lines = [list(text.columns), ["---"] * len(text.columns), *text.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |\n" for line in lines)
-
-
-def _print(out: Console, text: pd.DataFrame, title: str) -> None:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in text.columns:
-        words = heading in ("model", "route", "what was done")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
-    for cells in text.to_numpy():
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    out.width = max(out.width, 200)  # a narrower terminal wraps the lines, which loses less than cells cut short
-    out.print(table)
 
 
 if __name__ == "__main__":

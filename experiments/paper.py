@@ -43,7 +43,8 @@ def main(cfg: DictConfig) -> None:
     """Run the parts and make the page; exit with 1 if one failed."""
     with plain_refusals():
         failed = run(cfg, Path(HydraConfig.get().runtime.output_dir))
-    sys.exit(int(bool(failed)))
+    if failed:  # and not at all otherwise: who exits is not recorded as finished
+        sys.exit(1)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> list[str]:

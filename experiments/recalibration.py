@@ -22,22 +22,19 @@ from typing import Any
 import hydra
 import numpy as np
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import calmrl_prob as cal
-from analysis.runs.files import write_table, write_text
+from analysis.runs.files import write_table
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.evaluation import MaskedValidation
+from calmrl_prob.recalibration import Recalibration
 from experiments.comparison.measures import modality_scale
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import finish, run_in_folder
+from experiments.harness.console import progress_bar
 from experiments.harness.settings import build, check_recalibration
 from experiments.harness.split import Split
-from experiments.models import markdown
 
 logger = logging.getLogger(__name__)
 
@@ -59,63 +56,39 @@ METHODS: dict[str, tuple[str, bool, bool]] = {
 @hydra.main(config_path="conf", config_name="recalibration", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Make one table."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
-    """Fit, recalibrate and measure, print the table, and write the files of the run.
-
-    Args:
-        cfg: the composed configuration ``recalibration``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
-    Returns:
-        What ``results.csv`` holds.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
-    """
+    """Fit, recalibrate and measure, print the table, and write the files of the run."""
     check_recalibration(cfg, list(METHODS))
     out = console or Console()
     split: Split = build(cfg, "data")
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[pd.DataFrame] = []
     patterns: list[pd.DataFrame] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
-        bar = progress.add_task("", total=len(cfg.seeds) * len(cfg.fits) * len(cfg.methods))
+    with progress_bar(out, len(cfg.seeds) * len(cfg.fits) * len(cfg.methods)) as advance:
         for seed in cfg.seeds:
             for kind in cfg.fits:
-                bench = prepare(cfg, split, kind, seed)
+                task = prepare(cfg, split, kind, seed)
                 for method in cfg.methods:
-                    named = {"data": split.name, "seed": seed, "fit": kind, "options": bench.options, "method": method}
-                    by_modality, by_pattern = measure(bench, method, cfg)
+                    named = {"data": split.name, "seed": seed, "fit": kind, "options": task.options, "method": method}
+                    by_modality, by_pattern = measure(task, method, cfg)
                     rows.append(by_modality.assign(**named))
                     patterns.append(by_pattern.assign(**named))
                     write_table(pd.concat(rows), folder / "results.csv")  # an interrupted run leaves what it has
                     write_table(pd.concat(patterns), folder / "patterns.csv")
                     logger.info("%s", rows[-1].to_dict("records"))
-                    progress.update(bar, advance=1, description=escape(f"{kind}, {method}, seed {seed}"))
+                    advance(f"{kind}, {method}, seed {seed}")
     results = pd.concat(rows, ignore_index=True)
-    write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     text = tabulate(results, pd.concat(patterns, ignore_index=True), cfg)
     title = f"{split.name}: {100 * cfg.level:g}% intervals, {len(cfg.seeds)} seed{'s' if len(cfg.seeds) > 1 else ''}"
-    write_text(f"## {title}\n\n{markdown(text)}", folder / "table.md")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(text.columns):
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=True)
-    for cells in text.to_numpy():
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    out.width = max(out.width, 140)
-    out.print(table)
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    finish(cfg, text, title, "", folder, out, left=["fit", "method"])
     return results
 
 
 @dataclass
-class Bench:
+class RecalibrationTask:
     """Rows and fits that all methods of one seed and kind of fit share.
 
     Attributes:
@@ -137,11 +110,11 @@ class Bench:
     options: str
     fit_options: dict[str, Any]
     seconds: dict[str, float]
-    validations: dict[str, cal.MaskedValidation]
+    validations: dict[str, MaskedValidation]
     seed: int
 
 
-def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> Bench:
+def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> RecalibrationTask:
     """Part the rows, remove modalities, choose the options of the fit by cross-validation, and fit both models."""
     rng = np.random.default_rng(seed)
     train = split.train
@@ -169,52 +142,54 @@ def prepare(cfg: DictConfig, split: Split, kind: str, seed: int) -> Bench:
         start = time.process_time()
         cal.fit(models[name], rows, seed=seed, **options)
         seconds[name] = time.process_time() - start
-    said = " ".join(f"{name}={value:g}" for name, value in options.items() if name not in fixed)
+    chosen = " ".join(f"{name}={value:g}" for name, value in options.items() if name not in fixed)
     scale = dict(modality_scale(split.train))
-    return Bench(models["part"], models["whole"], calibration, whole, test, scale, said, options, seconds, {}, seed)
+    return RecalibrationTask(
+        models["part"], models["whole"], calibration, whole, test, scale, chosen, options, seconds, {}, seed
+    )
 
 
-def measure(bench: Bench, method: str, cfg: DictConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(task: RecalibrationTask, method: str, cfg: DictConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One method on the test rows: a row for each modality, and for each modality and pattern, in units of the scale.
 
     Seconds, of CPU, are those of the fit, the choice of its options, validation and recalibration (``seconds``), and of
     imputing all that is scored (``seconds_impute``).
     """
     kind, by_feature, crossed = METHODS[method]
-    model, key = (bench.whole, "whole") if crossed else (bench.part, "part")
-    recalibrated: cal.Recalibration | bool = False
+    model, key = (task.whole, "whole") if crossed else (task.part, "part")
+    recalibrated: Recalibration | bool = False
     start = time.process_time()
     if kind:
-        if key not in bench.validations:
-            options: dict[str, Any] = {"folds": cfg.folds, **bench.fit_options} if crossed else {}
-            rows = bench.train if crossed else bench.calibration
-            scheme = {"scheme": cfg.scheme, "repeats": cfg.repeats, "seed": bench.seed, "num_draws": 0}
-            bench.validations[key] = cal.masked_validation(model, rows, **scheme, **options)
-            bench.seconds[f"validate {key}"] = time.process_time() - start
+        if key not in task.validations:
+            options: dict[str, Any] = {"folds": cfg.folds, **task.fit_options} if crossed else {}
+            rows = task.train if crossed else task.calibration
+            scheme = {"scheme": cfg.scheme, "repeats": cfg.repeats, "seed": task.seed, "num_draws": 0}
+            task.validations[key] = cal.masked_validation(model, rows, **scheme, **options)
+            task.seconds[f"validate {key}"] = time.process_time() - start
         start = time.process_time()
         recalibrated = cal.recalibrate(
             model,
-            bench.validations[key],
+            task.validations[key],
             kind,  # type: ignore[arg-type]
             by_feature=by_feature,
             min_rows=cfg.min_rows,
         )
-        start -= bench.seconds[f"validate {key}"]
-    seconds = time.process_time() - start + bench.seconds[key] + bench.seconds["choice"]
+        start -= task.seconds[f"validate {key}"]
+    seconds = time.process_time() - start + task.seconds[key] + task.seconds["choice"]
     start = time.process_time()
     found = cal.masked_validation(
         model,
-        bench.test,
+        task.test,
         cfg.scheme,
         repeats=cfg.repeats,
         recalibrated=recalibrated,
         num_draws=0,
-        seed=bench.seed + 1,
+        seed=task.seed + 1,
     )
     tables = []
     for by in (("modality",), ("modality", "pattern")):
         table = found.coverage([cfg.level], by)
-        unit = table["modality"].map(bench.scale)
+        unit = table["modality"].map(task.scale)
         table[["width", "width_se"]] = table[["width", "width_se"]].div(unit, axis=0)
         if by == ("modality",):
             table["seconds"], table["seconds_impute"] = seconds, time.process_time() - start

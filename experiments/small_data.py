@@ -18,11 +18,8 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from analysis.runs.files import write_table, write_text
 from analysis.statistics.tables import METRICS, best_rows, formatted, summarize
@@ -32,7 +29,8 @@ from experiments.comparison.fitting import Retriever
 from experiments.comparison.measures import modality_scale
 from experiments.few_rows.contenders import Contender, Folds
 from experiments.few_rows.predictors import measure
-from experiments.harness.refusal import plain_refusals
+from experiments.harness.command import run_in_folder, say_where
+from experiments.harness.console import print_table
 from experiments.harness.settings import build, check_small_data, flatten
 from experiments.harness.split import Split
 
@@ -42,23 +40,14 @@ logger = logging.getLogger(__name__)
 @hydra.main(config_path="conf", config_name="small_data", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run one comparison."""
-    with plain_refusals():
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    run_in_folder(run, cfg)
 
 
 def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.DataFrame:
     """Compare, print both tables, and write the files of the run.
 
-    Args:
-        cfg: the composed configuration ``small_data``.
-        folder: where the files go.
-        console: to print to; standard output by default.
-
     Returns:
         One row for each contender and seed: the metrics, the settings chosen, seconds to choose and fit.
-
-    Raises:
-        CalmrlError: an option has a value that cannot work; the message names it.
     """
     check_small_data(cfg)
     out = console or Console()
@@ -87,13 +76,13 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     share = 100 * float(1 - incomplete.observed_mask.double().mean())
     title = f"{split.name}: {len(train)} training rows, {share:.0f}% of their modalities missing, {len(test)} test rows"
     summary = summarize(results)
-    _print(out, formatted(summary), title, best_rows(summary))
+    print_table(out, formatted(summary), title, left=["variant"], best=best_rows(summary))
     if cfg.reference in contenders and len(cfg.seeds) > 1:
         against = (
             f"Difference to {contenders[cfg.reference].label}: mean and standard error over {len(cfg.seeds)} seeds"
         )
-        _print(out, differences(results, cfg.reference), against)
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+        print_table(out, differences(results, cfg.reference), against, left=["variant"])
+    say_where(out, folder)
     return results
 
 
@@ -140,21 +129,6 @@ def differences(results: pd.DataFrame, reference: str) -> pd.DataFrame:
         cells = {METRICS[n][0]: f"{gap[n].mean():+.{d}f}±{error[n]:.{d}f}" for n in present for d in [METRICS[n][1]]}
         table.append({"variant": group["label"].iloc[0], **cells})
     return pd.DataFrame(table)
-
-
-def _print(out: Console, text: pd.DataFrame, title: str, best: dict[str, int] | None = None) -> None:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(text.columns):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
-    for row, cells in enumerate(text.to_numpy()):
-        table.add_row(
-            *(
-                f"[bold]{cell}[/bold]" if (best or {}).get(heading) == row else str(cell)
-                for heading, cell in zip(text.columns, cells, strict=True)
-            )
-        )
-    out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)
-    out.print(table)
 
 
 if __name__ == "__main__":

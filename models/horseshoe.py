@@ -43,7 +43,7 @@ class Horseshoe:
         >>> x = {name: z @ loadings + 0.5 * torch.randn(200, 5, generator=generator) for name in ("image", "text")}
         >>> data = cal.MultimodalData(x)
         >>> result = cal.fit(Horseshoe(data.dims, latent_dim=1), data)
-        >>> cal.linear_gaussian(result.model, data).loadings["image"].squeeze(1).abs().round().tolist()
+        >>> cal.discover(result.model, data).linear_gaussian().loadings["image"].squeeze(1).abs().round().tolist()
         [2.0, 2.0, 0.0, 0.0, 0.0]
     """
 

@@ -33,16 +33,16 @@ def forest(panels: Mapping[str, pd.DataFrame], title: str, level: float = 0.95) 
         for axes, (heading, table) in zip(axes_of.flat, panels.items(), strict=False):
             place = np.array([len(labels) - 1 - labels.index(label) for label in table["label"]])
             axes.axvline(0, color=GREY, linewidth=1)
-            value, told = table["difference"].to_numpy(), table["told"].isin(["higher", "lower"]).to_numpy()
+            value, apart = table["difference"].to_numpy(), table["verdict"].isin(["higher", "lower"]).to_numpy()
             reach = (table["upper"] - table["difference"]).fillna(0.0).to_numpy()
             bare = table["upper"].isna().to_numpy()
-            for rows, look in (
-                (~bare & told, {"fmt": "o", "color": BLUE, "label": "told apart"}),
-                (~bare & ~told, {"fmt": "o", "color": BLUE, "mfc": "white", "label": "not told apart"}),
+            for rows, marks in (
+                (~bare & apart, {"fmt": "o", "color": BLUE, "label": "told apart"}),
+                (~bare & ~apart, {"fmt": "o", "color": BLUE, "mfc": "white", "label": "not told apart"}),
                 (bare, {"fmt": "x", "color": VERMILION, "label": "one seed: no interval"}),
             ):
                 if rows.any():
-                    axes.errorbar(value[rows], place[rows], xerr=reach[rows], capsize=3, markersize=5, **look)
+                    axes.errorbar(value[rows], place[rows], xerr=reach[rows], capsize=3, markersize=5, **marks)
             axes.set_yticks(range(len(labels)), labels[::-1])
             axes.set_ylim(-0.6, len(labels) - 0.4)
             axes.set_xlabel(heading)

@@ -1,8 +1,8 @@
-"""What a page says of a run of ``experiments.compare``: its table, what the columns mean, and the figures."""
+"""Page of a run of ``experiments.compare``: its table, what the columns mean, and the figures."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,11 @@ from analysis.pages.readings import modality_readings, variant_readings
 from analysis.runs.files import TABLES, read_table
 from analysis.runs.runs import Run
 from analysis.statistics.tables import best_rows, formatted, summarize
+
+#: Tables of a run by name.
+Tables = dict[str, pd.DataFrame]
+#: Heading, caption and figure.
+Illustration = tuple[str, str, Figure]
 
 _REMEDY = (
     "Where intervals are too narrow, cal.recalibrate(model, held_out_rows) puts them right, for each modality and each "
@@ -61,16 +66,16 @@ def comparison_sections(run: Run) -> list[Section]:
         meanings=column_notes(facts, variants),
         notes=_notes(results),
     )
-    said = variant_readings(results, facts["interval_level"]) if "coverage" in results else []
+    readings = variant_readings(results, facts["interval_level"]) if "coverage" in results else []
     modalities = tables.get("modalities", pd.DataFrame())
     if len(modalities):
         focus = modalities[modalities["label"] == facts["focus"]]
-        said += [f"{facts['focus']}. {line}" for line in modality_readings(focus)]
+        readings += [f"{facts['focus']}. {line}" for line in modality_readings(focus)]
         if "recalibrated" in focus and focus["recalibrated"].notna().any():
-            said.append(_RECALIBRATED)
-    if any("too narrow" in line for line in said):
-        said.append(_REMEDY)
-    return [whole, Section("What the diagnostics say", readings=said), *_illustrations(facts, summary, tables)]
+            readings.append(_RECALIBRATED)
+    if any("too narrow" in line for line in readings):
+        readings.append(_REMEDY)
+    return [whole, Section("What the diagnostics say", readings=readings), *_illustrations(facts, summary, tables)]
 
 
 def column_notes(facts: dict[str, Any], variants: Collection[str]) -> dict[str, str]:
@@ -138,78 +143,88 @@ def _notes(results: pd.DataFrame) -> list[str]:
 
 
 def _illustrations(facts: dict[str, Any], summary: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[Section]:
-    data, focus = facts["data"], facts["focus"]
-    level, variants = facts["interval_level"], set(summary["variant"])
-    oracle = (
-        "The oracle was fitted before anything was removed: the gap to it is what the missing modalities cost."
-        if "oracle" in variants
-        else ""
-    )
-    parts: list[tuple[str, str, Figure]] = [
-        (
-            "Retrieval",
-            f"R@1 of each variant. {oracle}".strip(),
-            figures.recall_bars(summary, f"{data}: retrieval after calibration"),
-        )
-    ]
-    if len(tables.get("shares", ())):
-        parts.append(
-            (
-                "Recall against share missing",
-                f"Training modalities are removed {facts['share_mechanism']}. Settings are not chosen anew for each "
-                f"share: K, the noise prior and the way to score are those of the table, chosen at the share of the "
-                f"run ({100 * facts['missing_share']:.0f}%) and kept, so that away from it a variant may do worse, and "
-                "variants may change places, for that reason alone. One seed, the first. Where a line ends, too few "
-                "rows were left to fit to.",
-                figures.recall_by_share(tables["shares"], f"{data}: recall as more goes missing"),
-            )
-        )
-    panel = tables.get("intervals", pd.DataFrame())
-    if len(panel):
-        parts.append(
-            (
-                "Imputation intervals against truth",
-                f"{focus}: one feature (the first) of some test rows, each modality imputed from the row's others, in "
-                f"standard deviations of the modality (root mean square over its features). Bars are "
-                f"{100 * level:.0f}% intervals of the posterior predictive, latent and noise variance together; about "
-                f"{100 * (1 - level):.0f}% of the true values should lie outside. Where the first feature varies more "
-                "than the others, as the leading one of principal components does, one noise variance for all features "
-                "is too small for it; the coverage below is over all features.",
-                figures.intervals(panel, level, f"{focus}: imputed and true values"),
-            )
-        )
-    if len(panel) and len(tables.get("pairs", ())):
-        parts.append(
-            (
-                "Recall by pair of modalities",
-                f"{focus}: R@1 from each modality to each other, mean over seeds. Blank: no test row has both.",
-                figures.recall_matrix(
-                    tables["pairs"][tables["pairs"]["label"] == focus], f"{focus}: R@1 from rows to columns"
-                ),
-            )
-        )
-    if len(tables.get("coverage", ())):
-        parts.append(
-            (
-                "Coverage",
-                "Of the intervals that should hold a given share of true values, the share that they did hold, over "
-                "all features, modalities and test rows; on the right, the difference between the two. Below the grey "
-                "line, the stated uncertainty is too small. Rules that fill in had their variance measured on "
-                "validation rows; models state theirs.",
-                figures.coverage(tables["coverage"], f"{data}: are the intervals as wide as they should be?"),
-            )
-        )
-    if len(tables.get("evidence", ())):
-        parts.append(
-            (
-                "Evidence trace",
-                "How much the evidence of the training data still had to rise at each EM iteration of each final fit "
-                "(one line for each seed): the log-likelihood, plus the log prior of the noise variances where the "
-                "table gives it a weight. It never falls. tables/evidence.csv has it, and the log-likelihood alone.",
-                figures.evidence(tables["evidence"], f"{data}: convergence of EM"),
-            )
-        )
+    """A section for each figure whose table has rows."""
+    drawings = [_retrieval(facts, summary)]
+    for needed, illustrate in _ILLUSTRATIONS:
+        if all(len(tables.get(name, ())) for name in needed):
+            drawings.append(illustrate(facts, tables))
     return [
         Section(heading, pictures=[Picture.of(figure, f"{heading}: {caption}", caption)])
-        for heading, caption, figure in parts
+        for heading, caption, figure in drawings
     ]
+
+
+def _retrieval(facts: dict[str, Any], summary: pd.DataFrame) -> Illustration:
+    oracle = (
+        "The oracle was fitted before anything was removed: the gap to it is what the missing modalities cost."
+        if "oracle" in set(summary["variant"])
+        else ""
+    )
+    figure = figures.recall_bars(summary, f"{facts['data']}: retrieval after calibration")
+    return "Retrieval", f"R@1 of each variant. {oracle}".strip(), figure
+
+
+def _recall_by_share(facts: dict[str, Any], tables: Tables) -> Illustration:
+    return (
+        "Recall against share missing",
+        f"Training modalities are removed {facts['share_mechanism']}. Settings are not chosen anew for each "
+        f"share: K, the noise prior and the way to score are those of the table, chosen at the share of the "
+        f"run ({100 * facts['missing_share']:.0f}%) and kept, so that away from it a variant may do worse, and "
+        "variants may change places, for that reason alone. One seed, the first. Where a line ends, too few "
+        "rows were left to fit to.",
+        figures.recall_by_share(tables["shares"], f"{facts['data']}: recall as more goes missing"),
+    )
+
+
+def _intervals(facts: dict[str, Any], tables: Tables) -> Illustration:
+    focus, level = facts["focus"], facts["interval_level"]
+    return (
+        "Imputation intervals against truth",
+        f"{focus}: one feature (the first) of some test rows, each modality imputed from the row's others, in "
+        f"standard deviations of the modality (root mean square over its features). Bars are "
+        f"{100 * level:.0f}% intervals of the posterior predictive, latent and noise variance together; about "
+        f"{100 * (1 - level):.0f}% of the true values should lie outside. Where the first feature varies more "
+        "than the others, as the leading one of principal components does, one noise variance for all features "
+        "is too small for it; the coverage below is over all features.",
+        figures.intervals(tables["intervals"], level, f"{focus}: imputed and true values"),
+    )
+
+
+def _recall_by_pair(facts: dict[str, Any], tables: Tables) -> Illustration:
+    focus, pairs = facts["focus"], tables["pairs"]
+    return (
+        "Recall by pair of modalities",
+        f"{focus}: R@1 from each modality to each other, mean over seeds. Blank: no test row has both.",
+        figures.recall_matrix(pairs[pairs["label"] == focus], f"{focus}: R@1 from rows to columns"),
+    )
+
+
+def _coverage(facts: dict[str, Any], tables: Tables) -> Illustration:
+    return (
+        "Coverage",
+        "Of the intervals that should hold a given share of true values, the share that they did hold, over "
+        "all features, modalities and test rows; on the right, the difference between the two. Below the grey "
+        "line, the stated uncertainty is too small. Rules that fill in had their variance measured on "
+        "validation rows; models state theirs.",
+        figures.coverage(tables["coverage"], f"{facts['data']}: are the intervals as wide as they should be?"),
+    )
+
+
+def _evidence(facts: dict[str, Any], tables: Tables) -> Illustration:
+    return (
+        "Evidence trace",
+        "How much the evidence of the training data still had to rise at each EM iteration of each final fit "
+        "(one line for each seed): the log-likelihood, plus the log prior of the noise variances where the "
+        "table gives it a weight. It never falls. tables/evidence.csv has it, and the log-likelihood alone.",
+        figures.evidence(tables["evidence"], f"{facts['data']}: convergence of EM"),
+    )
+
+
+#: The tables that a figure needs, and what draws it; in the order of the page.
+_ILLUSTRATIONS: tuple[tuple[tuple[str, ...], Callable[[dict[str, Any], Tables], Illustration]], ...] = (
+    (("shares",), _recall_by_share),
+    (("intervals",), _intervals),
+    (("intervals", "pairs"), _recall_by_pair),
+    (("coverage",), _coverage),
+    (("evidence",), _evidence),
+)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from calmrl_prob._support.files import write_atomically
 from calmrl_prob.errors import FileFormatError
-from calmrl_prob.io import write_atomically
 
 #: Tables besides the results, each a file in the folder ``tables`` of a run.
 TABLES = ("coverage", "evidence", "pairs", "intervals", "shares", "modalities")

@@ -51,7 +51,7 @@ def paired_differences(
     Returns:
         One row for each other variant: variant, label, pairs (n), mean, reference_mean (both over the pairs),
         difference, standard_error, lower, upper, t_p, t_p_holm, wilcoxon_p, wilcoxon_p_holm, wilcoxon_least (what
-        n pairs can give at best) and told: "higher", "lower", "not told apart", "one pair", "no pair" or
+        n pairs can give at best) and verdict: "higher", "lower", "not told apart", "one pair", "no pair" or
         "the same everywhere". NaN where nothing can be said.
 
     Raises:
@@ -61,7 +61,7 @@ def paired_differences(
         >>> results = pd.DataFrame({"variant": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2],
         ...                         "R@1": [10.0, 12.0, 11.0, 13.1, 10.0, 11.9]})
         >>> found = paired_differences(results, "R@1", "a").iloc[0]
-        >>> print(found["told"], f"{found['difference']:.2f}", found["pairs"], found["wilcoxon_p"])
+        >>> print(found["verdict"], f"{found['difference']:.2f}", found["pairs"], found["wilcoxon_p"])
         higher 2.00 3 0.25
     """
     if not 0 < level < 1:
@@ -91,7 +91,7 @@ def paired_differences(
         raise ArgumentError(f"results: expected a variant besides the reference {reference!r}, got none.")
     for test in ("t_p", "wilcoxon_p"):
         table.insert(table.columns.get_loc(test) + 1, f"{test}_holm", holm(table[test].to_numpy()))
-    table["told"] = [_told(row, level) for _, row in table.iterrows()]
+    table["verdict"] = [_verdict(row, level) for _, row in table.iterrows()]
     return table
 
 
@@ -146,7 +146,7 @@ def _of_pairs(differences: np.ndarray, level: float) -> dict[str, float]:
     }
 
 
-def _told(row: pd.Series, level: float) -> str:
+def _verdict(row: pd.Series, level: float) -> str:
     if row["pairs"] < 2:
         return "one pair" if row["pairs"] else "no pair"
     if np.isnan(row["t_p"]):

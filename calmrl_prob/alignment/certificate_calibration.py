@@ -19,14 +19,14 @@ Source: Platt, Probabilistic outputs for support vector machines and comparisons
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
+from calmrl_prob._support.options import with_settings
 from calmrl_prob.alignment.anchors import ShiftDistance, anchor_shift, leading_vector
 from calmrl_prob.alignment.calibration import predicted_share
 from calmrl_prob.alignment.certificate import gain_over_draws
@@ -41,6 +41,40 @@ Evidence = Literal["all", "probability"]
 _LEAST_ROWS = 30
 
 
+@dataclass(frozen=True)
+class CertificateOptions:
+    """Settings of :meth:`CertificateCalibration.fit`, which takes each of them as a keyword too.
+
+    Attributes:
+        evidence: "all" features above, or the model's "probability" alone.
+        weight: of an imputed modality in the calibrated anchor, beside 1 of an observed one.
+        distance: in which anchors lie near or far.
+        num_draws: S, for the model's probability.
+        times: how often each number of modalities is hidden of a row.
+        penalty: precision of a normal prior of the coefficients of scaled features.
+        seed: of what is hidden and drawn.
+
+    Raises:
+        ArgumentError: an option is out of range.
+    """
+
+    evidence: Evidence = "all"
+    weight: float = 1.0
+    distance: ShiftDistance = "vector"
+    num_draws: int = 32
+    times: int = 2
+    penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        if self.evidence not in get_args(Evidence):
+            raise ArgumentError(f"evidence: expected one of {list(get_args(Evidence))}, got {self.evidence!r}.")
+        if not self.penalty > 0:
+            raise ArgumentError(f"penalty: expected a positive number, got {self.penalty!r}.")
+        whole_number("num_draws", self.num_draws, least=1)
+
+
 @dataclass(frozen=True, eq=False)
 class CertificateCalibration:
     """A map from what the model says of an instance to the probability that calibration brings its anchor nearer.
@@ -50,11 +84,7 @@ class CertificateCalibration:
         scale: their standard deviations; 1 where a feature does not vary.
         coefficients: a, one for each feature, on the scaled ones.
         intercept: b.
-        evidence: "all" features above, or the "probability" alone.
-        weight: of an imputed modality in the calibrated anchor.
-        distance: in which anchors lie near or far.
-        num_draws: S, for the model's probability.
-        seed: of the draws.
+        options: that it was fitted with: its evidence, weight, distance, draws and seed are those of its promises.
         num_cases: how many rehearsals it learned from.
     """
 
@@ -62,12 +92,18 @@ class CertificateCalibration:
     scale: Tensor
     coefficients: Tensor
     intercept: float
-    evidence: Evidence
-    weight: float
-    distance: ShiftDistance
-    num_draws: int
-    seed: int
+    options: CertificateOptions
     num_cases: int
+
+    @property
+    def weight(self) -> float:
+        """Of an imputed modality in the calibrated anchor."""
+        return self.options.weight
+
+    @property
+    def distance(self) -> ShiftDistance:
+        """In which anchors lie near or far."""
+        return self.options.distance
 
     @classmethod
     def fit(
@@ -76,13 +112,8 @@ class CertificateCalibration:
         representations: Tensor,
         observed_mask: Tensor,
         *,
-        evidence: Evidence = "all",
-        weight: float = 1.0,
-        distance: ShiftDistance = "vector",
-        num_draws: int = 32,
-        times: int = 2,
-        penalty: float = 1.0,
-        seed: int = 0,
+        options: CertificateOptions | None = None,
+        **settings: Any,
     ) -> CertificateCalibration:
         """Learn from rows whose modalities are hidden on purpose.
 
@@ -91,13 +122,8 @@ class CertificateCalibration:
             representations: (B, M, D), of rows that neither encoders nor model were fitted to; entries of absent
                 modalities are arbitrary. At least 30 rows must have two modalities.
             observed_mask: (B, M) bool, True = PRESENT.
-            evidence: "all" features, or the model's "probability" alone.
-            weight: of an imputed modality in the calibrated anchor, beside 1 of an observed one.
-            distance: in which anchors lie near or far.
-            num_draws: S, for the model's probability.
-            times: how often each number of modalities is hidden of a row.
-            penalty: precision of a normal prior of the coefficients of scaled features.
-            seed: of what is hidden and drawn.
+            options: which evidence, what is hidden, and how anchors are compared.
+            **settings: single ones of these options, by keyword.
 
         Raises:
             ArgumentError: shapes or options do not fit.
@@ -121,12 +147,10 @@ class CertificateCalibration:
             >>> promised.shape, bool(((promised > 0) & (promised < 1)).all())
             (torch.Size([200]), True)
         """
-        if evidence not in get_args(Evidence):
-            raise ArgumentError(f"evidence: expected one of {list(get_args(Evidence))}, got {evidence!r}.")
-        if not penalty > 0:
-            raise ArgumentError(f"penalty: expected a positive number, got {penalty!r}.")
-        num_draws = whole_number("num_draws", num_draws, least=1)
-        rehearsals = rehearse(linear_gaussian, representations, observed_mask, times=times, seed=seed)
+        from sklearn.linear_model import LogisticRegression
+
+        options = with_settings(CertificateOptions, options, settings, "CertificateCalibration.fit")
+        rehearsals = rehearse(linear_gaussian, representations, observed_mask, times=options.times, seed=options.seed)
         rows = len(torch.cat([part.rows for part in rehearsals]).unique())
         if rows < _LEAST_ROWS:
             raise DataError(
@@ -135,8 +159,9 @@ class CertificateCalibration:
             )
         found, gained = [], []
         for part in rehearsals:
-            found.append(_features(part.completion, evidence, weight, distance, num_draws, seed))
-            nearer = part.shift(part.completion.anchors(weight).vector, distance) < part.local_shift(distance)
+            found.append(_features(part.completion, options))
+            calibrated = part.completion.anchors(options.weight).vector
+            nearer = part.shift(calibrated, options.distance) < part.local_shift(options.distance)
             gained.append(nearer.double())
         features, outcome = torch.cat(found).cpu(), torch.cat(gained).cpu()
         center, spread = features.mean(0), features.std(0, correction=0)
@@ -144,17 +169,13 @@ class CertificateCalibration:
         # one gain and one loss at the center more, as in the rule of succession: never quite sure, and never one class
         inputs = torch.cat([(features - center) / scale, features.new_zeros(2, features.shape[1])])
         targets = np.append(outcome.numpy() > 0, [False, True])
-        regression = LogisticRegression(C=1 / penalty, max_iter=1000).fit(inputs.numpy(), targets)
+        regression = LogisticRegression(C=1 / options.penalty, max_iter=1000).fit(inputs.numpy(), targets)
         return cls(
             center=center,
             scale=scale,
             coefficients=torch.from_numpy(regression.coef_[0].copy()),
             intercept=float(regression.intercept_[0]),
-            evidence=evidence,
-            weight=weight,
-            distance=distance,
-            num_draws=num_draws,
-            seed=seed,
+            options=options,
             num_cases=len(outcome),
         )
 
@@ -165,7 +186,7 @@ class CertificateCalibration:
         Args:
             completion: of the model that this was fitted with, or of some of its modalities.
         """
-        features = _features(completion, self.evidence, self.weight, self.distance, self.num_draws, self.seed)
+        features = _features(completion, self.options)
         center, scale, coefficients = (
             part.to(features.device) for part in (self.center, self.scale, self.coefficients)
         )
@@ -174,22 +195,22 @@ class CertificateCalibration:
 
 
 @torch.no_grad()
-def _features(
-    completion: Completion, evidence: Evidence, weight: float, distance: ShiftDistance, num_draws: int, seed: int
-) -> Tensor:
-    """What the model says of B instances, shape (B, 7), or (B, 1) of the probability alone; float64."""
-    mask = completion.observed_mask
-    calibrated = completion.anchors(weight).vector.double()
-    probability, expected = gain_over_draws(completion, calibrated, distance, num_draws=num_draws, seed=seed)
+def _features(completion: Completion, options: CertificateOptions) -> Tensor:
+    """Evidence of B instances, shape (B, 7), or (B, 1) of the probability alone; float64."""
+    mask, num_draws = completion.observed_mask, options.num_draws
+    calibrated = completion.anchors(options.weight).vector.double()
+    probability, expected = gain_over_draws(
+        completion, calibrated, options.distance, num_draws=num_draws, seed=options.seed
+    )
     smoothed = (probability * num_draws + 0.5) / (num_draws + 1)  # all draws, or none, have a finite logit too
-    if evidence == "probability":
+    if options.evidence == "probability":
         return smoothed.logit()[:, None]
     local = leading_vector(completion.values, mask)
     largest = local.values[:, 0].double()
     gap = (largest - local.values[:, 1].double()) / torch.where(largest > 0, largest, 1)
     missing = (~mask).double().sum(1)
     share = (predicted_share(completion.linear_gaussian, completion.posterior).double() * ~mask).sum(1)
-    moved = anchor_shift(local.vector.double(), calibrated, distance)
+    moved = anchor_shift(local.vector.double(), calibrated, options.distance)
     return torch.stack(
         [smoothed.logit(), expected, moved, share / missing.clamp(min=1), missing, mask.double().sum(1), gap], dim=1
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from calmrl_prob.alignment.certificate import gain_over_draws
 from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,8 @@ class InstanceCertificates:
 
     def table(self) -> pd.DataFrame:
         """One row for each instance that lacks something: id, missing, probability, expected_gain, impute."""
+        import pandas as pd
+
         lacking = [
             "+".join(name for name, here in zip(self.names, row, strict=True) if not here)
             for row in self.observed_mask.tolist()

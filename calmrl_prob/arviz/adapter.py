@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Variable = tuple[Sequence[str], NDArray[Any]]
 #: Version of the layout of groups and variables that ``to_arviz`` makes, and the name of the attribute that holds it.
@@ -45,6 +47,8 @@ class Group:
         Raises:
             ValueError: a dimension is called "sample", which ArviZ itself uses for chain and draw stacked.
         """
+        import xarray as xr
+
         variables: dict[Hashable, Any] = {}
         dims: dict[str, int] = {}
         for name, (names, values) in self.variables.items():
@@ -86,6 +90,7 @@ def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int
 def container(datasets: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """The container of the installed ArviZ around xarray Datasets, one for each group."""
     import arviz  # here, not above: it takes seconds
+    import xarray as xr
 
     if int(arviz.__version__.split(".")[0]) < 1:  # asking for InferenceData would warn, and find a DataTree, since 1.0
         groups: dict[str, Any] = dict(datasets)
@@ -101,6 +106,8 @@ def read_groups(path: Path) -> dict[str, xr.Dataset]:
     Raises:
         OSError, ValueError, KeyError: it is neither.
     """
+    import xarray as xr
+
     with xr.open_datatree(path, engine="zarr" if path.is_dir() else "h5netcdf") as tree:
         return {name: child.to_dataset().load() for name, child in tree.children.items()}
 
@@ -122,6 +129,7 @@ def chain_diagnostics(draws: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, 
         ((3,), True)
     """
     import arviz  # here, not above: it takes seconds
+    import xarray as xr
 
     dims = {name: ("chain", "draw", *(f"{name}_{i}" for i in range(array.ndim - 2))) for name, array in draws.items()}
     dataset = xr.Dataset({name: (dims[name], array) for name, array in draws.items()})

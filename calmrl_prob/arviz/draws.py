@@ -79,7 +79,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn; S draws, of which T are kept for wide arrays.
+    """Arrays of S draws, of which T are kept for wide arrays.
 
     Attributes:
         latents: (S, N, K).
@@ -98,7 +98,7 @@ class Drawn:
     under: list[int]
 
 
-def collect(
+def draw_arrays(
     source: Iterable[Draw],
     result: PosteriorResult,
     data: MultimodalData,
@@ -141,7 +141,7 @@ def collect(
                 signals[name][s] = location
             if name in predictions and s in slots:
                 noise = torch.randn(location.shape, generator=generator, dtype=data.dtype, device=device)
-                made = location.to(data.dtype) + variance.sqrt().to(data.dtype) * noise
-                predictions[name][slots[s]] = made if plan.cells is None else made[plan.cells[name]]
+                drawn = location.to(data.dtype) + variance.sqrt().to(data.dtype) * noise
+                predictions[name][slots[s]] = drawn if plan.cells is None else drawn[plan.cells[name]]
     assert latents is not None
     return Drawn(latents, signals, predictions, imputed, densities, under)

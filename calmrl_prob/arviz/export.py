@@ -1,40 +1,32 @@
-"""Posterior and predictive draws for ArviZ."""
+"""``to_arviz``: posterior and predictive draws, by whatever route, for ArviZ."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, chosen_names, whole_number
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.arviz.adapter import Group, Variable, to_container
-from calmrl_prob.arviz.draws import Drawn, Plan, collect
+from calmrl_prob.arviz.adapter import to_container
+from calmrl_prob.arviz.draws import Plan, draw_arrays
+from calmrl_prob.arviz.groups import PosteriorGroups, coordinates, draw_prior_within, fitted_values, prior_groups
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.parameters.nuts import DrawsReport
 from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior, ParameterDraws
-from calmrl_prob.inference.parameters.prior_draws import draw_prior
 from calmrl_prob.inference.posterior import Model, posterior
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.linear_gaussian import LinearGaussian
-from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, seeded_generator
-from calmrl_prob.programs.bound import BoundModel
 
 logger = logging.getLogger(__name__)
 
-_DRAWS = ("chain", "draw")
 #: Bytes that the arrays over draws, instances and features may take.
 _MAX_BYTES = 2**28
-#: What ``log_likelihood`` calls log p(x_n | theta), of all that an instance has.
-_EVIDENCE = "log_evidence"
 #: Packages whose versions are written into the attributes.
 _VERSIONS_OF = ("calmrl-prob", "torch", "pyro-ppl", "arviz", "xarray", "numpy")
 
@@ -124,6 +116,7 @@ def to_arviz(
         UnfittedWarning: the model still has the random parameters that it started from.
 
     Example:
+        >>> from calmrl_prob.linear_gaussian import LinearGaussian
         >>> lg = LinearGaussian({"image": torch.ones(3, 1)}, {"image": torch.zeros(3)}, {"image": torch.tensor(1.0)})
         >>> idata = to_arviz(lg, MultimodalData({"image": torch.ones(2, 3)}), num_draws=20)
         >>> dict(idata["posterior_predictive"]["image"].sizes)
@@ -147,59 +140,12 @@ def to_arviz(
     else:
         source = result.draws(num_draws, generator, known)
     plan = Plan.within(max_bytes, data, wanted, num_draws, num_chains, missing_only=cells == "missing")
-    drawn = collect(source, result, data, num_draws, generator, wanted, plan)
-
-    def draws(values: Tensor, *dims: str) -> Variable:
-        shaped = values.view(num_chains, len(values) // num_chains, *values.shape[1:])
-        return (*_DRAWS, *dims), _numpy(shaped)
-
-    quantities = {"z": draws(drawn.latents, "instance", "latent")}
-    quantities |= {f"signal_{n}": draws(value, "instance", f"feature_{n}") for n, value in drawn.signals.items()}
-    log_likelihood = {name: draws(value, "instance") for name, value in drawn.densities.items()}
-    observed: dict[str, Variable] = {name: (("instance", f"feature_{name}"), _numpy(data[name])) for name in known}
-    constant: dict[str, Variable] = {
-        "observed_mask": (("instance", "modality"), _numpy(data.observed_mask)),
-        "log_marginal": (("instance",), _numpy(result.log_marginal)),
-    }
-    if isinstance(result, GaussianPosterior):
-        lg = result.linear_gaussian
-        quantities["z_distance"] = draws(_distance(result, drawn.latents), "instance")
-        constant |= {
-            f"communality_{n}": ((f"feature_{n}",), _numpy(share)) for n, share in _communalities(lg, known).items()
-        }
-    statistics: Mapping[str, Variable] = {}
-    if isinstance(result, DrawsPosterior):
-        parameters, sampler = result.parameters.variables(torch.tensor(drawn.under), num_chains)
-        by_feature = _by_feature(result, drawn.under, known, wanted)
-        quantities = {
-            **parameters.variables,
-            **quantities,
-            **{name: draws(values, *dims) for name, (dims, values) in by_feature.items()},
-        }
-        statistics = sampler.variables
-        evidence = {number: result.given(number).log_marginal for number in dict.fromkeys(drawn.under)}
-        if _EVIDENCE not in known:
-            log_likelihood[_EVIDENCE] = draws(torch.stack([evidence[s] for s in drawn.under]), "instance")
-    bound = model.model if isinstance(model, FitResult) else model
-    if isinstance(bound, BoundModel):
-        constant |= {
-            site: (tuple(f"{site}_{i}" for i in range(value.ndim)), _numpy(value))
-            for site, value in bound.values.items()
-        }
-    if data.labels is not None:
-        constant["labels"] = (("instance",), data.labels)
-    ids = np.arange(len(data)) if data.ids is None else data.ids
-    coords: dict[str, Any] = {"modality": np.array(known), "instance": ids}
-    predicted, predicted_coords = _predicted(drawn, plan, draws, ids)
-    groups = {
-        "posterior": Group(quantities, coords),
-        "sample_stats": Group(statistics, coords),
-        "posterior_predictive": Group(predicted, {**coords, **predicted_coords}),
-        "log_likelihood": Group(log_likelihood, coords),
-        "observed_data": Group(observed, coords),
-        "constant_data": Group(constant, coords),
-        **_prior(model, data, num_prior_draws, max_bytes // 4, seed, coords, drawn.latents.shape[-1]),
-    }
+    drawn = draw_arrays(source, result, data, num_draws, generator, wanted, plan)
+    latent_dim = drawn.latents.shape[-1]
+    groups = PosteriorGroups(result, data, drawn, plan, wanted).groups(fitted_values(model))
+    prior = draw_prior_within(max_bytes // 4, model, data, num_prior_draws, seed, latent_dim)
+    if prior is not None:
+        groups |= prior_groups(prior, coordinates(data))
     note = plan.note(max_bytes) if wanted else ""
     if note:
         logger.warning("to_arviz: %s", note)
@@ -212,7 +158,7 @@ def to_arviz(
                 "model": type(model).__name__,
                 "noise": getattr(model, "noise", None),
                 "dims": dict(result.dims),
-                "latent_dim": drawn.latents.shape[-1],
+                "latent_dim": latent_dim,
                 "num_instances": len(data),
                 "num_draws": num_draws,
                 "num_chains": num_chains,
@@ -222,74 +168,6 @@ def to_arviz(
         **({"thinned": note} if note else {}),
     }
     return to_container({name: group for name, group in groups.items() if group.variables}, attributes)
-
-
-def _predicted(
-    drawn: Drawn, plan: Plan, draws: Callable[..., Variable], ids: NDArray[Any]
-) -> tuple[dict[str, Variable], dict[str, Any]]:
-    """The variables of posterior_predictive, and their coordinates."""
-    coords: dict[str, Any] = {"draw": plan.places} if plan.thinned else {}
-    if plan.cells is None:
-        return {n: draws(value, "instance", f"feature_{n}") for n, value in drawn.predictions.items()}, coords
-    if drawn.imputed is None or not drawn.imputed.shape[1]:
-        return {}, coords
-    places = {name: _numpy(mask.nonzero()) for name, mask in plan.cells.items()}
-    names = np.concatenate([np.full(len(place), name) for name, place in places.items()])
-    rows, features = np.concatenate(list(places.values())).T
-    coords |= {"instance": ("cell", ids[rows]), "modality": ("cell", names), "feature": ("cell", features)}
-    return {"imputed": draws(drawn.imputed, "cell")}, coords
-
-
-def _by_feature(
-    result: DrawsPosterior, under: Sequence[int], known: Sequence[str], wanted: Sequence[str]
-) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-    """What each draw of the parameters says of each feature, dimensions and (S, D_m, ...); empty without one form."""
-    aligned = {number: result.aligned(number) for number in dict.fromkeys(under)}
-    forms = {number: form for number, form in aligned.items() if form is not None}
-    if len(forms) < len(aligned):
-        return {}
-    found: dict[str, tuple[tuple[str, ...], Tensor]] = {}
-    explained = {number: _explained(form, known) for number, form in forms.items()}
-    about_a_fit = isinstance(result.parameters.bound, LinearGaussian)
-    for name in known:
-        feature = (f"feature_{name}",)
-        signal = torch.stack([explained[s][name] for s in under])
-        noise = torch.stack([forms[s].noise_variance[name] for s in under])
-        found[f"communality_{name}"] = (feature, signal / (signal + noise))
-        found[f"signal_variance_{name}"] = (feature, signal)
-        if name in wanted:
-            loadings = torch.stack([forms[s].loadings[name] for s in under])
-            found[f"aligned_loadings_{name}"] = ((*feature, "latent"), loadings)
-        if about_a_fit:
-            found[f"noise_variance_{name}"] = (feature, noise)
-            found[f"intercepts_{name}"] = (feature, torch.stack([forms[s].intercepts[name] for s in under]))
-    return found
-
-
-def _prior(
-    model: object,
-    data: MultimodalData,
-    num_draws: int,
-    budget: int,
-    seed: int,
-    coords: Mapping[str, Any],
-    latent_dim: int,
-) -> dict[str, Group]:
-    """The groups prior and prior_predictive, in one chain."""
-    size = len(data) * sum(data.dims.values()) * data.dtype.itemsize
-    few = min(num_draws, max(1, budget // size))
-    found = draw_prior(model, data, few, seed, latent_dim) if few else None
-    if found is None:
-        return {}
-
-    def variable(values: Tensor, *dims: str) -> Variable:
-        return (*_DRAWS, *dims), _numpy(values[None])
-
-    prior = {"z": variable(found.latents, "instance", "latent")}
-    for name, values in found.globals.items():
-        prior[name] = variable(values, *(f"{name}_{i}" for i in range(values.ndim - 1)))
-    predicted = {name: variable(values, "instance", f"feature_{name}") for name, values in found.values.items()}
-    return {"prior": Group(prior, coords), "prior_predictive": Group(predicted, coords)}
 
 
 def _result(model: Model | PosteriorResult, data: MultimodalData, num_draws: int | None, seed: int) -> PosteriorResult:
@@ -323,29 +201,3 @@ def _layout(
             f"got {num_draws}."
         )
     return num_draws, num_chains, None
-
-
-def _distance(result: GaussianPosterior, latents: Tensor) -> Tensor:
-    """(z - m0)^T S0^-1 (z - m0), shape (S, N)."""
-    width, prior = latents.shape[-1], result.linear_gaussian
-    factor: Tensor = torch.linalg.cholesky(prior.prior_covariance[:width, :width])
-    distance = latents.new_empty(latents.shape[:2])
-    for s, draw in enumerate(latents):  # (S, N, K) twice more may not fit
-        whitened = torch.linalg.solve_triangular(factor, (draw - prior.prior_mean[:width]).mT, upper=False)
-        distance[s] = whitened.square().sum(dim=0)
-    return distance
-
-
-def _explained(lg: LinearGaussian, names: Sequence[str]) -> dict[str, Tensor]:
-    """diag(W S0 W^T) of each modality, (D_m,) each."""
-    return {name: ((lg.loadings[name] @ lg.prior_covariance) * lg.loadings[name]).sum(dim=1) for name in names}
-
-
-def _communalities(lg: LinearGaussian, names: Sequence[str]) -> dict[str, Tensor]:
-    """diag(W S0 W^T) / (diag(W S0 W^T) + psi) of each modality, (D_m,) each."""
-    return {name: signal / (signal + lg.noise_variance[name]) for name, signal in _explained(lg, names).items()}
-
-
-def _numpy(values: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = values.detach().cpu().numpy()
-    return array

@@ -88,11 +88,21 @@ class ConjugateForm:
         Costs one call of the model on K + 1 rows.
 
         Args:
-            values: of global latents, in their sites' shapes; those fitted or drawn before where not given.
+            values: of global latents, in their sites' shapes; those fitted before where not given.
 
         Raises:
-            NotConjugateError: there are several structures or components, or a Student-t site.
+            NotConjugateError: there are several structures or components, a Student-t site, or a global latent
+                without a value.
         """
+        known = {*self.bound.values, *(values or {})}
+        if not self.degrees_of_freedom and not set(self.globals) <= known:
+            raise NotConjugateError(
+                self.globals[0],
+                "global latents",
+                "It stands outside the plate and has a prior of its own, so the form depends on its value: give "
+                "values=, or fit it.",
+                "collapsed, by cal.fit with method 'map', 'svi' or 'nuts'",
+            )
         site = next(iter(self.latents))
         first = self.structures[0]
         if isinstance(first, LinearGaussianMixture):
@@ -186,16 +196,7 @@ def linear_gaussian(
         >>> lg.loadings["image"].tolist(), lg.prior_mean.tolist(), lg.noise_variance["image"].tolist()
         ([[1.0, 2.0], [0.0, 3.0]], [1.0, 1.0], [0.25, 0.25])
     """
-    form = discover(model, data, values)
-    if form.globals and not set(form.globals) <= {*form.bound.values, *(values or {})}:
-        raise NotConjugateError(
-            form.globals[0],
-            "global latents",
-            "It stands outside the plate and has a prior of its own, so the form depends on its value: give values=, "
-            "or fit it.",
-            "collapsed, by cal.fit with method 'map', 'svi' or 'nuts'",
-        )
-    return form.linear_gaussian(values)
+    return discover(model, data, values).linear_gaussian(values)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the linear-Gaussian form of a model depends on: nothing, the values of covariates, or each row.
+"""Dependence of the linear-Gaussian form of a model: on nothing, the values of covariates, or each row.
 
 The cheapest description is taken that says what the model says: one structure for all rows; one for each distinct value
 of the covariates that the model reads; one, with an offset for each row where only intercepts and prior means differ;
@@ -61,58 +61,79 @@ def find_structures(probe: Probe, reads: Iterable[str], *, check: bool) -> Struc
     Raises:
         NotConjugateError, ModelError: rows unlike those that were looked at before break a condition.
     """
-    prober, data = probe.prober, probe.data
-    everyone, nothing = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.int64)
-    columns = sorted(set(reads))
-    keys = _keys(data, columns) if columns else None
-    sample = spread_rows(data, _ROWS)
-    if keys is not None:  # one row for each value, so that rare ones are seen too; of very many, some
-        first = torch.as_tensor(np.unique(keys.numpy(), return_index=True)[1])
-        sample = torch.unique(torch.cat([sample, _spaced(first, _MOST_VERIFIED)]))
-    verified = sample if keys is None or int(keys.max()) < _MOST_VERIFIED else everyone
-
-    def read(index: Tensor) -> Structures:
-        representatives = _representatives(data, index)
-        found = prober.read(data, representatives, probe.values)
-        return Structures(representatives, found, index.to(data.device) if len(found) > 1 else None)
-
-    def odd_rows(components: list[list[Component]], index: Tensor, *, intercepts: bool = True) -> Tensor:
-        """Rows that are unlike, of the sample or, if it has none, of all that are to be verified."""
-        odd = _unlike_rows(probe, components, index, sample, intercepts=intercepts)
-        return (
-            odd
-            if len(odd) or verified is sample
-            else _unlike_rows(probe, components, index, verified, intercepts=intercepts)
-        )
-
-    one = read(nothing)
+    data, columns = probe.data, sorted(set(reads))
+    nothing = torch.zeros(len(data), dtype=torch.int64)
+    one = _read(probe, nothing)
     if not check:
         return one
-    odd = odd_rows(one.components, nothing)
+    keys = _keys(data, columns) if columns else None
+    rows = _VerifiedRows.of(probe, keys)
+    odd = rows.odd(one.components, nothing)
     if len(odd):
         _check_odd(probe, odd)
-    for rows in verified.split(_CHUNK):
-        probe.check_density(rows)
-    if not len(odd):
-        return one
+    for part in rows.every.split(_CHUNK):
+        probe.check_density(part)
+    return _by_what_differs(probe, rows, one, keys, columns) if len(odd) else one
+
+
+def _by_what_differs(
+    probe: Probe, rows: _VerifiedRows, one: Structures, keys: Tensor | None, columns: list[str]
+) -> Structures:
+    """The cheapest description that holds where ``one`` structure for all rows does not."""
+    data = probe.data
+    everyone, nothing = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.int64)
     for candidate in (keys, _keys(data, [*columns, "observed_mask"])):
         if candidate is not None and int(candidate.max()) < _MOST_VALUES:
-            found = read(candidate)
-            if not len(odd_rows(found.components, candidate)):
+            found = _read(probe, candidate)
+            if not len(rows.odd(found.components, candidate)):
                 return found
     if len(one.components[0]) == 1:
-        odd = odd_rows(one.components, nothing, intercepts=False)
+        odd = rows.odd(one.components, nothing, intercepts=False)
         if not len(odd):
             offsets, latent_offset = row_offsets(probe, one.components[0][0])
             return Structures(one.representatives, one.components, None, offsets, latent_offset)
         _check_odd(probe, odd)
-    found = read(everyone)
-    if len(odd_rows(found.components, everyone)):
+    found = _read(probe, everyone)
+    if len(rows.odd(found.components, everyone)):
         raise ModelError(
             "model: for the same instance and latents it gives different densities from call to call; remove what "
             "changes between calls."
         )
     return found
+
+
+def _read(probe: Probe, index: Tensor) -> Structures:
+    """The structures of the groups of rows that ``index`` (N,) tells apart."""
+    representatives = _representatives(probe.data, index)
+    found = probe.prober.read(probe.data, representatives, probe.values)
+    return Structures(representatives, found, index.to(probe.data.device) if len(found) > 1 else None)
+
+
+@dataclass(frozen=True)
+class _VerifiedRows:
+    """Rows that structures are verified on: a sample first and, where it shows nothing odd, all that have to be."""
+
+    probe: Probe
+    sample: Tensor
+    every: Tensor
+
+    @classmethod
+    def of(cls, probe: Probe, keys: Tensor | None) -> _VerifiedRows:
+        """Rows spread over the data, one of each distinct value of the covariates read, ``keys`` (N,), among them."""
+        sample = spread_rows(probe.data, _ROWS)
+        if keys is None:
+            return cls(probe, sample, sample)
+        # so that rare ones are seen too; of very many, some
+        first = torch.as_tensor(np.unique(keys.numpy(), return_index=True)[1])
+        sample = torch.unique(torch.cat([sample, _spaced(first, _MOST_VERIFIED)]))
+        return cls(probe, sample, sample if int(keys.max()) < _MOST_VERIFIED else torch.arange(len(probe.data)))
+
+    def odd(self, components: list[list[Component]], index: Tensor, *, intercepts: bool = True) -> Tensor:
+        """Rows that are unlike, of the sample or, if it has none, of all that are to be verified."""
+        odd = _unlike_rows(self.probe, components, index, self.sample, intercepts=intercepts)
+        if len(odd) or self.every is self.sample:
+            return odd
+        return _unlike_rows(self.probe, components, index, self.every, intercepts=intercepts)
 
 
 def _check_odd(probe: Probe, odd: Tensor) -> None:

@@ -1,17 +1,15 @@
-"""How MultimodalData shows itself."""
+"""Multimodal data in words, as text and as HTML."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from calmrl_prob.data.multimodal import MultimodalData
+from calmrl_prob.data.stored import StoredModalities
 
 
-def text(data: MultimodalData) -> str:
+def text(data: StoredModalities) -> str:
     """A few lines: the size, then each modality, then what else is known of the instances."""
     kind = "of entries observed" if data.missing == "features" else "observed"
     table = [(name, f"{width} features", f"{share:.1%} {kind}") for name, width, share in _modalities(data)]
@@ -20,7 +18,7 @@ def text(data: MultimodalData) -> str:
     return "\n".join([f"MultimodalData: {_summary(data)}", *lines, *(f"  {line}" for line in _beside(data))])
 
 
-def html(data: MultimodalData) -> str:
+def html(data: StoredModalities) -> str:
     """The same as a small HTML table, for notebooks."""
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{width}</td><td>{share:.1%}</td></tr>"
@@ -35,7 +33,7 @@ def html(data: MultimodalData) -> str:
     )
 
 
-def _summary(data: MultimodalData) -> str:
+def _summary(data: StoredModalities) -> str:
     counts = [(len(data), "instance"), (len(data.names), "modality"), (len(data.patterns), "missing pattern")]
     words = [f"{count:,} {_plural(word) if count != 1 else word}" for count, word in counts]
     kind = ["single features may be missing"] if data.missing == "features" else []
@@ -47,7 +45,7 @@ def _plural(word: str) -> str:
     return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
 
 
-def _modalities(data: MultimodalData) -> list[tuple[str, int, float]]:
+def _modalities(data: StoredModalities) -> list[tuple[str, int, float]]:
     if data.missing == "features":  # of entries: where only some features of a row are there, its mask says too much
         shares = [int(data.feature_mask(name).sum()) / (len(data) * width) for name, width in data.dims.items()]
     else:
@@ -55,7 +53,7 @@ def _modalities(data: MultimodalData) -> list[tuple[str, int, float]]:
     return [(name, width, share) for (name, width), share in zip(data.dims.items(), shares, strict=True)]
 
 
-def _beside(data: MultimodalData) -> list[str]:
+def _beside(data: StoredModalities) -> list[str]:
     lines = []
     if data.ids is not None:
         lines.append(f"ids: {data.ids[0]} .. {data.ids[-1]}")

@@ -96,13 +96,7 @@ class MultimodalData(StoredModalities):
         missing: Literal["modalities", "features"] = "modalities",
         empty: Literal["refuse", "drop"] = "refuse",
     ) -> None:
-        if missing not in ("modalities", "features"):
-            raise ArgumentError(f"missing: expected 'modalities' or 'features', got {missing!r}.")
-        if empty not in ("refuse", "drop"):
-            raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
-        for argument, value in {"covariates": covariates, "attributes": attributes}.items():
-            if not (value is None or isinstance(value, Mapping)):
-                raise ArgumentTypeError(f"{argument}: expected a mapping of names, got {short(value)}; pass a dict.")
+        _require_options(missing, empty, covariates=covariates, attributes=attributes)
         given = named_arrays(arrays)
         self.names = tuple(given)
         self.missing = missing
@@ -124,17 +118,29 @@ class MultimodalData(StoredModalities):
         else:
             # cloned: the user may change theirs later, and NaN rows are entered below
             self.observed_mask = as_observed_mask(observed_mask, self.names, n, device).clone()
+        self._enter_absent_rows()
+        self._settle_empty_instances(empty)
+
+    def _enter_absent_rows(self) -> None:
+        """Enter rows that are NaN throughout into ``observed_mask``, and refuse values that cannot be."""
         self._nan_where_absent = set()
         for m, (name, values) in enumerate(self._values.items()):
             found = check_rows(values)
             present = self.observed_mask[:, m] & ~found.absent
-            refuse_bad_rows(name, values, found, present, partial_allowed=missing == "features", ids=self.ids)
+            partial_allowed = self.missing == "features"
+            refuse_bad_rows(name, values, found, present, partial_allowed=partial_allowed, ids=self.ids)
             self.observed_mask[:, m] = present
             if bool((found.absent | present).all()):
                 self._nan_where_absent.add(name)
         for m, name in enumerate(self.names):
             if not bool(self.observed_mask[:, m].any()):
-                raise DataError(f"modality {name!r}: no instance has it (all {n} rows are absent); leave it out.")
+                raise DataError(
+                    f"modality {name!r}: no instance has it (all {self.num_instances} rows are absent); leave it out."
+                )
+
+    def _settle_empty_instances(self, empty: str) -> None:
+        """Refuse instances that have no modality, or leave them out."""
+        n = self.num_instances
         nothing = (~self.observed_mask.any(dim=1)).nonzero().squeeze(1)
         if len(nothing) and empty == "refuse":
             first = describe_row(int(nothing[0]), self.ids)
@@ -405,3 +411,14 @@ class MultimodalData(StoredModalities):
 
     def _repr_html_(self) -> str:
         return display.html(self)
+
+
+def _require_options(missing: str, empty: str, **mappings: object) -> None:
+    """Refuse options that there are not, and what should be a mapping and is none."""
+    if missing not in ("modalities", "features"):
+        raise ArgumentError(f"missing: expected 'modalities' or 'features', got {missing!r}.")
+    if empty not in ("refuse", "drop"):
+        raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
+    for argument, value in mappings.items():
+        if not (value is None or isinstance(value, Mapping)):
+            raise ArgumentTypeError(f"{argument}: expected a mapping of names, got {short(value)}; pass a dict.")

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from calmrl_prob._support.arguments import short
+from calmrl_prob.data.stored import StoredModalities
 from calmrl_prob.errors import ArgumentTypeError, DataError, IdentifiabilityWarning, SchemaError
 
 if TYPE_CHECKING:
-    from calmrl_prob.data.multimodal import MultimodalData
     from calmrl_prob.linear_gaussian import SufficientStatistics
 
 
 def require_schema(
-    data: MultimodalData, dims: Mapping[str, int], argument: str = "data", source: str = "the model"
+    data: StoredModalities, dims: Mapping[str, int], argument: str = "data", source: str = "the model"
 ) -> None:
     """Check that data have exactly the modalities in ``dims``, in any order, with those widths.
 
@@ -44,7 +44,7 @@ def require_schema(
 
 
 def require_widths(
-    data: MultimodalData, dims: Mapping[str, int], argument: str = "data", source: str = "the model"
+    data: StoredModalities, dims: Mapping[str, int], argument: str = "data", source: str = "the model"
 ) -> None:
     """Check that every modality of the data is in ``dims`` with its width; arguments as in :func:`require_schema`.
 
@@ -72,7 +72,7 @@ def _require_mapping(dims: object) -> None:
         )
 
 
-def require_fittable(data: MultimodalData) -> None:
+def require_fittable(data: StoredModalities) -> None:
     """Check that a model can be fitted to data: at least two instances, and no modality that none of them has.
 
     Warns as :func:`warn_unidentifiable` does.
@@ -82,7 +82,7 @@ def require_fittable(data: MultimodalData) -> None:
 
     Example:
         >>> import torch
-        >>> from calmrl_prob.data.multimodal import MultimodalData
+        >>> from calmrl_prob import MultimodalData
         >>> require_fittable(MultimodalData({"image": torch.ones(1, 3)}))
         Traceback (most recent call last):
         ...
@@ -96,7 +96,7 @@ def require_fittable(data: MultimodalData) -> None:
     warn_unidentifiable(data)
 
 
-def warn_unidentifiable(data: MultimodalData | SufficientStatistics) -> None:
+def warn_unidentifiable(data: StoredModalities | SufficientStatistics) -> None:
     """Warn if some modalities never share an instance with the rest, not even through others in between.
 
     Warns:
@@ -104,7 +104,7 @@ def warn_unidentifiable(data: MultimodalData | SufficientStatistics) -> None:
 
     Example:
         >>> import torch
-        >>> from calmrl_prob.data.multimodal import MultimodalData
+        >>> from calmrl_prob import MultimodalData
         >>> warn_unidentifiable(MultimodalData({"image": torch.ones(2, 3), "text": torch.ones(2, 4)}))
     """
     groups = data.modality_groups()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from calmrl_prob._moved import old_names
 from calmrl_prob.encoders.convolutional import ConvEncoder, TextEncoder, WaveformEncoder, log_spectrogram
 from calmrl_prob.encoders.dense import (
     ENCODERS,
@@ -26,3 +29,6 @@ __all__ = [
     "log_spectrogram",
     "posterior_mean_encoders",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

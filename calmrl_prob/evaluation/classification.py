@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from calmrl_prob._support.arguments import real_number, short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 #: Inverse penalties of the logistic regression to choose from.
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -116,6 +116,8 @@ def _choose_penalty(
     penalties: Sequence[float],
     folds: int,
 ) -> float:
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
     if len(penalties) == 1:
         return float(penalties[0])
     common = counts >= folds  # a rarer class cannot stand in every fold
@@ -133,6 +135,10 @@ def _choose_penalty(
 
 
 def _classifier(inverse_penalty: float) -> Pipeline:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=1000))
 
 

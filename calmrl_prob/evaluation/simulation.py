@@ -27,7 +27,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
-from scipy.stats import chi2
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, whole_number
@@ -66,6 +65,8 @@ class SimulationRanks:
     @property
     def p_values(self) -> dict[str, float]:
         """For each quantity, the probability of a histogram at least as uneven by chance, from the chi-square test."""
+        from scipy.stats import chi2
+
         expected = len(self.ranks) / self.num_bins
         statistics = {name: ((self.histogram(name) - expected) ** 2 / expected).sum() for name in self.ranks}
         return {name: float(chi2.sf(value, self.num_bins - 1)) for name, value in statistics.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
@@ -16,9 +17,9 @@ from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import fit_em, log_marginal
-from calmrl_prob.plots.latent_dim import latent_dim_choice
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 #: Share of a modality's variance above which a latent is said to serve it.
@@ -27,7 +28,7 @@ _SERVES = 2e-3
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentDimChoice:
-    """What was found.
+    """The number of latents chosen, and what it was chosen by; :func:`calmrl_prob.plots.latent_dim_choice` draws it.
 
     Attributes:
         latent_dim: K, the fewest latents that are behind the best by no more than one standard error of the difference.
@@ -62,21 +63,15 @@ class LatentDimChoice:
         return f"kept by ARD: {self.ard_count} of {self.ard_limit}{limit}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Held-out evidence against K, with one standard error of the difference to the best, and what was chosen.
-
-        The same as :func:`calmrl_prob.plots.latent_dim_choice`.
-
-        Args:
-            ax: where to draw; new axes by default.
-
-        Returns:
-            The axes.
-
-        Raises:
-            MissingDependencyError: matplotlib is not installed.
-            ArgumentTypeError: ``ax`` is no axes.
-        """
-        return latent_dim_choice(self, ax)
+        """Deprecated: use :func:`calmrl_prob.plots.latent_dim_choice`."""
+        warnings.warn(
+            "LatentDimChoice.plot goes with the next release; call cal.plots.latent_dim_choice(choice) instead.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        plots: Any = sys.modules[__name__.partition(".")[0]].plots  # by way of the package: plots lie above inference
+        axes: Axes = plots.latent_dim_choice(self, ax)
+        return axes
 
 
 def choose_latent_dim(
@@ -119,6 +114,8 @@ def choose_latent_dim(
         >>> found.latent_dim, list(found.curve.columns)
         (3, ['latent_dim', 'evidence', 'error', 'behind', 'behind_error'])
     """
+    import pandas as pd
+
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):

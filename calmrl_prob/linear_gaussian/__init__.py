@@ -1,5 +1,10 @@
 """The exact linear-Gaussian engine: torch alone, nothing of Pyro."""
 
+from __future__ import annotations
+
+import sys
+
+from calmrl_prob._moved import CalledAsFunction
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.em.convergence import Trace
@@ -56,3 +61,6 @@ __all__ = [
     "split_by_labels",
     "student_t_posterior",
 ]
+
+# For one release: cal.linear_gaussian(model, data) was a function, and hid this package.
+sys.modules[__name__].__class__ = CalledAsFunction

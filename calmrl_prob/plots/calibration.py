@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import binom
 
 from calmrl_prob._support.arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.imputation.calibration import standardized_error
-from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, look, numbers, series
+from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, numbers, series, series_style
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from torch import Tensor
 
@@ -59,6 +58,8 @@ def coverage(
         >>> ax.get_ylabel()
         'true values inside (%)'
     """
+    import pandas as pd
+
     drawn = {}
     for label, curve in series("curves", _by_group(curves)).items():
         where = f"curves[{label!r}]" if label else "curves"
@@ -79,7 +80,7 @@ def coverage(
         ideal = [0, 0] if difference else [0, 100]
         ax.plot([0, 100], ideal, color=GREY, linewidth=1, label="perfectly calibrated")
         for number, (label, (level, height, error)) in enumerate(drawn.items()):
-            options = {"markersize": 4, "linewidth": 1.2} | look(number, label, looks)
+            options = {"markersize": 4, "linewidth": 1.2} | series_style(number, label, looks)
             if error is not None:
                 low, high = height - 100 * error, height + 100 * error
                 ax.fill_between(level, low, high, color=options["color"], alpha=0.2, linewidth=0)
@@ -98,6 +99,8 @@ def coverage(
 
 def _by_group(curves: object) -> object:
     """A table of several groups as a mapping of their names to their rows."""
+    import pandas as pd
+
     if not isinstance(curves, pd.DataFrame):
         return curves
     keys = [key for key in ("modality", "pattern") if key in curves]
@@ -142,6 +145,8 @@ def pit(
         >>> ax.get_xlabel()
         'share of the predictive distribution below the true value'
     """
+    from scipy.stats import binom
+
     bins = whole_number("bins", bins, least=1)
     drawn = {label: numbers("values", value).ravel() for label, value in series("values", values).items()}
     for label, value in drawn.items():
@@ -157,7 +162,7 @@ def pit(
         )
         ax.axhline(1, color=GREY, linewidth=1)
         for number, (label, value) in enumerate(drawn.items()):
-            options = look(number, label, looks)
+            options = series_style(number, label, looks)
             options = {"linewidth": 1.4} | {key: value for key, value in options.items() if key != "marker"}
             density, edges = np.histogram(value, bins=bins, range=(0, 1), density=True)
             ax.stairs(density, edges, label=label or "observed", **options)

@@ -91,11 +91,11 @@ def canvas(ax: Axes | None, size: tuple[float, float] = (5.2, 3.4)) -> Iterator[
         yield ax
 
 
-def look(number: int, label: str = "", looks: Looks | None = None, *, marker: bool = True) -> dict[str, Any]:
+def series_style(number: int, label: str = "", looks: Looks | None = None, *, marker: bool = True) -> dict[str, Any]:
     """Colour, marker and dashes of a series, as keywords of ``plot``: those asked for, else the next of the palette.
 
     Example:
-        >>> look(1, "mean", {"mean": {"color": "black"}})["color"], look(0)["color"]
+        >>> series_style(1, "mean", {"mean": {"color": "black"}})["color"], series_style(0)["color"]
         ('black', '#0072B2')
     """
     own = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,60 +65,20 @@ def anchor_shift_circle(
         >>> [label.get_text() for label in ax.get_yticklabels()]  # atan2(0.8, 1.6)
         ['cat: 27°']
     """
-    for argument, value in {"representations": representations, "observed_mask": observed_mask}.items():
-        if not isinstance(value, Tensor):
-            raise ArgumentTypeError(f"{argument}: expected a tensor, got {described(value)}; use torch.as_tensor.")
-    if representations.ndim != 3 or not 0 < len(representations) <= _MOST:
-        raise ArgumentError(
-            f"representations: expected shape (B, M, D) with 1 to {_MOST} instances, got "
-            f"{tuple(representations.shape)}; choose some rows."
-        )
-    count = len(representations)
-    bounds = shift_bounds(representations, observed_mask)
-    empty = (~observed_mask.any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise ArgumentError(f"observed_mask: row {empty[0]} has no modality, so no local anchor; leave it out.")
-    complete = representations.detach().double()
-    full, local = leading_vector(complete).vector, leading_vector(complete, observed_mask).vector
-    angle = _angle(full, local)
-    reach = {
-        "bounds of Theorem 1": _sides(angle, bounds.theorem_lower, bounds.theorem_upper),
-        "moment bounds": _sides(angle, bounds.moment_lower, bounds.moment_upper),
-    }
-    nearer = None
-    if calibrated is not None:
-        if not isinstance(calibrated, Tensor) or calibrated.shape != full.shape:
-            shape = tuple(getattr(calibrated, "shape", ()))
-            raise ArgumentError(f"calibrated: expected a tensor of shape {tuple(full.shape)}, got {shape}.")
-        nearer = _angle(full, calibrated.detach().double())
-    labels = names_of("names", names, count)
+    _require_instances(representations, observed_mask)
+    angle, reach, nearer = _angles(representations, observed_mask, calibrated)
+    labels, count = names_of("names", names, len(representations)), len(representations)
     radii = np.linspace(_OUTER, _INNER, count) if count > 1 else np.array([_OUTER])
     largest = max(float(part.max()) for part in (angle, *([] if nearer is None else [nearer])))
     widest = np.pi / 2 if largest <= np.pi / 2 else np.pi
     with canvas(ax, (7.0, 3.7 if widest < 2 else 5.2)) as ax:
-        sweep = np.linspace(0, widest, 100)
-        for row, radius in enumerate(radii):
-            ax.plot(radius * np.sin(sweep), radius * np.cos(sweep), color=_PALE, linewidth=0.8)
-            for label, (low, high) in reach.items():
-                sharp, text = label == "moment bounds", label if row == 0 else None
-                arc = np.linspace(low[row], high[row], 60)
-                line: dict[str, Any] = {
-                    "color": GREY if sharp else _PALE,
-                    "linewidth": 3 if sharp else 9,
-                    "solid_capstyle": "butt",
-                }
-                ax.plot(radius * np.sin(arc), radius * np.cos(arc), label=text, **line)
-                for end in arc[[0, -1]] if sharp else ():  # ticks, since they often all but meet
-                    ax.plot(*np.outer([np.sin(end), np.cos(end)], radius + _TICK), color=BLACK, linewidth=1)
+        _draw_arcs(ax, radii, widest, reach)
         ax.plot(0 * radii, radii, "*", color=BLACK, markersize=8, label="full anchor", clip_on=False)
         ax.plot(radii * np.sin(angle), radii * np.cos(angle), "o", color=VERMILION, markersize=5, label="local anchor")
         if nearer is not None:
             place = radii * np.sin(nearer), radii * np.cos(nearer)
             ax.plot(*place, "D", color=BLUE, markersize=4.5, label="calibrated anchor")
-        for degrees in range(30, round(np.degrees(widest)) + 1, 30):
-            x, y = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
-            ax.plot([0, x], [0, y], color=_PALE, linewidth=0.6, zorder=0)
-            ax.annotate(f"{degrees}°", (1.06 * x, 1.06 * y), ha="center", va="center", fontsize=7)
+        _draw_degrees(ax, widest)
         ax.set_aspect("equal")
         ax.set_xticks([])
         ax.set_yticks(radii, [f"{n}: {np.degrees(a):.0f}°" for n, a in zip(labels, angle, strict=True)])
@@ -131,12 +91,73 @@ def anchor_shift_circle(
         return ax
 
 
+def _require_instances(representations: Tensor, observed_mask: Tensor) -> None:
+    """Refuse what is no tensor, and more instances than there is room for."""
+    for argument, value in {"representations": representations, "observed_mask": observed_mask}.items():
+        if not isinstance(value, Tensor):
+            raise ArgumentTypeError(f"{argument}: expected a tensor, got {described(value)}; use torch.as_tensor.")
+    if representations.ndim != 3 or not 0 < len(representations) <= _MOST:
+        raise ArgumentError(
+            f"representations: expected shape (B, M, D) with 1 to {_MOST} instances, got "
+            f"{tuple(representations.shape)}; choose some rows."
+        )
+
+
+def _angles(
+    representations: Tensor, observed_mask: Tensor, calibrated: Tensor | None
+) -> tuple[Array, dict[str, tuple[Array, Array]], Array | None]:
+    """Angles to the full anchor, (B,) radians: of the local one, the ends of its bounds, and of the calibrated one."""
+    bounds = shift_bounds(representations, observed_mask)
+    empty = (~observed_mask.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ArgumentError(f"observed_mask: row {empty[0]} has no modality, so no local anchor; leave it out.")
+    complete = representations.detach().double()
+    full, local = leading_vector(complete).vector, leading_vector(complete, observed_mask).vector
+    angle = _angle(full, local)
+    reach = {
+        "bounds of Theorem 1": _ends(angle, bounds.theorem_lower, bounds.theorem_upper),
+        "moment bounds": _ends(angle, bounds.moment_lower, bounds.moment_upper),
+    }
+    if calibrated is None:
+        return angle, reach, None
+    if not isinstance(calibrated, Tensor) or calibrated.shape != full.shape:
+        shape = tuple(getattr(calibrated, "shape", ()))
+        raise ArgumentError(f"calibrated: expected a tensor of shape {tuple(full.shape)}, got {shape}.")
+    return angle, reach, _angle(full, calibrated.detach().double())
+
+
+def _draw_arcs(ax: Axes, radii: Array, widest: float, reach: Mapping[str, tuple[Array, Array]]) -> None:
+    """An arc for each instance, and on it a bar for each kind of bounds."""
+    sweep = np.linspace(0, widest, 100)
+    for row, radius in enumerate(radii):
+        ax.plot(radius * np.sin(sweep), radius * np.cos(sweep), color=_PALE, linewidth=0.8)
+        for label, (low, high) in reach.items():
+            sharp, text = label == "moment bounds", label if row == 0 else None
+            arc = np.linspace(low[row], high[row], 60)
+            line: dict[str, Any] = {
+                "color": GREY if sharp else _PALE,
+                "linewidth": 3 if sharp else 9,
+                "solid_capstyle": "butt",
+            }
+            ax.plot(radius * np.sin(arc), radius * np.cos(arc), label=text, **line)
+            for end in arc[[0, -1]] if sharp else ():  # ticks, since they often all but meet
+                ax.plot(*np.outer([np.sin(end), np.cos(end)], radius + _TICK), color=BLACK, linewidth=1)
+
+
+def _draw_degrees(ax: Axes, widest: float) -> None:
+    """A ray at every 30 degrees, with its angle."""
+    for degrees in range(30, round(np.degrees(widest)) + 1, 30):
+        x, y = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+        ax.plot([0, x], [0, y], color=_PALE, linewidth=0.6, zorder=0)
+        ax.annotate(f"{degrees}°", (1.06 * x, 1.06 * y), ha="center", va="center", fontsize=7)
+
+
 def _angle(full: Tensor, other: Tensor) -> Array:
     """The angle between unit vectors, (B,), radians, 0 .. pi; from their difference, so that small ones are exact."""
     return np.asarray(2 * torch.arcsin((anchor_shift(full, other) / 2).clamp(max=1)).cpu().numpy())
 
 
-def _sides(angle: Array, lower: Tensor, upper: Tensor) -> tuple[Array, Array]:
+def _ends(angle: Array, lower: Tensor, upper: Tensor) -> tuple[Array, Array]:
     """Angles of which sqrt(2) sin has these bounds, on the anchor's side of a right one."""
     low, high = (torch.arcsin((bound / 2**0.5).clamp(max=1)).cpu().numpy() for bound in (lower, upper))
     beyond = angle > np.pi / 2

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from calmrl_prob._support.arguments import short
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.plots.canvas import Array, Looks, canvas, look, numbers, series
+from calmrl_prob.plots.canvas import Array, Looks, canvas, numbers, series, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def evidence_trace(
                 heights = values[-1] - values[:-1] if to_come else values
                 heights = np.where(heights > 0, heights, np.nan) if to_come else heights
                 text = (label or name) if repeat == 0 else None
-                options = {"linewidth": 1.3} | look(number, label, looks, marker=False)
+                options = {"linewidth": 1.3} | series_style(number, label, looks, marker=False)
                 ax.plot(np.arange(len(heights)), heights, label=text, **options)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if to_come:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from calmrl_prob._support.arguments import described
 from calmrl_prob.errors import ArgumentTypeError
+from calmrl_prob.inference.choose import LatentDimChoice
 from calmrl_prob.plots.canvas import BLUE, GREEN, VERMILION, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from calmrl_prob.inference.choose import LatentDimChoice
 
 
 def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
@@ -38,7 +37,7 @@ def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
         >>> ax.get_ylabel()
         'nats per held-out row'
     """
-    if not (hasattr(choice, "curve") and hasattr(choice, "ard_count")):  # its class calls this function
+    if not isinstance(choice, LatentDimChoice):
         raise ArgumentTypeError(f"choice: expected what cal.choose_latent_dim returns, got {described(choice)}.")
     with canvas(ax) as ax:
         curve = choice.curve

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
 
 from calmrl_prob._support.arguments import described, real_number, short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -55,11 +54,13 @@ def latent_space(
 
     Example:
         >>> cal = __import__("calmrl_prob")
-        >>> made = cal.datasets.make_synthetic(50, missing_rate=0.4, seed=0)
-        >>> ax = latent_space(cal.posterior(made.truth, made.data), labels=made.data.labels)
+        >>> synthetic = cal.datasets.make_synthetic(50, missing_rate=0.4, seed=0)
+        >>> ax = latent_space(cal.posterior(synthetic.truth, synthetic.data), labels=synthetic.data.labels)
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['0', '1', 'prior']
     """
+    from scipy.stats import chi2
+
     if not isinstance(result, PosteriorResult):
         raise ArgumentTypeError(f"result: expected what cal.posterior returns, got {described(result)}.")
     level = real_number("level", level, 0.9)
@@ -82,8 +83,8 @@ def latent_space(
             k, lg = mean.shape[1], result.linear_gaussian
             centre = lg.prior_mean[:k].double().cpu().numpy() @ directions
             prior = directions.T @ lg.prior_covariance[:k, :k].double().cpu().numpy() @ directions
-            look = {"facecolor": "none", "edgecolor": GREY, "linestyle": "--"}
-            _ellipses(ax, centre[None], prior[None], radius, **look)
+            style = {"facecolor": "none", "edgecolor": GREY, "linestyle": "--"}
+            _ellipses(ax, centre[None], prior[None], radius, **style)
             ax.plot([], [], color=GREY, linestyle="--", label="prior")
         ax.set_aspect("equal", adjustable="datalim")
         ax.set(
@@ -134,7 +135,7 @@ def _classes(labels: ArrayLike | Sequence[object] | None, count: int) -> tuple[l
     return [str(name) for name in names], index
 
 
-def _ellipses(ax: Axes, centre: Array, covariance: Array, radius: float, **look: Any) -> None:
+def _ellipses(ax: Axes, centre: Array, covariance: Array, radius: float, **style: Any) -> None:
     """{x: (x - centre)^T covariance^-1 (x - centre) <= radius^2} for each row."""
     from matplotlib.collections import EllipseCollection
 
@@ -144,7 +145,7 @@ def _ellipses(ax: Axes, centre: Array, covariance: Array, radius: float, **look:
     ax.add_collection(
         EllipseCollection(
             reach[:, 1], reach[:, 0], angle, units="xy", offsets=centre, offset_transform=ax.transData, linewidth=0.8,
-            **look,
+            **style,
         ),
         autolim=False,
     )  # fmt: skip

@@ -39,8 +39,8 @@ def variance_explained(model: Model | FitResult, ax: Axes | None = None, *, rota
         MissingDependencyError: matplotlib is not installed.
 
     Example:
-        >>> made = __import__("calmrl_prob").datasets.make_synthetic(10, latent_dim=3, seed=0)
-        >>> ax = variance_explained(made.truth)
+        >>> synthetic = __import__("calmrl_prob").datasets.make_synthetic(10, latent_dim=3, seed=0)
+        >>> ax = variance_explained(synthetic.truth)
         >>> ax.images[0].get_array().shape
         (3, 3)
     """

@@ -38,8 +38,8 @@ def missingness_map(data: MultimodalData, ax: Axes | None = None) -> Axes:
         MissingDependencyError: matplotlib is not installed.
 
     Example:
-        >>> made = __import__("calmrl_prob").datasets.make_synthetic(200, missing_rate=0.4, seed=0)
-        >>> ax = missingness_map(made.data)
+        >>> synthetic = __import__("calmrl_prob").datasets.make_synthetic(200, missing_rate=0.4, seed=0)
+        >>> ax = missingness_map(synthetic.data)
         >>> ax.get_title()
         '200 instances, 7 missing patterns'
     """

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Distribution
 
 from calmrl_prob._support.arguments import whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.plots.canvas import BLACK, BLUE, GREY, Array, canvas, look, numbers, row_numbers
+from calmrl_prob.plots.canvas import BLACK, BLUE, GREY, Array, canvas, numbers, row_numbers, series_style
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.posterior import PosteriorResult
 
@@ -65,8 +64,8 @@ def prior_against_posterior(
 
     Example:
         >>> cal = __import__("calmrl_prob")
-        >>> made = cal.datasets.make_synthetic(100, seed=0)
-        >>> ax = prior_against_posterior(cal.posterior(made.truth, made.data), latent=1)
+        >>> synthetic = cal.datasets.make_synthetic(100, seed=0)
+        >>> ax = prior_against_posterior(cal.posterior(synthetic.truth, synthetic.data), latent=1)
         >>> ax = prior_against_posterior(torch.randn(100).exp(), torch.distributions.HalfNormal(2.0), name="noise (V)")
         >>> ax.get_xlabel()
         'noise (V)'
@@ -107,6 +106,8 @@ def prior_against_posterior(
 def _closed_form(
     result: GaussianPosterior, ax: Axes | None, latent: int, instances: Sequence[int] | None, name: str | None
 ) -> Axes:
+    from scipy.stats import norm
+
     count, latent_dim = result.mean.shape
     k = whole_number("latent", latent)
     if k >= latent_dim:
@@ -127,7 +128,7 @@ def _closed_form(
         ax.plot(grid, norm.pdf(grid, centre, width), color=GREY, linestyle="--", linewidth=1.6, label="prior")
         ax.plot(grid, patterns / count, color=BLACK, linewidth=1.6, label=f"mean posterior of {count:,} instances")
         for number, row in enumerate(rows):
-            options = look(number, marker=False) | {"linewidth": 1}
+            options = series_style(number, marker=False) | {"linewidth": 1}
             ax.plot(grid, norm.pdf(grid, mean[row], spread[row]), label=f"posterior of instance {row}", **options)
         _finish(ax, name or f"latent {k} (units of the prior)")
         return ax

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.plots.canvas import BLACK, GREY, Array, Looks, canvas, look, numbers, series
+from calmrl_prob.plots.canvas import BLACK, GREY, Array, Looks, canvas, numbers, series, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def risk_coverage(
         for number, (label, values) in enumerate(given.items()):
             risk = _risk(errors, values)
             text = f"{label or 'most certain first'} (area {risk.mean():.3g})"
-            ax.plot(share, risk, label=text, **(look(number, label, looks, marker=False)))
+            ax.plot(share, risk, label=text, **(series_style(number, label, looks, marker=False)))
         best = _risk(errors, errors)
         ax.plot(share, best, color=BLACK, linewidth=1, linestyle=":", label=f"best possible (area {best.mean():.3g})")
         ax.axhline(errors.mean(), color=GREY, linewidth=1, label=f"any order (area {errors.mean():.3g})")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.distributions import StudentT
 
@@ -103,6 +102,8 @@ class StudentTPredictive(Predictive):
 
     def quantile(self, probability: float) -> Tensor:
         """(N, D)."""
+        from scipy import stats
+
         standard = stats.t.ppf(probability, self._freedom.double().cpu().numpy())
         return self.mean + torch.as_tensor(standard).to(self.mean) * self._scale
 
@@ -113,5 +114,7 @@ class StudentTPredictive(Predictive):
 
     def cdf(self, values: Tensor) -> Tensor:
         """P(x_nd below ``values``), (N, D)."""
+        from scipy import stats
+
         standard = ((values - self.mean) / self._scale).double().cpu().numpy()
         return torch.as_tensor(stats.t.cdf(standard, self._freedom.double().cpu().numpy())).to(self.mean)

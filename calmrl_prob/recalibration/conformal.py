@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
-from calmrl_prob.recalibration.scores import Group, SortedScores
+from calmrl_prob.recalibration.scores import PatternScores, SortedScores
 
 #: Halvings of the bracket of a CV+ quantile.
 _BISECTIONS = 32
@@ -37,7 +37,12 @@ class ConformalPredictive(Rescaled):
     """
 
     def __init__(
-        self, base: Predictive, factor: Tensor, folds: Sequence[Predictive], groups: Sequence[Group], index: Tensor
+        self,
+        base: Predictive,
+        factor: Tensor,
+        folds: Sequence[Predictive],
+        groups: Sequence[PatternScores],
+        index: Tensor,
     ) -> None:
         super().__init__(base, factor)
         self._folds, self._groups, self._index = folds, groups, index
@@ -85,10 +90,10 @@ class ConformalPredictive(Rescaled):
             out[rows] = sign * upper_end(group.features, centres, scales, min(level, most) if truncated else level)
         return out
 
-    def _present(self) -> list[Group]:
+    def _present(self) -> list[PatternScores]:
         return [self._groups[g] for g in self._index.unique().tolist()]
 
-    def _rows(self) -> list[tuple[Group, Tensor]]:
+    def _rows(self) -> list[tuple[PatternScores, Tensor]]:
         return [(self._groups[g], (self._index == g).nonzero().squeeze(1)) for g in self._index.unique().tolist()]
 
 

@@ -22,12 +22,12 @@ from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
 from calmrl_prob.recalibration.conformal import ConformalPredictive, norm_moments, upper_end
-from calmrl_prob.recalibration.scores import Group, SortedScores
+from calmrl_prob.recalibration.scores import PatternScores, SortedScores
 
 Method = Literal["scale", "conformal", "cv", "cv+"]
 #: Instances that a group needs for a quantile of each feature apart.
 _ROWS_BY_FEATURE = 50
-#: A pattern without a group of its own is told of, from so many instances and such a ratio of squared errors on.
+#: A pattern without a group of its own is warned of, from so many instances and such a ratio of squared errors on.
 _ROWS_TO_TELL, _MUCH_GREATER = 10, 2.0
 #: What is true of the intervals of each method, n calibration instances of a group exchangeable with the new one.
 GUARANTEES: dict[str, str] = {
@@ -59,7 +59,7 @@ class Recalibration:
     def __init__(
         self,
         method: Method,
-        groups: Mapping[str, Mapping[str | None, Group]],
+        groups: Mapping[str, Mapping[str | None, PatternScores]],
         names: Sequence[str],
         models: Sequence[Any],
         fingerprint: str | None,
@@ -152,7 +152,7 @@ class Recalibration:
             ends.append(out.clamp_min(0).to(base.mean.dtype))
         return ends[0], ends[1]
 
-    def _index(self, name: str, data: MultimodalData) -> tuple[list[Group], Tensor]:
+    def _index(self, name: str, data: MultimodalData) -> tuple[list[PatternScores], Tensor]:
         """The groups that occur, and which one each instance is of."""
         if name not in self.groups:
             raise DataError(
@@ -242,12 +242,12 @@ def recalibrate(
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
         >>> from calmrl_prob.imputation import impute
-        >>> made = make_synthetic(500, {"image": 4, "text": 3}, latent_dim=2, seed=0)
-        >>> held_out, new = made.complete.split([300, 200], seed=0)
-        >>> found = recalibrate(made.truth, held_out)
+        >>> synthetic = make_synthetic(500, {"image": 4, "text": 3}, latent_dim=2, seed=0)
+        >>> held_out, new = synthetic.complete.split([300, 200], seed=0)
+        >>> found = recalibrate(synthetic.truth, held_out)
         >>> found
         Recalibration('conformal'; image: 1 patterns, 300 instances, text: 1 patterns, 300 instances)
-        >>> imputed = impute(made.truth, new.select(["image"]), recalibrated=found)
+        >>> imputed = impute(synthetic.truth, new.select(["image"]), recalibrated=found)
         >>> lower, upper = imputed.interval(0.9)["text"]
         >>> inside = (lower <= new["text"]) & (new["text"] <= upper)
         >>> round(float(inside.double().mean()), 1)
@@ -280,7 +280,7 @@ def recalibrate(
         name: _groups([p for p in found.parts if p.modality == name], folds, by_feature, min_rows)
         for name in (hidden if names is None else names)
     }
-    _tell_of_small_patterns(found, groups, min_rows)
+    _warn_of_small_patterns(found, groups, min_rows)
     models = found.models if method == "cv+" else ()
     result = Recalibration(method, groups, found.names, models, fingerprint(model))
     if attach:
@@ -325,8 +325,8 @@ def _check(model: object, found: MaskedValidation, method: str) -> None:
 
 def _groups(
     parts: Sequence[HeldOut], folds: Sequence[int | None], by_feature: bool, min_rows: int
-) -> dict[str | None, Group]:
-    found: dict[str | None, Group] = {None: _group(parts, None, folds, by_feature)}
+) -> dict[str | None, PatternScores]:
+    found: dict[str | None, PatternScores] = {None: _group(parts, None, folds, by_feature)}
     for pattern in dict.fromkeys(part.pattern for part in parts):
         own = [part for part in parts if part.pattern == pattern]
         if len(np.unique(np.concatenate([part.rows for part in own]))) >= min_rows:
@@ -334,11 +334,11 @@ def _groups(
     return found
 
 
-def _tell_of_small_patterns(
-    found: MaskedValidation, groups: Mapping[str, Mapping[str | None, Group]], min_rows: int
+def _warn_of_small_patterns(
+    found: MaskedValidation, groups: Mapping[str, Mapping[str | None, PatternScores]], min_rows: int
 ) -> None:
     """Warn of patterns that share the errors of all patterns, and whose own are much greater."""
-    told = []
+    unreliable = []
     for name, own in groups.items():
         shared = float(own[None].factor.mean())
         for pattern in dict.fromkeys(part.pattern for part in found.parts if part.modality == name):
@@ -346,18 +346,20 @@ def _tell_of_small_patterns(
             count = len(np.unique(np.concatenate([part.rows for part in parts])))
             ratio = float(torch.cat([_scores(part).square().mean(dim=1) for part in parts]).mean()) / shared
             if pattern not in own and count >= _ROWS_TO_TELL and ratio > _MUCH_GREATER:
-                told.append(f"{name} from {pattern} ({ratio:.1f} times, {count} instances)")
-    if told:
+                unreliable.append(f"{name} from {pattern} ({ratio:.1f} times, {count} instances)")
+    if unreliable:
         warnings.warn(
             f"recalibrate: patterns with fewer than min_rows={min_rows} calibration instances share the errors of all "
             "patterns, but the mean squared standardised errors of these are much greater, so that their intervals "
-            f"stay too narrow: {'; '.join(told)}. Give more rows, or a lower min_rows.",
+            f"stay too narrow: {'; '.join(unreliable)}. Give more rows, or a lower min_rows.",
             ReliabilityWarning,
             stacklevel=3,
         )
 
 
-def _group(parts: Sequence[HeldOut], pattern: str | None, folds: Sequence[int | None], by_feature: bool) -> Group:
+def _group(
+    parts: Sequence[HeldOut], pattern: str | None, folds: Sequence[int | None], by_feature: bool
+) -> PatternScores:
     rows = np.concatenate([part.rows for part in parts])
     count = len(np.unique(rows))
     by_feature = by_feature and count >= _ROWS_BY_FEATURE
@@ -373,7 +375,9 @@ def _group(parts: Sequence[HeldOut], pattern: str | None, folds: Sequence[int | 
         own_errors = torch.cat([empty, *map(_scores, own)])
         features.append(SortedScores.of(own_errors, where, by_feature, count))
         norms.append(SortedScores.of(torch.cat([empty[:, :1], *map(_norm_scores, own)]), where, False, count))
-    return Group(parts[0].modality, pattern, count, factor if by_feature else factor.mean()[None], features, norms)
+    return PatternScores(
+        parts[0].modality, pattern, count, factor if by_feature else factor.mean()[None], features, norms
+    )
 
 
 def _scores(part: HeldOut) -> Tensor:

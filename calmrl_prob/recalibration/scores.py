@@ -74,8 +74,8 @@ class SortedScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """What held-out imputations of one modality from one pattern, or from all together, told.
+class PatternScores:
+    """Scores of held-out imputations of one modality, from one pattern or from all together.
 
     Attributes:
         modality: which.

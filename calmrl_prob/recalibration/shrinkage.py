@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
+from calmrl_prob._support.arguments import checked_seed, described, short
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.imputation.held_out import Array, array
 from calmrl_prob.evaluation.imputation.masked_validation import hidden_names, masked_validation
+from calmrl_prob.evaluation.imputation.masking import random_folds
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 
@@ -29,7 +31,7 @@ GRID: Mapping[str, Sequence[float]] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ShrinkageChoice:
-    """What was found.
+    """The chosen options, and how well each setting tried did. Made by :func:`choose_shrinkage`.
 
     Attributes:
         options: the chosen options of ``cal.fit``, by name; those that were fixed included.
@@ -93,57 +95,88 @@ def choose_shrinkage(
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if criterion not in _CRITERIA:
         raise ArgumentError(f"criterion: expected one of {list(_CRITERIA)}, got {criterion!r}.")
-    chosen_grid = GRID if grid is None else grid
-    if not isinstance(chosen_grid, Mapping):
+    grid = _checked_grid(grid)
+    fold = random_folds(folds, len(data), checked_seed(seed))
+    total = 1 + sum(len(values) for values in grid.values())
+    with progress_bar("shrinkage", total) if progress else nullcontext() as callback:
+        scores = _Scores(model, data, fold, _CRITERIA[criterion], {"seed": seed, **fixed}, callback)
+        setting: dict[str, Any] = {name: values[len(values) // 2] for name, values in grid.items()}
+        scores.mean(setting)
+        for name, values in grid.items():
+            setting = max(({**setting, name: value} for value in values), key=scores.mean)
+    return ShrinkageChoice(MappingProxyType({**fixed, **setting}), scores.curve(setting))
+
+
+def _checked_grid(grid: Mapping[str, Sequence[float]] | None) -> Mapping[str, Sequence[float]]:
+    """For each option the values to choose from; refuses options without any."""
+    if grid is None:
+        return GRID
+    if not isinstance(grid, Mapping):
         raise ArgumentTypeError(f"grid: expected a mapping of options to values, got {short(grid)}.")
-    for name, values in chosen_grid.items():
+    for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
             raise ArgumentTypeError(
                 f"grid[{name!r}]: expected a list of values, got {short(values)}; use [{values!r}]."
             )
         if not len(values):
             raise ArgumentError(f"grid[{name!r}]: expected at least one value, got none.")
-    count = whole_number("folds", folds, least=2)
-    if count > len(data):
-        raise ArgumentError(f"folds: expected at most {len(data)}, the instances, got {count}.")
-    fold = np.random.default_rng(checked_seed(seed)).permutation(len(data)) % count
-    parts = [(data.subset(fold != k), data.subset(fold == k)) for k in range(count)]
-    tried: dict[tuple[float, ...], Array] = {}
-    total = 1 + sum(len(values) for values in chosen_grid.values())
-    with progress_bar("shrinkage", total) if progress else nullcontext() as callback:
+    return grid
 
-        def score(setting: Mapping[str, Any]) -> float:
-            key = tuple(setting.values())
-            if key not in tried:
-                scores = np.empty(len(data))
-                for k, (others, own) in enumerate(parts):
-                    fitted = fit(copy.deepcopy(model), others, seed=seed, **fixed, **setting)
-                    scores[fold == k] = _CRITERIA[criterion](fitted, own)
-                tried[key] = scores
-                if callback is not None:
-                    callback(len(tried), float("nan"))
-            return float(np.nanmean(tried[key]))
 
-        setting: dict[str, Any] = {name: values[len(values) // 2] for name, values in chosen_grid.items()}
-        score(setting)
-        for name, values in chosen_grid.items():
-            setting = max(({**setting, name: value} for value in values), key=score)
-    best = tried[tuple(setting.values())]
-    told = np.isfinite(best)  # a row of one modality tells nothing of imputation
-    root = told.sum() ** 0.5
-    curve = pd.DataFrame(
-        [
-            dict(zip(chosen_grid, key, strict=True))
-            | {
-                "evidence": scores.mean(),
-                "error": scores.std(ddof=1) / root,
-                "behind": (best[told] - scores).mean(),
-                "behind_error": (best[told] - scores).std(ddof=1) / root,
-            }
-            for key, scores in ((key, found[told]) for key, found in tried.items())
-        ]
-    )
-    return ShrinkageChoice(MappingProxyType({**fixed, **setting}), curve)
+@dataclass
+class _Scores:
+    """Scores of settings on held-out rows, (N,) for each setting tried; each is fitted once.
+
+    Attributes:
+        model: copies of it are fitted.
+        data: N rows.
+        fold: of each row, (N,).
+        criterion: of a fit and rows that it was not fitted to, (n,).
+        fixed: options of each fit.
+        callback: told how many were tried; None for nobody.
+        tried: the scores by the values of the setting, in the order of the grid.
+    """
+
+    model: Any
+    data: MultimodalData
+    fold: NDArray[np.int64]
+    criterion: Callable[[Any, MultimodalData], Array]
+    fixed: Mapping[str, Any]
+    callback: Callable[[int, float], None] | None
+    tried: dict[tuple[float, ...], Array] = field(default_factory=dict)
+
+    def mean(self, setting: Mapping[str, Any]) -> float:
+        """Over the rows that have a score."""
+        key = tuple(setting.values())
+        if key not in self.tried:
+            scores = np.empty(len(self.data))
+            for k in range(int(self.fold.max()) + 1):
+                own = self.fold == k
+                fitted = fit(copy.deepcopy(self.model), self.data.subset(~own), **self.fixed, **setting)
+                scores[own] = self.criterion(fitted, self.data.subset(own))
+            self.tried[key] = scores
+            if self.callback is not None:
+                self.callback(len(self.tried), float("nan"))
+        return float(np.nanmean(self.tried[key]))
+
+    def curve(self, chosen: Mapping[str, Any]) -> pd.DataFrame:
+        """One row for each setting tried: mean, and how far behind the chosen one, each with its standard error."""
+        best = self.tried[tuple(chosen.values())]
+        scored = np.isfinite(best)  # a row of one modality tells nothing of imputation
+        root = scored.sum() ** 0.5
+        rows = []
+        for key, scores in self.tried.items():
+            own, behind = scores[scored], (best - scores)[scored]
+            rows.append(
+                {
+                    **dict(zip(chosen, key, strict=True)),
+                    "evidence": own.mean(),
+                    "error": own.std(ddof=1) / root,
+                    "behind": behind.mean(),
+                    "behind_error": behind.std(ddof=1) / root,
+                }
+            )
+        return pd.DataFrame(rows)
 
 
 def _imputation(model: object, data: MultimodalData) -> Array:
@@ -162,5 +195,5 @@ def _evidence(model: Any, data: MultimodalData) -> Array:  # noqa: ANN401
     return array(posterior(model, data).log_marginal)
 
 
-#: What settings are chosen by: functions of a fitted model and rows, which return a number for each row.
+#: Criteria that settings are chosen by: functions of a fitted model and rows, which return a number for each row.
 _CRITERIA: dict[str, Callable[[Any, MultimodalData], Array]] = {"imputation": _imputation, "evidence": _evidence}

@@ -1,10 +1,12 @@
 """Calibrated alignment: encoders and a generative model of their output, trained in turn. Needs Lightning.
 
+options           settings: of the training, and of the generative model between its epochs
 batches           instances that lack modalities, put together
 module            step 2: encoders, with the generative model frozen
 generative_step   step 1: the generative model, with the encoders frozen
 input_imputation  inputs imputed before they are encoded
-alignment         ``align``: both in turn, with validation, early stopping, logs and checkpoints
+trainer           Lightning's trainer: logs, checkpoints, refusals
+alignment         ``align``: both in turn, with validation and early stopping
 """
 
 from __future__ import annotations
@@ -23,5 +25,16 @@ from calmrl_prob.training.batches import Batch, Collate
 from calmrl_prob.training.generative_step import GenerativeStep
 from calmrl_prob.training.input_imputation import InputImputation
 from calmrl_prob.training.module import AlignmentModule
+from calmrl_prob.training.options import AlignOptions, GenerativeOptions
 
-__all__ = ["Alignment", "AlignmentModule", "Batch", "Collate", "GenerativeStep", "InputImputation", "align"]
+__all__ = [
+    "AlignOptions",
+    "Alignment",
+    "AlignmentModule",
+    "Batch",
+    "Collate",
+    "GenerativeOptions",
+    "GenerativeStep",
+    "InputImputation",
+    "align",
+]

@@ -1,39 +1,17 @@
-"""What ``align`` is given, looked at before anything is trained."""
+"""Checks of the objects that ``align`` is given, before anything is trained."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
-from calmrl_prob._support.arguments import described, keyword_options, real_number
+from calmrl_prob._support.arguments import described
 from calmrl_prob.alignment.calibration import CALIBRATIONS, Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.training.generative_step import GenerativeStep
-
-
-def from_zero(argument: str, value: object, example: float) -> float:
-    """A finite number of at least 0.
-
-    Raises:
-        ArgumentTypeError: it is no number.
-        ArgumentError: it is negative, infinite or NaN.
-
-    Example:
-        >>> from_zero("weight_decay", 0.01, 0.1)
-        0.01
-    """
-    number = real_number(argument, value, example)
-    if not 0 <= number < math.inf:
-        raise ArgumentError(
-            f"{argument}: expected a finite number of at least 0, got {number}; use one such as {example}."
-        )
-    return number
 
 
 def checked_calibration(calibration: Calibration | str) -> Calibration:
@@ -105,22 +83,6 @@ def checked_path(name: str, path: str | os.PathLike[str] | None) -> Path | None:
     if path is not None and not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"{name}: expected a path, got {described(path)}.")
     return None if path is None else Path(path)
-
-
-def checked_em_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options of :class:`GenerativeStep` by name.
-
-    Raises:
-        ArgumentTypeError: they are no dict.
-        ArgumentError: one is unknown.
-    """
-    if options is not None and not isinstance(options, Mapping):
-        raise ArgumentTypeError(f"em_options: expected a dict of options of GenerativeStep, got {described(options)}.")
-    known = keyword_options(GenerativeStep.__init__, settled=())
-    for name in options or {}:
-        if name not in known:
-            raise ArgumentError(f"em_options: step 1 has no option {name!r}; it has {list(known)}.")
-    return dict(options or {})
 
 
 def recorded(part: object) -> str:

@@ -203,7 +203,7 @@ def as_dataset(
     return data
 
 
-def batches(
+def batch_loader(
     dataset: Dataset[Any], names: Sequence[str], sampler: Sampler[int], batch_size: int, **options: Any
 ) -> DataLoader[Any]:
     """A loader of :class:`Batch`; further options are those of ``DataLoader``."""

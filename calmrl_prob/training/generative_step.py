@@ -17,11 +17,13 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number, whole_number
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob._support.arguments import whole_number
+from calmrl_prob._support.options import with_settings
+from calmrl_prob.errors import DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.module import AlignmentModule, is_distributed, require_all_modalities
+from calmrl_prob.training.options import GenerativeOptions
 
 logger = logging.getLogger(__name__)
 
@@ -35,58 +37,27 @@ class GenerativeStep(lightning.Callback):
     Args:
         batches: passes over the training rows, in any order, each process its part.
         latent_dim: K; below the width of all representations together.
-        first_epoch: before which it is first fitted.
-        period: epochs from one fit to the next.
-        period_steps: training steps from one fit to the next, instead of ``period``.
-        decay: None for a pass over the training rows at each fit. A number in [0, 1] for the online form: statistics of
-            the representations that training itself computes, among which those from before the last fit count this
-            much, those from before the one before it the square of it, and so on. It costs no pass; but what it sees is
-            older, and has the encoders' dropout in it. Until the first fit, an epoch or ``period_steps`` after training
-            begins, observed modalities alone are seen.
-        max_iterations: of EM at each fit, which goes on from the last one; the first has four times as many.
-        noise, noise_pseudo_count, pseudo_rows: as in ``calmrl_prob.linear_gaussian.fit_em``.
-        seed: of the first fit's spectral start.
+        options: when it is fitted, and how.
+        **settings: single ones of these options, by keyword.
 
     Attributes:
         seconds: spent here so far.
         statistics: gathered online so far; None if there are none.
 
     Raises:
-        ArgumentError: an argument is out of range.
+        ArgumentError: an argument is out of range, or there is no such option.
+        ArgumentTypeError: an argument is of another type.
     """
 
     def __init__(
         self,
         batches: Iterable[Batch],
         latent_dim: int,
-        *,
-        first_epoch: int = 0,
-        period: int = 1,
-        period_steps: int | None = None,
-        decay: float | None = None,
-        max_iterations: int = 5,
-        noise: str = "isotropic",
-        noise_pseudo_count: float = 0.0,
-        pseudo_rows: float = 0.0,
-        seed: int = 0,
+        options: GenerativeOptions | None = None,
+        **settings: Any,
     ) -> None:
         self.batches, self.latent_dim = batches, whole_number("latent_dim", latent_dim, least=1)
-        self.first_epoch = whole_number("first_epoch", first_epoch)
-        self.period = whole_number("period", period, least=1)
-        self.period_steps = None if period_steps is None else whole_number("period_steps", period_steps, least=1)
-        self.decay = None if decay is None else real_number("decay", decay, 0.5)
-        if self.decay is not None and not 0 <= self.decay <= 1:
-            raise ArgumentError(f"decay: expected a number from 0 to 1, or None, got {decay!r}.")
-        self.max_iterations = whole_number("max_iterations", max_iterations, least=1)
-        for argument, value in (("noise_pseudo_count", noise_pseudo_count), ("pseudo_rows", pseudo_rows)):
-            if real_number(argument, value, 0.0) < 0:
-                raise ArgumentError(f"{argument}: expected at least 0, got {value!r}.")
-        self.options: dict[str, Any] = {
-            "noise": noise,
-            "noise_pseudo_count": noise_pseudo_count,
-            "pseudo_rows": pseudo_rows,
-            "seed": seed,
-        }
+        self.options = with_settings(GenerativeOptions, options, settings, "GenerativeStep")
         self.seconds = 0.0
         self.statistics: SufficientStatistics | None = None
         self._waiting: list[tuple[Tensor, Tensor]] = []
@@ -94,10 +65,10 @@ class GenerativeStep(lightning.Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Fit, if this epoch's turn has come."""
-        epoch = trainer.current_epoch - self.first_epoch
-        if self.period_steps is not None or not isinstance(pl_module, AlignmentModule) or epoch < 0:
+        epoch = trainer.current_epoch - self.options.first_epoch
+        if self.options.period_steps is not None or not isinstance(pl_module, AlignmentModule) or epoch < 0:
             return
-        if epoch % self.period == 0 or pl_module.generative is None:
+        if epoch % self.options.period == 0 or pl_module.generative is None:
             self._step(pl_module)
 
     def on_train_batch_start(
@@ -105,9 +76,11 @@ class GenerativeStep(lightning.Callback):
     ) -> None:
         """Fit, if this step's turn has come."""
         del batch, batch_idx
-        if self.period_steps is not None and isinstance(pl_module, AlignmentModule):
-            first = pl_module.generative is None and self.decay is None
-            if trainer.current_epoch >= self.first_epoch and (first or self._steps_since >= self.period_steps):
+        if self.options.period_steps is not None and isinstance(pl_module, AlignmentModule):
+            first = pl_module.generative is None and self.options.decay is None
+            if trainer.current_epoch >= self.options.first_epoch and (
+                first or self._steps_since >= self.options.period_steps
+            ):
                 self._step(pl_module)
 
     def on_train_batch_end(
@@ -121,7 +94,7 @@ class GenerativeStep(lightning.Callback):
         """Count the step; and keep what it computed, for the online form."""
         del trainer, outputs, batch_idx
         self._steps_since += 1
-        if self.decay is not None and isinstance(pl_module, AlignmentModule):
+        if self.options.decay is not None and isinstance(pl_module, AlignmentModule):
             assert pl_module.representations is not None
             self._waiting.append((pl_module.representations, batch.observed_mask))
             if sum(len(mask) for _, mask in self._waiting) >= _ROWS_AT_ONCE:
@@ -135,7 +108,7 @@ class GenerativeStep(lightning.Callback):
     def _step(self, module: AlignmentModule) -> None:
         self._gather(module)
         started = time.perf_counter()
-        if self.decay is None:
+        if self.options.decay is None:
             module.generative = self.fit(all_reduced(gather_statistics(module, self.batches)), module.generative)
             self._steps_since = 0
         else:
@@ -143,7 +116,7 @@ class GenerativeStep(lightning.Callback):
             if total is not None and all(_seen(total).values()):  # else it waits until every modality has gone by
                 module.generative = self.fit(total, module.generative)
                 assert self.statistics is not None
-                self.statistics = self.statistics.scaled(self.decay) if self.decay else None
+                self.statistics = self.statistics.scaled(self.options.decay) if self.options.decay else None
                 self._steps_since = 0
         self.seconds += time.perf_counter() - started
 
@@ -174,8 +147,18 @@ class GenerativeStep(lightning.Callback):
             DataError: a modality has no row in the whole epoch.
         """
         require_all_modalities(_seen(statistics))
-        most = self.max_iterations if start is not None else 4 * self.max_iterations
-        result = fit_em(statistics, self.latent_dim, start=start, max_iterations=most, tolerance=1e-4, **self.options)
+        options = self.options
+        result = fit_em(
+            statistics,
+            self.latent_dim,
+            start=start,
+            max_iterations=options.max_iterations if start is not None else 4 * options.max_iterations,
+            tolerance=1e-4,
+            noise=options.noise,
+            noise_pseudo_count=options.noise_pseudo_count,
+            pseudo_rows=options.pseudo_rows,
+            seed=options.seed,
+        )
         logger.info("EM: %d iterations, %.4g nats", result.num_iterations, float(result.log_likelihood[-1]))
         return result.linear_gaussian
 

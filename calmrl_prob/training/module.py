@@ -18,12 +18,14 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
+from calmrl_prob._support.options import with_settings
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.input_imputation import InputImputation
+from calmrl_prob.training.options import AlignOptions
 
 _GENERATIVE, _SETTINGS = "generative_model", "settings"
 
@@ -76,14 +78,13 @@ class AlignmentModule(lightning.LightningModule):
             parameters (a temperature) are trained too.
         calibration: completes what the objective sees.
         input_imputation: completes the inputs before they are encoded; None for not.
-        unit_norm: whether representations are scaled to length 1.
-        reconstruction_weight: of the mean squared error of encoders that have a ``decode``.
-        learning_rate, weight_decay: of AdamW.
-        seed: of what is drawn in training.
         settings: by name, what a checkpoint must have been made with to be gone on from; plain values.
+        options: of the training; of them the module itself uses ``unit_norm``, ``reconstruction_weight``,
+            ``learning_rate``, ``weight_decay`` and ``seed``.
+        **changes: single ones of these options, by keyword.
 
     Raises:
-        ArgumentError: both calibration and input imputation would impute.
+        ArgumentError: both calibration and input imputation would impute, or there is no such option.
 
     Attributes:
         generative: the model of the representations; None before it was first fitted.
@@ -97,14 +98,12 @@ class AlignmentModule(lightning.LightningModule):
         calibration: Calibration,
         *,
         input_imputation: InputImputation | None = None,
-        unit_norm: bool = True,
-        reconstruction_weight: float = 0.0,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
-        seed: int = 0,
         settings: Mapping[str, Any] | None = None,
+        options: AlignOptions | None = None,
+        **changes: Any,
     ) -> None:
         super().__init__()
+        self.options = with_settings(AlignOptions, options, changes, "AlignmentModule")
         if input_imputation is not None and calibration.needs_model:
             raise ArgumentError(
                 f"calibration: {calibration.name!r} imputes representations, and input_imputation their inputs, so "
@@ -113,8 +112,6 @@ class AlignmentModule(lightning.LightningModule):
         self.encoders = encoders if isinstance(encoders, nn.ModuleDict) else nn.ModuleDict(dict(encoders))
         self.names = tuple(self.encoders)
         self.objective, self.calibration, self.input_imputation = objective, calibration, input_imputation
-        self.unit_norm, self.reconstruction_weight = unit_norm, reconstruction_weight
-        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.generative: LinearGaussian | None = None
         self.representations: Tensor | None = None
         self.settings = dict(settings or {})
@@ -150,7 +147,7 @@ class AlignmentModule(lightning.LightningModule):
         for m, name in enumerate(self.names):
             column = like.new_zeros(len(batch), like.shape[1])
             if name in parts:
-                part = normalize(parts[name], dim=1) if self.unit_norm else parts[name]
+                part = normalize(parts[name], dim=1) if self.options.unit_norm else parts[name]
                 column = column.index_put((batch.observed_mask[:, m].nonzero().squeeze(1),), part)
             columns.append(column)
         return torch.stack(columns, dim=1)
@@ -176,7 +173,7 @@ class AlignmentModule(lightning.LightningModule):
         if not bool(values.isfinite().all()):
             raise NumericalError(
                 f"encoder {name!r}: its output is not finite at step {self.global_step}; lower the learning rate "
-                f"({self.learning_rate:g}), or look at its inputs."
+                f"({self.options.learning_rate:g}), or look at its inputs."
             )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -192,12 +189,12 @@ class AlignmentModule(lightning.LightningModule):
             values = self.encode(completed) * (weights > 0)[:, :, None]
             views = (Views(values, weights.to(values.dtype), batch.observed_mask),)
         loss = torch.stack([self._judged(view) for view in views]).mean()
-        if self.reconstruction_weight:
-            loss = loss + self.reconstruction_weight * self._reconstruction(batch)
+        if self.options.reconstruction_weight:
+            loss = loss + self.options.reconstruction_weight * self._reconstruction(batch)
         if not bool(loss.isfinite()):
             raise NumericalError(
                 f"loss: it is {float(loss.detach())} at step {self.global_step}; lower the learning rate "
-                f"({self.learning_rate:g}) or raise the objective's temperature."
+                f"({self.options.learning_rate:g}) or raise the objective's temperature."
             )
         self._seen |= batch.observed_mask.any(dim=0).cpu()
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch), prog_bar=True)
@@ -224,7 +221,7 @@ class AlignmentModule(lightning.LightningModule):
 
     def stream(self, batch_index: int) -> int:
         """A seed for each batch of each epoch and process, so that a run that resumes draws what it would have."""
-        place = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_index
+        place = (self.options.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_index
         return (place * 1_009 + self.global_rank) % 2**63
 
     def _reconstruction(self, batch: Batch) -> Tensor:
@@ -241,7 +238,7 @@ class AlignmentModule(lightning.LightningModule):
         groups: list[dict[str, Any]] = [{"params": list(self.encoders.parameters())}]
         if isinstance(self.objective, nn.Module) and any(True for _ in self.objective.parameters()):
             groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
-        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.options.learning_rate, weight_decay=self.options.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The generative model goes with the weights, and what they were made with."""
@@ -255,12 +252,12 @@ class AlignmentModule(lightning.LightningModule):
         Raises:
             ArgumentError: the checkpoint was made with another setting; the message names it.
         """
-        made: dict[str, Any] = checkpoint.get(_SETTINGS, {})
+        recorded: dict[str, Any] = checkpoint.get(_SETTINGS, {})
         for name, value in self.settings.items():
-            if name in made and made[name] != value:
+            if name in recorded and recorded[name] != value:
                 raise ArgumentError(
-                    f"resume: the checkpoint was made with {name}={made[name]!r}, and this run has {value!r}; go on "
-                    "with the same, or start anew without resume."
+                    f"resume: the checkpoint was made with {name}={recorded[name]!r}, and this run has {value!r}; go "
+                    "on with the same, or start anew without resume."
                 )
         kept = checkpoint.get(_GENERATIVE)
         self.generative = LinearGaussian(**kept) if kept else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from calmrl_prob.errors import DataError
-from calmrl_prob.training.batches import Batch, EpochSampler, batches
+from calmrl_prob.training.batches import Batch, EpochSampler, batch_loader
 
 
 class TrainingRows(lightning.LightningDataModule):
@@ -61,11 +61,11 @@ class TrainingRows(lightning.LightningDataModule):
         sampler = EpochSampler(
             rows, self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, world_size=trainer.world_size
         )
-        return batches(self.dataset, self.modalities, sampler, self.batch_size)
+        return batch_loader(self.dataset, self.modalities, sampler, self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """All rows once, each process its part: for statistics."""
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = EpochSampler(self.everything, shuffle=False, rank=rank, world_size=world_size, even=False)
-        yield from batches(self.dataset, self.modalities, sampler, max(self.batch_size, 1024))
+        yield from batch_loader(self.dataset, self.modalities, sampler, max(self.batch_size, 1024))

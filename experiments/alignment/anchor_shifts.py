@@ -134,7 +134,7 @@ def summarize_cases(cases: pd.DataFrame) -> pd.DataFrame:
         >>> rows = {"trained on": "all", "seed": 0, "missing": 1, "local": [0.5, 0.3], "calibrated": [0.4, 0.4],
         ...         "model": [0.9, 0.9], "certificate": [0.9, 0.2], "within": True}
         >>> summary = summarize_cases(pd.DataFrame(rows)).iloc[0]
-        >>> summary[["nearer", "model right", "certificate right", "only certified"]].tolist()
+        >>> summary[["nearer", "model right", "certificate right", "only certified"]].astype(float).tolist()
         [0.5, 0.5, 1.0, 0.35]
     """
     nearer = (cases["calibrated"] < cases["local"]).astype(float)

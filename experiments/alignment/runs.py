@@ -1,8 +1,8 @@
-"""What the experiments of alignment share: variants by name, tasks, the loop with its progress bar, the files of a run.
+"""Parts that the experiments of alignment share: variants by name, tasks, the loop with its progress bar.
 
 An experiment is a generator of ``(what was done, rows of the results)``. ``collect`` shows how far it is and keeps
-``results.csv`` up to date, so that an interrupted run leaves what it has; ``finish`` writes the rest. ``table.md``
-comes last: a folder that has it holds a finished run.
+``results.csv`` up to date, so that an interrupted run leaves what it has; ``finish`` of ``harness/command.py`` writes
+the rest.
 """
 
 from __future__ import annotations
@@ -14,22 +14,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from analysis.figures.style import png
-from analysis.runs.files import write_bytes, write_table, write_text
+from analysis.runs.files import write_table
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from experiments.alignment.training import AlignmentTask, Variant, make_task
+from experiments.harness.console import progress_bar
 from experiments.harness.settings import build
 from experiments.harness.split import Split
-from experiments.models import markdown
 
 logger = logging.getLogger(__name__)
 
@@ -111,15 +105,13 @@ def collect(found: Iterable[tuple[str, list[Row]]], total: int, folder: Path, ou
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").unlink(missing_ok=True)  # of an earlier run; it would say that this one is finished
     rows: list[Row] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True, quiet=out.quiet)) as progress:
-        bar = progress.add_task("", total=total)
+    with progress_bar(out, total) as advance:
         for what, new in found:
             rows += new
             for row in new:
                 logger.info("%s: %s", what, row)
             write_table(pd.DataFrame(rows), folder / "results.csv")
-            progress.update(bar, advance=1, description=escape(what))
+            advance(what)
     return pd.DataFrame(rows)
 
 
@@ -145,42 +137,6 @@ def tabulate(results: pd.DataFrame, by: Sequence[str], measures: Sequence[Measur
             cells[heading] = f"{values.mean():.{digits}f}{spread}" if len(values) else "-"
         table.append(cells)
     return pd.DataFrame(table).astype(str).rename(columns={"label": "variant"})
-
-
-def finish(
-    cfg: DictConfig,
-    text: pd.DataFrame,
-    title: str,
-    caption: str,
-    folder: Path,
-    out: Console,
-    figures: dict[str, Figure] | None = None,
-) -> None:
-    """Write figures, configuration and table, and print the table.
-
-    Args:
-        cfg: what was run.
-        text: the table, all cells text.
-        title: stands over it.
-        caption: under it: what was measured, and how.
-        folder: where ``config.yaml``, ``table.md`` and NAME.png go.
-        out: to print to.
-        figures: by name.
-    """
-    for name, figure in (figures or {}).items():
-        write_bytes(png(figure), folder / f"{name}.png")
-    write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
-    write_text(f"## {title}\n\n{markdown(text)}\n{caption}\n", folder / "table.md")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading, values in text.items():
-        numbers = values.str.match(r"^[-+]?[\d.]*(±[\d.]+)?$").all()
-        table.add_column(str(heading), justify="right" if numbers else "left", no_wrap=True)
-    for cells in text.to_numpy():
-        table.add_row(*(escape(cell) for cell in cells))
-    out.width = max(out.width, 140)
-    out.print(table)
-    out.print(caption, highlight=False)
-    out.print(f"Results: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
 
 
 def heading(cfg: DictConfig, data: str, missingness: str | None = None) -> str:

@@ -220,7 +220,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Aligned:
+class AlignedVariant:
     """A variant fitted to a task.
 
     Attributes:
@@ -235,7 +235,7 @@ class Aligned:
     row: dict[str, Any]
 
 
-def run_variant(variant: Variant, task: AlignmentTask, settings: Settings) -> Aligned:
+def run_variant(variant: Variant, task: AlignmentTask, settings: Settings) -> AlignedVariant:
     """Train and measure one variant."""
     started = time.perf_counter()
     fit, validation = task.rows(variant.complete)
@@ -246,7 +246,7 @@ def run_variant(variant: Variant, task: AlignmentTask, settings: Settings) -> Al
             "R@1 ratio": _percent(cross_modal_recall(generative.linear_gaussian, task.test)),
         }
         row |= {"seconds": time.perf_counter() - started, "pseudo_rows": generative.pseudo_rows}
-        return Aligned(None, generative.linear_gaussian, row)
+        return AlignedVariant(None, generative.linear_gaussian, row)
     tried = []
     for temperature in variant.temperatures:
         found = _train(variant, task, generative, temperature, settings)
@@ -257,7 +257,7 @@ def run_variant(variant: Variant, task: AlignmentTask, settings: Settings) -> Al
     shown = tuple(alignment.represent(part) for part in (fit, validation, task.test))
     row, ratio = alignment_row(alignment, shown, settings, task.seed)
     row |= {"temperature": temperature, "seconds": seconds, "pseudo_rows": generative.pseudo_rows}
-    return Aligned(alignment, ratio, row)
+    return AlignedVariant(alignment, ratio, row)
 
 
 def alignment_row(

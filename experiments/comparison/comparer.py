@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.errors import ArgumentError, DataError
-from experiments.comparison.fitted_variant import Calibrated, recall_at_1
+from experiments.comparison.fitted_variant import FittedVariant, recall_at_1
 from experiments.comparison.fitting import Retriever
 from experiments.comparison.measures import (
-    Bench,
+    EvaluationRows,
     coverage_table,
     impute_all,
     interval_table,
@@ -64,7 +64,7 @@ class Comparison:
     intervals: pd.DataFrame
     modalities: pd.DataFrame
     shares: pd.DataFrame
-    focus: Calibrated | None
+    focus: FittedVariant | None
     masked_test: MultimodalData
     warnings: tuple[str, ...] = ()
 
@@ -121,9 +121,9 @@ class Comparer:
         rows: list[dict[str, Any]] = []
         settings = flatten(self.cfg)
         focus, intervals = None, pd.DataFrame()
-        first: dict[str, Calibrated] = {}
+        first: dict[str, FittedVariant] = {}
         for seed, task in tasks.items():
-            bench = self._bench(task)
+            evaluation = self._evaluation_rows(task)
             for key, variant in self.variants.items():
                 named = {"variant": key, "label": variant.label, "seed": seed}
                 if key not in choices:
@@ -131,8 +131,8 @@ class Comparer:
                     advance(f"{variant.label}: left out")
                     continue
                 calibrated = variant.calibrate(task, choices[key])
-                imputations = impute_all(calibrated, bench.test, bench.level)
-                pairs = calibrated.recall(bench.test)
+                imputations = impute_all(calibrated, evaluation.test, evaluation.level)
+                pairs = calibrated.recall(evaluation.test)
                 facts = {
                     "K": calibrated.setting.latent_dim,
                     "noise_pseudo_count": float(calibrated.setting.noise_pseudo_count),
@@ -142,19 +142,19 @@ class Comparer:
                     "observed_share": float(task.incomplete.observed_mask.double().mean()),
                     "note": "",
                 }
-                rows.append(named | measure(calibrated, bench, imputations, pairs) | facts | settings)
+                rows.append(named | measure(calibrated, evaluation, imputations, pairs) | facts | settings)
                 tables["evidence"].append(calibrated.model.trace.assign(**named))
-                tables["coverage"].append(coverage_table(bench, imputations).assign(**named))
+                tables["coverage"].append(coverage_table(evaluation, imputations).assign(**named))
                 tables["pairs"].append(pairs.assign(**named))
-                by_modality = modality_coverage(imputations, bench.test, bench.level).assign(**named)
+                by_modality = modality_coverage(imputations, evaluation.test, evaluation.level).assign(**named)
                 if key == self.focus and calibrated.imputer is None and not calibrated.model.posterior_options:
-                    after = recalibrated_coverage(variant, choices[key], task, bench.test, bench.level)
+                    after = recalibrated_coverage(variant, choices[key], task, evaluation.test, evaluation.level)
                     by_modality["recalibrated"] = by_modality["modality"].map(after).astype(float)
                 tables["modalities"].append(by_modality)
                 first.setdefault(key, calibrated)
                 if key == self.focus and focus is None:
                     focus = calibrated
-                    intervals = interval_table(bench, imputations, self.cfg.report.interval_rows)
+                    intervals = interval_table(evaluation, imputations, self.cfg.report.interval_rows)
                 advance(f"{variant.label}, seed {seed}: fitted")
         return Comparison(
             pd.DataFrame(rows),
@@ -191,7 +191,7 @@ class Comparer:
         ] if focus is not None and focus not in self.variants else []  # fmt: skip
         return (*(f"{', '.join(labels)}: {warning}" for warning, labels in found.items()), *unknown)
 
-    def _shares(self, first: dict[str, Calibrated], choices: dict[str, Choice], advance: Advance) -> pd.DataFrame:
+    def _shares(self, first: dict[str, FittedVariant], choices: dict[str, Choice], advance: Advance) -> pd.DataFrame:
         """R@1 against the share of missing cells, at the first seed and the settings chosen for the table."""
         rows = []
         mechanism = self.mechanism if "rate" in self.cfg.missingness else mcar
@@ -228,8 +228,8 @@ class Comparer:
         fit_rows, validation_rows = incomplete.split_indices(1.0 - self.cfg.validation_share, seed=seed)
         return Task(incomplete, self.split.train, fit_rows, validation_rows, self.retriever, seed)
 
-    def _bench(self, task: Task) -> Bench:
-        return Bench(
+    def _evaluation_rows(self, task: Task) -> EvaluationRows:
+        return EvaluationRows(
             train=task.incomplete,
             test=self.split.test,
             masked_test=self.masked_test,

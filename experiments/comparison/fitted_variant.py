@@ -1,4 +1,4 @@
-"""What comes out of a calibration variant: it retrieves, imputes and represents rows it has not seen."""
+"""A calibration variant once fitted: it retrieves, imputes and represents rows it has not seen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from experiments.comparison.standardisation import Imputed
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class FittedVariant:
     """A variant fitted to training rows.
 
     Attributes:

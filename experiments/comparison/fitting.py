@@ -24,7 +24,7 @@ from calmrl_prob.inference.exact.mixture import has_closed_form
 from calmrl_prob.inference.posterior import Model
 from calmrl_prob.linear_gaussian import fit_em
 from experiments.comparison.model_files import build_model
-from experiments.comparison.standardisation import Units
+from experiments.comparison.standardisation import Standardisation
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +64,7 @@ class FittedModel:
     trace: pd.DataFrame
     stop_reason: str
     seconds: float
-    units: Units
+    units: Standardisation
     method: str = "em"
     posterior_options: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -173,16 +173,16 @@ class ModelFitter:
         )
         seconds = time.perf_counter() - started
         trace = _trace(result.log_likelihood.numpy(), result.objective.numpy(), len(data))
-        return FittedModel(result.linear_gaussian, trace, result.stop_reason, seconds, Units.own(data))
+        return FittedModel(result.linear_gaussian, trace, result.stop_reason, seconds, Standardisation.own(data))
 
     def _fit_file(self, data: MultimodalData, setting: Setting, seed: int, started: float) -> FittedModel:
-        units = Units.of(data)
+        units = Standardisation.of(data)
         seen = units.apply(data)
         model = self._build(data.dims, setting.latent_dim, seed)
         options = {**self._limits(), **self.options}
         if self._takes_noise_prior(data.dims):
             options["noise_pseudo_count"] = setting.noise_pseudo_count
-        with collected_warnings() as told:
+        with collected_warnings() as messages:
             result = cal.fit(model, seen, self.method, seed=seed, **options)
         posterior_options = dict(self.posterior_options)
         if posterior_options.pop("given_train", False):
@@ -190,7 +190,7 @@ class ModelFitter:
         seconds, volume = time.perf_counter() - started, units.log_volume(data)
         trace = _trace(result.log_likelihood - volume, result.objective - volume, len(data))
         return FittedModel(
-            result, trace, result.stop_reason, seconds, units, result.method, posterior_options, tuple(told)
+            result, trace, result.stop_reason, seconds, units, result.method, posterior_options, tuple(messages)
         )
 
     def _build(self, dims: Mapping[str, int], latent_dim: int, seed: int) -> Any:  # noqa: ANN401 - what the file makes
@@ -233,15 +233,15 @@ def _trace(log_likelihood: Any, objective: Any, number: int) -> pd.DataFrame:  #
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """Collect what calmrl_prob warns of, each message once, to be told in a table; other warnings go their way."""
-    told: list[str] = []
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield told
+        yield messages
     for warning in caught:
         if not issubclass(warning.category, CalmrlWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif str(warning.message) not in told:
-            told.append(str(warning.message))
+        elif str(warning.message) not in messages:
+            messages.append(str(warning.message))
 
 
 @dataclass(frozen=True)

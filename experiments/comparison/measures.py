@@ -16,13 +16,13 @@ from scipy.special import ndtri
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation import coverage_curve, linear_probe, mean_over_pairs, score_imputation
-from experiments.comparison.fitted_variant import Calibrated
+from experiments.comparison.fitted_variant import FittedVariant
 from experiments.comparison.imputers import Array, predictable, values
-from experiments.comparison.standardisation import Imputed, Units
+from experiments.comparison.standardisation import Imputed, Standardisation
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationRows:
     """The rows that all variants are measured on.
 
     Attributes:
@@ -65,21 +65,23 @@ class Imputations:
         return {name: part.variance for name, part in self.parts.items()}
 
 
-def impute_all(calibrated: Calibrated, data: MultimodalData, level: float = 0.9) -> Imputations:
+def impute_all(fitted: FittedVariant, data: MultimodalData, level: float = 0.9) -> Imputations:
     """Hide one modality at a time, and impute it; ``level`` is the nominal coverage of the intervals."""
     evaluated = np.stack([predictable(data, name) for name in data.names], axis=1)
-    return Imputations({name: calibrated.impute(data, name, level) for name in data.names}, evaluated)
+    return Imputations({name: fitted.impute(data, name, level) for name in data.names}, evaluated)
 
 
-def measure(calibrated: Calibrated, bench: Bench, imputations: Imputations, pairs: pd.DataFrame) -> dict[str, float]:
+def measure(
+    fitted: FittedVariant, evaluation: EvaluationRows, imputations: Imputations, pairs: pd.DataFrame
+) -> dict[str, float]:
     """The columns of the table: recall and accuracies in percent, RMSE in standard deviations, NLL in nats."""
     recall = mean_over_pairs(pairs)
     return {
         "R@1": 100 * recall["R@1"],
         "R@10": 100 * recall["R@10"],
-        **measure_imputations(imputations, bench.test, bench.scale, bench.level),
-        "probe": 100 * probe_accuracy(calibrated, bench),
-        "seconds": calibrated.seconds,
+        **measure_imputations(imputations, evaluation.test, evaluation.scale, evaluation.level),
+        "probe": 100 * probe_accuracy(fitted, evaluation),
+        "seconds": fitted.seconds,
     }
 
 
@@ -133,45 +135,47 @@ def nll(imputations: Imputations, truth: MultimodalData) -> float:
     return measure_imputations(imputations, truth, dict.fromkeys(truth.names, 1.0), 0.9)["NLL"]
 
 
-def probe_accuracy(calibrated: Calibrated, bench: Bench) -> float:
+def probe_accuracy(fitted: FittedVariant, evaluation: EvaluationRows) -> float:
     """Accuracy of a linear classifier on the representation, in [0, 1]; NaN where the data have no labels.
 
     It learns from the training rows with what they have, and is tested on test rows from which modalities were removed
     by the same mechanism.
     """
-    if bench.train.labels is None or bench.masked_test.labels is None:
+    if evaluation.train.labels is None or evaluation.masked_test.labels is None:
         return float("nan")
     found = linear_probe(
-        calibrated.features(bench.train),
-        bench.train.labels,
-        calibrated.features(bench.masked_test),
-        bench.masked_test.labels,
-        seed=bench.seed,
+        fitted.features(evaluation.train),
+        evaluation.train.labels,
+        fitted.features(evaluation.masked_test),
+        evaluation.masked_test.labels,
+        seed=evaluation.seed,
     )
     return found.accuracy
 
 
-def coverage_table(bench: Bench, imputations: Imputations) -> pd.DataFrame:
+def coverage_table(evaluation: EvaluationRows, imputations: Imputations) -> pd.DataFrame:
     """Nominal against actual coverage over all evaluated cells: level, coverage, width in standard deviations.
 
     By normal intervals of the predictive's mean and variance, whatever its shape.
     """
     truth, mean, variance = [], [], []
-    for m, name in enumerate(bench.test.names):
-        rows, unit = imputations.evaluated[:, m], bench.scale[name]
-        truth.append(values(bench.test, name)[rows].ravel() / unit)
+    for m, name in enumerate(evaluation.test.names):
+        rows, unit = imputations.evaluated[:, m], evaluation.scale[name]
+        truth.append(values(evaluation.test, name)[rows].ravel() / unit)
         mean.append(imputations.mean[name][rows].ravel() / unit)
         variance.append(imputations.variance[name][rows].ravel() / unit**2)
     return coverage_curve(np.concatenate(truth), np.concatenate(mean), np.concatenate(variance))
 
 
-def interval_table(bench: Bench, imputations: Imputations, num_rows: int, feature: int = 0) -> pd.DataFrame:
+def interval_table(
+    evaluation: EvaluationRows, imputations: Imputations, num_rows: int, feature: int = 0
+) -> pd.DataFrame:
     """One feature of some test rows, imputed and true: modality, row, mean, sd, truth, in standard deviations."""
     tables = []
-    for m, name in enumerate(bench.test.names):
+    for m, name in enumerate(evaluation.test.names):
         rows = np.flatnonzero(imputations.evaluated[:, m])
         rows = rows[np.linspace(0, len(rows) - 1, min(num_rows, len(rows))).astype(int)] if len(rows) else rows
-        unit = bench.scale[name]
+        unit = evaluation.scale[name]
         tables.append(
             pd.DataFrame(
                 {
@@ -179,7 +183,7 @@ def interval_table(bench: Bench, imputations: Imputations, num_rows: int, featur
                     "row": rows,
                     "mean": imputations.mean[name][rows, feature] / unit,
                     "sd": np.sqrt(imputations.variance[name][rows, feature]) / unit,
-                    "truth": values(bench.test, name)[rows, feature] / unit,
+                    "truth": values(evaluation.test, name)[rows, feature] / unit,
                 }
             )
         )
@@ -188,4 +192,4 @@ def interval_table(bench: Bench, imputations: Imputations, num_rows: int, featur
 
 def modality_scale(data: MultimodalData) -> Mapping[str, float]:
     """The root mean square deviation of each modality's features from their means, one number a modality."""
-    return Units.of(data).scale
+    return Standardisation.of(data).scale

@@ -48,7 +48,7 @@ class Imputed:
 
 
 @dataclass(frozen=True)
-class Units:
+class Standardisation:
     """Centre and scale of each modality.
 
     Attributes:
@@ -60,7 +60,7 @@ class Units:
     scale: Mapping[str, float]
 
     @classmethod
-    def of(cls, data: MultimodalData) -> Units:
+    def of(cls, data: MultimodalData) -> Standardisation:
         """Mean of each feature over the rows that have it, and root mean square of a modality about it."""
         centre, scale = {}, {}
         for name in data.names:
@@ -70,7 +70,7 @@ class Units:
         return cls(centre, scale)
 
     @classmethod
-    def own(cls, data: MultimodalData) -> Units:
+    def own(cls, data: MultimodalData) -> Standardisation:
         """The data's own units."""
         return cls({name: np.zeros(width) for name, width in data.dims.items()}, dict.fromkeys(data.names, 1.0))
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
-from experiments.comparison.fitted_variant import Calibrated, direct_recall, recall_at_1, standard_error
+from experiments.comparison.fitted_variant import FittedVariant, direct_recall, recall_at_1, standard_error
 from experiments.comparison.fitting import ModelFitter, Retriever, Setting
 from experiments.comparison.imputers import Imputer
 from experiments.comparison.measures import impute_all, nll
@@ -165,7 +165,7 @@ class Variant(ABC):
         choice = Choice.best(found, _mean(self.direct_recall(part, data) for _, part, data in trials))
         return replace(choice, warnings=(*self._unasked(latent_dims), *_undecided(found, errors[choice.setting])))
 
-    def judge(self, fitted: Iterable[tuple[Calibrated, MultimodalData]]) -> tuple[float, float]:
+    def judge(self, fitted: Iterable[tuple[FittedVariant, MultimodalData]]) -> tuple[float, float]:
         """What settings are chosen by, higher being better, with its standard error: mean R@1 on validation rows."""
         tables = [calibrated.recall(data) for calibrated, data in fitted]
         return _mean(map(recall_at_1, tables)), standard_error(tables)
@@ -182,14 +182,14 @@ class Variant(ABC):
         """R@1 of retrieval without the model, in [0, 1]; NaN for a variant that always retrieves by the model."""
         return math.nan
 
-    def calibrate(self, task: Task, choice: Choice) -> Calibrated:
+    def calibrate(self, task: Task, choice: Choice) -> FittedVariant:
         """Fit to all training rows."""
         fitted = self._fit(task, self.prepare(task, np.arange(len(task.incomplete))), choice.setting)
         return replace(fitted, direct=choice.direct)
 
-    def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> Calibrated:
+    def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> FittedVariant:
         model = self.model.fit(prepared.data, setting, task.seed)
-        return Calibrated(model, setting, prepared.seconds + model.seconds, task.retriever, prepared.imputer)
+        return FittedVariant(model, setting, prepared.seconds + model.seconds, task.retriever, prepared.imputer)
 
 
 class AllRows(Variant):
@@ -223,7 +223,7 @@ class ModelInFocus(AllRows):
             return super().choose(tasks)
         return Choice(Setting(latent_dims[0], weights[0]), warnings=tuple(self._unasked(latent_dims)))
 
-    def judge(self, fitted: Iterable[tuple[Calibrated, MultimodalData]]) -> tuple[float, float]:
+    def judge(self, fitted: Iterable[tuple[FittedVariant, MultimodalData]]) -> tuple[float, float]:
         """Mean R@1, or the mean log density of each feature given the row's other modalities."""
         if self.select_by == "R@1":
             return super().judge(fitted)

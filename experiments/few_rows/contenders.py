@@ -30,7 +30,7 @@ from calmrl_prob.linear_gaussian import (
 )
 from experiments.comparison.imputers import Array, RidgePairs
 from experiments.few_rows.mixtures import equal_mixture, scale_mixture
-from experiments.few_rows.predictors import Fitted, FittedModel, FittedRidge, Hidden, hide
+from experiments.few_rows.predictors import FittedContender, FittedModel, FittedRidge, Hidden, hide
 
 Setting = dict[str, Any]
 
@@ -65,7 +65,7 @@ class Winner:
         tried: negative log-likelihood in cross-validation of each setting tried, nats for each feature.
     """
 
-    fitted: Fitted
+    fitted: FittedContender
     setting: str
     tried: Mapping[str, float] = field(default_factory=dict)
 

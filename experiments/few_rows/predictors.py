@@ -1,4 +1,4 @@
-"""What a contender of ``experiments.small_data`` is once fitted: it predicts hidden modalities, and retrieves."""
+"""Contenders of ``experiments.small_data`` once fitted: they predict hidden modalities, and retrieve."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from experiments.comparison.fitted_variant import direct_recall, without
 from experiments.comparison.imputers import Array, Imputer, predictable, values
 
 
-class Fitted(ABC):
+class FittedContender(ABC):
     """A contender fitted to training rows."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Fitted(ABC):
 
 
 @dataclass(frozen=True)
-class FittedRidge(Fitted):
+class FittedRidge(FittedContender):
     """Ridge regressions with the variances of their errors.
 
     Attributes:
@@ -63,7 +63,7 @@ class FittedRidge(Fitted):
 
 
 @dataclass(frozen=True)
-class FittedModel(Fitted):
+class FittedModel(FittedContender):
     """A generative model.
 
     Attributes:
@@ -123,7 +123,7 @@ class Hidden:
         return inside
 
 
-def hide(fitted: Fitted, data: MultimodalData, name: str) -> Hidden | None:
+def hide(fitted: FittedContender, data: MultimodalData, name: str) -> Hidden | None:
     """Hide one modality and predict it; None if no row has it and another."""
     rows = predictable(data, name)
     if not rows.any():
@@ -133,7 +133,11 @@ def hide(fitted: Fitted, data: MultimodalData, name: str) -> Hidden | None:
 
 
 def measure(
-    fitted: Fitted, data: MultimodalData, scale: Mapping[str, float], level: float, score: str = "likelihood_ratio"
+    fitted: FittedContender,
+    data: MultimodalData,
+    scale: Mapping[str, float],
+    level: float,
+    score: str = "likelihood_ratio",
 ) -> dict[str, float]:
     """Retrieval in percent; of every modality hidden in turn RMSE, NLL for each feature, alone and jointly, coverage.
 

@@ -23,7 +23,8 @@ class RunRecord(Callback):
     """Writes ``job.json``: experiment, overrides, versions, start; at the end state, seconds and error.
 
     The state is "running" from the start and as long as the run has not ended: one that was interrupted, or refused,
-    stays so. Hydra makes it, as ``hydra.callbacks`` in the configurations says.
+    stays so. A page that the run wrote of itself is written again then: it could not know yet how the run would end.
+    Hydra makes it, as ``hydra.callbacks`` in the configurations says.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,11 @@ class RunRecord(Callback):
             error = job_return._return_value  # the property of this name raises it
             self._facts["error"] = f"{type(error).__name__}: {error}"
         self._write(config)
+        folder = Path(config.hydra.runtime.output_dir)
+        if (folder / "report.html").is_file():
+            from analysis.report import build_report  # it draws, which a run without a page need not wait for
+
+            build_report(folder)
 
     def _write(self, config: DictConfig) -> None:
         write_text(json.dumps(self._facts, indent=2), Path(config.hydra.runtime.output_dir) / "job.json")

@@ -47,9 +47,7 @@ def check(cfg: DictConfig) -> None:
     if not cfg.get("calibration"):
         raise ArgumentError("calibration: expected at least one variant, such as 'calibration=[calmrl,oracle]'.")
     for option in ("interval_rows", "posterior_draws", "posterior_rows"):
-        value = cfg.report[option]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ArgumentError(f"report.{option}: expected a whole number from 1 up, got {value!r}.")
+        _check_whole(cfg, f"report.{option}", 1)
     shares = cfg.report.shares
     if len(shares) and not (_list_of(shares, float | int) and all(0 <= share < 1 for share in shares)):
         raise ArgumentError(f"report.shares: expected shares of missing cells in [0, 1), got {shares}.")
@@ -64,12 +62,8 @@ def check_small_data(cfg: DictConfig) -> None:
     _check_common(cfg)
     if cfg.test_share is not None:
         _check_share(cfg, "test_share")
-    for option, least, optional in (("rows", 2, True), ("folds", 2, False)):
-        value = cfg[option]
-        if not (optional and value is None) and (
-            not isinstance(value, int) or isinstance(value, bool) or value < least
-        ):
-            raise ArgumentError(f"{option}: expected a whole number from {least} up, got {value!r}.")
+    _check_whole(cfg, "rows", 2, optional=True)
+    _check_whole(cfg, "folds", 2)
     if not cfg.get("contender"):
         raise ArgumentError("contender: expected at least one, such as 'contender=[ridge,pseudo_rows]'.")
 
@@ -87,15 +81,11 @@ def check_recalibration(cfg: DictConfig, methods: Sequence[str]) -> None:
     _check_common(cfg)
     for option in ("level", "calibration_share"):
         _check_share(cfg, option)
-    for option, least, optional in (
-        ("rows", 10, True), ("test_rows", 2, False), ("folds", 2, False), ("latent_dim", 1, False),
-        ("repeats", 1, False), ("min_rows", 1, False), ("pattern_rows", 1, False),
-    ):  # fmt: skip
-        value = cfg[option]
-        if not (optional and value is None) and (
-            not isinstance(value, int) or isinstance(value, bool) or value < least
-        ):
-            raise ArgumentError(f"{option}: expected a whole number from {least} up, got {value!r}.")
+    _check_whole(cfg, "rows", 10, optional=True)
+    for option in ("test_rows", "folds"):
+        _check_whole(cfg, option, 2)
+    for option in ("latent_dim", "repeats", "min_rows", "pattern_rows"):
+        _check_whole(cfg, option, 1)
     for option, known in (("methods", methods), ("fits", ["likelihood", "shrunk"])):
         if not _list_of(cfg[option], str) or not set(cfg[option]) <= set(known):
             raise ArgumentError(f"{option}: expected some of {list(known)}, got {cfg[option]}.")
@@ -162,6 +152,14 @@ def _check_share(cfg: DictConfig, option: str) -> None:
     value = cfg[option]
     if not _is_number(value) or not 0 < value < 1:
         raise ArgumentError(f"{option}: expected a number between 0 and 1, both excluded, got {value!r}.")
+
+
+def _check_whole(cfg: DictConfig, option: str, least: int, *, optional: bool = False) -> None:
+    value = OmegaConf.select(cfg, option)
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{option}: expected a whole number from {least} up, got {value!r}.")
 
 
 def _missing(value: object, prefix: str = "") -> Iterator[str]:

@@ -30,15 +30,15 @@ def six_views(num_instances: int = 1600, num_classes: int = 10, latent_dim: int 
         >>> six_views(20).dims["shape"]
         6
     """
-    made = make_synthetic(num_instances, DIMS, latent_dim, seed=seed)
+    synthetic = make_synthetic(num_instances, DIMS, latent_dim, seed=seed)
     rng = np.random.default_rng(seed)
     labels = rng.integers(num_classes, size=num_instances)
     centres = rng.normal(size=(num_classes, latent_dim))
     latents = (centres[labels] + rng.normal(size=(num_instances, latent_dim))) / 2**0.5
     arrays = {}
-    for number, (name, loadings) in enumerate(made.truth.loadings.items()):
+    for number, (name, loadings) in enumerate(synthetic.truth.loadings.items()):
         shape = (num_instances, len(loadings))
         noise = rng.standard_t(4, shape) / 2**0.5 if number % 2 == 0 else rng.exponential(size=shape) - 1
         scale = 0.7 * np.exp(0.5 * rng.normal(size=(1, shape[1])) + 0.3 * rng.normal(size=(shape[0], 1)))
-        arrays[name] = torch.from_numpy(latents @ loadings.numpy().T + scale * noise) + made.truth.intercepts[name]
+        arrays[name] = torch.from_numpy(latents @ loadings.numpy().T + scale * noise) + synthetic.truth.intercepts[name]
     return MultimodalData(arrays, labels=labels, attributes={"name": "six views"})

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation import mean_over_pairs
-from experiments.comparison.fitted_variant import Calibrated, without
+from experiments.comparison.fitted_variant import FittedVariant, without
 from experiments.comparison.fitting import ModelFitter, Retriever, collected_warnings
 from experiments.comparison.imputers import predictable
 from experiments.comparison.measures import impute_all, measure_imputations, modality_scale
@@ -119,14 +119,14 @@ class ModelTable:
                 choice = model.choose(list(prepared.tasks.values()))
         except Exception as error:  # a user's model may raise anything, and the others are still to be compared
             logger.exception("%s, %s: left out", prepared.split.name, model.label)
-            return {"note": _told(error)}
+            return {"note": _reason(error)}
         logger.info("%s, %s: %s", prepared.split.name, model.label, choice)
         return choice
 
     def _measure(self, model: ModelInFocus, choice: Choice, task: Task, prepared: Rows) -> dict[str, Any]:
         test = prepared.split.test
         try:
-            with collected_warnings() as told:
+            with collected_warnings() as messages:
                 calibrated = model.calibrate(task, choice)
                 imputations = impute_all(calibrated, test, self.cfg.interval_level)
                 found = measure_imputations(imputations, test, prepared.scale, self.cfg.interval_level)
@@ -134,7 +134,7 @@ class ModelTable:
                 recall = mean_over_pairs(calibrated.recall(test))
         except Exception as error:  # as above
             logger.exception("%s, %s, seed %d: failed", prepared.split.name, model.label, task.seed)
-            return {"note": _told(error)}
+            return {"note": _reason(error)}
         fitted = calibrated.model
         tried, weights = model.model.feasible(task.incomplete), model.model.weights(test.dims)
         return {
@@ -147,11 +147,11 @@ class ModelTable:
             "K": choice.setting.latent_dim,
             "noise_pseudo_count": float(choice.setting.noise_pseudo_count),
             "done": _done(tried, weights, fitted.method, fitted.stop_reason, len(fitted.trace) - 1),
-            "note": " ".join([*choice.warnings, *fitted.warnings, *told]),
+            "note": " ".join([*choice.warnings, *fitted.warnings, *messages]),
         }
 
 
-def joint_nll(calibrated: Calibrated, data: MultimodalData, scale: Mapping[str, float]) -> tuple[float, str]:
+def joint_nll(calibrated: FittedVariant, data: MultimodalData, scale: Mapping[str, float]) -> tuple[float, str]:
     """Negative log density of a hidden modality given the others, all its features together; and the route.
 
         -(log p(x_n) - log p(x_n without m)) / D_m,     nats for each value in standard deviations
@@ -226,7 +226,7 @@ def _done(latent_dims: list[int], weights: list[float], method: str, stop_reason
     return f"{grid}{prior}; {method}: {steps} steps, {stop_reason}"
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

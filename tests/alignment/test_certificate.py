@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from torch import Tensor
 
 from calmrl_prob.alignment.anchors import anchor_shift, leading_vector, unit
 from calmrl_prob.alignment.certificate import certify, probability_of_gain, probability_within
@@ -16,36 +15,14 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import LinearGaussian
-from tests.alignment.test_expected_scatter import NAMES, dense_predictive, make_completion
-from tests.conftest import random_mask
-
-
-def close_model(width: int = 5, noise: float = 0.05, seed: int = 0) -> LinearGaussian:
-    """Modalities that all but share a direction: the setting of an aligned space."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    common = normal(width, 3)
-    return LinearGaussian(
-        {name: common + 0.5 * normal(width, 3) for name in NAMES},
-        {name: 0.3 * normal(width) for name in NAMES},
-        {name: torch.tensor(noise, dtype=torch.float64) for name in NAMES},
-    )
-
-
-def complete_and_completed(lg: LinearGaussian, rows: int, seed: int = 0) -> tuple[Tensor, Completion]:
-    """Complete instances of a model, and what remains known of them when modalities are missing."""
-    truth = torch.stack(list(lg.sample(rows, torch.Generator().manual_seed(seed))[1].values()), dim=1)
-    mask = random_mask(rows, len(NAMES), 0.4, seed)
-    return truth, Completion.from_linear_gaussian(lg, torch.where(mask[:, :, None], truth, math.nan), mask)
-
-
-def svd_anchors(views: np.ndarray) -> np.ndarray:
-    """The leading left singular vectors (S, D) of instances (S, m, D), pointing with the sums."""
-    vectors = np.linalg.svd(views.swapaxes(1, 2), full_matrices=False)[0][:, :, 0]
-    return vectors * np.sign((vectors * views.sum(1)).sum(1, keepdims=True))
+from tests.cases.certificate_cases import (
+    NAMES,
+    close_model,
+    complete_and_completed,
+    dense_predictive,
+    make_completion,
+    svd_anchors,
+)
 
 
 @pytest.mark.parametrize("distance", ["vector", "projector"])

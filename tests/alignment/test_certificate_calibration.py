@@ -15,8 +15,8 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.rehearsal import Rehearsal, rehearse
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian
-from tests.alignment.test_certificate import close_model
-from tests.conftest import random_mask
+from tests.cases.certificate_cases import close_model
+from tests.cases.linear_gaussian_cases import random_mask
 
 FITTED, MEASURED, DRAWS = 400, 800, 16
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,32 +11,8 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.expected_scatter import ScatterFactor, expected_scatter_anchor
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
-from tests.conftest import random_mask, random_model
-
-NAMES = ("image", "text", "audio")
-
-
-def make_completion(
-    width: int = 6, latents: int = 2, noise: str = "isotropic", seed: int = 0, rows: int = 40, scale: float = 1.0
-) -> Completion:
-    """Instances of a random model; some complete, some with nothing."""
-    model = random_model(dict.fromkeys(NAMES, width), latents, seed, noise=noise)
-    _, features = model.sample(rows, torch.Generator().manual_seed(seed))
-    x = scale * torch.stack(list(features.values()), dim=1)
-    mask = random_mask(rows, len(NAMES), 0.5, seed, empty=True)
-    mask[0], mask[1] = True, False
-    return Completion.from_linear_gaussian(model, torch.where(mask[:, :, None], x, math.nan), mask)
-
-
-def dense_predictive(completion: Completion, row: int) -> tuple[Tensor, Tensor]:
-    """Mean (M D,) and covariance (M D, M D) of all modalities of a row given those that are present, by Schur's way."""
-    mean, covariance = completion.linear_gaussian.joint()
-    width = completion.values.shape[2]
-    seen = completion.observed_mask[row].repeat_interleave(width)
-    x = completion.values[row].flatten().double()
-    gain = torch.linalg.solve(covariance[seen][:, seen], covariance[seen])
-    mean = mean + (x[seen] - mean[seen]) @ gain
-    return mean, covariance - covariance[:, seen] @ gain
+from tests.cases.certificate_cases import NAMES, dense_predictive, make_completion
+from tests.cases.linear_gaussian_cases import random_mask, random_model
 
 
 def dense_scatter(completion: Completion, row: int) -> Tensor:

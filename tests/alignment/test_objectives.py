@@ -27,7 +27,7 @@ from calmrl_prob.alignment.objectives import (
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from tests.cases import objective_oracles as oracles
-from tests.conftest import random_mask
+from tests.cases.linear_gaussian_cases import random_mask
 
 #: For each objective: one, and its plain-loop oracle.
 CASES: dict[str, tuple[Callable[[], Objective], Callable[[Views], Tensor]]] = {

@@ -11,8 +11,8 @@ import torch
 from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.alignment.rehearsal import rehearse
 from calmrl_prob.errors import ArgumentError, DataError
-from tests.alignment.test_certificate import close_model, complete_and_completed, svd_anchors
-from tests.conftest import random_mask
+from tests.cases.certificate_cases import close_model, complete_and_completed, svd_anchors
+from tests.cases.linear_gaussian_cases import random_mask
 
 
 def test_each_number_is_hidden_of_each_row_that_can_lose_it() -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.arguments import parse
+from analysis.runs.arguments import parse
 from analysis.statistics.paired import holm, paired_differences, signed_rank_p
 from calmrl_prob.errors import ArgumentError
 
@@ -58,18 +58,18 @@ def test_holm_is_what_it_is_by_hand() -> None:
 def test_adjustment_takes_back_what_one_test_alone_would_tell() -> None:
     seeds = np.array([0.0, 0.3, -0.2, 0.1, -0.1])
     one = {"a": [10.0] * 5, "b": list(10.3 + seeds)}
-    assert paired_differences(table(one), "R@1", "a").iloc[0]["told"] == "higher"
+    assert paired_differences(table(one), "R@1", "a").iloc[0]["verdict"] == "higher"
     many = one | {f"c{k}": list(10 + seeds[::-1] * k) for k in range(1, 5)}
     found = paired_differences(table(many), "R@1", "a").set_index("variant")
     assert found.loc["b", "t_p"] < 0.05 < found.loc["b", "t_p_holm"]
-    assert found.loc["b", "told"] == "not told apart"
+    assert found.loc["b", "verdict"] == "not told apart"
 
 
 def test_what_nothing_can_be_said_of_says_so() -> None:
     results = table({"a": [1.0, 2.0, 3.0], "same": [1.5, 2.5, 3.5], "one": [2.0], "none": []})
     results = pd.concat([results, pd.DataFrame([{"variant": "none", "label": "NONE", "seed": 9, "R@1": 1.0}])])
     found = paired_differences(results, "R@1", "a").set_index("variant")
-    assert found["told"].to_dict() == {"same": "the same everywhere", "one": "one pair", "none": "no pair"}
+    assert found["verdict"].to_dict() == {"same": "the same everywhere", "one": "one pair", "none": "no pair"}
     assert np.isnan(found.loc["one", "lower"])
     assert found.loc["none", "pairs"] == 0
 

@@ -25,9 +25,10 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.inference import ParameterDraws
 from calmrl_prob.priors import MixturePrior
 from models.student_t import StudentT
-from tests.arviz.test_diagnostics import python_with_arviz_1
+from tests.cases.arviz_cases import python_with_arviz_1
 from tests.cases.collapsed_cases import factor_model
 from tests.cases.model_cases import DIMS, random_data, random_model
+from tests.cases.route_cases import gaussian
 
 N = 12
 
@@ -75,8 +76,7 @@ def student_t() -> StudentT:
 
 
 def program() -> Callable[[cal.MultimodalData], None]:
-    model: Any = import_module("tests.posteriors.test_results").gaussian
-    return model
+    return gaussian
 
 
 ROUTES: dict[str, Callable[[], Any]] = {
@@ -386,7 +386,7 @@ def test_files_serve_arviz_1_without_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_draws_of_two_thousand_instances_stay_under_1500_megabytes() -> None:
-    from benchmarks.__main__ import in_own_process
+    from benchmarks.tables import in_own_process
 
     row = in_own_process("benchmarks.arviz_memory", "point")
     assert row["draws"] == 1_000

@@ -127,3 +127,21 @@ CASES: dict[str, tuple[Model, str]] = {
     "regression": (regression, "exact by structure"),
     "mixture": (mixture, "exact mixture"),
 }
+
+
+def exact_intercepts(data: cal.MultimodalData) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the stacked intercepts of ``intercepts_alone`` given the data, from dense algebra."""
+    loadings = torch.cat(list(known_loadings().values()))
+    covariance = loadings @ loadings.mT + 0.49 * torch.eye(len(loadings), dtype=torch.float64)
+    feature = torch.repeat_interleave(torch.arange(len(DIMS)), torch.tensor(list(DIMS.values())))
+    precision = torch.eye(len(loadings), dtype=torch.float64)
+    natural = torch.zeros(len(loadings), dtype=torch.float64)
+    for n in range(len(data)):
+        here = data.observed_mask[n][feature]
+        row = torch.cat([data[name][n] for name in DIMS])[here]
+        inverse = torch.linalg.inv(covariance[here][:, here])
+        index = here.nonzero().squeeze(1)
+        precision[index[:, None], index] += inverse
+        natural[index] += inverse @ row
+    posterior = torch.linalg.inv(precision)
+    return posterior @ natural, posterior

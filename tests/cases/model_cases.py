@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import NormalPrior
+
+Module = TypeVar("Module", bound=nn.Module)
 
 DIMS = {"image": 4, "text": 3, "audio": 2}
 
@@ -71,3 +75,12 @@ def dense_conditional(lg: LinearGaussian, row: dict[str, Tensor], target: str) -
 def observed_row(data: MultimodalData, row: int) -> dict[str, Tensor]:
     """What one instance has."""
     return {name: data[name][row] for name in data.names if bool(data.observed(name)[row])}
+
+
+def jittered(module: Module, size: float, seed: int = 1) -> Module:
+    """The module with all its parameters moved at random, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return module

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import calmrl_prob as cal
+from calmrl_prob.conjugacy import linear_gaussian
 from calmrl_prob.errors import CalmrlError, ModelError, NotConjugateError
 from calmrl_prob.linear_gaussian import log_marginal
-from tests.conjugacy.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
-from tests.conjugacy.pyro_zoo.conjugate import loadings_with_priors
+from tests.cases.pyro_zoo import BROKEN, CONJUGATE, NOT_CONJUGATE, Conjugate, Normal
+from tests.cases.pyro_zoo.conjugate import loadings_with_priors
+from tests.cases.zoo_densities import close
 
 ONE = [name for name, build in CONJUGATE.items() if build().form == "one"]
 #: What linear_gaussian says of a model that is exact, but not one LinearGaussian.
@@ -34,16 +36,10 @@ def nothing_left_behind() -> Iterator[None]:
         assert all(np.array_equal(a, b) for a, b in zip(before["numpy"], after["numpy"], strict=True))
 
 
-def close(got: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
-    """Within a tolerance of the size of what is expected."""
-    scale = max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(got.detach().double().numpy(), expected, rtol=0, atol=tolerance * scale)
-
-
 @pytest.mark.parametrize("name", ONE)
 def test_parameters_are_read_off(name: str) -> None:
     case: Conjugate = CONJUGATE[name]()
-    lg = cal.linear_gaussian(case.model, case.data)
+    lg = cal.discover(case.model, case.data).linear_gaussian()
     truth = case.truth
     assert isinstance(truth, Normal)
     assert set(lg.names) == set(case.data.names)
@@ -72,7 +68,7 @@ def test_what_is_not_one_linear_gaussian_says_so_and_names_the_exact_route(name:
     if case.form == "correlated noise":
         pytest.skip("whether a LinearGaussian with more latents stands for correlated noise is a matter of taste")
     with pytest.raises(NotConjugateError) as caught:
-        cal.linear_gaussian(case.model, case.data)
+        cal.discover(case.model, case.data).linear_gaussian()
     assert caught.value.condition == CONDITION[case.form]
     assert caught.value.route.startswith("exact")
 
@@ -81,7 +77,7 @@ def test_what_is_not_one_linear_gaussian_says_so_and_names_the_exact_route(name:
 def test_what_is_not_conjugate_is_refused_with_site_condition_and_route(name: str) -> None:
     case = NOT_CONJUGATE[name]()
     with pytest.raises((NotConjugateError, ModelError)) as caught:
-        cal.linear_gaussian(case.model, case.data)
+        cal.discover(case.model, case.data).linear_gaussian()
     error = caught.value
     assert repr(case.site) in str(error)
     if case.condition is not None:
@@ -109,7 +105,7 @@ def test_the_route_that_is_named_serves(name: str) -> None:
         assert found.route in ("svi", "nuts", "scale mixture")
 
 
-@pytest.mark.parametrize("ask", [cal.linear_gaussian, cal.posterior], ids=["linear_gaussian", "posterior"])
+@pytest.mark.parametrize("ask", [linear_gaussian, cal.posterior], ids=["linear_gaussian", "posterior"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_refused_with_what_to_do(name: str, ask: object) -> None:
     case = BROKEN[name]()
@@ -124,20 +120,20 @@ def test_what_is_broken_is_refused_with_what_to_do(name: str, ask: object) -> No
 @pytest.mark.parametrize("model", [None, 3, "model.py", torch.zeros(2)], ids=repr)
 def test_what_is_no_model_is_refused(model: object) -> None:
     with pytest.raises((CalmrlError, TypeError), match="model"):
-        cal.linear_gaussian(model, CONJUGATE["closure"]().data)
+        cal.discover(model, CONJUGATE["closure"]().data).linear_gaussian()
 
 
 def test_values_of_global_latents_are_given() -> None:
     """Loadings with priors have no one value; with values given, the form is that of these values."""
     case = CONJUGATE["conditioned_globals"]()
     with pytest.raises(NotConjugateError, match="W_image") as caught:
-        cal.linear_gaussian(loadings_with_priors, case.data)
+        cal.discover(loadings_with_priors, case.data).linear_gaussian()
     assert caught.value.condition == "global latents"
     assert isinstance(case.truth, Normal)
     values = {f"W_{name}": torch.from_numpy(case.truth.loadings[name]) for name in case.data.names}
     values |= {f"mu_{name}": torch.from_numpy(case.truth.intercepts[name]) for name in case.data.names}
     values |= {f"sigma_{name}": torch.tensor(0.9).double() for name in case.data.names}
-    lg = cal.linear_gaussian(loadings_with_priors, case.data, values)
+    lg = cal.discover(loadings_with_priors, case.data, values).linear_gaussian(values)
     for modality in lg.names:
         close(lg.loadings[modality], case.truth.loadings[modality], 1e-9)
 
@@ -148,7 +144,7 @@ def test_gradients_reach_the_parameters_of_the_model() -> None:
     data = CONJUGATE["closure"]().data
 
     gradients = []
-    for lg in (native.linear_gaussian(), cal.linear_gaussian(native, data)):
+    for lg in (native.linear_gaussian(), cal.discover(native, data).linear_gaussian()):
         native.zero_grad()
         log_marginal(lg, data.blocks).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in native.parameters()])
@@ -159,10 +155,10 @@ def test_gradients_reach_the_parameters_of_the_model() -> None:
 def test_values_of_the_parameter_store_count() -> None:
     """pyro.param statements mean what SVI has made of them, not their initial values."""
     case = CONJUGATE["param_statements"]()
-    cal.linear_gaussian(case.model, case.data)
+    cal.discover(case.model, case.data).linear_gaussian()
     trained = torch.full((4, 3), 0.25).double()
     with pyro.get_param_store().scope():
         pyro.param("W_image", trained)
-        lg = cal.linear_gaussian(case.model, case.data)
+        lg = cal.discover(case.model, case.data).linear_gaussian()
         assert set(pyro.get_param_store().keys()) == {"W_image"}
     close(lg.loadings["image"], trained.detach().numpy(), 1e-9)

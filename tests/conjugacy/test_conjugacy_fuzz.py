@@ -13,10 +13,9 @@ from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.errors import NotConjugateError
-from tests.conjugacy.pyro_zoo.cases import Normal
-from tests.conjugacy.pyro_zoo.programs import random_program
-from tests.conjugacy.test_conjugacy import close
-from tests.conjugacy.test_pyro_zoo import joint_density, log_density
+from tests.cases.pyro_zoo.cases import Normal
+from tests.cases.pyro_zoo.programs import random_program
+from tests.cases.zoo_densities import close, joint_density, log_density
 
 seeds = st.integers(0, 1_000_000)
 #: Functions that are affine nowhere, nearly everywhere, in places, or along lines through zero.
@@ -43,7 +42,7 @@ def check_exact(seed: int) -> None:
     close(got.covariance[case.rows], np.stack([covariance for _, covariance, _ in expected]), 1e-6)
     close(got.log_marginal[case.rows], np.array([evidence for _, _, evidence in expected]), 1e-6)
     if case.form == "one":
-        lg, truth = cal.linear_gaussian(case.model, case.data), case.truth
+        lg, truth = cal.discover(case.model, case.data).linear_gaussian(), case.truth
         assert isinstance(truth, Normal)
         for name in lg.names:
             close(lg.loadings[name], truth.loadings[name], 1e-6)
@@ -75,7 +74,7 @@ def test_bent_programs_are_refused(bend: str, seed: int) -> None:
     assume(np.diag(spread).max() > 0.3)  # a location that hardly moves is not bent by much either
     condition = "instances coupled" if bend == "neighbours" else "location not affine"
     with pytest.raises(NotConjugateError) as caught:
-        cal.linear_gaussian(case.model, case.data)
+        cal.discover(case.model, case.data).linear_gaussian()
     assert (caught.value.site, caught.value.condition) == (bent, condition)
 
 

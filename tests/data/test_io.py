@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from calmrl_prob._support.files import write_atomically
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError
-from calmrl_prob.io import load_npz, write_atomically
+from calmrl_prob.io import load_npz
 
 
 def write(path: Path, **changes: object) -> Path:

@@ -15,8 +15,8 @@ from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.evaluation.simulation import SimulationRanks, simulate_model, simulation_ranks
 from calmrl_prob.inference import posterior
 from calmrl_prob.linear_gaussian import LinearGaussianMixture, ObservedBlocks, mixture_posterior
+from tests.cases.mixture_cases import random_mixture
 from tests.cases.model_cases import random_data, random_model, random_prior
-from tests.linear_gaussian.mixture.test_mixture import random_mixture
 
 
 def simulate_normal(seed: int) -> tuple[dict[str, float], float]:

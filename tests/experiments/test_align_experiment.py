@@ -18,7 +18,7 @@ from experiments.align import run
 from experiments.alignment.anchor_shifts import choose_shift_model
 from experiments.alignment.training import Variant, make_task
 from experiments.anchor_shift import run as run_anchor_shift
-from tests.alignment.test_certificate import close_model
+from tests.cases.certificate_cases import close_model
 
 CONF = Path(__file__).resolve().parents[2] / "experiments" / "conf"
 TINY = [

@@ -20,7 +20,7 @@ from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from experiments import align_ablation, align_classify, align_imputation, align_missing
 from experiments.align_imputation import choose_model, imputations, score
 from experiments.align_missing import removed
-from experiments.alignment.pooling import pooled_inputs, pooled_representations
+from experiments.alignment.fusion import fused_inputs, fused_representations
 from experiments.alignment.runs import collect, lacking
 
 CONF = Path(__file__).resolve().parents[2] / "experiments" / "conf"
@@ -169,7 +169,7 @@ def test_pools_of_representations_are_the_closed_forms() -> None:
     data = small()
     lg = fit_em(data.blocks, 2, pseudo_rows=1.0, seed=0).linear_gaussian
     given = lacking(data, 1, seed=0)
-    pools = pooled_representations(given, lg)
+    pools = fused_representations(given, lg)
     row = 7
     names = [name for name in data.names if bool(given.observed(name)[row])]
     assert len(names) == 2
@@ -193,7 +193,7 @@ def test_inputs_keep_what_was_observed_and_only_the_rest_is_imputed() -> None:
     data = small()
     lg = fit_em(data.blocks, 2, pseudo_rows=1.0, seed=0).linear_gaussian
     given = lacking(data, 1, seed=0)
-    pools = pooled_inputs(given, lg)
+    pools = fused_inputs(given, lg)
     truth = torch.cat([data[name] for name in data.names], dim=1).double()
     here = torch.cat([given.observed(name)[:, None].expand(-1, 5) for name in data.names], dim=1)
     for name in ("mean for what is missing", "imputed by the model"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from rich.console import Console
@@ -25,14 +25,13 @@ from calmrl_prob.datasets import load_synthetic
 from calmrl_prob.errors import ArgumentError, CalmrlError
 from experiments.compare import run
 from experiments.comparison.comparer import Comparer
-from experiments.comparison.fitted_variant import Calibrated, direct_recall, without
+from experiments.comparison.fitted_variant import FittedVariant, direct_recall, without
 from experiments.comparison.fitting import FittedModel, ModelFitter, Retriever, Setting
 from experiments.comparison.imputers import Imputer, Mean, NearestNeighbours, RidgePairs, Zero, has, values
 from experiments.comparison.variants import AllRows, Choice, CompleteRows, Imputed, Oracle, Prepared, Task, Variant
 from experiments.harness.settings import build, flatten
+from tests.cases.experiment_cases import CONF, ROOT, composed
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "experiments" / "conf"
 GROUPS = [
     (folder.name, path.stem)
     for folder in sorted(CONF.iterdir())
@@ -52,11 +51,6 @@ TINY = [
     "report.posterior_rows=10",
     "report.posterior_draws=4",
 ]
-
-
-def composed(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
 
 
 def configured(*overrides: str) -> DictConfig:
@@ -236,17 +230,17 @@ def test_weight_is_chosen_at_the_middle_k_then_k_at_that_weight(
     tried, seeds = [], {0: 0.05, 1: -0.05}
 
     class Scored(AllRows):
-        def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> Calibrated:
+        def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> FittedVariant:
             tried.append((setting, task.seed))
             return super()._fit(task, prepared, setting)
 
-    def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
+    def recall(calibrated: FittedVariant, data: MultimodalData) -> pd.DataFrame:
         setting, seed = tried[-1]
         return pd.DataFrame(
             {"query": ["a"], "candidate": ["b"], "num_queries": [100], "R@1": [scores[setting] + seeds[seed]]}
         )
 
-    monkeypatch.setattr(Calibrated, "recall", recall)
+    monkeypatch.setattr(FittedVariant, "recall", recall)
     variant = Scored("scored", ModelFitter(latent_dims=[2, 3, 4], noise_pseudo_counts=[0, 30]))
     choice = variant.choose([replace(task(incomplete), seed=seed) for seed in seeds])
     assert not choice.warnings  # 0.4 and 0.2 are more than two standard errors apart
@@ -259,11 +253,11 @@ def test_weight_is_chosen_at_the_middle_k_then_k_at_that_weight(
 def test_a_choice_that_validation_recall_cannot_make_is_told(
     queries: int, warned: bool, incomplete: MultimodalData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def recall(calibrated: Calibrated, data: MultimodalData) -> pd.DataFrame:
+    def recall(calibrated: FittedVariant, data: MultimodalData) -> pd.DataFrame:
         share = 0.5 if calibrated.setting.noise_pseudo_count else 0.4
         return pd.DataFrame({"query": ["a"], "candidate": ["b"], "num_queries": [queries], "R@1": [share]})
 
-    monkeypatch.setattr(Calibrated, "recall", recall)
+    monkeypatch.setattr(FittedVariant, "recall", recall)
     choice = AllRows("all", ModelFitter(latent_dims=[2], noise_pseudo_counts=[0, 10])).choose([task(incomplete)])
     assert choice == Choice(Setting(2, 10))
     assert any("cannot tell the settings apart" in warning for warning in choice.warnings) == warned
@@ -304,7 +298,7 @@ def test_no_test_row_and_no_removed_value_can_change_a_fit(incomplete: Multimoda
     other = MultimodalData(poisoned, observed_mask=incomplete.observed_mask, labels=incomplete.labels)
     variant, choice = Imputed("knn", ModelFitter(latent_dims=[2]), NearestNeighbours([3])), Choice(Setting(2, 0))
     one, two = (variant.calibrate(task(data), choice) for data in (incomplete, other))
-    assert isinstance(one, Calibrated)
+    assert isinstance(one, FittedVariant)
     np.testing.assert_array_equal(one.features(incomplete), two.features(other))
 
 
@@ -446,6 +440,19 @@ def test_command_line_refuses_in_a_line(overrides: list[str], told: str, tmp_pat
     assert told in (tmp_path / "refused" / "compare.log").read_text(encoding="utf-8")
 
 
+def test_a_finished_command_leaves_a_page_that_knows_it(tmp_path: Path) -> None:
+    small = [*TINY, "calibration=[mean,calmrl_paper]", "report.shares=[]", "seeds=[0]"]
+    command = [sys.executable, "-m", "experiments.compare", *small, f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()  # Hydra makes one of whatever breaks at the end of a run
+    assert json.loads((tmp_path / "job.json").read_text(encoding="utf-8"))["state"] == "finished"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "CalMRL isotropic (paper)" in page
+    assert "has not ended" not in page
+    assert "interrupted" not in page
+
+
 def test_modalities_must_be_at_least_two() -> None:
     with pytest.raises(ArgumentError, match="at least two"):
         Comparer(configured("data.modalities=[name]"))
@@ -460,6 +467,7 @@ def test_command_line_sweeps_and_runs_are_gathered(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report: ") == 2
     assert "CalMRL isotropic (paper)" in done.stdout
+    assert not any("It has not ended" in page.read_text(encoding="utf-8") for page in tmp_path.rglob("report.html"))
     gathered = gather_runs(tmp_path)
     assert gathered["run"].unique().tolist() == ["0", "1"]
     assert gathered.groupby("run")["missingness.rate"].first().tolist() == [0.2, 0.5]

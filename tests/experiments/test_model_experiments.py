@@ -17,11 +17,11 @@ import calmrl_prob as cal
 from calmrl_prob.datasets import load_synthetic
 from calmrl_prob.errors import ArgumentError, CalmrlError, FileFormatError
 from experiments.compare import run as run_comparison
-from experiments.comparison.fitted_variant import Calibrated
+from experiments.comparison.fitted_variant import FittedVariant
 from experiments.comparison.fitting import ModelFitter, Retriever, Setting
 from experiments.comparison.measures import impute_all, measure_imputations, modality_scale
 from experiments.comparison.model_files import build_model, find_builder
-from experiments.comparison.standardisation import Imputed, Units
+from experiments.comparison.standardisation import Imputed, Standardisation
 from experiments.harness.settings import build
 from experiments.model_zoo.table import ModelTable
 from experiments.models import run as run_models
@@ -94,7 +94,7 @@ def test_a_file_of_the_users_own_is_found_by_build(tmp_path: Path) -> None:
     path.write_text(OWN)
     assert find_builder(str(path)).__name__ == "build"
     model = build_model(str(path), DIMS, 2, {"spread": 2.0}, seed=0)
-    assert float(cal.linear_gaussian(model, data()).prior_covariance[0, 0]) == 4.0
+    assert float(cal.discover(model, data()).linear_gaussian().prior_covariance[0, 0]) == 4.0
     with pytest.raises(ArgumentError, match=r"no argument 'width'; it takes \['dims', 'latent_dim', 'spread'\]"):
         build_model(str(path), DIMS, 2, {"width": 2.0}, seed=0)
 
@@ -137,7 +137,7 @@ def test_units_are_undone() -> None:
         {name: incomplete[name] * (10.0**m) + 5 for m, name in enumerate(incomplete.names)},
         observed_mask=incomplete.observed_mask,
     )
-    units = Units.of(scaled)
+    units = Standardisation.of(scaled)
     seen = units.apply(scaled)
     assert torch.equal(seen.observed_mask, scaled.observed_mask)
     for name in seen.names:
@@ -168,7 +168,7 @@ def test_the_papers_model_is_the_same_from_its_file() -> None:
         fitter = ModelFitter(file=file, latent_dims=[2], tolerance=1e-7, noise_pseudo_counts=[5])
         assert fitter.weights(DIMS) == [5]
         fitted = fitter.fit(incomplete, Setting(2, 5), seed=0)
-        calibrated = Calibrated(fitted, Setting(2, 5), 0.0, Retriever())
+        calibrated = FittedVariant(fitted, Setting(2, 5), 0.0, Retriever())
         measured = measure_imputations(impute_all(calibrated, test), test, modality_scale(train), 0.9)
         found[file] = [*measured.values(), calibrated.recall(test)["R@10"].mean(), fitted.trace["objective"].iloc[-1]]
     np.testing.assert_allclose(found["models/calmrl.py"][:-1], found[None][:-1], rtol=2e-3)
@@ -244,7 +244,7 @@ def test_joint_density_is_the_dense_conditional(tmp_path: Path) -> None:
     split = table.splits["synthetic"]
     fitter = table.models["calmrl_paper"].model
     fitted = fitter.fit(split.train, Setting(2, 0.0), seed=0)
-    units, lg = fitted.units, cal.linear_gaussian(fitted.model.model, fitted.units.apply(split.train))  # type: ignore[union-attr]
+    units, lg = fitted.units, cal.discover(fitted.model.model, fitted.units.apply(split.train)).linear_gaussian()  # type: ignore[union-attr]
     mean, covariance = (part.detach().double() for part in lg.joint())
     stacked = torch.cat([units.apply(split.test)[name].double() for name in lg.names], dim=1)
     start, expected = 0, []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +97,17 @@ def test_an_interrupted_part_is_named_and_the_page_is_written(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "2 rows of results.csv were measured" in page
     assert main([str(tmp_path)]) == 0
+
+
+def test_a_finished_command_is_recorded_as_finished(tmp_path: Path) -> None:
+    given = ", ".join(f'"{override}"' for override in TINY)
+    small = [f"overrides=[{given}]", "only=[align]", 'parts.align.quick=["only=[no_encoder]"]']
+    command = [sys.executable, "-m", "experiments.paper", *small, f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=CONF.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "job.json").read_text(encoding="utf-8"))["state"] == "finished"
+    states = [state for _, state, _ in _states((tmp_path / "report.html").read_text(encoding="utf-8"))]
+    assert states.count("finished") == 1
 
 
 def test_what_cannot_work_is_refused_by_name(hydra_ready: None, tmp_path: Path) -> None:

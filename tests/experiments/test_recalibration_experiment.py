@@ -13,7 +13,7 @@ from rich.console import Console
 from calmrl_prob.errors import ArgumentError
 from experiments.harness.six_views import DIMS, six_views
 from experiments.recalibration import METHODS, run, tabulate
-from tests.experiments.test_experiments import composed
+from tests.cases.experiment_cases import composed
 
 TINY = [
     "data=synthetic", "data.source.num_instances=200", "data.source.dims={a: 6, b: 5, c: 4}",

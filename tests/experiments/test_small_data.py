@@ -31,7 +31,7 @@ from experiments.few_rows.predictors import FittedModel, FittedRidge, Hidden, hi
 from experiments.harness.settings import build
 from experiments.harness.split import Split
 from experiments.small_data import differences, run, take
-from tests.experiments.test_experiments import CONF, ROOT, composed
+from tests.cases.experiment_cases import CONF, ROOT, composed
 
 CONTENDERS = sorted(path.stem for path in (CONF / "contender").glob("*.yaml"))
 TINY = [

@@ -1,12 +1,12 @@
 """Runs the ``python`` blocks of README.md and docs/, as a reader would: from top to bottom, in one session per page.
 
-A ``text`` block that follows a ``python`` block is what it prints; ``...`` stands for anything, as in a doctest.
+A ``text`` block that follows a ``python`` block is what it prints, as ``printed.py`` compares it: words to the letter,
+figures within what the page says of them, and ``...`` stands for anything.
 """
 
 from __future__ import annotations
 
 import contextlib
-import doctest
 import io
 import re
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cases.printed import agrees
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -71,8 +73,7 @@ def test_code_runs_and_prints_what_the_page_says(
     got = page.run_through(number)
     want = page.blocks[number]["printed"]
     if want is not None:
-        same = doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-        assert same, f"printed:\n{got}\nbut the page says:\n{want}"
+        assert agrees(want, got, whitespace=False), f"printed:\n{got}\nbut the page says:\n{want}"
 
 
 def test_readme_shows_code() -> None:

@@ -1,16 +1,25 @@
-"""The notebooks run from top to bottom, and are kept without their outputs."""
+"""The notebooks run from top to bottom, and are kept without their outputs.
+
+A ``text`` block that a markdown cell begins with is what the code cell before it prints, as in the pages of docs/.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.cases.printed import agrees
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+TEXT_BLOCK = re.compile(r"```text\n(?P<printed>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -30,6 +39,7 @@ def test_it_is_valid_and_holds_no_outputs(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.page
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::DeprecationWarning:zmq")
 @every_notebook
 def test_it_runs_and_shows_figures(path: Path) -> None:
@@ -42,3 +52,18 @@ def test_it_runs_and_shows_figures(path: Path) -> None:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2
+    for cell, following in pairwise(notebook.cells):
+        said = TEXT_BLOCK.match(following.source) if following.cell_type == "markdown" else None
+        if said:
+            got = "".join(output.get("text", "") for output in cell.outputs if output.output_type == "stream")
+            assert agrees(said["printed"], got, whitespace=False), f"printed:\n{got}\nbut it says:\n{said['printed']}"
+
+
+def test_every_text_block_is_compared() -> None:
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        compared = [
+            cell for before, cell in pairwise(cells)
+            if before.cell_type == "code" and cell.cell_type == "markdown" and TEXT_BLOCK.match(cell.source)
+        ]  # fmt: skip
+        assert len(compared) == sum(cell.source.count("```text") for cell in cells), path

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import runpy
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,17 +17,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.house.floors import FLOORS, MAY_IMPORT, ROOMS, covers, library_imports, package_of
+from tests.house.imports import ROOT, calls, dotted, imports, module_name, parse
+
 LIBRARY = sorted((ROOT / "calmrl_prob").rglob("*.py"))
-ROOMS = ("analysis", "benchmarks", "calmrl_prob", "experiments", "models", "tests")
-# Which rooms a room may import besides itself.
-ALLOWED_ROOMS = {
-    "calmrl_prob": set(),
-    "models": {"calmrl_prob"},
-    "analysis": {"calmrl_prob"},
-    "experiments": {"calmrl_prob", "models", "analysis"},
-    "benchmarks": {"calmrl_prob", "models"},
-}
+ALL_ROOMS = {*ROOMS, "tests"}
 # Rooms whose imports must be declared, and the extras that may declare them beside the package's own dependencies.
 # Of the library, only functions may import what an extra declares (see the test below).
 ALLOWED_EXTRAS = {
@@ -35,73 +31,19 @@ ALLOWED_EXTRAS = {
     "experiments": ["experiments", "flow", "gp", "train"],
     "benchmarks": ["bench", "experiments", "flow", "gp", "train"],
 }
+#: Lines of code of a function, docstring, comments and blank lines apart.
+MOST_LINES = 60
+#: To be parted when their settings travel as one object; no other may join them.
+STILL_LONG = {"fit", "fit_em", "fit_mixture_em", "fit_scale_em", "fit_svi", "run_collapsed_svi", "run_nuts"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 in_every_library_file = pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def dotted(node: ast.AST) -> str:
-    """The dotted name that an expression spells, such as ``torch.load``; empty where it is something else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (owner := dotted(node.value)):
-        return f"{owner}.{node.attr}"
-    return ""
-
-
-def calls(tree: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-
-
-def imports(path: Path, *, at_import: bool = False) -> set[str]:
-    """Full names of the modules that a file imports when it runs (not those it needs for annotations only).
-
-    With ``at_import`` those that it imports when it is imported itself: not those within functions.
-    """
-    tree = parse(path)
-    left_out = {
-        id(inner)
-        for node in ast.walk(tree)
-        if at_import and isinstance(node, ast.FunctionDef)
-        for inner in ast.walk(node)
-    }
-    left_out |= {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and dotted(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    package = module_name(path).split(".")
-    if path.name != "__init__.py":
-        package = package[:-1]
-    found = set()
-    for node in ast.walk(tree):
-        if id(node) in left_out:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                found.add(full if is_module(full) else base)
-    return found
-
-
-def is_module(name: str) -> bool:
-    path = ROOT.joinpath(*name.split("."))
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """For each package that can be imported here, the distributions that it comes from."""
+    return importlib.metadata.packages_distributions()
 
 
 def requirements(extra: str | None = None) -> list[Requirement]:
@@ -164,49 +106,99 @@ def test_library_files_start_with_a_docstring_and_postpone_annotations(path: Pat
     assert not defines_something or "__future__" in imports(path)
 
 
-@pytest.mark.parametrize("room", ALLOWED_ROOMS)
+@pytest.mark.parametrize("room", ROOMS)
 def test_arrows_between_rooms_point_one_way(room: str) -> None:
-    refused = set(ROOMS) - ALLOWED_ROOMS[room] - {room}
+    refused = ALL_ROOMS - {*ROOMS[room].split(), room}
     for path in (ROOT / room).rglob("*.py"):
-        assert not {name for name in imports(path) if name.split(".")[0] in refused}, path
+        assert not {name for name in imports(path, for_annotations=True) if name.split(".")[0] in refused}, path
 
 
-def test_linear_gaussian_is_the_ground_floor() -> None:
+@in_every_library_file
+def test_library_imports_what_the_table_of_floors_allows(path: Path) -> None:
+    own = package_of(module_name(path))
+    if path == ROOT / "calmrl_prob" / "__init__.py":
+        return
+    assert own, "on no floor: give it a row in tests/house/floors.py"
+    for module in library_imports(path):
+        allowed = package_of(module) == own or any(covers(name, module) for name in MAY_IMPORT[own])
+        assert allowed, f"{own} may not import {module}: see tests/house/floors.py"
+
+
+def test_every_package_of_the_table_imports_from_floors_below() -> None:
+    below: set[str] = set()
+    for floor in FLOORS.values():
+        for package, allowed in floor.items():
+            assert set(allowed.split()) <= below, package
+            assert any(package_of(module_name(path)) == package for path in LIBRARY), f"{package} has no files"
+        below |= set(floor)
+
+
+def test_the_picture_of_the_floors_is_of_the_imports_as_they_are() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_floors.py"))
+    assert script["PICTURE"].read_text(encoding="utf-8") == script["picture"](), "run python -m docs.make_floors"
+
+
+def test_linear_gaussian_needs_torch_alone() -> None:
     for path in (ROOT / "calmrl_prob" / "linear_gaussian").rglob("*.py"):
-        for name in imports(path):
-            root = name.split(".")[0]
-            if root == "calmrl_prob":
-                assert name.startswith(("calmrl_prob.linear_gaussian", "calmrl_prob.errors")), f"{path} imports {name}"
-            else:
-                assert root in {"torch", "numpy"} | sys.stdlib_module_names, f"{path} imports {name}"
+        roots = {name.split(".")[0] for name in imports(path)} - {"calmrl_prob"}
+        assert roots <= {"torch", "numpy"} | sys.stdlib_module_names, path
 
 
-def test_library_has_no_import_circles() -> None:
-    graph = {module_name(path): {name for name in imports(path) if name.startswith("calmrl_prob")} for path in LIBRARY}
+def test_there_are_no_import_circles() -> None:
+    """Not even by imports within functions or for annotations, in any room."""
+    graph = {
+        module_name(path): {name for name in imports(path, for_annotations=True) if name.split(".")[0] in ALL_ROOMS}
+        for room in ALL_ROOMS
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert not [name for name, found in graph.items() if name in found]
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which lists the circle
+
+
+def test_tests_share_cases_and_no_test_file_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in imports(path, for_annotations=True):
+            shared = not name.split(".")[-1].startswith(("test_", "conftest"))
+            assert shared or name.split(".")[0] not in {"conftest", "tests"}, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("room", ["analysis", "experiments"])
+def test_files_at_the_top_of_a_room_are_its_commands(room: str) -> None:
+    for path in (ROOT / room).glob("*.py"):
+        guards = [ast.unparse(node.test) for node in parse(path).body if isinstance(node, ast.If)]
+        guarded = "__name__ == '__main__'" in guards
+        assert guarded or path.name == "__init__.py", f"{path} is no command: it belongs to a folder of {room}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_folder_says_in_one_line_what_lives_there(room: str) -> None:
+    for folder in {path.parent for path in (ROOT / room).rglob("*.py")}:
+        start = folder / "__init__.py"
+        assert start.is_file(), f"{folder} has no __init__.py"
+        said = (ast.get_docstring(parse(start)) or "").partition("\n\n")[0]
+        assert said.endswith("."), f"{start} must say what lives in its folder"
+        assert "\n" not in said, f"{start} must say it in one line"
 
 
 @pytest.mark.parametrize("room", ALLOWED_EXTRAS)
 def test_every_import_is_declared(room: str) -> None:
     declared = {canonicalize_name(line.name) for extra in (None, *ALLOWED_EXTRAS[room]) for line in requirements(extra)}
-    distributions = importlib.metadata.packages_distributions()
     for path in (ROOT / room).rglob("*.py"):
-        roots = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - set(ROOMS)
+        roots = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - ALL_ROOMS
         for root in roots:
-            providers = {canonicalize_name(name) for name in distributions.get(root, [root])}
+            providers = {canonicalize_name(name) for name in distributions().get(root, [root])}
             assert providers & declared, f"{path} imports {root}, which no requirement declares"
 
 
 @in_every_library_file
 def test_library_works_without_the_extras(path: Path) -> None:
-    distributions = importlib.metadata.packages_distributions()
     own = {canonicalize_name(line.name) for line in requirements()}
     if path.parent.name == "training":  # its classes are Lightning's, and nothing else imports it (the test below)
         own |= {canonicalize_name(line.name) for line in requirements("train")}
     for name in imports(path, at_import=True):
         root = name.split(".")[0]
-        if root not in sys.stdlib_module_names and root not in ROOMS:
-            providers = {canonicalize_name(provider) for provider in distributions.get(root, [root])}
+        if root not in sys.stdlib_module_names and root not in ALL_ROOMS:
+            providers = {canonicalize_name(provider) for provider in distributions().get(root, [root])}
             assert providers & own, f"importing {path} imports {root}, which only an extra declares"
 
 
@@ -214,6 +206,30 @@ def test_only_who_asks_for_training_imports_lightning() -> None:
     for path in LIBRARY:
         if path.parent.name != "training":
             assert not any(name.startswith("calmrl_prob.training") for name in imports(path)), path
+
+
+def lines_of_code(function: ast.FunctionDef, source: list[str]) -> int:
+    """Lines of a function that are neither blank, nor comment, nor of a docstring."""
+    left_out = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            text = node.body[0]
+            left_out |= set(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+    own = range(function.lineno, (function.end_lineno or function.lineno) + 1)
+    return sum(line not in left_out and source[line - 1].strip()[:1] not in ("", "#") for line in own)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_functions_are_a_screen_long(room: str) -> None:
+    found = {}
+    for path in (ROOT / room).rglob("*.py"):
+        source = path.read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.FunctionDef) or node.name in STILL_LONG:
+                continue
+            if (length := lines_of_code(node, source)) > MOST_LINES:
+                found[f"{path.relative_to(ROOT)}: {node.name}"] = length
+    assert not found, f"more than {MOST_LINES} lines of code: part them into functions that say what each is for"
 
 
 def test_floors_agree_with_the_package_requirements() -> None:

@@ -28,12 +28,13 @@ def test_the_true_number_is_found_with_modalities_missing(latent_dim: int) -> No
 
 def test_the_plot_has_titles_units_and_a_legend() -> None:
     found = cal.choose_latent_dim(cal.datasets.make_synthetic(100, seed=0).data, [1, 2, 3], folds=2)
-    axes = found.plot()
+    axes = cal.plots.latent_dim_choice(found)
     assert axes.get_xlabel()
     assert "nats" in axes.get_ylabel()
     assert axes.get_title()
     assert len(axes.get_legend().get_texts()) == 3
-    assert found.plot(axes) is axes
+    with pytest.warns(DeprecationWarning, match="call cal.plots.latent_dim_choice"):
+        assert found.plot(axes) is axes
 
 
 def test_standard_errors_are_of_differences_to_the_best_row_by_row() -> None:
@@ -55,7 +56,8 @@ def test_a_count_of_ard_that_was_cut_off_is_said_to_be() -> None:
     found = cal.choose_latent_dim(made, [1, 2], folds=2)
     assert found.ard_is_limited
     assert "kept by ARD: 2 of 2, all there were" in repr(found)
-    assert any("all there were" in text.get_text() for text in found.plot().get_legend().get_texts())
+    axes = cal.plots.latent_dim_choice(found)
+    assert any("all there were" in text.get_text() for text in axes.get_legend().get_texts())
 
 
 def test_same_seed_same_choice_and_bad_arguments_are_named() -> None:

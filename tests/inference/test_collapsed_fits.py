@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
-from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ReliabilityWarning
@@ -23,37 +22,19 @@ from calmrl_prob.programs.bound import BoundModel
 from tests.cases.collapsed_cases import (
     CASES,
     covariate_data,
+    exact_intercepts,
     factor_model,
     intercepts_alone,
-    known_loadings,
     with_parameter,
 )
+from tests.cases.linear_gaussian_cases import random_blocks, random_model
 from tests.cases.model_cases import DIMS, random_data
-from tests.conftest import random_blocks, random_model
 
 pytestmark = (
     pytest.mark.slow
 )  # fits take seconds each; the examples of models/group_ard.py and horseshoe.py are the fast check
 
 every_case = pytest.mark.parametrize("name", CASES)
-
-
-def exact_intercepts(data: cal.MultimodalData) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the stacked intercepts of ``intercepts_alone`` given the data, from dense algebra."""
-    loadings = torch.cat(list(known_loadings().values()))
-    covariance = loadings @ loadings.mT + 0.49 * torch.eye(len(loadings), dtype=torch.float64)
-    feature = torch.repeat_interleave(torch.arange(len(DIMS)), torch.tensor(list(DIMS.values())))
-    precision = torch.eye(len(loadings), dtype=torch.float64)
-    natural = torch.zeros(len(loadings), dtype=torch.float64)
-    for n in range(len(data)):
-        here = data.observed_mask[n][feature]
-        row = torch.cat([data[name][n] for name in DIMS])[here]
-        inverse = torch.linalg.inv(covariance[here][:, here])
-        index = here.nonzero().squeeze(1)
-        precision[index[:, None], index] += inverse
-        natural[index] += inverse @ row
-    posterior = torch.linalg.inv(precision)
-    return posterior @ natural, posterior
 
 
 def as_data(blocks: ObservedBlocks) -> cal.MultimodalData:
@@ -103,7 +84,7 @@ def test_the_mode_of_normal_loadings_is_what_em_finds() -> None:
 
     result = cal.fit(model, data, "map", tolerance=1e-12, max_iterations=2000)
     assert result.log_likelihood[-1] == pytest.approx(float(em.log_likelihood[-1]), abs=1e-3)
-    lg = cal.linear_gaussian(result.model, data)
+    lg = cal.discover(result.model, data).linear_gaussian()
     for name in DIMS:
         gram, expected = (part.loadings[name] @ part.loadings[name].mT for part in (lg, em.linear_gaussian))
         torch.testing.assert_close(gram, expected, rtol=1e-3, atol=1e-3)

@@ -22,9 +22,9 @@ from calmrl_prob.inference.exact.process_fit import GaussianProcessOptions, fit_
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import GaussianProcessPrior
 from models.gaussian_process import GaussianProcessModel
-from tests.conftest import random_mask
-from tests.conftest import random_model as random_structure
-from tests.linear_gaussian.process.test_process import dense
+from tests.cases.linear_gaussian_cases import random_mask
+from tests.cases.linear_gaussian_cases import random_model as random_structure
+from tests.cases.process_oracles import dense
 
 DIMS = {"image": 3, "text": 2, "audio": 1}
 

@@ -10,7 +10,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.approximate.guides import AmortizedGuide, PerInstanceGuide
 from calmrl_prob.linear_gaussian import LinearGaussian
 from tests.cases.approximate_cases import linear_case
-from tests.conftest import jittered
+from tests.cases.model_cases import jittered
 
 
 def trained(guide: AmortizedGuide, size: float = 0.3) -> AmortizedGuide:

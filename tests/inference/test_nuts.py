@@ -11,7 +11,7 @@ from pyro.infer import MCMC, NUTS
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference import posterior
 from calmrl_prob.model import SharedLatentModel
-from tests.conftest import random_model
+from tests.cases.linear_gaussian_cases import random_model
 
 
 def test_nuts_finds_the_exact_posterior() -> None:

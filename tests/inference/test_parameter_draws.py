@@ -16,10 +16,17 @@ from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.quantiles import mixture_quantile
 from calmrl_prob.programs.bound import BoundModel
-from tests.cases.collapsed_cases import CASES, Model, covariate_data, factor_model, intercepts_alone, known_loadings
+from tests.cases.collapsed_cases import (
+    CASES,
+    Model,
+    covariate_data,
+    exact_intercepts,
+    factor_model,
+    intercepts_alone,
+    known_loadings,
+)
+from tests.cases.linear_gaussian_cases import random_model
 from tests.cases.model_cases import DIMS, random_data
-from tests.conftest import random_model
-from tests.inference.test_collapsed_fits import exact_intercepts
 
 every_case = pytest.mark.parametrize("name", CASES)
 

@@ -24,7 +24,7 @@ from calmrl_prob.priors import StudentTPrior
 from models.robust import Robust
 from models.student_t import StudentT
 from tests.cases.model_cases import DIMS, data_with_single_features_missing, random_data
-from tests.linear_gaussian.scale_mixture.test_scale_mixture import heavy_tailed
+from tests.cases.scale_mixture_cases import heavy_tailed
 
 Model = Callable[[cal.MultimodalData], None]
 

@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal
 from calmrl_prob.errors import ArgumentError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, log_marginal, posterior
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
-from tests.conftest import random_blocks, random_mask, random_model
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 laws = settings(derandomize=True, deadline=None, max_examples=25)
 model_cases = st.fixed_dictionaries(

@@ -20,8 +20,8 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, Da
 from calmrl_prob.evaluation import coverage_curve, pit_values, variance_explained
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.plots.gallery import _font
+from tests.cases.linear_gaussian_cases import random_model
 from tests.cases.plot_cases import anchors, cells, data, model, retrieval
-from tests.conftest import random_model
 
 
 def line(axes: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,29 +14,15 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import calmrl_prob as cal
+from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.inference import ParameterDraws, PosteriorResult
 from calmrl_prob.programs.bound import BoundModel
 from models.student_t import StudentT
 from tests.cases.collapsed_cases import factor_model
 from tests.cases.model_cases import DIMS, random_data
+from tests.cases.route_cases import gaussian, loadings, observe
 
 DRAWS = 4000
-
-
-def loadings(name: str, latent_dim: int) -> Tensor:
-    generator = torch.Generator().manual_seed(len(name))
-    return torch.randn(DIMS[name], latent_dim, generator=generator, dtype=torch.float64)
-
-
-def observe(z: Tensor, data: cal.MultimodalData, shift: Tensor | float = 0.0) -> None:
-    for name in data.names:
-        features = dist.Normal(z @ loadings(name, z.shape[-1]).T + shift, 0.7).to_event(1)
-        pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name))
-
-
-def gaussian(data: cal.MultimodalData) -> None:
-    with pyro.plate("instances", len(data)):
-        observe(pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)), data)
 
 
 def correlated_noise(data: cal.MultimodalData) -> None:
@@ -253,7 +239,7 @@ GUIDED = {**{name: ROUTES[name][0] for name in WITH_DENSITY}, "two sites": two_s
 def test_the_exact_posterior_is_a_guide_for_every_form(name: str) -> None:
     model, data = GUIDED[name], example_data()
     exact = float(cal.posterior(model, data).log_marginal.sum())
-    guide = cal.ConjugateGuide(model)
+    guide = ConjugateGuide(model)
     for seed in range(3):
         pyro.set_rng_seed(seed)
         assert -Trace_ELBO().loss(model, guide, data) == pytest.approx(exact, rel=1e-9)

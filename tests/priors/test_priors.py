@@ -15,8 +15,7 @@ from torch.distributions import MultivariateNormal
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, DataError, MissingDependencyError, NotConjugateError
 from calmrl_prob.priors import PRIORS, FlowPrior, GroupPrior, MixturePrior, NormalPrior, Prior, StudentTPrior
-from tests.cases.model_cases import DIMS, random_data, random_prior
-from tests.conftest import jittered
+from tests.cases.model_cases import DIMS, jittered, random_data, random_prior
 
 #: For each registered prior, one with parameters that are nothing special, of two latents.
 CASES: dict[str, Callable[[], Prior]] = {

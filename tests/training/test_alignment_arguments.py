@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import build_encoders
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, SchemaError
-from calmrl_prob.training import Alignment, align
-from tests.training.test_training import data, encoders
+from calmrl_prob.training import Alignment, AlignmentModule, AlignOptions, GenerativeStep, align
+from tests.cases.training_cases import data, encoders
 
 
 def go(**changes: Any) -> Alignment:
@@ -135,3 +136,40 @@ def test_a_warm_up_that_leaves_nothing_to_calibrate_is_told() -> None:
     with pytest.warns(CalmrlWarning, match=r"warmup_epochs: 1 of 1 epochs .* raise max_epochs"):
         go(calibration="imputed_mean", warmup_epochs=1)
     go(warmup_epochs=1)  # which calibrates nothing anyway
+
+
+def test_options_are_one_object_or_keywords_and_a_checkpoint_records_them(tmp_path: Path) -> None:
+    options = AlignOptions(latent_dim=3, batch_size=32, max_epochs=1)
+    found = align(data(), encoders(), OBJECTIVES["pairwise"](), "imputed_mean", options=options, latent_dim=4)
+    assert found.module.options == AlignOptions(latent_dim=4, batch_size=32, max_epochs=1)
+    free = {"max_epochs", "patience", "progress"}
+    fields = {field.name for field in dataclasses.fields(AlignOptions)} - free
+    assert set(options.recorded()) == fields
+    assert fields | {"calibration", "objective", "modalities", "num_instances"} == set(found.module.settings)
+    again = go(max_epochs=1, folder=tmp_path, patience=3)
+    resumed = go(max_epochs=2, patience=5, progress=False, resume=tmp_path / "checkpoints/last.ckpt")
+    assert len(resumed.history) == len(again.history) + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"epochs": 3}, ArgumentError, r"options: align has no option 'epochs'; it has \['latent_dim', 'max_epochs'.*"),
+        ({"valdation": 3}, ArgumentError, r"no option 'valdation'; it has \[.*'validation'"),
+        ({"options": {"max_epochs": 3}}, ArgumentTypeError, "options: expected AlignOptions, got dict; pass one, or"),
+        ({"latent_dim": 0}, ArgumentError, "latent_dim: expected a whole number of at least 1, got 0"),
+        ({"seed": -1}, ArgumentError, "seed: expected a whole number of at least 0"),
+    ],
+)
+def test_options_that_there_are_not_are_refused_with_those_that_there_are(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        go(**changes)
+
+
+def test_steps_and_modules_refuse_options_that_they_do_not_have() -> None:
+    with pytest.raises(ArgumentError, match=r"options: GenerativeStep has no option 'periods'; it has \['first_epoch'"):
+        GenerativeStep([], 4, periods=3)
+    with pytest.raises(ArgumentError, match="options: AlignmentModule has no option 'rate'"):
+        AlignmentModule(encoders(), OBJECTIVES["pairwise"](), CALIBRATIONS["none"](), rate=0.1)

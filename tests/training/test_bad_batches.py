@@ -13,7 +13,7 @@ from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError, SchemaError
 from calmrl_prob.training import align
-from tests.training.test_training import data, encoders, run, weights
+from tests.cases.training_cases import data, encoders, run, weights
 
 
 def complete(number: int = 21) -> MultimodalData:

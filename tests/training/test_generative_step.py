@@ -16,11 +16,11 @@ from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics, fit_em
 from calmrl_prob.training import Alignment, AlignmentModule, GenerativeStep, align
-from calmrl_prob.training.alignment import _quiet
 from calmrl_prob.training.batches import InMemory
 from calmrl_prob.training.generative_step import gather_statistics
 from calmrl_prob.training.rows import TrainingRows
-from tests.training.test_training import DIMS, _environment, data, encoders, weights
+from calmrl_prob.training.trainer import quiet_lightning
+from tests.cases.training_cases import DIMS, data, encoders, environment, weights
 
 
 def run(options: dict[str, Any], **settings: Any) -> Alignment:
@@ -54,7 +54,7 @@ def trained(step: GenerativeStep, epochs: int, learning_rate: float = 0.0) -> Al
     )
     rows = step.batches
     assert isinstance(rows, TrainingRows)
-    with _quiet():
+    with quiet_lightning():
         trainer = lightning.Trainer(
         max_epochs=epochs, callbacks=[step], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", devices=1, use_distributed_sampler=False,
@@ -180,7 +180,7 @@ def test_mixed_precision_trains_all_kinds_of_calibration() -> None:
 
 _PROCESS = """
 import sys, torch
-from tests.training.test_training import data, encoders
+from tests.cases.training_cases import data, encoders
 from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.training import align
 out, processes, batch_size, epochs = sys.argv[1], *map(int, sys.argv[2:])
@@ -201,7 +201,7 @@ def _align_in_processes(count: int, batch_size: int, epochs: int, folder: Path) 
     script.write_text(_PROCESS)
     launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--standalone", str(script)]
     arguments = [str(out), str(count), str(batch_size), str(epochs)]
-    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, env=_environment())
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = torch.load(out, weights_only=True)
     return found

@@ -1,1 +1,10 @@
 """Held-out imputation: what is masked, how it is predicted, and how well the predictive fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calmrl_prob._moved import old_names
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

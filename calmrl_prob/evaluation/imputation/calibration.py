@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
 
 from calmrl_prob._support.arguments import short
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
@@ -31,6 +30,8 @@ def pit_values(truth: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> NDArra
         >>> pit_values([0.0, 1.0], mean=[0.0, 0.0], variance=[1.0, 1.0]).round(2).tolist()
         [0.5, 0.84]
     """
+    from scipy.special import ndtr
+
     values = ndtr(standardized_error(truth, mean, variance))
     return np.asarray(values, dtype=np.float64)
 
@@ -60,6 +61,8 @@ def coverage_curve(
         >>> coverage_curve([-3.0, -0.1, 0.2, 0.9], mean=0.0, variance=1.0, levels=[0.5]).round(3).values.tolist()
         [[0.5, 0.5, 1.349]]
     """
+    from scipy.special import ndtri
+
     chosen = _numbers("levels", [*np.arange(1, 20) / 20, 0.99] if levels is None else levels)
     if chosen.ndim != 1 or not np.all((chosen > 0) & (chosen < 1)):
         raise ArgumentError(f"levels: expected numbers between 0 and 1, both excluded, got {levels}.")

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scoringrules
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from calmrl_prob._support.arguments import real_number, short
@@ -66,6 +64,8 @@ def crps(truth: Array, mean: Array, variance: Array | None) -> float:
     Lower is better; it is the absolute error where the variance goes to 0. Source: Gneiting & Raftery, Strictly
     Proper Scoring Rules, Prediction, and Estimation, 2007.
     """
+    import scoringrules
+
     if variance is None:
         return _NAN
     return float(np.mean(scoringrules.crps_normal(truth, mean, np.sqrt(variance), backend="numpy")))
@@ -73,6 +73,8 @@ def crps(truth: Array, mean: Array, variance: Array | None) -> float:
 
 def interval_coverage(truth: Array, mean: Array, variance: Array | None, level: float) -> float:
     """Share of cells whose true value lies in the central interval of ``level``, in [0, 1]; best equal to ``level``."""
+    from scipy.special import ndtri
+
     if variance is None:
         return _NAN
     return float(np.mean(np.abs(truth - mean) <= ndtri((1 + level) / 2) * np.sqrt(variance)))
@@ -80,6 +82,8 @@ def interval_coverage(truth: Array, mean: Array, variance: Array | None, level: 
 
 def interval_width(truth: Array, mean: Array, variance: Array | None, level: float) -> float:
     """Mean width of the central intervals of ``level``, in data units."""
+    from scipy.special import ndtri
+
     return _NAN if variance is None else float(np.mean(2 * ndtri((1 + level) / 2) * np.sqrt(variance)))
 
 

@@ -1,10 +1,11 @@
-"""Held-out masking: hide modalities that are there, impute them, and keep truth and prediction side by side."""
+"""Masked validation: hide modalities that are there, impute them, and keep truth and prediction side by side."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import checked_seed, chosen_names, described, whole_number
+from calmrl_prob._support.arguments import chosen_names, described
+from calmrl_prob._support.options import with_settings
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.evaluation.imputation.held_out import HeldOut, array, energy_score
-from calmrl_prob.evaluation.imputation.masking import Hiding, hidings
+from calmrl_prob.evaluation.imputation.masking import Hiding, hidings, random_folds
+from calmrl_prob.evaluation.imputation.options import ValidationOptions
 from calmrl_prob.evaluation.imputation.uncertainty import Tables
 from calmrl_prob.imputation import Imputation, Recalibrator, impute
 from calmrl_prob.inference.fit import FIT_METHODS, fit
@@ -28,7 +31,7 @@ from calmrl_prob.posteriors.rescaled import Rescaled
 
 
 class MaskedValidation(Tables):
-    """What hidden modalities were imputed as, beside what they really are. Made by :func:`masked_validation`.
+    """Hidden modalities beside what was imputed in their place. Made by :func:`masked_validation`.
 
     Its tables (:meth:`summary`, :meth:`coverage`, :meth:`pit` and the others) are tidy pandas frames by modality,
     pattern, feature or instance.
@@ -86,15 +89,10 @@ def masked_validation(
     data: MultimodalData,
     scheme: str | Callable[..., Tensor] = "patterns",
     *,
-    names: Sequence[str] | None = None,
     folds: int | None = None,
     refit: Callable[[MultimodalData, int], Any] | None = None,
-    repeats: int = 1,
-    num_draws: int = 50,
-    recalibrated: Recalibrator | bool = False,
-    seed: int = 0,
-    progress: bool = False,
-    **fit_options: Any,
+    options: ValidationOptions | None = None,
+    **settings: Any,
 ) -> MaskedValidation:
     """Hide modalities that instances have, impute them from the others, and compare.
 
@@ -110,17 +108,13 @@ def masked_validation(
             instance's other modalities; "random" shows a random set of each instance's modalities and hides the rest.
             Or a mechanism such as those of :mod:`calmrl_prob.data.missingness`, a function of (data, seed=...) that
             returns what is still to be seen. A modality of which an instance lacks features is neither hidden nor seen.
-        names: modalities to hide; all by default.
         folds: k, or None not to refit.
         refit: makes the model of a fold from (the other rows, the fold's number); by default a copy of ``model`` is
-            fitted by ``cal.fit`` with ``fit_options``, and, where it is a FitResult, by the method and with the options
+            fitted by ``cal.fit`` with ``settings``, and, where it is a FitResult, by the method and with the options
             that it was fitted with.
-        repeats: how often "random", or a mechanism, draws.
-        num_draws: joint draws for the energy score; 0 leaves it out.
-        recalibrated: as for :func:`calmrl_prob.impute`: diagnose the recalibrated imputations.
-        seed: of folds, schemes and draws.
-        progress: show a progress bar on standard error.
-        **fit_options: of ``cal.fit``.
+        options: what is hidden, how often, and how it is imputed.
+        **settings: single ones of these options, by keyword: ``names``, ``repeats``, ``num_draws``, ``recalibrated``,
+            ``seed``, ``progress``. All others are options of ``cal.fit``, of the refits.
 
     Raises:
         ArgumentError: an unknown scheme, too few rows for the folds, one draw, or no instance with two modalities.
@@ -129,8 +123,8 @@ def masked_validation(
 
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
-        >>> made = make_synthetic(300, {"image": 4, "text": 3}, latent_dim=2, seed=0)
-        >>> found = masked_validation(made.truth, made.complete)
+        >>> synthetic = make_synthetic(300, {"image": 4, "text": 3}, latent_dim=2, seed=0)
+        >>> found = masked_validation(synthetic.truth, synthetic.complete)
         >>> found
         MaskedValidation(300 instances, scheme 'patterns', 600 hidden cells in 2 modality-pattern groups, not refitted)
         >>> found.summary(level=0.9)[["modality", "coverage"]].round(2).values.tolist()
@@ -138,34 +132,42 @@ def masked_validation(
     """
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-    seed, num_draws = checked_seed(seed), whole_number("num_draws", num_draws)
-    if num_draws == 1:
-        raise ArgumentError("num_draws: expected 0, or at least 2 draws to compare with each other, got 1.")
-    chosen = list(data.names) if names is None else chosen_names(names, data.names)
-    groups, hidden = hidings(data, scheme, repeats, seed)
-    groups = [group for group in groups if group.modality in chosen]
-    hidden[:, [m for m, name in enumerate(data.names) if name not in chosen]] = 0
-    for name in chosen:
-        if not any(group.modality == name for group in groups):
-            raise DataError(
-                f"modality {name!r}: no instance has it and another, so it is never hidden; give rows that have both, "
-                f"or leave it out with names={[other for other in chosen if other != name]}."
-            )
-    fold, models = _folds(model, data, folds, refit, seed, fit_options)
+    own = {field.name: settings.pop(field.name) for field in fields(ValidationOptions) if field.name in settings}
+    options = with_settings(ValidationOptions, options, own, "masked_validation")
+    groups, hidden_count = _hidden_groups(data, scheme, options)
+    fold, models = _folds(model, data, folds, refit, options.seed, settings)
     parts: list[tuple[HeldOut, Recalibrator | None]] = []
-    with progress_bar("masked validation", len(groups) * len(models)) if progress else nullcontext() as callback:
+    bar = progress_bar("masked validation", len(groups) * len(models)) if options.progress else nullcontext()
+    with bar as callback:
         for number, fitted in enumerate(models):
             for group in groups:
                 rows = group.rows if folds is None else group.rows[fold[group.rows] == number]
                 if len(rows):
                     part = Hiding(group.modality, group.seen, rows)
                     label = -1 if folds is None else number
-                    parts.append(hold_out(fitted, data, part, label, recalibrated, num_draws, seed + len(parts)))
+                    parts.append(hold_out(fitted, data, part, label, replace(options, seed=options.seed + len(parts))))
                 if callback is not None:
                     callback(len(parts), float("nan"))
     by = parts[0][1]
-    named = scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
-    return MaskedValidation(data, [part for part, _ in parts], hidden, named, fold, models, by, seed)
+    name = scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
+    return MaskedValidation(data, [part for part, _ in parts], hidden_count, name, fold, models, by, options.seed)
+
+
+def _hidden_groups(
+    data: MultimodalData, scheme: str | Callable[..., Tensor], options: ValidationOptions
+) -> tuple[list[Hiding], NDArray[np.int64]]:
+    """The groups of cells to hide, and how often each cell is hidden, (N, M); of the chosen modalities alone."""
+    chosen = list(data.names) if options.names is None else chosen_names(options.names, data.names)
+    groups, hidden_count = hidings(data, scheme, options.repeats, options.seed)
+    groups = [group for group in groups if group.modality in chosen]
+    hidden_count[:, [m for m, name in enumerate(data.names) if name not in chosen]] = 0
+    for name in chosen:
+        if not any(group.modality == name for group in groups):
+            raise DataError(
+                f"modality {name!r}: no instance has it and another, so it is never hidden; give rows that have both, "
+                f"or leave it out with names={[other for other in chosen if other != name]}."
+            )
+    return groups, hidden_count
 
 
 def hold_out(
@@ -173,17 +175,15 @@ def hold_out(
     data: MultimodalData,
     group: Hiding,
     fold: int,
-    recalibrated: Recalibrator | bool,
-    num_draws: int,
-    seed: int,
+    options: ValidationOptions,
 ) -> tuple[HeldOut, Recalibrator | None]:
     """Impute one modality of some rows from the same others; the recalibration besides, where there is one."""
     name = group.modality
     whole = data.subset(group.rows).select([each for each in data.names if each in (*group.seen, name)])
-    imputed = impute(model, whole.select(group.seen), names=[name], recalibrated=recalibrated)
+    imputed = impute(model, whole.select(group.seen), names=[name], recalibrated=options.recalibrated)
     predictive, truth = imputed.predictive[name], whole[name]
     joint, distance = _joint(model, imputed, whole, name)
-    draws = (draw[name] for draw in imputed.draws(num_draws, seed)) if num_draws else None
+    draws = (draw[name] for draw in imputed.draws(options.num_draws, options.seed)) if options.num_draws else None
     held = HeldOut(name, group.seen, group.rows, fold, truth, predictive, joint, distance, energy_score(draws, truth))
     return held, imputed.recalibrated
 
@@ -235,10 +235,7 @@ def _folds(
                 "pass folds=5, or leave that out."
             )
         return np.full(len(data), -1), [model]
-    count = whole_number("folds", folds, least=2)
-    if count > len(data):
-        raise ArgumentError(f"folds: expected at most {len(data)}, the instances, got {count}.")
-    fold = np.random.default_rng(seed).permutation(len(data)) % count
+    fold = random_folds(folds, len(data), seed)
     return fold, list(_refitted(model, data, fold, refit, fit_options))
 
 

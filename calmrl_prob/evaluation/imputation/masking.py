@@ -142,6 +142,23 @@ def hidings(
     return sorted(groups, key=lambda group: (data.names.index(group.modality), group.pattern)), hidden
 
 
+def random_folds(folds: int, num_instances: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each instance, (N,), from 0; all folds as large as can be.
+
+    Raises:
+        ArgumentError: there are fewer than 2 folds, or more than instances.
+        ArgumentTypeError: ``folds`` is no whole number.
+
+    Example:
+        >>> sorted(random_folds(2, 5, seed=0).tolist())
+        [0, 0, 0, 1, 1]
+    """
+    count = whole_number("folds", folds, least=2)
+    if count > num_instances:
+        raise ArgumentError(f"folds: expected at most {num_instances}, the instances, got {count}.")
+    return np.random.default_rng(seed).permutation(num_instances) % count
+
+
 def _without(present: Mask, m: int) -> Mask:
     seen = present & present[:, [m]]
     seen[:, m] = False

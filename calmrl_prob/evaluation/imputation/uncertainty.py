@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import chi2, kstest
 
 from calmrl_prob._support.arguments import short, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -142,12 +141,12 @@ class Tables:
                     return np.where(inside, values, np.nan)
 
                 error = self._sums(parts, lambda held: chosen(held, held.error**2), "feature" in keys)
-                said = self._sums(parts, lambda held: chosen(held, held.variance), "feature" in keys)
+                predicted = self._sums(parts, lambda held: chosen(held, held.variance), "feature" in keys)
                 for feature in range(error[0].shape[1]):
                     mean, se, count = _over_instances(*error, feature)
                     if count:
                         own = {"feature": feature} if "feature" in keys else {}
-                        sd = _over_instances(*said, feature)[0] ** 0.5
+                        sd = _over_instances(*predicted, feature)[0] ** 0.5
                         row = {"bin": b, "num_instances": count, "predicted_sd": sd, "rmse": mean**0.5}
                         found.append(key | own | row | {"rmse_se": se / (2 * mean**0.5) if mean > 0 else np.nan})
         return pd.DataFrame(found)
@@ -215,6 +214,8 @@ class Tables:
             ``p_value`` of a Kolmogorov-Smirnov test (NaN where instances stand in the group more than once, which the
             test does not allow). Empty where the route's predictive is not one normal.
         """
+        from scipy.stats import chi2, kstest
+
         keys, level = _checked_keys(by, ("modality", "pattern")), checked_level(level)
         if "modality" not in keys:
             raise ArgumentError(f"by: modalities differ in their number of features; add 'modality' to {tuple(by)}.")

@@ -1,1 +1,10 @@
 """Cross-modal retrieval: scores by exact likelihood ratios or cosines, and the ranks they give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calmrl_prob._moved import old_names
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

@@ -108,8 +108,8 @@ class Encoded:
         level = torch.unique_consecutive(patterns, return_inverse=True)[1]
         start = 0
         while start < len(rows):
-            fits = int(torch.searchsorted(level, level[start] + most))
-            stop = min(start + size, fits)
+            end = int(torch.searchsorted(level, level[start] + most))
+            stop = min(start + size, end)
             yield order[start:stop]
             start = stop
 

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
 from calmrl_prob.evaluation.retrieval.scores import ClosedForm, Factors, joint_factor, likelihood_ratio, log_volume
-from calmrl_prob.evaluation.retrieval.sides import Side
 
 
 class Tile(Protocol):
@@ -218,7 +218,7 @@ class _StudentTTile:
         return (self._normal.size(columns) + distances) * (1 + widths / self._freedom)
 
 
-def exact_ratio(queries: Side, candidates: Side) -> PairScores:
+def exact_ratio(queries: InstanceSet, candidates: InstanceSet) -> PairScores:
     """The exact likelihood ratio of two sides whose model has an exact form."""
     asked, shown = queries.form, candidates.form
     assert asked is not None

@@ -15,11 +15,11 @@ from torch import Tensor
 from calmrl_prob._support.arguments import chosen_names, short, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet, RetrievalModel, require_whole
 from calmrl_prob.evaluation.retrieval.pairs import ClosedPairs, PairScores, exact_ratio
 from calmrl_prob.evaluation.retrieval.ranking import Retrieval, mean_reciprocal_rank, median_rank, rank, recall_at
 from calmrl_prob.evaluation.retrieval.sampled_pairs import Estimator, LatentCosine, PredictedCosine, SampledRatio
 from calmrl_prob.evaluation.retrieval.scores import SCORES
-from calmrl_prob.evaluation.retrieval.sides import Scored, Side, require_whole
 from calmrl_prob.inference.posterior import Model
 
 
@@ -84,15 +84,15 @@ def retrieve(
         ([0, 1, 2], [1, 1, 1], 1.0)
     """
     _require_score(score)
-    scored = Scored(model, (queries, candidates), {"seed": seed, **options})
-    sides = Side(scored, queries, "queries"), Side(scored, candidates, "candidates")
+    scored = RetrievalModel(model, (queries, candidates), {"seed": seed, **options})
+    sides = InstanceSet(scored, queries, "queries"), InstanceSet(scored, candidates, "candidates")
     pairs = pair_scores(*sides, score, num_draws=num_draws, estimator=estimator, seed=seed)
     target_rows, reason = _find_targets(queries, candidates, targets)
     return rank(pairs, score, len(queries), len(candidates), target_rows, reason, top_k, chunk_size)
 
 
 def pair_scores(
-    queries: Side, candidates: Side, score: str, *, num_draws: int, estimator: Estimator, seed: int
+    queries: InstanceSet, candidates: InstanceSet, score: str, *, num_draws: int, estimator: Estimator, seed: int
 ) -> PairScores:
     """A score of every query with every candidate, by the best route that their model has; see ``retrieve``."""
     forms = queries.form, candidates.form
@@ -112,7 +112,7 @@ def pair_scores(
 
 
 #: Scores other than the ratio, for models that have no closed form of them.
-_OF_MEANS: dict[str, Callable[[Side, Side], PairScores]] = {
+_OF_MEANS: dict[str, Callable[[InstanceSet, InstanceSet], PairScores]] = {
     "cosine_latent": LatentCosine,
     "cosine_predicted": PredictedCosine,
 }
@@ -170,12 +170,12 @@ def cross_modal_recall(
     if not isinstance(ks, Iterable):
         raise ArgumentTypeError(f"ks: expected a sequence of whole numbers, got {short(ks)}; pass [1, 5], say.")
     ks = [whole_number("ks", k, 1) for k in ks]
-    scored = Scored(model, [data], {"seed": seed, **options})
+    scored = RetrievalModel(model, [data], {"seed": seed, **options})
 
     @cache
-    def side(name: str, other: str) -> Side:
+    def side(name: str, other: str) -> InstanceSet:
         """One modality of the rows that have both; made once where all rows have all."""
-        return Side(scored, data.subset(present[name] & present[other]).select([name]), "data")
+        return InstanceSet(scored, data.subset(present[name] & present[other]).select([name]), "data")
 
     whole = all(bool(rows.all()) for rows in present.values())
     rows_of_table: list[dict[str, float | str]] = []

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import short
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet, StackedFeatures
 from calmrl_prob.evaluation.retrieval.pairs import PairScores, Tile
 from calmrl_prob.evaluation.retrieval.scores import Factors
-from calmrl_prob.evaluation.retrieval.sides import Shown, Side
 from calmrl_prob.posteriors.posterior import checked_draws, seeded_generator
 
 #: How a likelihood ratio is estimated from draws of a query's latents.
@@ -33,7 +33,7 @@ class LatentCosine(PairScores):
     Where it has not, about the mean over the candidates.
     """
 
-    def __init__(self, queries: Side, candidates: Side) -> None:
+    def __init__(self, queries: InstanceSet, candidates: InstanceSet) -> None:
         asked, shown = (side.result.mean.double() for side in (queries, candidates))
         known = None if candidates.form is None else candidates.form.prior_mean
         origin = shown.mean(0) if known is None else known
@@ -51,8 +51,8 @@ class PredictedCosine(PairScores):
     Both about the model's mean where that is known in closed form; else about the mean over the candidates.
     """
 
-    def __init__(self, queries: Side, candidates: Side) -> None:
-        shown, form = candidates.shown, candidates.form
+    def __init__(self, queries: InstanceSet, candidates: InstanceSet) -> None:
+        shown, form = candidates.features, candidates.form
         predicted, values = [], []
         for name, columns in zip(shown.names, shown.slices, strict=True):
             known = form.mean(name) if form is not None else None
@@ -96,11 +96,11 @@ class SampledRatio(PairScores):
     """
 
     def __init__(
-        self, queries: Side, candidates: Side, num_draws: int, seed: int, estimator: Estimator = "moments"
+        self, queries: InstanceSet, candidates: InstanceSet, num_draws: int, seed: int, estimator: Estimator = "moments"
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ArgumentError(f"estimator: expected one of {list(ESTIMATORS)}, got {short(estimator)}.")
-        self._given, self._shown = queries.result, candidates.shown
+        self._given, self._shown = queries.result, candidates.features
         self._num_draws, self._seed = checked_draws(num_draws), seed
         self._evidence = candidates.result.log_marginal.double()
         self._monte_carlo = estimator == "monte_carlo"
@@ -146,7 +146,7 @@ class SampledRatio(PairScores):
 class Candidates:
     """Some candidates as a tile of sampled scores sees them."""
 
-    def __init__(self, shown: Shown, rows: Tensor, evidence: Tensor) -> None:
+    def __init__(self, shown: StackedFeatures, rows: Tensor, evidence: Tensor) -> None:
         self.values, self.evidence = shown.values[rows], evidence
         self.slot = shown.slot[rows]
         self.patterns = [(int(b), shown.columns(shown.patterns[b])) for b in torch.unique(self.slot)]

@@ -1,1 +1,10 @@
 """Fits and posteriors in closed form, for each family that has one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calmrl_prob._moved import old_names
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

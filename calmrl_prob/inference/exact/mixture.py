@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import keyword_options, require_known_options
@@ -97,6 +96,8 @@ def clustered(
     Raises:
         ArgumentError: there are more components than instances.
     """
+    from sklearn.cluster import KMeans
+
     means = posterior(single, blocks).mean.double().cpu().numpy()
     if num_components > len(means):
         raise ArgumentError(f"prior: {num_components} components are more than the {len(means)} instances.")

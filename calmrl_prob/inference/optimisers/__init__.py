@@ -1,1 +1,1 @@
-"""What climbs and what walks: L-BFGS ascent, and NUTS chains."""
+"""L-BFGS ascent, and chains of NUTS."""

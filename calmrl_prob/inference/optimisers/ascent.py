@@ -12,18 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.errors import ArgumentError, CalmrlError, NumericalError
 from calmrl_prob.linear_gaussian.em.convergence import Trace, Traced, gain_to_come
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 #: The gain still to come is judged from the gains of this many steps, or of this share of all where that is more,
 #: against those of as many before them: where the ascent passes a saddle, a few steps may gain little.
@@ -153,6 +155,8 @@ class _Climb:
 
     def leg(self, most: int) -> str:
         """At most this many steps from the best point so far; "steps", "converged" or "rounding"."""
+        from scipy.optimize import minimize
+
         units, first = self._units(self._best), self.num_steps
         reached = False
 

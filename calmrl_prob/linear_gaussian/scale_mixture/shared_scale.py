@@ -190,8 +190,8 @@ def student_t_posterior(model: StudentTModel, blocks: ObservedBlocks | FeatureBl
         >>> lg = LinearGaussian({"x": torch.ones(1, 1)}, {"x": torch.zeros(1)}, {"x": torch.tensor(1.0)})
         >>> data = ObservedBlocks.from_arrays({"x": torch.tensor([[1.0], [10.0]])}, torch.ones(2, 1).bool())
         >>> given = student_t_posterior(StudentTModel(lg, torch.tensor(3.0)), data)
-        >>> given.weights.tolist()  # 4 / (3 + x^2 / 2)
-        [1.1428571939468384, 0.0754716992378235]
+        >>> [round(weight, 4) for weight in given.weights.tolist()]  # 4 / (3 + x^2 / 2)
+        [1.1429, 0.0755]
     """
     gaussian = posterior(model.linear_gaussian, blocks)
     return StudentTPosterior(model, gaussian, count_features(blocks).to(gaussian.mean))

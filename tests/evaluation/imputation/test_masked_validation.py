@@ -24,7 +24,8 @@ from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation
 from calmrl_prob.evaluation.imputation.masking import hidings
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.predictive import MixturePredictive, NormalPredictive
-from tests.conftest import random_mask, random_model
+from calmrl_prob.recalibration import Recalibration
+from tests.cases.linear_gaussian_cases import random_mask, random_model
 
 Scheme = str | Callable[..., torch.Tensor]
 DIMS = {"a": 4, "b": 3, "c": 2}
@@ -435,4 +436,4 @@ def test_the_class_of_recalibrations_is_none() -> None:
     with pytest.raises(
         ArgumentTypeError, match=r"recalibrated: expected True, False or .* the class Recalibration itself"
     ):
-        cal.impute(model, data, recalibrated=cal.Recalibration)  # type: ignore[arg-type]
+        cal.impute(model, data, recalibrated=Recalibration)  # type: ignore[arg-type]

@@ -18,17 +18,17 @@ import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation.retrieval import sampled_pairs
+from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet, RetrievalModel
 from calmrl_prob.evaluation.retrieval.retrieval import cross_modal_recall, mean_over_pairs, retrieve
 from calmrl_prob.evaluation.retrieval.sampled_pairs import ESTIMATORS, Estimator, SampledRatio
 from calmrl_prob.evaluation.retrieval.scores import SCORES
-from calmrl_prob.evaluation.retrieval.sides import Scored, Side
 from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import StudentTModel, student_t_posterior
 from calmrl_prob.posteriors.student_t import StudentTResult
 from calmrl_prob.programs.bound import BoundModel
-from tests.evaluation.retrieval.test_retrieval import (
+from tests.cases.retrieval_cases import (
     WIDTHS,
     all_scores,
     dense_latent_mean,
@@ -298,9 +298,9 @@ def test_draws_of_the_parameters_make_an_exact_mixture() -> None:
 # ---- estimates from draws ------------------------------------------------------------------------------------------
 
 
-def sides(model: object, queries: MultimodalData, candidates: MultimodalData) -> tuple[Side, Side]:
-    scored = Scored(model, (queries, candidates), {})  # type: ignore[arg-type]
-    return Side(scored, queries, "queries"), Side(scored, candidates, "candidates")
+def sides(model: object, queries: MultimodalData, candidates: MultimodalData) -> tuple[InstanceSet, InstanceSet]:
+    scored = RetrievalModel(model, (queries, candidates), {})  # type: ignore[arg-type]
+    return InstanceSet(scored, queries, "queries"), InstanceSet(scored, candidates, "candidates")
 
 
 def block(pairs: SampledRatio, num_queries: int, num_candidates: int) -> np.ndarray:

@@ -22,8 +22,8 @@ from calmrl_prob.linear_gaussian import (
 )
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
+from tests.cases.linear_gaussian_cases import random_blocks, random_model
 from tests.cases.recording import Operations
-from tests.conftest import random_blocks, random_model
 
 DIMS = {"a": 4, "b": 3, "c": 2}
 FORMS = ("statistics", "modality", "pattern")

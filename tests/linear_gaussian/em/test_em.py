@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch import Tensor
@@ -14,47 +14,17 @@ from calmrl_prob.linear_gaussian import (
     FeatureBlocks,
     LinearGaussian,
     ObservedBlocks,
-    SufficientStatistics,
     fit_em,
     log_marginal,
 )
 from calmrl_prob.linear_gaussian.em.cost import choose_form
-from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
-from calmrl_prob.linear_gaussian.em.rowwise import ByFeature, ByModality, ByPattern
+from calmrl_prob.linear_gaussian.em.rowwise import ByModality
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
-from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
-from tests.conftest import random_blocks, random_mask, random_model
-
-laws = settings(derandomize=True, deadline=None, max_examples=15)
-DIMS = {"a": 9, "b": 6, "c": 7}
-
-
-def relative(one: Tensor, other: Tensor) -> float:
-    """Largest difference over largest size."""
-    return float((one - other).abs().max() / other.abs().max())
-
-
-def all_forms(blocks: ObservedBlocks, latent_dim: int) -> dict[str, tuple[ExpectationStep, Tensor]]:
-    """Every form of the E-step on the same data, with the shift that it works about."""
-    centred, shift = blocks.centred()
-    statistics = SufficientStatistics.from_blocks(blocks)
-    rows = torch.zeros(blocks.num_instances, sum(blocks.dims.values()), dtype=torch.float64)
-    present = torch.zeros_like(rows, dtype=torch.bool)
-    start = 0
-    for name, values in blocks.values.items():
-        rows[blocks.rows[name], start : start + values.shape[1]] = values
-        present[blocks.rows[name], start : start + values.shape[1]] = True
-        start += values.shape[1]
-    features, feature_shift = FeatureBlocks(blocks.dims, rows, present).centred()
-    return {
-        "modality": (ByModality(centred, latent_dim), shift),
-        "pattern": (ByPattern(centred, latent_dim), shift),
-        "statistics": (FromStatistics(statistics), statistics.shift),
-        "features": (ByFeature(features, latent_dim), feature_shift),
-    }
+from tests.cases.em_cases import DIMS, all_forms, laws, relative
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 
 @laws
@@ -207,10 +177,12 @@ def test_a_constant_of_a_million_spreads_in_float32() -> None:
     stored = random_blocks(random_model(DIMS, 2, prior="standard"), 2000, rate=0.4)
     stored.values = {name: values.double() - 1e6 for name, values in moved.values.items()}
     one, other = (fit_em(data, 2, max_iterations=30, tolerance=0) for data in (stored, moved))
+    # EM ends where float32 hides what a step gains, eps = 1.2e-7 of the evidence: short of the top by its root, 3.5e-4,
+    # times a factor that depends on the order of sums (up to 1.9e-4 came over six seeds and three processors).
     for name in DIMS:
-        assert relative(other.linear_gaussian.noise_variance[name], one.linear_gaussian.noise_variance[name]) < 1e-4
+        assert relative(other.linear_gaussian.noise_variance[name], one.linear_gaussian.noise_variance[name]) < 6e-4
     (_, covariance), (_, expected) = other.linear_gaussian.joint(), one.linear_gaussian.joint()
-    assert relative(covariance, expected) < 1e-4
+    assert relative(covariance, expected) < 6e-4
 
 
 @pytest.mark.parametrize(

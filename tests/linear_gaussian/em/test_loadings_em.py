@@ -17,8 +17,8 @@ from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
 from calmrl_prob.linear_gaussian.em.rotation import best_rotation
 from calmrl_prob.model import SharedLatentModel
-from tests.conftest import random_blocks, random_mask, random_model
-from tests.linear_gaussian.em.test_em import DIMS, all_forms, relative
+from tests.cases.em_cases import DIMS, all_forms, relative
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 
 def scales(blocks: ObservedBlocks, noise: str) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.pseudo_rows import PseudoRows, WithPseudoRows
 from calmrl_prob.linear_gaussian.em.support import Support
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
-from tests.conftest import random_blocks, random_mask, random_model
-from tests.linear_gaussian.em.test_em import DIMS, all_forms, laws, relative
+from tests.cases.em_cases import DIMS, all_forms, laws, relative
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 SHARED, PRIVATE = 2, 1
 

@@ -13,7 +13,7 @@ from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
 from calmrl_prob.model import SharedLatentModel
-from tests.conftest import random_blocks, random_mask, random_model
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 DIMS = {"a": 5, "b": 3, "c": 4}
 

@@ -25,7 +25,8 @@ from calmrl_prob.linear_gaussian import (
     posterior,
 )
 from calmrl_prob.posteriors.mixture import MixtureResult
-from tests.conftest import random_mask, random_model
+from tests.cases.linear_gaussian_cases import assert_close, random_mask, random_model, stacked
+from tests.cases.mixture_cases import random_mixture
 
 laws = settings(derandomize=True, deadline=None, max_examples=20)
 mixture_cases = st.fixed_dictionaries(
@@ -38,21 +39,6 @@ mixture_cases = st.fixed_dictionaries(
         "seed": st.integers(0, 10_000),
     }
 )
-
-
-def random_mixture(
-    dims: dict[str, int], latent_dim: int, num_components: int, seed: int = 0, *, shared: bool = True
-) -> LinearGaussianMixture:
-    """Components that differ in their prior alone, or in everything."""
-    generator = torch.Generator().manual_seed(seed)
-    log_weights = torch.randn(num_components, generator=generator, dtype=torch.float64)
-    models = [random_model(dims, latent_dim, seed + c) for c in range(num_components)]
-    if not shared:
-        return LinearGaussianMixture(log_weights, tuple(models))
-    means = torch.stack([2 * model.prior_mean for model in models])
-    return LinearGaussianMixture.from_prior(
-        models[0], log_weights, means, torch.stack([model.prior_covariance for model in models])
-    )
 
 
 def random_mixture_blocks(
@@ -93,20 +79,6 @@ def brute_force(mixture: LinearGaussianMixture, row: Tensor, present: Tensor) ->
         "latent_variance": latent,
         "noise": average[2],
     }
-
-
-def stacked(blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
-    rows = torch.zeros(blocks.num_instances, sum(blocks.dims.values()), dtype=torch.float64)
-    start = 0
-    for name, values in blocks.values.items():
-        rows[blocks.rows[name], start : start + values.shape[1]] = values.double()
-        start += values.shape[1]
-    widths = torch.tensor(list(blocks.dims.values()))
-    return rows, blocks.observed_mask.repeat_interleave(widths, dim=1)
-
-
-def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    assert float((got - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1.0)
 
 
 def assert_is_brute_force(mixture: LinearGaussianMixture, given_: MixturePosterior, rows: Tensor, mask: Tensor) -> None:

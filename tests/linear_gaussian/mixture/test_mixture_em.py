@@ -28,8 +28,8 @@ from calmrl_prob.linear_gaussian import (
 from calmrl_prob.linear_gaussian.mixture.expectation import Components
 from calmrl_prob.linear_gaussian.mixture.maximization import ComponentModel
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
-from tests.conftest import random_mask
-from tests.linear_gaussian.mixture.test_mixture import random_mixture, stacked
+from tests.cases.linear_gaussian_cases import random_mask, stacked
+from tests.cases.mixture_cases import random_mixture
 
 laws = settings(derandomize=True, deadline=None, max_examples=10)
 DIMS = {"a": 6, "b": 4, "c": 5}

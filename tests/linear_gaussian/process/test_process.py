@@ -18,7 +18,8 @@ from calmrl_prob.linear_gaussian.process.posterior import (
     process_evidence,
     process_posterior,
 )
-from tests.conftest import random_blocks, random_mask, random_model
+from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
+from tests.cases.process_oracles import dense
 
 DIMS = {"image": 3, "text": 2, "audio": 1}
 LENGTHSCALES = (0.15, 0.4, 1.0)
@@ -43,31 +44,6 @@ def low_rank(cov: Tensor, weight: Tensor, tolerance: float = 1e-12, max_rank: in
         for k, matrix in enumerate(cov)
     ]
     return LowRankProcess([p.factor for p in parts], torch.stack([p.residual for p in parts], dim=1))
-
-
-def dense(lg: LinearGaussian, blocks: ObservedBlocks, cov: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean (N, K) and covariance (N K, N K) of all latents given all that is observed, and the evidence.
-
-    ``cov`` (K, N, N) is of the latents z; the joint normal of everything that is observed is built entry by entry.
-    """
-    num_latents, n, _ = cov.shape
-    prior = torch.zeros(n, num_latents, n, num_latents, dtype=torch.float64)
-    for k in range(num_latents):
-        prior[:, k, :, k] = cov[k]
-    prior = prior.view(n * num_latents, -1)
-    maps, centred, noise = [], [], []
-    for name, rows in blocks.rows.items():
-        for place, row in enumerate(rows.tolist()):
-            block = torch.zeros(lg.dims[name], n, num_latents, dtype=torch.float64)
-            block[:, row] = lg.loadings[name]
-            maps.append(block.flatten(1))
-            centred.append(blocks.values[name][place] - lg.intercepts[name])
-            noise.append(lg.noise_variance[name])
-    joint_map, x = torch.cat(maps), torch.cat(centred)
-    marginal = joint_map @ prior @ joint_map.mT + torch.diag(torch.cat(noise))
-    gain = torch.linalg.solve(marginal, joint_map @ prior).mT
-    evidence = torch.distributions.MultivariateNormal(torch.zeros_like(x), marginal).log_prob(x)
-    return (gain @ x).view(n, num_latents), prior - gain @ joint_map @ prior, float(evidence)
 
 
 def problem(num_instances: int = 25, seed: int = 0) -> tuple[LinearGaussian, ObservedBlocks, Tensor]:

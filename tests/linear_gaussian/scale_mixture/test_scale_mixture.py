@@ -30,10 +30,9 @@ from calmrl_prob.linear_gaussian import (
     scale_posterior,
 )
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import expected_log_joint, scale_moments
-from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
 from calmrl_prob.linear_gaussian.scale_mixture.updates import update
-from tests.conftest import random_blocks, random_mask, random_model
-from tests.linear_gaussian.mixture.test_mixture import assert_close, stacked
+from tests.cases.linear_gaussian_cases import assert_close, random_blocks, random_mask, random_model, stacked
+from tests.cases.scale_mixture_cases import heavy_tailed
 
 laws = settings(derandomize=True, deadline=None, max_examples=6)
 DIMS = {"a": 3, "b": 2}
@@ -362,26 +361,6 @@ def test_gradients_of_fishers_identity_are_those_of_the_evidence(kind: str) -> N
         expected = (ends[0] - ends[1]) / 2e-4
         found = float((gradient[place] * direction).sum())
         assert found == pytest.approx(expected, rel=1e-3, abs=2e-3), name
-
-
-def heavy_tailed(
-    sites: tuple[str, ...], num_instances: int = 150, freedom: float = 3.0, seed: int = 0
-) -> tuple[ObservedBlocks, LinearGaussian]:
-    """Data drawn from the model that is Student-t at some sites, and its Gaussian part."""
-    lg = random_model({"a": 6, "b": 5}, 2, seed, prior="standard", noise="isotropic")
-    generator = torch.Generator().manual_seed(seed)
-    nu = torch.full((num_instances,), freedom, dtype=torch.float64)
-
-    def normal(width: int, site: str) -> Tensor:
-        draws = torch.randn(num_instances, width, generator=generator, dtype=torch.float64)
-        return draws * sample_gamma(nu, generator).rsqrt()[:, None] if site in sites else draws
-
-    z = normal(2, "z")
-    features = {
-        name: z @ loadings.mT + lg.intercepts[name] + normal(len(loadings), name) * lg.noise_variance[name].sqrt()
-        for name, loadings in lg.loadings.items()
-    }
-    return ObservedBlocks.from_arrays(features, random_mask(num_instances, 2, 0.3, seed)), lg
 
 
 @laws

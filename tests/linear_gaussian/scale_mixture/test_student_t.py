@@ -31,8 +31,7 @@ from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import from_di
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
 from calmrl_prob.posteriors.student_t import StudentTResult
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
-from tests.conftest import random_blocks, random_mask, random_model
-from tests.linear_gaussian.mixture.test_mixture import assert_close, stacked
+from tests.cases.linear_gaussian_cases import assert_close, random_blocks, random_mask, random_model, stacked
 
 laws = settings(derandomize=True, deadline=None, max_examples=20)
 cases = st.fixed_dictionaries(

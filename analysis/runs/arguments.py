@@ -1,4 +1,4 @@
-"""Arguments of the commands here, written as those of the experiments: ``name=value``."""
+"""Arguments of the commands of ``analysis``, written as those of the experiments: ``name=value``."""
 
 from __future__ import annotations
 

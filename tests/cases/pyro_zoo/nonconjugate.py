@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import NotConjugate, make_data, not_conjugate, tensor
-from tests.conjugacy.pyro_zoo.conjugate import observe, random_parts
-from tests.conjugacy.pyro_zoo.observation import latent
-from tests.conjugacy.pyro_zoo.varying import covariate
+from tests.cases.pyro_zoo.cases import NotConjugate, make_data, not_conjugate, tensor
+from tests.cases.pyro_zoo.conjugate import observe, random_parts
+from tests.cases.pyro_zoo.observation import latent
+from tests.cases.pyro_zoo.varying import covariate
 
 W, B, S = random_parts(71, 2)
 Locations = Callable[[Tensor, str], Tensor]

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import Conjugate, Mixture, Normal, conjugate, make_data, numbers, tensor
-from tests.conjugacy.pyro_zoo.conjugate import observe, random_parts, standard
-from tests.conjugacy.pyro_zoo.observation import latent
+from tests.cases.pyro_zoo.cases import Conjugate, Mixture, Normal, conjugate, make_data, numbers, tensor
+from tests.cases.pyro_zoo.conjugate import observe, random_parts, standard
+from tests.cases.pyro_zoo.observation import latent
 
 
 def covariate(data: MultimodalData, name: str) -> torch.Tensor:

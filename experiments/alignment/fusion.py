@@ -1,4 +1,4 @@
-"""One vector for each row, whatever it lacks: what a classifier is given."""
+"""Fusion of modalities: one vector for each row, whatever it lacks, for a classifier."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from calmrl_prob.linear_gaussian import LinearGaussian, posterior
 
 
 @torch.no_grad()
-def pooled_representations(data: MultimodalData, model: LinearGaussian) -> dict[str, Tensor]:
+def fused_representations(data: MultimodalData, model: LinearGaussian) -> dict[str, Tensor]:
     """Ways to make one vector of the representations that a row has.
 
     Args:
@@ -28,7 +28,7 @@ def pooled_representations(data: MultimodalData, model: LinearGaussian) -> dict[
         ...                     {n: torch.tensor(1.0) for n in "ab"})
         >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
         >>> data = MultimodalData({"a": x, "b": x}, observed_mask=torch.tensor([[True, False], [True, True]]))
-        >>> {name: tuple(vectors.shape) for name, vectors in pooled_representations(data, lg).items()}
+        >>> {name: tuple(vectors.shape) for name, vectors in fused_representations(data, lg).items()}
         {'mean of the observed': (2, 2), 'latent': (2, 1), 'calibrated anchor': (2, 2)}
     """
     stacked = torch.stack([data.filled(name) for name in data.names], dim=1).to(model.dtype)
@@ -42,7 +42,7 @@ def pooled_representations(data: MultimodalData, model: LinearGaussian) -> dict[
 
 
 @torch.no_grad()
-def pooled_inputs(data: MultimodalData, model: LinearGaussian) -> dict[str, Tensor]:
+def fused_inputs(data: MultimodalData, model: LinearGaussian) -> dict[str, Tensor]:
     """The same of inputs without encoders; what they lack is zero, the mean of centred features, or imputed.
 
     Args:

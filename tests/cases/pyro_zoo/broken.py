@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import Broken, broken, make_data, tensor
-from tests.conjugacy.pyro_zoo.conjugate import observe, random_parts
-from tests.conjugacy.pyro_zoo.observation import latent
+from tests.cases.pyro_zoo.cases import Broken, broken, make_data, tensor
+from tests.cases.pyro_zoo.conjugate import observe, random_parts
+from tests.cases.pyro_zoo.observation import latent
 
 W, B, S = random_parts(91, 2)
 

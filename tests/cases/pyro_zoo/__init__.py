@@ -6,8 +6,8 @@ models that should be refused. Each builder makes its case anew.
 
 from __future__ import annotations
 
-from tests.conjugacy.pyro_zoo import broken, conjugate, nonconjugate, observation, traps, varying
-from tests.conjugacy.pyro_zoo.cases import BROKEN, CONJUGATE, NOT_CONJUGATE, Broken, Conjugate, Normal, NotConjugate
+from tests.cases.pyro_zoo import broken, conjugate, nonconjugate, observation, traps, varying
+from tests.cases.pyro_zoo.cases import BROKEN, CONJUGATE, NOT_CONJUGATE, Broken, Conjugate, Normal, NotConjugate
 
 __all__ = [
     "BROKEN",

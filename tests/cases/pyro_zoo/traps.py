@@ -12,7 +12,7 @@ from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import (
+from tests.cases.pyro_zoo.cases import (
     DIMS,
     Array,
     Conjugate,
@@ -25,10 +25,10 @@ from tests.conjugacy.pyro_zoo.cases import (
     numbers,
     tensor,
 )
-from tests.conjugacy.pyro_zoo.conjugate import observe, random_parts, standard
-from tests.conjugacy.pyro_zoo.nonconjugate import with_location, with_prior
-from tests.conjugacy.pyro_zoo.observation import latent
-from tests.conjugacy.pyro_zoo.varying import covariate, three_clusters
+from tests.cases.pyro_zoo.conjugate import observe, random_parts, standard
+from tests.cases.pyro_zoo.nonconjugate import with_location, with_prior
+from tests.cases.pyro_zoo.observation import latent
+from tests.cases.pyro_zoo.varying import covariate, three_clusters
 
 W, B, S = random_parts(171, 2)
 

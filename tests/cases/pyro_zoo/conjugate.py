@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import DIMS, Array, Conjugate, Normal, conjugate, make_data, numbers, tensor
+from tests.cases.pyro_zoo.cases import DIMS, Array, Conjugate, Normal, conjugate, make_data, numbers, tensor
 
 
 def flat(width: int) -> Array:

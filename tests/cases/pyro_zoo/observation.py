@@ -10,8 +10,8 @@ from pyro import poutine
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import DIMS, Conjugate, Normal, conjugate, make_data, numbers, tensor
-from tests.conjugacy.pyro_zoo.conjugate import observe, random_parts, standard
+from tests.cases.pyro_zoo.cases import DIMS, Conjugate, Normal, conjugate, make_data, numbers, tensor
+from tests.cases.pyro_zoo.conjugate import observe, random_parts, standard
 
 
 def latent(latent_dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""One side of a retrieval, queries or candidates: what the model says of its instances, by whatever route."""
+"""Sets of instances that a retrieval compares, queries and candidates, under a model, by whatever route."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.posteriors.structured import StructuredPosterior
 
 
-class Scored:
-    """A model as retrieval sees it.
+class RetrievalModel:
+    """A model that retrieval scores by.
 
     Args:
         model: whatever :func:`calmrl_prob.posterior` takes.
@@ -63,8 +63,8 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What N instances have, in float64.
+class StackedFeatures:
+    """Features of N instances side by side, in float64.
 
     Attributes:
         names: modalities that some instance has.
@@ -83,7 +83,7 @@ class Shown:
     slot: Tensor
 
     @classmethod
-    def of(cls, data: MultimodalData) -> Shown:
+    def of(cls, data: MultimodalData) -> StackedFeatures:
         """Read off the data."""
         names = tuple(name for name in data.names if bool(data.observed(name).any()))
         blocks, centres, stop = [], [], 0
@@ -106,8 +106,8 @@ class Shown:
         return torch.repeat_interleave(pattern, widths)
 
 
-class Side:
-    """The instances of one side of a retrieval under a model.
+class InstanceSet:
+    """Queries or candidates under a model.
 
     Args:
         model: the model.
@@ -123,7 +123,7 @@ class Side:
         ArgumentTypeError: ``data`` is not MultimodalData.
     """
 
-    def __init__(self, model: Scored, data: MultimodalData, argument: str) -> None:
+    def __init__(self, model: RetrievalModel, data: MultimodalData, argument: str) -> None:
         require_whole(data, argument)
         require_known(data, model.dims, argument)
         self.data = data.conform(model.dims)
@@ -163,9 +163,9 @@ class Side:
         return self.encode(self.form.components[0])
 
     @cached_property
-    def shown(self) -> Shown:
-        """What the instances have, as arrays that products take."""
-        return Shown.of(self.data)
+    def features(self) -> StackedFeatures:
+        """Their features side by side, as arrays that products take."""
+        return StackedFeatures.of(self.data)
 
 
 def require_whole(data: MultimodalData, argument: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from calmrl_prob.data import MultimodalData
-from tests.conjugacy.pyro_zoo.cases import Array, Conjugate, Mixture, Normal, make_data, tensor
+from tests.cases.pyro_zoo.cases import Array, Conjugate, Mixture, Normal, make_data, tensor
 
 Random = np.random.Generator
 #: A tensor (..., d) from the values of the latents by site.

@@ -1,0 +1,84 @@
+"""Paths of files, checked, and files written so that none is ever left half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calmrl_prob._support.arguments import short
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+
+
+def file_path(path: str | os.PathLike[str]) -> Path:
+    """A path that can be that of a file.
+
+    Raises:
+        ArgumentTypeError: it is no path.
+        ArgumentError: it is empty, or there is a folder.
+
+    Example:
+        >>> file_path("model.safetensors").name
+        'model.safetensors'
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"path: expected a str or Path, got {short(path)}; pass one such as 'data.npz'.")
+    if not os.fspath(path):
+        raise ArgumentError("path: expected the name of a file, got ''; pass one such as 'model.safetensors'.")
+    if Path(path).is_dir():
+        raise ArgumentError(f"path: expected a file, but {path} is a folder; name the file in it.")
+    return Path(path)
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ArgumentTypeError, ArgumentError: as :func:`file_path`.
+    """
+    found = file_path(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"path: there is no file {found} (looked from {Path.cwd()}); check its name.")
+    return found
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to, and move the file to ``path`` once it is whole.
+
+    The temporary file has the same name, in a new folder beside ``path``, so that moving it is one step of the file
+    system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands.
+
+    Args:
+        path: where the file is to stand; its folder must exist.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ArgumentError: ``path`` is empty or a folder.
+
+    Example:
+        >>> folder = tempfile.mkdtemp()
+        >>> with write_atomically(Path(folder) / "note.txt") as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> [entry.name for entry in Path(folder).iterdir()]
+        ['note.txt']
+    """
+    path = file_path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"path: there is no folder {path.parent} to write {path.name} into; create it first, as with "
+            f"Path({str(path.parent)!r}).mkdir(parents=True)."
+        )
+    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
+    try:
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
