@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.arviz.adapter import to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NumericalError
-from calmrl_prob.inference.optimisers.chains import MAX_R_HAT, run_chains
+from calmrl_prob.inference.optimisers.chains import MAX_R_HAT, ChainOptions, Chains, run_chains
 from calmrl_prob.inference.parameters.collapsed import CollapsedModel, marginalize
 from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior, ParameterDraws
 from calmrl_prob.inference.parameters.starts import starting_points
@@ -158,13 +157,8 @@ def run_nuts(
     Warns:
         ReliabilityWarning: chains disagree, or transitions diverged.
     """
-    num_chains = whole_number("num_chains", num_chains, least=1)
     start_seed, jitter_seed, chain_seed = spread_seeds(seed, 3)
-    model = marginalize(bound, data)
-    starts = chain_starts(model, num_chains, start_seed, jitter_seed)
-    chains = run_chains(
-        potential=lambda at: -model.log_joint(at["theta"]),
-        initial={"theta": starts},
+    options = ChainOptions(
         num_draws=num_draws,
         num_warmup=num_warmup,
         num_chains=num_chains,
@@ -172,9 +166,20 @@ def run_nuts(
         target_accept=target_accept,
         max_tree_depth=max_tree_depth,
         full_mass=full_mass,
+    )
+    model = marginalize(bound, data)
+    chains = run_chains(
+        potential=lambda at: -model.log_joint(at["theta"]),
+        initial={"theta": chain_starts(model, num_chains, start_seed, jitter_seed)},
+        options=options,
         device=data.device,
         callback=callback,
     )
+    return _report(model, chains, (num_draws + num_warmup) * num_chains)
+
+
+def _report(model: CollapsedModel, chains: Chains, num_iterations: int) -> DrawsReport:
+    """The report of chains of the unconstrained globals; warns if they cannot be trusted."""
     theta = chains.draws["theta"]
     quantities = rotation_free(model, theta)
     found = chains.diagnose(moving(model, theta, quantities))
@@ -184,7 +189,7 @@ def run_nuts(
     trace = Trace(
         log_likelihood=evidence,
         objective=evidence + quantities["log_prior"].flatten(),
-        num_iterations=(num_draws + num_warmup) * num_chains,
+        num_iterations=num_iterations,
         converged=not problems,
         stop_reason="; ".join(problems) or "chains agree",
         criterion=found.max_r_hat,
