@@ -10,8 +10,9 @@ from benchmarks.clock import cpu_seconds
 from benchmarks.problems import Problem
 from benchmarks.tables import Row
 from calmrl_prob.data.missingness import mcar
-from calmrl_prob.linear_gaussian import LinearGaussian, fit_em, predict
+from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from calmrl_prob.linear_gaussian import posterior as exact_posterior
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
 
 
 def held_out_nll(
@@ -22,13 +23,11 @@ def held_out_nll(
     complete = cal.MultimodalData(features)
     seen = complete.mask(mcar(complete, missing_rate, seed=10**6))
     model = model.to(torch.float64)
-    predicted = predict(model, exact_posterior(model, seen.blocks))
+    found = GaussianPosterior(exact_posterior(model, seen.blocks))
     losses: list[Tensor] = []
     for m, name in enumerate(complete.names):
         hidden = ~seen.observed_mask[:, m]
-        variance = predicted.latent_variance[name] + predicted.noise_variance[name]
-        normal = torch.distributions.Normal(predicted.mean[name], variance.sqrt())
-        losses.append(-normal.log_prob(features[name])[hidden].flatten())
+        losses.append(-found.predictive(name).log_density(features[name])[hidden].flatten())
     return float(torch.cat(losses).mean())
 
 

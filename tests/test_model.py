@@ -21,8 +21,9 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.imputation import impute
 from calmrl_prob.inference import fit
-from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal, posterior, predict
+from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal, posterior
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.priors import NormalPrior
 from calmrl_prob.serialization import load, save
 from models.calmrl import CalMRL
@@ -166,11 +167,12 @@ def test_posterior_predictive_agrees_with_the_closed_form(parallel: bool) -> Non
     )
     draws = predictive(data)
     lg = model.linear_gaussian().detach()
-    exact = predict(lg, posterior(lg, data.blocks))
+    result = GaussianPosterior(posterior(lg, data.blocks))
     for name in DIMS:
-        variance = exact.latent_variance[name] + exact.noise_variance[name]
+        exact = result.predictive(name)
+        variance = exact.variance
         assert draws[name].shape == (num_draws, 6, DIMS[name])
-        assert bool(((draws[name].mean(0) - exact.mean[name]).abs() < 6 * (variance / num_draws).sqrt()).all())
+        assert bool(((draws[name].mean(0) - exact.mean).abs() < 6 * (variance / num_draws).sqrt()).all())
         assert bool(((draws[name].var(0) - variance).abs() < 6 * variance * (2 / num_draws) ** 0.5).all())
 
 

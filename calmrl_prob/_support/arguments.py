@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import fields
 from typing import TypeVar
 
 import torch
@@ -59,15 +60,24 @@ def real_number(argument: str, value: object, example: float) -> float:
         ) from error
 
 
-def keyword_options(function: Callable[..., object], settled: Collection[str]) -> tuple[str, ...]:
-    """The keyword-only parameters of a function but those that its caller settles itself.
+def keyword_options(
+    function: Callable[..., object], settled: Collection[str], options: type | None = None
+) -> tuple[str, ...]:
+    """The options of a function but those that its caller settles itself.
+
+    Args:
+        function: whose keyword-only parameters are options.
+        settled: names of some that are not.
+        options: a dataclass whose fields the function takes as keywords too.
 
     Example:
         >>> keyword_options(sorted, settled=["key"])
         ('reverse',)
     """
     parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in settled)
+    names = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    names += [] if options is None else [field.name for field in fields(options)]
+    return tuple(name for name in names if name not in settled)
 
 
 def require_known_options(options: Iterable[str], known: Sequence[str], owner: str) -> None:

@@ -138,7 +138,7 @@ class CertificateCalibration:
             ...     {name: torch.zeros(4) for name in names},
             ...     {name: torch.tensor(1.0) for name in names},
             ... )
-            >>> x = torch.stack(list(lg.sample(200, generator)[1].values()), dim=1)
+            >>> x = torch.stack(list(lg.sample(200, generator).features.values()), dim=1)
             >>> everything = torch.ones(200, 3, dtype=torch.bool)
             >>> calibration = CertificateCalibration.fit(lg, x, everything)
             >>> missing = everything.clone()

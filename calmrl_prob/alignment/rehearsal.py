@@ -78,7 +78,7 @@ def rehearse(
         ...     {"image": torch.zeros(2), "text": torch.zeros(2)},
         ...     {"image": torch.tensor(0.1), "text": torch.tensor(0.1)},
         ... )
-        >>> x = torch.stack(list(lg.sample(100, generator)[1].values()), dim=1)
+        >>> x = torch.stack(list(lg.sample(100, generator).features.values()), dim=1)
         >>> (found,) = rehearse(lg, x, torch.ones(100, 2, dtype=torch.bool))
         >>> found.completion.observed_mask.sum(dim=1).unique().tolist(), len(found.rows)
         ([1], 100)

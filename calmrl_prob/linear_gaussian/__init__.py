@@ -8,23 +8,25 @@ from calmrl_prob._moved import CalledAsFunction
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.by_instance import StructuresByInstance
 from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
+from calmrl_prob.linear_gaussian.em.convergence import Trace
 from calmrl_prob.linear_gaussian.em.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.em.options import EMOptions
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
-from calmrl_prob.linear_gaussian.mixture.em import MixtureEMResult, fit_mixture_em, split_by_labels
+from calmrl_prob.linear_gaussian.mixture.em import MixtureEMOptions, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
-from calmrl_prob.linear_gaussian.mixture.posterior import MixturePosterior, mixture_posterior, predict_mixture
-from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, log_marginal, posterior, predict
+from calmrl_prob.linear_gaussian.mixture.posterior import MixturePosterior, mixture_posterior
+from calmrl_prob.linear_gaussian.posterior import Posterior, log_marginal, posterior
 from calmrl_prob.linear_gaussian.scale_mixture.draws import scale_draws
-from calmrl_prob.linear_gaussian.scale_mixture.em import ScaleEMResult, fit_scale_em
+from calmrl_prob.linear_gaussian.scale_mixture.em import fit_scale_em
 from calmrl_prob.linear_gaussian.scale_mixture.model import ScaleMixture
+from calmrl_prob.linear_gaussian.scale_mixture.options import ScaleEMOptions, StudentTEMOptions
 from calmrl_prob.linear_gaussian.scale_mixture.posterior import ScalePosterior, has_one_scale, scale_posterior
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import (
     StudentTModel,
     StudentTPosterior,
-    predict_student_t,
     student_t_posterior,
 )
-from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import StudentTEMResult, fit_student_t_em
+from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import fit_student_t_em
 from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
 
 #: A closed form of instances, of whatever family: all have names, dims, latent_dim, dtype, device, to, detach, select
@@ -32,26 +34,27 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
 Structure = LinearGaussian | LinearGaussianMixture | ScaleMixture | StudentTModel
 
 __all__ = [
+    "EMOptions",
     "EMResult",
     "Evidence",
     "FeatureBlocks",
     "LinearGaussian",
     "LinearGaussianMixture",
-    "MixtureEMResult",
+    "MixtureEMOptions",
     "MixturePosterior",
     "ObservedBlocks",
     "Posterior",
-    "Predictive",
     "Sample",
-    "ScaleEMResult",
+    "ScaleEMOptions",
     "ScaleMixture",
     "ScalePosterior",
     "Structure",
     "StructuresByInstance",
-    "StudentTEMResult",
+    "StudentTEMOptions",
     "StudentTModel",
     "StudentTPosterior",
     "SufficientStatistics",
+    "Trace",
     "fit_em",
     "fit_mixture_em",
     "fit_scale_em",
@@ -61,9 +64,6 @@ __all__ = [
     "log_marginal",
     "mixture_posterior",
     "posterior",
-    "predict",
-    "predict_mixture",
-    "predict_student_t",
     "scale_draws",
     "scale_posterior",
     "split_by_labels",

@@ -1,4 +1,4 @@
-"""The exact posterior of the latents, the log marginal likelihood, and the posterior predictive.
+"""The exact posterior of the latents, and the log marginal likelihood.
 
 With Omega_n the modalities that instance n has, and Psi^m the diagonal noise covariance:
 
@@ -7,7 +7,6 @@ With Omega_n the modalities that instance n has, and Psi^m the diagonal noise co
     z_n | x_n ~ N(V_n h_n, V_n),   V_n = P_n^-1
     log p(x_n) = sum_{m in Omega_n} log N(x_n^m; mu^m, Psi^m)
                  + 1/2 (h_n^T V_n h_n - m0^T S0^-1 m0 - logdet P_n - logdet S0)
-    x_n^m | x_n ~ N(W^m E[z_n] + mu^m, W^m V_n W^mT + Psi^m)
 
 Source: Bishop, Pattern Recognition and Machine Learning (2006), section 12.2, extended to missing blocks as in Liu et
 al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034.
@@ -16,7 +15,6 @@ al., Calibrated Multimodal Representation Learning with Missing Modalities, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -147,21 +145,6 @@ class Projection:
     group_precision: Tensor
 
 
-@dataclass(frozen=True)
-class Predictive:
-    """The posterior predictive x_n^m | x_n, modality by modality, in the data's units.
-
-    Attributes:
-        mean: for each modality W^m E[z_n] + mu^m, shape (N, D_m).
-        latent_variance: for each modality diag(W^m V_n W^mT), shape (N, D_m): what more modalities could remove.
-        noise_variance: for each modality diag(Psi^m), shape (D_m,): what they could not.
-    """
-
-    mean: Mapping[str, Tensor]
-    latent_variance: Mapping[str, Tensor]
-    noise_variance: Mapping[str, Tensor]
-
-
 def posterior(
     linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks, projection: Projection | None = None
 ) -> Posterior:
@@ -239,27 +222,6 @@ def project_data(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | Featu
 def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Tensor:
     """log p(x_n) of what each instance has, shape (N,), in nats; 0 for an instance that has nothing."""
     return posterior(linear_gaussian, blocks).log_marginal
-
-
-def predict(linear_gaussian: LinearGaussian, given: Posterior, names: Sequence[str] | None = None) -> Predictive:
-    """The posterior predictive of modalities, missing or present, for every instance of a posterior.
-
-    For a modality that the instance has, this is the distribution of a second, independent measurement of it.
-
-    Args:
-        linear_gaussian: the model that ``given`` belongs to.
-        given: the posterior of the latents.
-        names: which modalities; all by default.
-
-    Raises:
-        SchemaError: a name is not a modality of the model.
-    """
-    chosen = linear_gaussian.select(linear_gaussian.names if names is None else names)
-    mean, variance = {}, {}
-    for name, loadings in chosen.loadings.items():
-        mean[name] = given.mean @ loadings.mT.to(given.mean.dtype) + chosen.intercepts[name]
-        variance[name] = given.feature_variance(loadings)[given.pattern_index]
-    return Predictive(mean, variance, dict(chosen.noise_variance))
 
 
 def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:

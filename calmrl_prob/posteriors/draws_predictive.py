@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.posteriors.predictive import Predictive
+from calmrl_prob.posteriors.quantiles import mixture_quantile
 
 #: Numbers that the locations of all draws for some rows may hold at once, where quantiles need them together.
 _CHUNK_BUDGET = 2**22
-#: Steps of the search for a quantile at most: Newton's, kept in a bracket that is halved where they leave it.
-_STEPS = 60
 
 #: The predictives given each draw: of a modality, in a type, for all rows or some.
 Source = Callable[[str, torch.dtype, slice | None], Iterator[Predictive]]
@@ -114,34 +113,3 @@ class DrawsPredictive(Predictive):
             scale = torch.stack([part.variance for part in chosen]).sqrt()
             parts.append(mixture_quantile(location, scale, probability))
         return torch.cat(parts).to(self._dtype)
-
-
-def mixture_quantile(location: Tensor, scale: Tensor, probability: float) -> Tensor:
-    """Quantile of equally weighted normals along the first axis, by Newton's steps within a shrinking bracket.
-
-    Args:
-        location: (S, ...).
-        scale: (S, ...), standard deviations.
-        probability: between 0 and 1.
-
-    Example:
-        >>> location, scale = torch.tensor([-1.0, 1.0]).double(), torch.ones(2).double()
-        >>> abs(round(float(mixture_quantile(location, scale, 0.5)), 6))
-        0.0
-    """
-    standard = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
-    ends = location + standard * scale
-    low, high = ends.amin(0), ends.amax(0)
-    point = (low + high) / 2
-    for _ in range(_STEPS):
-        z = (point - location) / scale
-        below = torch.special.ndtr(z).mean(0) - probability
-        density = (torch.exp(-0.5 * z.square()) / scale).mean(0) / math.sqrt(2 * math.pi)
-        low, high = torch.where(below < 0, point, low), torch.where(below < 0, high, point)
-        moved = point - below / density
-        inside = (moved >= low) & (moved <= high)  # False for NaN too
-        following = torch.where(inside, moved, (low + high) / 2)
-        if bool(((following - point).abs() <= 1e-12 * scale.amin(0)).all()):
-            return following
-        point = following
-    return point

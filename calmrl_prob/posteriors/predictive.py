@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob.posteriors.quantiles import mixture_quantile
+
 #: Nodes (less 1/2) and weights on (0, 1) of the integral over quantiles that is the CRPS of what is not normal.
 _NODES, _WEIGHTS = (0.5 * part for part in np.polynomial.legendre.leggauss(64))
-#: Halvings of the bracket of a mixture's quantile: 2^-60 of its width is below rounding.
-_BISECTIONS = 60
 
 
 class Predictive(ABC):
@@ -194,16 +194,8 @@ class MixturePredictive(Predictive):
         return (self._within + self._noise).sqrt().expand_as(self.location)
 
     def quantile(self, probability: float) -> Tensor:
-        """By bisection of the mixture's distribution function, between the extreme quantiles of its components."""
-        standard = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
-        ends = self.location + standard * self._scale
-        low, high = ends.amin(0), ends.amax(0)
-        weight = self.log_weight.exp()
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            below = torch.einsum("cn,cnd->nd", weight, torch.special.ndtr((middle - self.location) / self._scale))
-            low, high = torch.where(below < probability, middle, low), torch.where(below < probability, high, middle)
-        return (low + high) / 2
+        """Of the mixture, (N, D)."""
+        return mixture_quantile(self.location, self._scale, probability, self.log_weight.exp())
 
     def log_density(self, values: Tensor) -> Tensor:
         """log sum_c w_nc N(x_nd; ...), nats, shape (N, D)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian import ScalePosterior
+from calmrl_prob.linear_gaussian.scale_mixture.quadrature import gamma_nodes
 from calmrl_prob.posteriors.predictive import MixturePredictive, Predictive
 
 #: Nodes of the posterior that predictives are mixtures over, and that a fresh scale of the noise is taken at.
@@ -108,20 +109,3 @@ class ScaleMixturePredictive(Predictive):
     def cdf(self, values: Tensor) -> Tensor:
         """P(x_nd below ``values``), (N, D)."""
         return self._gather(lambda part, rows: part.cdf(values[rows]), fresh=True)
-
-
-def gamma_nodes(freedom: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
-    """Log weights and nodes, (J,) each, of Gamma(nu / 2, nu / 2): a t distribution as a mixture of J normals.
-
-    By the trapezoidal rule in log u about its mode 0, as in ``scale_quadrature.py``; the weights sum to one.
-
-    Example:
-        >>> log_weight, scale = gamma_nodes(torch.tensor(4.0), 33)
-        >>> round(float((log_weight.exp() / scale).sum()), 3)  # E[1 / u] = nu / (nu - 2)
-        2.0
-    """
-    half = freedom.double() / 2
-    v = torch.linspace(-4, 4, num_nodes, dtype=torch.float64, device=freedom.device)
-    t = half.rsqrt() * v.sinh()
-    log_weight = half * (t - t.exp()) + v.cosh().log()
-    return log_weight - log_weight.logsumexp(0), t.exp()

@@ -39,16 +39,12 @@ class StructuredPosterior(PosteriorResult):
         self.parts = tuple(parts)
         self.dims = self.parts[0][1].dims
         self.offsets, self._latent_offset = offsets or {}, latent_offset
-        self._num_instances = sum(len(rows) for rows, _ in self.parts)
 
     def _gather(self, values: Callable[[PosteriorResult], Tensor]) -> Tensor:
-        """Rows of all parts in their places; what has no rows, (D,), stands for all rows of its part."""
-        found = [(rows, values(part)) for rows, part in self.parts]
-        first = found[0][1]
-        out = first.new_empty(self._num_instances, *first.shape[1:])
-        for rows, value in found:
-            out[rows] = value
-        return out
+        return self._place([values(part) for _, part in self.parts])
+
+    def _place(self, values: Sequence[Tensor]) -> Tensor:
+        return _in_places([rows for rows, _ in self.parts], values)
 
     @property
     def mean(self) -> Tensor:
@@ -69,7 +65,7 @@ class StructuredPosterior(PosteriorResult):
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
         """The predictives of the parts, put together."""
         parts = [(rows, part.predictive(name, dtype)) for rows, part in self.parts]
-        return _Gathered(parts, self._num_instances, self.offsets.get(name))
+        return _Gathered(parts, self.offsets.get(name))
 
     def log_density(self, latents: Tensor) -> Tensor:
         """log p(z_n | x_n) at ``latents`` (N, K), nats, shape (N,)."""
@@ -92,25 +88,15 @@ class StructuredPosterior(PosteriorResult):
             }
             yield Draw(latents, location, noise)
 
-    def _place(self, values: Sequence[Tensor]) -> Tensor:
-        out = values[0].new_empty(self._num_instances, *values[0].shape[1:])
-        for (rows, _), value in zip(self.parts, values, strict=True):
-            out[rows] = value
-        return out
-
 
 class _Gathered(Predictive):
     """Predictives of disjoint sets of rows as one."""
 
-    def __init__(self, parts: Sequence[tuple[Tensor, Predictive]], num_instances: int, offset: Tensor | None) -> None:
-        self._parts, self._num_instances, self._offset = parts, num_instances, offset
+    def __init__(self, parts: Sequence[tuple[Tensor, Predictive]], offset: Tensor | None) -> None:
+        self._parts, self._offset = parts, offset
 
     def _gather(self, values: Callable[[Tensor, Predictive], Tensor]) -> Tensor:
-        found = [(rows, values(rows, part)) for rows, part in self._parts]
-        out = found[0][1].new_empty(self._num_instances, found[0][1].shape[-1])
-        for rows, value in found:
-            out[rows] = value
-        return out
+        return _in_places([rows for rows, _ in self._parts], [values(rows, part) for rows, part in self._parts])
 
     def _shifted(self, values: Tensor) -> Tensor:
         return values if self._offset is None else values + self._offset.to(values.dtype)
@@ -128,7 +114,7 @@ class _Gathered(Predictive):
     @property
     def noise_variance(self) -> Tensor:
         """(N, D)."""
-        return self._gather(lambda _, part: part.noise_variance)
+        return self._gather(lambda rows, part: part.noise_variance.expand(len(rows), -1))
 
     def quantile(self, probability: float) -> Tensor:
         """(N, D)."""
@@ -148,3 +134,11 @@ class _Gathered(Predictive):
         """P(x_nd below ``values``), (N, D)."""
         centred = values if self._offset is None else values - self._offset.to(values.dtype)
         return self._gather(lambda rows, part: part.cdf(centred[rows]))
+
+
+def _in_places(rows: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """Values of disjoint sets of rows, together all rows, each in its place."""
+    out = values[0].new_empty(sum(len(chosen) for chosen in rows), *values[0].shape[1:])
+    for chosen, value in zip(rows, values, strict=True):
+        out[chosen] = value
+    return out

@@ -229,7 +229,7 @@ class StudentT(Model):
 
     def fit(self, data: MultimodalData, setting: Setting, seed: int) -> LinearGaussianMixture:
         """Fit, and state it as a mixture over scales."""
-        model = fit_student_t_em(data.blocks, seed=seed, **setting).model
+        model = fit_student_t_em(data.blocks, seed=seed, **setting).structure
         return scale_mixture(model.linear_gaussian, float(model.degrees_of_freedom), unit_mean=False)
 
 
@@ -249,7 +249,7 @@ class Mixture(Model):
         means = cal.posterior(start, data).mean.numpy()
         labels = KMeans(count, n_init=3, random_state=seed).fit_predict(means)
         split = split_by_labels(start, data.blocks, torch.from_numpy(labels).long(), count)
-        return fit_mixture_em(data.blocks, split, **options).mixture.to(torch.float64)
+        return fit_mixture_em(data.blocks, split, **options).structure.to(torch.float64)
 
 
 def fit_gaussian(data: MultimodalData, setting: Setting, seed: int) -> LinearGaussian:

@@ -22,7 +22,7 @@ FITTED, MEASURED, DRAWS = 400, 800, 16
 
 
 def sampled(lg: LinearGaussian, rows: int, seed: int) -> Tensor:
-    return torch.stack(list(lg.sample(rows, torch.Generator().manual_seed(seed))[1].values()), dim=1)
+    return torch.stack(list(lg.sample(rows, torch.Generator().manual_seed(seed)).features.values()), dim=1)
 
 
 def everything(rows: int) -> Tensor:

@@ -24,7 +24,7 @@ def problem(n: int = 120, seed: int = 0) -> tuple[LinearGaussian, torch.Tensor, 
         {name: torch.zeros(4) for name in names},
         {name: torch.tensor(noise) for name, noise in zip(names, (0.3, 0.3, 3.0), strict=True)},
     )
-    x = torch.stack(list(lg.sample(n, generator)[1].values()), dim=1)
+    x = torch.stack(list(lg.sample(n, generator).features.values()), dim=1)
     mask = torch.rand(n, 3, generator=generator) < 0.7
     mask[:, 0] |= ~mask.any(dim=1)
     return lg, x, mask

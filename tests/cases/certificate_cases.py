@@ -55,7 +55,7 @@ def close_model(width: int = 5, noise: float = 0.05, seed: int = 0) -> LinearGau
 
 def complete_and_completed(lg: LinearGaussian, rows: int, seed: int = 0) -> tuple[Tensor, Completion]:
     """Complete instances of a model, and what remains known of them when modalities are missing."""
-    truth = torch.stack(list(lg.sample(rows, torch.Generator().manual_seed(seed))[1].values()), dim=1)
+    truth = torch.stack(list(lg.sample(rows, torch.Generator().manual_seed(seed)).features.values()), dim=1)
     mask = random_mask(rows, len(NAMES), 0.4, seed)
     return truth, Completion.from_linear_gaussian(lg, torch.where(mask[:, :, None], truth, math.nan), mask)
 

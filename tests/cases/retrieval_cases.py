@@ -32,7 +32,7 @@ def make_model(seed: int, latent_dim: int = 2, widths: dict[str, int] | None = N
 def make_data(lg: LinearGaussian, num_instances: int, seed: int, share_missing: float = 0.4) -> MultimodalData:
     """Instances of the model that lack modalities at random; each keeps at least one."""
     generator = torch.Generator().manual_seed(seed)
-    arrays = lg.sample(num_instances, generator)[1]
+    arrays = lg.sample(num_instances, generator).features
     rng = np.random.default_rng(seed)
     observed = rng.random((num_instances, len(arrays))) >= share_missing
     observed[np.arange(num_instances), rng.integers(len(arrays), size=num_instances)] = True

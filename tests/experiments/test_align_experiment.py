@@ -87,7 +87,7 @@ def test_anchor_shift_summarizes_its_cases(shifted: tuple[pd.DataFrame, Path, st
 
 def test_the_model_for_shifts_is_the_best_of_those_tried() -> None:
     lg = close_model(noise=0.2)
-    x = lg.sample(300, torch.Generator().manual_seed(0))[1]
+    x = lg.sample(300, torch.Generator().manual_seed(0)).features
     rows = MultimodalData({name: values.float() for name, values in x.items()})
     fit, validation = rows.split(0.6, seed=0)
     tried = {

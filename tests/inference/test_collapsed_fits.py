@@ -142,7 +142,7 @@ def test_em_gives_a_good_start_whatever_the_prior_of_the_loadings(prior: Loading
     assert evidence > float(em.log_likelihood[-1]) - 10
     end = climb(collapsed, start, max_iterations=50)
     with torch.no_grad():
-        assert float(end.ascent.trace[-1]) - float(collapsed.log_joint(start)) < 5 * collapsed.dim
+        assert float(end.trace.objective[-1]) - float(collapsed.log_joint(start)) < 5 * collapsed.dim
         assert float(collapsed.log_joint(collapsed.draw(0))) < float(collapsed.log_joint(start)) - 100
     points = list(starting_points(collapsed, 4, seed=0))
     assert [tuple(point.shape) for point in points] == [(collapsed.dim,)] * 4

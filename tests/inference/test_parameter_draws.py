@@ -13,8 +13,8 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference import MixturePredictive, ParameterDraws
 from calmrl_prob.inference.parameters.parameter_draws import align
 from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal
-from calmrl_prob.posteriors.draws_predictive import mixture_quantile
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
+from calmrl_prob.posteriors.quantiles import mixture_quantile
 from calmrl_prob.programs.bound import BoundModel
 from tests.cases.collapsed_cases import (
     CASES,

@@ -19,7 +19,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, Not
 from calmrl_prob.evaluation import simulate_model, simulation_ranks
 from calmrl_prob.inference.exact.scale_mixture import scale_mixture_of
 from calmrl_prob.inference.exact.scale_mixture_fit import site_beyond_scale_mixtures
-from calmrl_prob.posteriors.scale_mixture import gamma_nodes
+from calmrl_prob.linear_gaussian.scale_mixture.quadrature import gamma_nodes
 from calmrl_prob.priors import StudentTPrior
 from models.robust import Robust
 from models.student_t import StudentT

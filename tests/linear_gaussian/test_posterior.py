@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from calmrl_prob.errors import ArgumentError, NumericalError, SchemaError
-from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, log_marginal, posterior, predict
+from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, log_marginal, posterior
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
 laws = settings(derandomize=True, deadline=None, max_examples=25)
@@ -81,11 +82,10 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None
 def test_dense_conditioning(case: dict) -> None:
     model, blocks = make_case(case)
     post = posterior(model, blocks)
-    predicted = predict(model, post)
+    predicted = [GaussianPosterior(post).predictive(name) for name in model.names]
     rows, present = stacked_rows(blocks)
-    mean = torch.cat(list(predicted.mean.values()), dim=1)
-    latent_variance = torch.cat(list(predicted.latent_variance.values()), dim=1)
-    variance = latent_variance + torch.cat(list(predicted.noise_variance.values()))
+    mean = torch.cat([part.mean for part in predicted], dim=1)
+    variance = torch.cat([part.variance for part in predicted], dim=1)
     for n in range(blocks.num_instances):
         oracle = dense_conditioning(model, rows[n].nan_to_num(), present[n])
         assert_close(post.mean[n], oracle["mean"])
@@ -144,17 +144,17 @@ def test_rotating_the_latent_changes_no_prediction(case: dict) -> None:
     )
     one, other = posterior(model, blocks), posterior(rotated, blocks)
     assert_close(other.log_marginal, one.log_marginal)
-    first, second = predict(model, one), predict(rotated, other)
     for name in model.names:
-        assert_close(second.mean[name], first.mean[name])
-        assert_close(second.latent_variance[name], first.latent_variance[name])
+        first, second = (GaussianPosterior(found).predictive(name) for found in (one, other))
+        assert_close(second.mean, first.mean)
+        assert_close(second.latent_variance, first.latent_variance)
 
 
 def test_chunks_of_rows_and_patterns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model({"a": 40, "b": 30, "c": 20}, latent_dim=6)
     blocks = random_blocks(model, 700, rate=0.4)
     whole = posterior(model, blocks)
-    variance = predict(model, whole).latent_variance["a"]
+    variance = GaussianPosterior(whole).predictive("a").latent_variance
     monkeypatch.setattr(import_module("calmrl_prob.linear_gaussian.products"), "CHUNK_BUDGET", 2000)
     # by module, because the package re-exports a function of the same name
     monkeypatch.setattr(sys.modules["calmrl_prob.linear_gaussian.posterior"], "CHUNK_BUDGET", 100)
@@ -162,7 +162,7 @@ def test_chunks_of_rows_and_patterns_change_nothing(monkeypatch: pytest.MonkeyPa
     parts = posterior(model, blocks)
     assert_close(parts.mean, whole.mean)
     assert_close(parts.log_marginal, whole.log_marginal)
-    assert_close(predict(model, parts).latent_variance["a"], variance)
+    assert_close(GaussianPosterior(parts).predictive("a").latent_variance, variance)
 
 
 def test_what_stands_in_absent_rows_is_never_read() -> None:
@@ -278,9 +278,8 @@ def test_devices(device: str) -> None:
     assert moved.mean.device.type == device
     assert_close(moved.mean.cpu(), here.mean)
     assert_close(moved.log_marginal.cpu(), here.log_marginal)
-    assert_close(
-        predict(model.to(device=device), moved).latent_variance["b"].cpu(), predict(model, here).latent_variance["b"]
-    )
+    first, second = (GaussianPosterior(found).predictive("b").latent_variance for found in (here, moved))
+    assert_close(second.cpu(), first)
     assert moved.sample(3, torch.Generator(device).manual_seed(0)).shape == (3, 300, 4)
 
 

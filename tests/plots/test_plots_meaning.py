@@ -221,7 +221,7 @@ def inside(ellipses: EllipseCollection, points: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("latents", [(0, 2), None])
 def test_ellipses_hold_their_share_of_posterior_draws(latents: tuple[int, int] | None) -> None:
     lg = random_model({"image": 3, "text": 2}, 4, seed=2)
-    features = lg.sample(20, torch.Generator().manual_seed(0))[1]
+    features = lg.sample(20, torch.Generator().manual_seed(0)).features
     mask = torch.arange(20)[:, None] % 3 != torch.tensor([0, 1])
     result = cal.posterior(lg, cal.MultimodalData(features, observed_mask=mask))
     axes = plots.latent_space(result, latents=latents, level=0.8)
@@ -271,7 +271,7 @@ def test_the_map_is_the_table_in_percent_with_numbers_in_it() -> None:
 
 def test_the_mean_of_posteriors_is_the_prior_for_data_of_the_model() -> None:
     lg = random_model({"image": 3, "text": 2}, 2, seed=5)
-    features = lg.sample(3000, torch.Generator().manual_seed(1))[1]
+    features = lg.sample(3000, torch.Generator().manual_seed(1)).features
     result = cal.posterior(lg, cal.MultimodalData(features))
     axes = plots.prior_against_posterior(result, latent=1, instances=[7])
     grid, before = line(axes, "prior")

@@ -10,97 +10,80 @@ Generative Models for Scalable Weakly-Supervised Learning (2018), and Mattei & F
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from calmrl_prob._support.arguments import (
     checked_seed,
     keyword_options,
-    real_number,
     require_known_options,
     whole_number,
 )
 from calmrl_prob._support.progress import Callback
-from calmrl_prob._support.randomness import seeded, spread_seeds
+from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ModelError, NumericalError
+from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.approximate.guides import AmortizedGuide, PerInstanceGuide
 from calmrl_prob.inference.approximate.variational import (
     Guide,
     GuideKind,
-    Trainer,
-    batches,
-    elbo,
+    Rounds,
+    SVIOptions,
     guide_of,
     make_guide,
+    split_rows,
 )
-from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
+from calmrl_prob.linear_gaussian import LinearGaussian, Trace, fit_em
+from calmrl_prob.linear_gaussian.em.convergence import Traced
 from calmrl_prob.posteriors.importance import MIN_DRAWS, importance_weights
 from calmrl_prob.posteriors.instances import InstanceModel
 from calmrl_prob.posteriors.sampled import SampledPosterior, draw_and_weigh, weight_report
 from calmrl_prob.programs.bound import BoundModel, PyroModel
 
-#: A round is one pass over the data, or this many steps where that is more.
-_STEPS_PER_ROUND = 20
-#: Draws for each instance by which a round is judged; the same ones each time, so that rounds compare.
-_MONITOR_DRAWS = 4
 #: Rates that a guide of this kind starts from: steps in units of the latents, or of a network's weights.
 _LEARNING_RATE: dict[GuideKind, float] = {"amortized": 2e-3, "full": 0.05, "diagonal": 0.05}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SVIResult:
-    """How stochastic variational inference went. The model's parameters are in the model, which it changed.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SVIResult(Traced):
+    """Guide that stochastic variational inference fitted, and how. The model's parameters are in the model.
 
     Attributes:
         model: the model as densities of instances; ``model.bound`` has what it stated by ``pyro.param``.
         guide: q(z_n | x_n).
-        elbo: (T,) nats, the lower bound of all rows in each round, from the draws of that round's steps.
+        trace: ``log_likelihood`` (T,) is the lower bound of all rows in each round, from the draws of that round's
+            steps, and ``objective`` (T + 1,) the best of ``monitor`` so far, nats. It has converged if the bound
+            stopped rising at the smallest learning rate; ``criterion`` is what the last ``patience`` rounds raised
+            ``monitor`` by, in nats for each observed value.
         monitor: (T + 1,) nats, the bound of the rows that were held out (of all rows if none was), from the same
             draws each time, the start's first. The best of them is what was kept.
-        num_iterations: rounds. num_steps: gradient steps.
-        converged: whether the bound stopped rising at the smallest learning rate.
-        stop_reason: "converged" or "max_iterations".
-        criterion: what the last ``patience`` rounds raised ``monitor`` by, in nats for each observed value.
-        tolerance: what the criterion was compared with.
+        num_steps: gradient steps.
         num_validation: rows held out.
         seconds: wall-clock time. seed: what was asked for.
     """
 
     model: InstanceModel
     guide: Guide
-    elbo: NDArray[np.float64]
+    trace: Trace
     monitor: NDArray[np.float64]
-    num_iterations: int
     num_steps: int
-    converged: bool
-    stop_reason: str
-    criterion: float
-    tolerance: float
     num_validation: int
     seconds: float
     seed: int
-    form: str = "lower bound"
 
     @property
-    def log_likelihood(self) -> Tensor:
+    def elbo(self) -> NDArray[np.float64]:
         """The lower bound of all rows in each round, (T,), nats."""
-        return torch.from_numpy(self.elbo)
-
-    @property
-    def objective(self) -> Tensor:
-        """The best of ``monitor`` so far, (T + 1,), nats."""
-        return torch.from_numpy(np.maximum.accumulate(self.monitor))
+        bound: NDArray[np.float64] = self.trace.log_likelihood.numpy()
+        return bound
 
     @property
     def diagnostics(self) -> Mapping[str, Any]:
@@ -129,19 +112,11 @@ class SVIResult:
 def fit_svi(
     model: PyroModel | BoundModel | InstanceModel,
     data: MultimodalData,
+    options: SVIOptions | None = None,
     *,
     guide: GuideKind | Guide = "amortized",
-    train_model: bool = True,
-    hidden: Sequence[int] = (128,),
-    num_draws: int = 1,
-    batch_size: int = 256,
-    learning_rate: float | None = None,
-    max_iterations: int = 200,
-    patience: int = 10,
-    tolerance: float = 1e-4,
-    validation_share: float = 0.1,
-    seed: int = 0,
     callback: Callback | None = None,
+    **settings: Any,
 ) -> SVIResult:
     """Fit a guide, and the model's parameters with it, to incomplete data by Adam on mini-batches of instances.
 
@@ -151,24 +126,16 @@ def fit_svi(
     Args:
         model: a Pyro model; its parameters (a torch module's, and ``pyro.param`` statements) are changed in place.
         data: N instances.
+        options: what is trained and how: :class:`~calmrl_prob.inference.approximate.variational.SVIOptions`; its
+            defaults if not given.
         guide: "amortized", computed from what an instance has; "full" or "diagonal", a normal of its own for each
             instance, with full or diagonal covariance; or a guide that was fitted before, to go on with.
-        train_model: also the model's parameters; False for the posterior under the parameters as they are.
-        hidden: widths of the hidden layers of the amortised guide's networks.
-        num_draws: S, draws of each instance in each step.
-        batch_size: B, instances in each step.
-        learning_rate: what Adam starts with; by default 0.002 for an amortised guide, 0.05 for one by instance.
-        max_iterations: rounds: passes over the data, of 20 steps at least.
-        patience: rounds without gain that are waited for.
-        tolerance: gain that counts, in nats for each observed value.
-        validation_share: of the rows, held out to judge the rounds by. Only with an amortised guide; others know
-            nothing of rows that they have not been fitted to, and are judged by all.
-        seed: of batches, draws, held-out rows and networks; global generators are left as they were.
         callback: called after each round with its number and its lower bound (nats).
+        **settings: fields of the options by name, such as ``max_iterations=50``, in place of those in ``options``.
 
     Raises:
         ModelError: the model breaks the form that every route needs.
-        ArgumentError: an option is out of range, or there is nothing to train.
+        ArgumentError: there is no such option, one is out of range, or there is nothing to train.
         ArgumentTypeError: one is of another type.
         NumericalError: the steps ran away; a lower learning rate may help.
 
@@ -181,80 +148,38 @@ def fit_svi(
         >>> bool(result.monitor[-1] > result.monitor[0]), result.num_steps
         (True, 100)
     """
-    seed, started = checked_seed(seed), time.perf_counter()
-    _check_counts(num_draws=num_draws, batch_size=batch_size, patience=patience)
-    max_iterations = whole_number("max_iterations", max_iterations)
-    tolerance = real_number("tolerance", tolerance, 1e-4)
-    if not 0 <= real_number("validation_share", validation_share, 0.1) < 1:
-        raise ArgumentError(f"validation_share: expected a share in [0, 1), got {validation_share}.")
+    started = time.perf_counter()
+    options = SVIOptions.of(options, settings, "fit_svi")
     instances = model if isinstance(model, InstanceModel) else InstanceModel(model, data)
     data = instances.conform(data)
-    seeds = spread_seeds(seed, 4)
-    built = guide if isinstance(guide, nn.Module) else make_guide(guide, instances, data, hidden, seeds[0])
-    kind: GuideKind = "amortized" if isinstance(built, AmortizedGuide) else "full"
-    rate = real_number("learning_rate", _LEARNING_RATE[kind] if learning_rate is None else learning_rate, 1e-3)
-    if not 0 < rate < math.inf:
-        raise ArgumentError(f"learning_rate: expected a finite number above 0, got {rate}.")
-    rows = np.arange(len(data))
-    held_out = rows[:0]
-    if kind == "amortized" and validation_share and 0 < round(validation_share * len(data)) < len(data):
-        shuffled = np.random.default_rng(seeds[1]).permutation(len(data))
-        count = round(validation_share * len(data))
-        held_out, rows = np.sort(shuffled[:count]), np.sort(shuffled[count:])
-    parameters = [*built.parameters(), *(instances.bound.parameters() if train_model else ())]
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if not trained:
-        raise ArgumentError("model, guide: neither has a parameter to train.")
-
-    def bound(chosen: NDArray[np.int64], draws: int, *, with_shared: bool = True) -> Tensor:
-        rows_of = torch.from_numpy(chosen).to(data.device)
-        return elbo(instances, built, data, rows_of, draws, with_shared=with_shared)
-
-    def ascend(batch: NDArray[np.int64]) -> Tensor:
-        return bound(batch, num_draws).mean()
-
-    watched = held_out if len(held_out) else rows
-    num_values = sum(int(data.subset(watched).feature_mask(name).sum()) for name in data.names)
-    trainer = Trainer(trained, rate, patience, tolerance * num_values)
-    shuffle = np.random.default_rng(seeds[2])
-    per_round = max(_STEPS_PER_ROUND, math.ceil(len(rows) / batch_size))
-    trace: list[float] = []
-
-    @torch.no_grad()
-    def judge() -> float:
-        with seeded(seeds[3], data.device):
-            parts = [watched[i : i + batch_size] for i in range(0, len(watched), batch_size)]
-            return float(sum(bound(part, _MONITOR_DRAWS, with_shared=not len(held_out)).sum() for part in parts))
-
-    with seeded(seeds[2], data.device):
-        done = trainer.judge(judge())
-        try:
-            while not done and len(trace) < max_iterations:
-                total = 0.0
-                for batch in batches(rows, batch_size, per_round, shuffle):
-                    total += trainer.step(partial(ascend, batch))
-                trace.append(total / per_round * len(data))
-                done = trainer.judge(judge())
-                if callback is not None:
-                    callback(len(trace), trace[-1])
-        except (ModelError, NumericalError) as error:
-            trainer.restore()
-            raise NumericalError(f"SVI ran away after {len(trace)} rounds: {error} Lower learning_rate.") from error
-        trainer.restore()
+    seeds = spread_seeds(options.seed, 4)
+    built = guide if isinstance(guide, nn.Module) else make_guide(guide, instances, data, options.hidden, seeds[0])
+    amortized = isinstance(built, AmortizedGuide)
+    rows, held_out = split_rows(len(data), options.validation_share if amortized else 0.0, seeds[1])
+    if options.learning_rate is None:
+        options = replace(options, learning_rate=_LEARNING_RATE["amortized" if amortized else "full"])
+    rounds = Rounds(instances, built, data, rows, held_out, options)
+    done = rounds.run(seeds[2], seeds[3], callback)
+    best = np.maximum.accumulate(rounds.monitor)
+    trace = Trace(
+        log_likelihood=torch.tensor(rounds.bounds, dtype=torch.float64),
+        objective=torch.from_numpy(best),
+        num_iterations=len(rounds.bounds),
+        converged=done,
+        stop_reason="converged" if done else "max_iterations",
+        criterion=rounds.recent_gain,
+        tolerance=options.tolerance,
+        form="lower bound",
+    )
     return SVIResult(
         model=instances,
         guide=built,
-        elbo=np.array(trace),
-        monitor=np.array(trainer.seen),
-        num_iterations=len(trace),
-        num_steps=per_round * len(trace),
-        converged=done,
-        stop_reason="converged" if done else "max_iterations",
-        criterion=trainer.recent_gain() / num_values,
-        tolerance=tolerance,
+        trace=trace,
+        monitor=rounds.monitor,
+        num_steps=rounds.num_steps,
         num_validation=len(held_out),
         seconds=time.perf_counter() - started,
-        seed=seed,
+        seed=int(options.seed),
     )
 
 
@@ -382,9 +307,4 @@ def run_svi(
 
 
 #: What ``fit`` does not settle itself.
-SVI_OPTIONS = keyword_options(fit_svi, settled=("seed", "callback"))
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        whole_number(name, value, least=1)
+SVI_OPTIONS = keyword_options(fit_svi, ("seed", "callback"), SVIOptions)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from calmrl_prob._support.arguments import described, keyword_options, real_number, require_known_options, whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian
 from calmrl_prob.linear_gaussian import (
+    EMOptions,
     EMResult,
     FeatureBlocks,
     LinearGaussian,
@@ -22,8 +26,8 @@ from calmrl_prob.priors import NormalPrior
 logger = logging.getLogger(__name__)
 
 #: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
-_SETTLED = ("latent_dim", "noise", "seed", "callback")
-EM_OPTIONS = keyword_options(fit_em, _SETTLED)
+_SETTLED = ("noise", "seed", "callback")
+EM_OPTIONS = keyword_options(fit_em, _SETTLED, EMOptions)
 #: Options that are numbers, with a value that messages suggest, and those that count something.
 _NUMBERS = {
     "tolerance": 1e-6,
@@ -42,7 +46,7 @@ def run_em(
     seed: int,
     callback: Callback | None,
     **options: Any,
-) -> EMResult:
+) -> EMResult[LinearGaussian]:
     """Fit a model in place.
 
     Raises:
@@ -71,21 +75,29 @@ def _checked(options: dict[str, Any], latent_dim: int) -> dict[str, Any]:
     for argument in _COUNTS:
         if argument in options:
             options[argument] = whole_number(argument, options[argument])
-    start = options.get("start")
+    options |= _start(options.get("start")) | _prior(options, latent_dim)
+    return options
+
+
+def _start(start: object) -> dict[str, LinearGaussian]:
+    if start is None:
+        return {}
+    if isinstance(start, LinearGaussian):
+        return {"start": start}
     if isinstance(start, HasLinearGaussian) and not isinstance(start, type):
-        options["start"] = start.linear_gaussian().detach()
-    elif start is not None and not isinstance(start, LinearGaussian):
-        raise ArgumentTypeError(
-            f"start: expected a LinearGaussian or a model that has one, got {described(start)}; leave it out to start "
-            "from the data."
-        )
+        return {"start": start.linear_gaussian().detach()}
+    raise ArgumentTypeError(
+        f"start: expected a LinearGaussian or a model that has one, got {described(start)}; leave it out to start "
+        "from the data."
+    )
+
+
+def _prior(options: Mapping[str, Any], latent_dim: int) -> dict[str, Tensor]:
     mean, covariance = options.get("prior_mean"), options.get("prior_covariance")
     try:
         prior = NormalPrior(latent_dim, mean, covariance)
     except (ArgumentError, ArgumentTypeError) as error:
         raise type(error)(f"prior_{error}") from None  # the messages begin with "mean" or "covariance"
-    if mean is not None:
-        options["prior_mean"] = prior.mean
-    if covariance is not None:
-        options["prior_covariance"] = prior.covariance
-    return options
+    given = {"prior_mean": mean, "prior_covariance": covariance}
+    checked = {"prior_mean": prior.mean, "prior_covariance": prior.covariance}
+    return {name: value for name, value in checked.items() if given[name] is not None}

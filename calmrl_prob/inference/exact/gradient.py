@@ -9,6 +9,7 @@ the plate, which no latent moves, count as log priors of the parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
 from calmrl_prob.inference.exact.evidence import FormEvidence
-from calmrl_prob.inference.optimisers.ascent import AscentReport, ascend
+from calmrl_prob.inference.optimisers.ascent import ModeReport, lbfgs_ascent
 from calmrl_prob.programs.bound import BoundModel
 
 #: Evaluations that a fit is expected to take, for choosing between rows and statistics.
@@ -35,7 +36,7 @@ def run_gradient(
     max_iterations: int = 500,
     tolerance: float = 1e-6,
     form: ConjugateForm | None = None,
-) -> AscentReport:
+) -> ModeReport:
     """Maximise the exact evidence over a model's parameters, in place.
 
     Args:
@@ -74,7 +75,7 @@ def ascend_evidence(
     max_iterations: int,
     tolerance: float,
     route: str,
-) -> AscentReport:
+) -> ModeReport:
     """L-BFGS over a model's parameters, in place.
 
     Args:
@@ -96,11 +97,17 @@ def ascend_evidence(
         return total
 
     num_values = float(sum(int(data.feature_mask(name).sum()) for name in data.names))
-    found = ascend(
-        objective, parameters, num_values, max_iterations=max_iterations, tolerance=tolerance, callback=callback
+    found = lbfgs_ascent(
+        objective,
+        parameters,
+        num_values,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        callback=callback,
+        form=route,
     )
-    penalty = torch.tensor([penalties[value] for value in found.trace.tolist()], dtype=torch.float64)
-    return AscentReport.of(found, found.trace - penalty, tolerance, route)
+    penalty = torch.tensor([penalties[value] for value in found.objective.tolist()], dtype=torch.float64)
+    return ModeReport(trace=replace(found, log_likelihood=found.objective - penalty))
 
 
 def trained_parameters(bound: BoundModel) -> list[Parameter]:

@@ -12,6 +12,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.inference.protocols import Loads
 from calmrl_prob.linear_gaussian import (
+    EMResult,
     FeatureBlocks,
     LinearGaussian,
     ObservedBlocks,
@@ -19,12 +20,12 @@ from calmrl_prob.linear_gaussian import (
     fit_em,
     posterior,
 )
-from calmrl_prob.linear_gaussian.mixture.em import MixtureEMResult, fit_mixture_em, split_by_labels
+from calmrl_prob.linear_gaussian.mixture.em import MixtureEMOptions, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 
 #: What the fit settles itself; every other keyword of ``fit_mixture_em`` is an option.
 _SETTLED = ("noise", "known_components", "callback")
-_OPTIONS = keyword_options(fit_mixture_em, _SETTLED)
+_OPTIONS = keyword_options(fit_mixture_em, _SETTLED, MixtureEMOptions)
 #: Iterations of the single Gaussian that clusters are looked for under: it need not be perfect.
 _START_ITERATIONS = 100
 
@@ -36,7 +37,7 @@ def run_mixture_em(
     seed: int,
     callback: Callback | None,
     **options: Any,
-) -> MixtureEMResult:
+) -> EMResult[LinearGaussianMixture]:
     """Fit a model with a mixture or group prior in place.
 
     Under a mixture prior it starts from a single Gaussian, whose posterior means are clustered (k-means).
@@ -72,7 +73,7 @@ def run_mixture_em(
     else:
         start = clustered(single, blocks, structure.num_components, seed)
     result = fit_mixture_em(blocks, start, noise=model.noise, known_components=known, callback=callback, **options)
-    model.load(result.mixture)
+    model.load(result.structure)
     return result
 
 

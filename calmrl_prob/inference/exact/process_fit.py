@@ -25,7 +25,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, NumericalError
 from calmrl_prob.inference.exact.process_places import places_of
 from calmrl_prob.inference.exact.process_start import smooth_start
-from calmrl_prob.linear_gaussian import EMResult, LinearGaussian
+from calmrl_prob.linear_gaussian import EMResult, LinearGaussian, Trace
 from calmrl_prob.linear_gaussian.em.convergence import gain_to_come
 from calmrl_prob.linear_gaussian.em.maximization import maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
@@ -90,7 +90,7 @@ def fit_gaussian_process(
     seed: int = 0,
     callback: Callback | None = None,
     options: GaussianProcessOptions | None = None,
-) -> EMResult:
+) -> EMResult[LinearGaussian]:
     """Fit loadings, intercepts and noise, and the kernels and nuggets of the prior, which it changes in place.
 
     Args:
@@ -160,8 +160,7 @@ def fit_gaussian_process(
             parameters = maximize(step, step(parameters), noise_model, expand=False)
         value = _raise_kernels(step, parameters, prior, places, inducing)
         logger.info("round %d: evidence %.2f with %d weights", iteration, value, len(torch.cat(list(inducing.places))))
-    return EMResult(
-        linear_gaussian=parameters.to_linear_gaussian(step.shape, shift),
+    trace = Trace(
         log_likelihood=torch.tensor(evidence, dtype=torch.float64),
         objective=torch.tensor(objective, dtype=torch.float64),
         num_iterations=len(objective) - 1,
@@ -171,6 +170,7 @@ def fit_gaussian_process(
         stop_reason=stop_reason,
         form="gaussian process",
     )
+    return EMResult(structure=parameters.to_linear_gaussian(step.shape, shift), trace=trace)
 
 
 @torch.no_grad()

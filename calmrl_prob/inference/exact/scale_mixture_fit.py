@@ -19,16 +19,16 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.inference.exact.gradient import ascend_evidence, trained_parameters
 from calmrl_prob.inference.exact.scale_mixture import assemble, scale_mixture_of
-from calmrl_prob.inference.optimisers.ascent import AscentReport
+from calmrl_prob.inference.optimisers.ascent import ModeReport
 from calmrl_prob.inference.protocols import Loads
-from calmrl_prob.linear_gaussian import ObservedBlocks, ScaleEMResult, ScaleMixture, fit_scale_em
+from calmrl_prob.linear_gaussian import EMResult, ObservedBlocks, ScaleEMOptions, ScaleMixture, fit_scale_em
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import expected_log_joint, scale_moments
 from calmrl_prob.priors import StudentTPrior
 from calmrl_prob.programs.bound import BoundModel
 
 #: What "scale em" settles itself; every other keyword of ``fit_scale_em`` is an option.
 _SETTLED = ("noise", "student_t", "prior", "seed", "callback", "start", "prior_mean", "prior_covariance")
-_OPTIONS = keyword_options(fit_scale_em, _SETTLED)
+_OPTIONS = keyword_options(fit_scale_em, _SETTLED, ScaleEMOptions)
 #: Sweeps of coordinate updates for one evaluation; each starts from where the last one ended.
 _SWEEPS = 50
 
@@ -40,7 +40,7 @@ def run_scale_em(
     seed: int,
     callback: Callback | None,
     **options: Any,
-) -> ScaleEMResult:
+) -> EMResult[ScaleMixture]:
     """Fit a model with a Student-t prior, or Student-t noise, in place.
 
     Args:
@@ -68,7 +68,7 @@ def run_scale_em(
         callback=callback,
         **options,
     )
-    model.load(result.model)
+    model.load(result.structure)
     return result
 
 
@@ -81,7 +81,7 @@ def run_scale_mixture(
     max_iterations: int = 500,
     tolerance: float = 1e-6,
     form: ConjugateForm | None = None,
-) -> AscentReport:
+) -> ModeReport:
     """Maximise the evidence of a model with Student-t sites, or its lower bound, over its parameters, in place.
 
     Args:

@@ -8,16 +8,16 @@ from calmrl_prob._support.arguments import keyword_options, require_known_option
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.protocols import Loads
-from calmrl_prob.linear_gaussian import StudentTEMResult, fit_student_t_em
+from calmrl_prob.linear_gaussian import EMResult, StudentTModel, fit_student_t_em
 
 #: What the fit settles itself; every other keyword of ``fit_student_t_em`` is an option.
 _SETTLED = ("noise", "seed", "callback")
-_OPTIONS = keyword_options(fit_student_t_em, _SETTLED)
+_OPTIONS = keyword_options(fit_student_t_em, _SETTLED, StudentTEMOptions)
 
 
 def run_student_t_em(
     model: Loads, data: MultimodalData, seed: int, callback: Callback | None, **options: Any
-) -> StudentTEMResult:
+) -> EMResult[StudentTModel]:
     """Fit a model whose latent and noise share one scale for each instance, in place.
 
     Args:
@@ -33,5 +33,5 @@ def run_student_t_em(
     require_known_options(options, _OPTIONS, "method 'student-t em'")
     blocks = data.conform(model.dims).blocks
     found = fit_student_t_em(blocks, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
-    model.load(found.model)
+    model.load(found.structure)
     return found

@@ -10,9 +10,9 @@ L-BFGS would crawl. Sources: Byrd, Lu, Nocedal & Zhu, A limited memory algorithm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.errors import ArgumentError, CalmrlError, NumericalError
-from calmrl_prob.linear_gaussian.em.convergence import gain_to_come
+from calmrl_prob.linear_gaussian.em.convergence import Trace, Traced, gain_to_come
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -41,69 +41,29 @@ _FLAT = 1e-12
 _WALL = 1e6
 
 
-@dataclass(frozen=True)
-class Ascent:
-    """How it went.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ModeReport(Traced):
+    """Trace of an ascent to a mode: of the evidence, or of the joint density with global latents.
+
+    The values found are in the model.
 
     Attributes:
-        trace: (T,) the objective after each step, nats; the start's first.
-        num_iterations: steps.
-        stop_reason: "converged", "rounding" (no step raises the objective any more) or "max_iterations".
-        criterion: the gain still to be expected when it stopped, in nats for each observed value.
+        trace: the course of the ascent, of the start that won; ``objective`` is the evidence plus log priors: of global
+            latents, or what the model states by ``pyro.factor``. It never falls.
+        theta: the mode of the global latents, (n,), unconstrained; None where there are none.
+        diagnostics: of global latents "log_joint_by_start", where each start ended, and "runaway_by_start", the sites
+            that ran to where the density has no bound: none if it is a mode.
+        warned: whether a warning has said so.
     """
 
-    trace: Tensor
-    num_iterations: int
-    stop_reason: str
-    criterion: float
-
-    @property
-    def converged(self) -> bool:
-        """Whether it did not just run out of steps."""
-        return self.stop_reason != "max_iterations"
-
-
-@dataclass(frozen=True, eq=False)
-class AscentReport:
-    """What a method of fitting reports that is one ascent.
-
-    Attributes:
-        log_likelihood: (T,) evidence after each step, nats; the start's first.
-        objective: (T,) the same plus log priors: of global latents, or what the model states by ``pyro.factor``. It
-            never falls.
-        num_iterations: L-BFGS steps.
-        converged, stop_reason, criterion: as :class:`Ascent` has them.
-        tolerance: what the criterion was compared with.
-        form: the route of the evidence.
-    """
-
-    log_likelihood: Tensor
-    objective: Tensor
-    num_iterations: int
-    converged: bool
-    stop_reason: str
-    criterion: float
-    tolerance: float
-    form: str
-
-    @classmethod
-    def of(cls, found: Ascent, log_likelihood: Tensor, tolerance: float, form: str, **more: Any) -> Self:
-        """From an ascent of the objective; ``more`` is for subclasses."""
-        return cls(
-            log_likelihood,
-            found.trace,
-            found.num_iterations,
-            found.converged,
-            found.stop_reason,
-            found.criterion,
-            tolerance,
-            form,
-            **more,
-        )
+    trace: Trace
+    theta: Tensor | None = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    warned: bool = False
 
 
 @torch.enable_grad()
-def ascend(
+def lbfgs_ascent(
     objective: Callable[[], Tensor],
     unknowns: Sequence[Tensor],
     num_values: float,
@@ -111,8 +71,9 @@ def ascend(
     max_iterations: int = 500,
     tolerance: float = 1e-6,
     callback: Callback | None = None,
-) -> Ascent:
-    """Maximise an objective over tensors, in place.
+    form: str = "gradient",
+) -> Trace:
+    """Maximise an objective over tensors, in place, by L-BFGS.
 
     Args:
         objective: the value at the present unknowns, (), nats, with its gradient.
@@ -122,6 +83,10 @@ def ascend(
         tolerance: stop when the gain still to be expected, extrapolated from the decay of the last gains, falls below
             this, in nats for each observed value.
         callback: called after each step with its number and the objective, nats.
+        form: how the objective is computed, for the trace.
+
+    Returns:
+        The trace. Its log likelihood is the objective too: what the part of priors is, the caller knows.
 
     Raises:
         ArgumentError, ArgumentTypeError: an option is out of range or of another type.
@@ -129,7 +94,7 @@ def ascend(
 
     Example:
         >>> x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        >>> ascend(lambda: -(x - 3).square().sum(), [x], num_values=1.0).stop_reason, x.tolist()
+        >>> lbfgs_ascent(lambda: -(x - 3).square().sum(), [x], num_values=1.0).stop_reason, x.tolist()
         ('rounding', [3.0, 3.0])
     """
     max_iterations = whole_number("max_iterations", max_iterations, least=1)
@@ -148,8 +113,17 @@ def ascend(
         length *= 2
     climb.settle()
     window = _WINDOW if stop_reason == "rounding" else max(_WINDOW, climb.num_steps // _SHARE)
-    trace = torch.tensor(climb.trace, dtype=torch.float64)
-    return Ascent(trace, climb.num_steps, stop_reason, climb.to_come(window))
+    objectives = torch.tensor(climb.trace, dtype=torch.float64)
+    return Trace(
+        log_likelihood=objectives,
+        objective=objectives,
+        num_iterations=climb.num_steps,
+        converged=stop_reason != "max_iterations",
+        criterion=climb.to_come(window),
+        tolerance=tolerance,
+        stop_reason=stop_reason,
+        form=form,
+    )
 
 
 class _Climb:

@@ -26,6 +26,7 @@ from calmrl_prob._support.progress import Callback
 from calmrl_prob._support.randomness import seeded, spread_seeds
 from calmrl_prob.arviz.adapter import chain_diagnostics
 from calmrl_prob.errors import ArgumentError, NumericalError
+from calmrl_prob.linear_gaussian.options import Options
 
 #: Above this R-hat, chains are taken to disagree (Vehtari et al., 2021).
 MAX_R_HAT = 1.01
@@ -160,21 +161,53 @@ def _extreme(pick: np.ufunc, values: Mapping[str, NDArray[np.float64]]) -> float
     return float(pick.reduce(np.concatenate([np.ravel(array) for array in values.values()])))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChainOptions(Options):
+    """Options of :func:`run_chains`.
+
+    Attributes:
+        num_draws: S, kept draws of each chain.
+        num_warmup: draws of each chain before, in which step size and mass matrix adapt; of fewer than 60, the step
+            size alone.
+        num_chains: C.
+        seed: the same seed gives the same draws; torch's global generators are left as they were.
+        target_accept: acceptance probability that the step size is adapted to.
+        max_tree_depth: a trajectory has at most 2^max_tree_depth steps.
+        full_mass: adapt a dense mass matrix (or one for each of the groups of sites listed) instead of a diagonal.
+
+    Raises:
+        ArgumentError: a number out of range.
+        ArgumentTypeError: a number that is none.
+    """
+
+    num_draws: int = 1000
+    num_warmup: int = 500
+    num_chains: int = 4
+    seed: int = 0
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    full_mass: bool | list[tuple[str, ...]] = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_draws", 1), ("num_warmup", 0), ("num_chains", 1)):
+            whole_number(name, getattr(self, name), least)
+        if not 0 < real_number("target_accept", self.target_accept, 0.8) < 1:
+            raise ArgumentError(
+                f"target_accept: expected a number between 0 and 1, both excluded, got {self.target_accept}."
+            )
+        checked_seed(self.seed)
+
+
 @torch.enable_grad()
 def run_chains(
     model: Callable[..., Any] | None = None,
     *args: Any,
     potential: Potential | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    num_draws: int = 1000,
-    num_warmup: int = 500,
-    num_chains: int = 4,
-    seed: int = 0,
-    target_accept: float = 0.8,
-    max_tree_depth: int = 10,
-    full_mass: bool | list[tuple[str, ...]] = False,
+    options: ChainOptions | None = None,
     device: torch.device | str = "cpu",
     callback: Callback | None = None,
+    **settings: Any,
 ) -> Chains:
     """Run NUTS on a Pyro model, or on a potential of unconstrained variables.
 
@@ -184,19 +217,14 @@ def run_chains(
         potential: -log density (up to a constant), a scalar, of a dictionary of unconstrained tensors.
         initial: unconstrained starts of each chain, (C, ...) for each site. A potential needs them; a model starts
             uniformly in (-2, 2) on the unconstrained scale without.
-        num_draws: S, kept draws of each chain.
-        num_warmup: draws of each chain before, in which step size and mass matrix adapt; of fewer than 60, the step
-            size alone.
-        num_chains: C.
-        seed: the same seed gives the same draws; torch's global generators are left as they were.
-        target_accept: acceptance probability that the step size is adapted to.
-        max_tree_depth: a trajectory has at most 2^max_tree_depth steps.
-        full_mass: adapt a dense mass matrix (or one for each of the groups of sites listed) instead of a diagonal.
+        options: how many draws and chains, the sampler's settings: :class:`ChainOptions`; its defaults if not given.
         device: where draws are made.
         callback: called after each draw, warm-up included, with its number over all chains and -potential (nats).
+        **settings: fields of the options by name, such as ``num_draws=200``, in place of those in ``options``.
 
     Raises:
-        ArgumentError: both or neither of model and potential; a potential without starts; a number out of range.
+        ArgumentError: both or neither of model and potential; a potential without starts; an unknown option, or one
+            out of range.
         ArgumentTypeError: a number that is none.
         NumericalError: the density is not finite where a chain starts.
 
@@ -207,34 +235,32 @@ def run_chains(
         >>> tuple(chains.draws["z"].shape), chains.num_divergences
         ((2, 200, 3), 0)
     """
+    options = ChainOptions.of(options, settings, "run_chains")
     if (model is None) == (potential is None):
         raise ArgumentError("model, potential: expected one of the two, got " + ("both." if model else "neither."))
-    counts = {"num_draws": (num_draws, 1), "num_warmup": (num_warmup, 0), "num_chains": (num_chains, 1)}
-    num_draws, num_warmup, num_chains = (whole_number(name, value, least) for name, (value, least) in counts.items())
-    target_accept = real_number("target_accept", target_accept, 0.8)
-    if not 0 < target_accept < 1:
-        raise ArgumentError(f"target_accept: expected a number between 0 and 1, both excluded, got {target_accept}.")
     if potential is not None and not initial:
         raise ArgumentError("initial: a potential needs a start for each chain; pass {site: (C, ...) tensor}.")
     for name, start in (initial or {}).items():
-        if len(start) != num_chains:
-            raise ArgumentError(f"initial[{name!r}]: expected {num_chains} starts, got shape {tuple(start.shape)}.")
+        if len(start) != options.num_chains:
+            raise ArgumentError(
+                f"initial[{name!r}]: expected {options.num_chains} starts, got shape {tuple(start.shape)}."
+            )
     started = time.perf_counter()
-    seeds = spread_seeds(checked_seed(seed), num_chains)
+    seeds = spread_seeds(options.seed, options.num_chains)
     found = []
     for chain, chain_seed in enumerate(seeds):
         kernel = NUTS(
             model,
             potential_fn=potential,
-            target_accept_prob=target_accept,
-            max_tree_depth=max_tree_depth,
-            full_mass=full_mass,
-            adapt_mass_matrix=num_warmup >= _LEAST_FOR_MASS,
+            target_accept_prob=options.target_accept,
+            max_tree_depth=options.max_tree_depth,
+            full_mass=options.full_mass,
+            adapt_mass_matrix=options.num_warmup >= _LEAST_FOR_MASS,
         )
         first = None if initial is None else {name: start[chain].detach() for name, start in initial.items()}
-        before = chain * (num_warmup + num_draws)
+        before = chain * (options.num_warmup + options.num_draws)
         with seeded(chain_seed, device):
-            found.append(_run_one(kernel, args, first, num_draws, num_warmup, before, callback))
+            found.append(_run_one(kernel, args, first, options, before, callback))
     draws = {name: torch.stack([one[0][name] for one in found]) for name in found[0][0]}
     return Chains(
         draws,
@@ -250,12 +276,12 @@ def _run_one(
     kernel: NUTS,
     args: tuple[Any, ...],
     initial: dict[str, Tensor] | None,
-    num_draws: int,
-    num_warmup: int,
+    options: ChainOptions,
     before: int,
     callback: Callback | None,
 ) -> tuple[dict[str, Tensor], NDArray[np.bool_], float, float]:
     """Draws, which of them diverged, mean acceptance and step size of one chain."""
+    num_draws, num_warmup = options.num_draws, options.num_warmup
     state: dict[str, float] = {}
     diverging = np.zeros(num_draws, dtype=bool)
 

@@ -7,8 +7,7 @@ A mode depends on the coordinates: here those that the model is written in, on t
 counted in. That is enough for a noise scale, which the data keep away from zero, but not for a scale of other global
 latents, such as tau in w ~ N(0, tau^2): unless its prior forbids it, the density rises without bound as tau and w go to
 zero together (:mod:`calmrl_prob.inference.parameters.unbounded`). Where an ascent ran there, the best of the modes that
-stay away
-is kept, and a warning says so.
+stay away is kept, and a warning says so.
 
 Sites are not moved to non-centred coordinates behind the user's back, w = tau u with the mode of (tau, u): that density
 is bounded, but then the likelihood alone sets tau u, u shrinks as tau grows, and it is only tau's own prior that stops
@@ -17,9 +16,7 @@ it; ARD would switch nothing off. Whoever wants that mode writes the model that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,27 +26,12 @@ from calmrl_prob._support.progress import Callback
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NumericalError
-from calmrl_prob.inference.optimisers.ascent import Ascent, AscentReport, ascend
+from calmrl_prob.inference.optimisers.ascent import ModeReport, lbfgs_ascent
 from calmrl_prob.inference.parameters.collapsed import CollapsedModel, marginalize
 from calmrl_prob.inference.parameters.starts import starting_points
 from calmrl_prob.inference.parameters.unbounded import advice, runaway_sites
+from calmrl_prob.linear_gaussian import Trace
 from calmrl_prob.programs.bound import BoundModel
-
-
-@dataclass(frozen=True, eq=False)
-class ModeReport(AscentReport):
-    """How the search for the mode went, from the start that won; the values found are in the model.
-
-    Attributes:
-        theta: the mode, (n,), unconstrained.
-        diagnostics: "log_joint_by_start", where each start ended, and "runaway_by_start", the sites that ran to where
-            the density has no bound: none if it is a mode.
-        warned: whether a warning has said so.
-    """
-
-    theta: Tensor
-    diagnostics: Mapping[str, Any]
-    warned: bool
 
 
 def run_map(
@@ -95,7 +77,7 @@ def run_map(
             "model: the density of the data is finite at none of the starts. Bring the data to the scale that the "
             "priors expect, or raise num_starts."
         )
-    best = max(ends, key=lambda end: (not end.runaway, float(end.ascent.trace[-1])))  # what has no bound is no mode
+    best = max(ends, key=lambda end: (not end.runaway, float(end.trace.objective[-1])))  # what has no bound is no mode
     runaway = dict.fromkeys(name for end in ends for name in end.runaway)
     problems = [advice(runaway, kept=not best.runaway)] if runaway else []
     warn_unreliable(problems)
@@ -103,19 +85,16 @@ def run_map(
         for parameter, value in zip(_parameters(bound), best.parameters, strict=True):
             parameter.copy_(value)
         bound.values = model.values(best.theta)
-    report = ModeReport.of(
-        best.ascent,
-        best.evidence,
-        tolerance,
-        model.form.route,
+    trace = replace(best.trace, converged=False, stop_reason=problems[0]) if best.runaway else best.trace
+    return ModeReport(
+        trace=trace,
         theta=best.theta,
         diagnostics={
-            "log_joint_by_start": [float(end.ascent.trace[-1]) for end in ends],
+            "log_joint_by_start": [float(end.trace.objective[-1]) for end in ends],
             "runaway_by_start": [end.runaway for end in ends],
         },
         warned=bool(problems),
     )
-    return replace(report, converged=False, stop_reason=problems[0]) if best.runaway else report
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,15 +104,13 @@ class End:
     Attributes:
         theta: (n,).
         parameters: of the model.
-        evidence: (T,) after each step.
-        ascent: how it went.
+        trace: the course of the ascent.
         runaway: the sites that ran to where the density has no bound; none if it is a mode.
     """
 
     theta: Tensor
     parameters: list[Tensor]
-    evidence: Tensor
-    ascent: Ascent
+    trace: Trace
     runaway: tuple[str, ...]
 
 
@@ -168,13 +145,14 @@ def climb(
             callback(step, value)
 
     try:
-        ascent = ascend(
+        trace = lbfgs_ascent(
             objective,
             [theta, *parameters],
             model.num_values,
             max_iterations=max_iterations,
             tolerance=tolerance,
             callback=after_step,
+            form=model.form.route,
         )
         found = [parameter.detach().clone() for parameter in parameters]
         runaway = runaway_sites(model, theta.detach())
@@ -182,7 +160,8 @@ def climb(
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
-    return End(theta.detach(), found, torch.tensor(evidence, dtype=torch.float64), ascent, runaway)
+    trace = replace(trace, log_likelihood=torch.tensor(evidence, dtype=torch.float64))
+    return End(theta.detach(), found, trace, runaway)
 
 
 def _parameters(bound: BoundModel) -> list[torch.nn.Parameter]:

@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.arviz.adapter import to_container
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NumericalError
-from calmrl_prob.inference.optimisers.chains import MAX_R_HAT, run_chains
+from calmrl_prob.inference.optimisers.chains import MAX_R_HAT, ChainOptions, Chains, run_chains
 from calmrl_prob.inference.parameters.collapsed import CollapsedModel, marginalize
 from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior, ParameterDraws
 from calmrl_prob.inference.parameters.starts import starting_points
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import LinearGaussian, Trace
+from calmrl_prob.linear_gaussian.em.convergence import Traced
 from calmrl_prob.programs.bound import BoundModel
 
 #: Entries of each kind of quantity that R-hat is computed of; more than this are picked at random, always the same.
@@ -42,21 +42,18 @@ _JITTER = 0.1
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class DrawsReport:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class DrawsReport(Traced):
     """Draws of the global latents, and how they were made.
 
     Attributes:
         draws: of all chains, one after another.
         theta: the same, unconstrained, (C, S, n).
         quantities: what no rotation of the latent changes, (C, S, ...) each.
-        log_likelihood: (C S,) evidence at each draw, nats.
-        objective: (C S,) log joint density at each draw, nats.
-        num_iterations: draws, warm-up included.
-        converged: whether chains agree and no transition diverged.
-        stop_reason: "chains agree", or what is wrong.
-        criterion, tolerance: the largest R-hat, and what it should not exceed.
-        form: the route of the evidence.
+        trace: ``log_likelihood`` (C S,) is the evidence at each draw and ``objective`` (C S,) the log joint density
+            there, nats; of a guide, the bound at each step. It has converged if chains agree and no transition diverged
+            (a guide: if k-hat is low enough), and ``stop_reason`` says what is wrong if not; ``criterion`` is the
+            largest R-hat (k-hat), ``tolerance`` what it should not exceed.
         diagnostics: R-hat, effective sample sizes, divergences.
         warned: whether a warning has said so.
     """
@@ -64,16 +61,53 @@ class DrawsReport:
     draws: ParameterDraws
     theta: Tensor
     quantities: Mapping[str, Tensor]
-    log_likelihood: Tensor
-    objective: Tensor
-    num_iterations: int
-    converged: bool
-    stop_reason: str
-    criterion: float
-    tolerance: float
-    form: str
+    trace: Trace
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     warned: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: CollapsedModel,
+        theta: Tensor,
+        quantities: Mapping[str, Tensor],
+        trace: Trace,
+        *,
+        route: str,
+        diagnostics: Mapping[str, Any],
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> DrawsReport:
+        """The report of draws (C, S, n), with the parameters that they stand for.
+
+        Args:
+            model: whose global latents they are.
+            theta: the draws.
+            quantities: from :func:`rotation_free`.
+            trace: how they were made.
+            route: its name, for the posteriors of latents to come.
+            diagnostics: of the draws.
+            statistics: of each draw, (C S,), besides its log joint density.
+        """
+        values = {name: drawn.detach() for name, drawn in model.values(theta.flatten(0, 1)).items()}
+        log_joint = (quantities["log_evidence"] + quantities["log_prior"]).flatten()
+        draws = ParameterDraws(
+            model.bound,
+            values,
+            route,
+            int(log_joint.argmax()),
+            diagnostics,
+            len(theta),
+            {name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
+            {"lp": log_joint, **(statistics or {})},
+        )
+        return cls(
+            draws=draws,
+            theta=theta,
+            quantities=quantities,
+            trace=trace,
+            diagnostics=diagnostics,
+            warned=not trace.converged,
+        )
 
     def posterior(self, data: MultimodalData, **options: Any) -> DrawsPosterior:
         """Recover the latents of some instances; options as :meth:`ParameterDraws.posterior` has them."""
@@ -123,13 +157,8 @@ def run_nuts(
     Warns:
         ReliabilityWarning: chains disagree, or transitions diverged.
     """
-    num_chains = whole_number("num_chains", num_chains, least=1)
     start_seed, jitter_seed, chain_seed = spread_seeds(seed, 3)
-    model = marginalize(bound, data)
-    starts = chain_starts(model, num_chains, start_seed, jitter_seed)
-    chains = run_chains(
-        potential=lambda at: -model.log_joint(at["theta"]),
-        initial={"theta": starts},
+    options = ChainOptions(
         num_draws=num_draws,
         num_warmup=num_warmup,
         num_chains=num_chains,
@@ -137,16 +166,36 @@ def run_nuts(
         target_accept=target_accept,
         max_tree_depth=max_tree_depth,
         full_mass=full_mass,
+    )
+    model = marginalize(bound, data)
+    chains = run_chains(
+        potential=lambda at: -model.log_joint(at["theta"]),
+        initial={"theta": chain_starts(model, num_chains, start_seed, jitter_seed)},
+        options=options,
         device=data.device,
         callback=callback,
     )
+    return _report(model, chains, (num_draws + num_warmup) * num_chains)
+
+
+def _report(model: CollapsedModel, chains: Chains, num_iterations: int) -> DrawsReport:
+    """The report of chains of the unconstrained globals; warns if they cannot be trusted."""
     theta = chains.draws["theta"]
     quantities = rotation_free(model, theta)
-    evidence = quantities["log_evidence"].flatten()
-    objective = evidence + quantities["log_prior"].flatten()
     found = chains.diagnose(moving(model, theta, quantities))
     problems = found.problems()
     warn_unreliable(problems)
+    evidence = quantities["log_evidence"].flatten()
+    trace = Trace(
+        log_likelihood=evidence,
+        objective=evidence + quantities["log_prior"].flatten(),
+        num_iterations=num_iterations,
+        converged=not problems,
+        stop_reason="; ".join(problems) or "chains agree",
+        criterion=found.max_r_hat,
+        tolerance=MAX_R_HAT,
+        form=model.form.route,
+    )
     diagnostics = {
         **found.summary(),
         "acceptance": chains.acceptance,
@@ -154,30 +203,14 @@ def run_nuts(
         "divergences_by_chain": chains.divergences,
         "seconds": chains.seconds,
     }
-    values = {name: draws.detach() for name, draws in model.values(theta.flatten(0, 1)).items()}
-    return DrawsReport(
-        ParameterDraws(
-            bound,
-            values,
-            "collapsed nuts",
-            int(objective.argmax()),
-            diagnostics,
-            num_chains,
-            {name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
-            {"lp": objective, "diverging": torch.from_numpy(chains.diverging).flatten()},
-        ),
+    return DrawsReport.of(
+        model,
         theta,
         quantities,
-        evidence,
-        objective,
-        (num_draws + num_warmup) * num_chains,
-        not problems,
-        "; ".join(problems) or "chains agree",
-        found.max_r_hat,
-        MAX_R_HAT,
-        model.form.route,
-        diagnostics,
-        bool(problems),
+        trace,
+        route="collapsed nuts",
+        diagnostics=diagnostics,
+        statistics={"diverging": torch.from_numpy(chains.diverging).flatten()},
     )
 
 

@@ -36,8 +36,8 @@ from calmrl_prob.errors import ArgumentError, NumericalError
 from calmrl_prob.inference.parameters.collapsed import CollapsedModel, marginalize
 from calmrl_prob.inference.parameters.map import climb
 from calmrl_prob.inference.parameters.nuts import DrawsReport, chain_starts, rotation_free
-from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.parameters.unbounded import advice
+from calmrl_prob.linear_gaussian import Trace
 from calmrl_prob.posteriors.importance import MAX_K_HAT, MIN_DRAWS, importance_weights
 from calmrl_prob.programs.bound import BoundModel
 
@@ -109,12 +109,16 @@ def run_collapsed_svi(
     model = marginalize(bound, data)
     start = chain_starts(model, 1, start_seed, jitter_seed)[0]
     if guide == "laplace":
-        theta, log_q, trace = _laplace(model, start, num_draws, draw_seed, callback)
-    else:
-        make = guide if callable(guide) else GUIDES[guide]
-        theta, log_q, trace = _guided(
-            model, start, make, num_steps, learning_rate, num_particles, num_draws, step_seed, draw_seed, callback
-        )
+        theta, log_q, bounds = _laplace(model, start, num_draws, draw_seed, callback)
+        return _report(model, theta, log_q, bounds, "collapsed laplace")
+    make = guide if callable(guide) else GUIDES[guide]
+    fitted, bounds = _fit_guide(model, start, make, num_steps, learning_rate, num_particles, step_seed, callback)
+    theta, log_q = _draws_of(fitted, num_draws, draw_seed, start.device)
+    return _report(model, theta, log_q, bounds, "collapsed svi")
+
+
+def _report(model: CollapsedModel, theta: Tensor, log_q: Tensor, bounds: Tensor, route: str) -> DrawsReport:
+    """The report of draws (S, n) from a density of log q (S,), fitted with these bounds (T,); warns if it is poor."""
     quantities = rotation_free(model, theta[None])
     evidence = quantities["log_evidence"].flatten()
     ratio = evidence + quantities["log_prior"].flatten() - log_q
@@ -127,53 +131,37 @@ def run_collapsed_svi(
             "parameters; use method 'nuts', or a richer guide"
         )
     warn_unreliable(problems)
+    trace = Trace(
+        log_likelihood=evidence,
+        objective=bounds,
+        num_iterations=len(bounds),
+        converged=not problems,
+        stop_reason="; ".join(problems) or "all steps taken",
+        criterion=k_hat,
+        tolerance=MAX_K_HAT,
+        form=model.form.route,
+    )
     diagnostics: dict[str, Any] = {
         "k_hat": k_hat,
         "elbo": float(ratio.mean()),
         "log_evidence": float(weights.log_evidence[0]),
         "log_evidence_error": float(weights.standard_error[0]),
     }
-    values = {name: drawn.detach() for name, drawn in model.values(theta).items()}
-    best = int((evidence + quantities["log_prior"].flatten()).argmax())
-    return DrawsReport(
-        ParameterDraws(
-            bound,
-            values,
-            f"collapsed {'laplace' if guide == 'laplace' else 'svi'}",
-            best,
-            diagnostics,
-            quantities={name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
-            statistics={"lp": evidence + quantities["log_prior"].flatten()},
-        ),
-        theta[None],
-        quantities,
-        evidence,
-        trace,
-        len(trace),
-        not problems,
-        "; ".join(problems) or "all steps taken",
-        k_hat,
-        MAX_K_HAT,
-        model.form.route,
-        diagnostics,
-        bool(problems),
-    )
+    return DrawsReport.of(model, theta[None], quantities, trace, route=route, diagnostics=diagnostics)
 
 
 @torch.enable_grad()
-def _guided(
+def _fit_guide(
     model: CollapsedModel,
     start: Tensor,
     make: Callable[..., AutoGuide],
     num_steps: int,
     learning_rate: float,
     num_particles: int,
-    num_draws: int,
-    step_seed: int,
-    draw_seed: int,
+    seed: int,
     callback: Callback | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws (S, n) of a fitted guide, their log density (S,), and the bound at each step (T,)."""
+) -> tuple[AutoGuide, Tensor]:
+    """A fitted guide, and the bound at each step (T,)."""
 
     def joint() -> None:
         flat = dist.Normal(torch.zeros_like(start), 1.0).to_event(1).mask(False)  # the density is all in the factor
@@ -182,7 +170,7 @@ def _guided(
     trace: list[float] = []
     lost = 0
     # parameters of the guide stay with the guide, and Pyro's global store is left alone
-    with seeded(step_seed, start.device), pyro.settings.context(module_local_params=True):
+    with seeded(seed, start.device), pyro.settings.context(module_local_params=True):
         settings = {"init_scale": _START_SCALE} if make in GUIDES.values() else {}
         guide = make(joint, init_loc_fn=init_to_value(values={"theta": start}), **settings)
         elbo = Trace_ELBO(num_particles=num_particles)
@@ -206,13 +194,19 @@ def _guided(
                 f"guide: the density was not finite at {lost} of {num_steps} draws; lower learning_rate, or bring the "
                 "data to the scale that the priors expect."
             )
-    with seeded(draw_seed, start.device), torch.no_grad(), pyro.settings.context(module_local_params=True):
-        draws, log_q = [], []
+    return guide, torch.tensor(trace, dtype=torch.float64)
+
+
+@torch.no_grad()
+def _draws_of(guide: AutoGuide, num_draws: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draws (S, n) of a guide, and their log density (S,)."""
+    draws, log_q = [], []
+    with seeded(seed, device), pyro.settings.context(module_local_params=True):
         for _ in range(num_draws):
             drawn = poutine.trace(guide).get_trace()
             draws.append(torch.as_tensor(drawn.nodes["theta"]["value"]))
             log_q.append(torch.as_tensor(drawn.log_prob_sum()))
-    return torch.stack(draws), torch.stack(log_q), torch.tensor(trace, dtype=torch.float64)
+    return torch.stack(draws), torch.stack(log_q)
 
 
 def _laplace(
@@ -245,4 +239,4 @@ def _laplace(
     noise = torch.randn(num_draws, len(scale), generator=generator, dtype=torch.float64, device=start.device)
     draws = end.theta + (noise * scale) @ vectors[:, kept].mT
     log_q = -0.5 * noise.square().sum(1) - scale.log().sum() - 0.5 * len(scale) * math.log(2 * math.pi)
-    return draws, log_q, end.ascent.trace
+    return draws, log_q, end.trace.objective

@@ -24,21 +24,23 @@ Moments = TypeVar("Moments")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Ascent:
-    """How an iteration went that never lowers its objective.
+class Trace:
+    """Course of an iteration that raises an objective, and how it ended.
 
     Attributes:
         log_likelihood: (T,) float64, evidence of the data after each step that was kept, nats; the start's first.
         objective: (T,) float64, the same plus the log densities of whatever has a prior: what never falls. Equal to
             ``log_likelihood`` without any.
-        num_iterations: E-steps taken after the start's, those whose point was taken back included.
+        num_iterations: E-steps taken after the start's, those whose point was taken back included; steps, of other
+            methods.
         converged: whether the criterion fell to the tolerance, or steps to what rounding takes from them; with float32
             data that may come first.
         criterion: the gain still to be expected when it stopped, in nats for each observed value; after "rounding",
             what the last step lost.
         tolerance: what the criterion was compared with.
         stop_reason: "converged", "rounding" (gains vanished in floating point) or "max_iterations".
-        form: the form of the E-step: "modality", "pattern", "statistics" or "features".
+        form: how the evidence was computed; in EM the form of the E-step: "modality", "pattern", "statistics" or
+            "features".
     """
 
     log_likelihood: Tensor
@@ -50,12 +52,71 @@ class Ascent:
     stop_reason: str
     form: str
 
+    @property
+    def ending(self) -> str:
+        """How it ended, for one line of a report."""
+        return (
+            f"{self.stop_reason} after {self.num_iterations} iterations by {self.form}, "
+            f"log_likelihood={float(self.log_likelihood[-1]):.6g}, criterion={self.criterion:.1e}"
+        )
+
     def __repr__(self) -> str:
         """One line: how it ended."""
-        return (
-            f"{type(self).__name__}({self.stop_reason} after {self.num_iterations} iterations by {self.form}, "
-            f"log_likelihood={float(self.log_likelihood[-1]):.6g}, criterion={self.criterion:.1e})"
-        )
+        return f"Trace({self.ending})"
+
+
+class Traced:
+    """Base class of reports that hold a trace: its attributes read through.
+
+    Attributes:
+        trace: the course of the fit.
+    """
+
+    trace: Trace
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Evidence after each step, (T,), nats."""
+        return self.trace.log_likelihood
+
+    @property
+    def objective(self) -> Tensor:
+        """The same plus log priors, (T,), nats."""
+        return self.trace.objective
+
+    @property
+    def num_iterations(self) -> int:
+        """Steps tried."""
+        return self.trace.num_iterations
+
+    @property
+    def converged(self) -> bool:
+        """Whether the criterion was met."""
+        return self.trace.converged
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it stopped."""
+        return self.trace.stop_reason
+
+    @property
+    def criterion(self) -> float:
+        """Last value of the criterion."""
+        return self.trace.criterion
+
+    @property
+    def tolerance(self) -> float:
+        """What the criterion was compared with."""
+        return self.trace.tolerance
+
+    @property
+    def form(self) -> str:
+        """How the evidence was computed."""
+        return self.trace.form
+
+    def __repr__(self) -> str:
+        """One line: how it ended."""
+        return f"{type(self).__name__}({self.trace.ending})"
 
 
 @dataclass(frozen=True)
@@ -96,7 +157,7 @@ def ascend(
     form: str,
     callback: Callable[[int, float], None] | None = None,
     guess: Guesser[Point] | None = None,
-) -> tuple[Evaluation[Point, Moments], Ascent]:
+) -> tuple[Evaluation[Point, Moments], Trace]:
     """Iterate ``improve`` until what is still to be gained is below a tolerance.
 
     Args:
@@ -112,7 +173,7 @@ def ascend(
         guess: proposes points further on.
 
     Returns:
-        The last point that was kept, with its moments, and the report.
+        The last point that was kept, with its moments, and the trace.
 
     Raises:
         NumericalError: the evidence at the start, or after a step, is not finite.
@@ -146,7 +207,7 @@ def ascend(
         if criterion <= tolerance:
             stop_reason = "converged"
             break
-    return current, Ascent(
+    return current, Trace(
         log_likelihood=torch.tensor(evidence, dtype=torch.float64),
         objective=torch.tensor(objective, dtype=torch.float64),
         num_iterations=num_iterations,

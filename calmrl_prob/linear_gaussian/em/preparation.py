@@ -52,19 +52,11 @@ def noise_model_for(
     return NoiseModel(isotropic, floor * scale, pseudo_count, 0.5 * scale)
 
 
-def check_options(
-    step: ExpectationStep,
-    latent_dim: int,
-    noise: str,
-    max_iterations: int,
-    tolerance: float,
-    noise_floor: float,
-    pseudo_count: float,
-) -> None:
-    """Refuse options out of range, and data that no fit can use.
+def require_usable(step: ExpectationStep, latent_dim: int) -> None:
+    """Refuse more latents than features, and data that no fit can use.
 
     Raises:
-        ArgumentError: an option is out of range.
+        ArgumentError: ``latent_dim`` is out of range.
         NumericalError: the data hold values that are not finite.
         DataError: a modality or feature has no rows.
     """
@@ -72,17 +64,6 @@ def check_options(
         raise ArgumentError(
             f"latent_dim: expected 1 to {step.shape.total} (the total number of features), got {latent_dim}."
         )
-    if noise not in ("isotropic", "diagonal"):
-        raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
-    limits = {
-        "max_iterations": (max_iterations, 0),
-        "tolerance": (tolerance, 0),
-        "noise_floor": (noise_floor, 1e-12),
-        "noise_pseudo_count": (pseudo_count, 0),
-    }
-    for argument, (value, least) in limits.items():
-        if not value >= least:
-            raise ArgumentError(f"{argument}: expected at least {least}, got {value}.")
     broken = (~step.totals.square.isfinite()).nonzero().flatten().tolist()
     if broken:
         name = list(step.shape.dims)[int(step.shape.feature_modality[broken[0]])]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +24,17 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, split_patterns
 from calmrl_prob.linear_gaussian.em.acceleration import AndersonGuess
-from calmrl_prob.linear_gaussian.em.convergence import Ascent, Evaluation, ascend
+from calmrl_prob.linear_gaussian.em.convergence import Evaluation, ascend
+from calmrl_prob.linear_gaussian.em.em import EMResult
 from calmrl_prob.linear_gaussian.em.forms import ROW_FORMS, prepare
 from calmrl_prob.linear_gaussian.em.maximization import maximize
+from calmrl_prob.linear_gaussian.em.options import CommonOptions
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.preparation import (
-    check_options,
     mean_variance,
     noise_model_for,
     require_same_shape,
+    require_usable,
 )
 from calmrl_prob.linear_gaussian.mixture.expectation import Components, MixtureMoments, MixtureStep
 from calmrl_prob.linear_gaussian.mixture.maximization import ComponentModel, components_of_labels, standardize
@@ -42,63 +45,69 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 Point = tuple[Parameters, Components]
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
-class MixtureEMResult(Ascent):
-    """What EM found and how.
+@dataclass(frozen=True, kw_only=True)
+class MixtureEMOptions(CommonOptions):
+    """Options of :func:`fit_mixture_em`, besides those that EM has for every family.
 
     Attributes:
-        mixture: the fitted model; where groups are known, their models, weighted by their shares of the instances.
+        form: of the E-step: "modality", "pattern", or "auto" to choose by cost. Both give the same fit.
+        covariance: "full" (one for each component) or "tied" (one for all).
+        weight_pseudo_count: a, pseudo-instances in each component; 0 for maximum likelihood.
+        covariance_pseudo_count: nu, pseudo-instances by which the covariance of each component is drawn to what all
+            have in common; K by default, 0 for maximum likelihood.
+
+    Raises:
+        ArgumentError: one is out of range.
     """
 
-    mixture: LinearGaussianMixture
+    form: str = "auto"
+    covariance: str = "full"
+    weight_pseudo_count: float = 1.0
+    covariance_pseudo_count: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.covariance not in ("full", "tied"):
+            raise ArgumentError(f"covariance: expected 'full' or 'tied', got {self.covariance!r}.")
+        self._require_at_least(weight_pseudo_count=0)
+        if self.covariance_pseudo_count is not None:
+            self._require_at_least(covariance_pseudo_count=0)
+
+    def prior(self, latent_dim: int, known: bool) -> ComponentModel:
+        """What is asked of the components, known or learned, where the latent has K dimensions."""
+        nu = float(latent_dim) if self.covariance_pseudo_count is None else self.covariance_pseudo_count
+        return ComponentModel(self.weight_pseudo_count, nu, self.covariance == "tied", known)
 
 
 @torch.no_grad()
 def fit_mixture_em(
     data: ObservedBlocks | FeatureBlocks,
     start: LinearGaussianMixture,
+    options: MixtureEMOptions | None = None,
     *,
-    noise: str = "isotropic",
     known_components: Tensor | None = None,
-    covariance: str = "full",
-    weight_pseudo_count: float = 1.0,
-    covariance_pseudo_count: float | None = None,
-    form: str = "auto",
-    max_iterations: int = 500,
-    tolerance: float = 1e-5,
-    noise_floor: float = 1e-4,
-    noise_pseudo_count: float = 0.0,
-    anderson_memory: int = 10,
     callback: Callable[[int, float], None] | None = None,
-) -> MixtureEMResult:
+    **settings: Any,
+) -> EMResult[LinearGaussianMixture]:
     """Fit loadings, intercepts, noise and a prior of C Gaussians, all in closed-form steps.
 
     Args:
         data: the observed rows. Statistics by pattern do not suffice: the responsibilities need the rows.
         start: where to start from, such as :func:`split_by_labels` makes it. EM finds a local optimum near it.
-        noise: "isotropic" (one variance for each modality) or "diagonal" (one for each feature).
+        options: the form of noise and covariances, priors, when to stop ...: :class:`MixtureEMOptions`; its defaults
+            if not given.
         known_components: (N,) int64, the component of each instance, where it is known: a group prior. Learned by
             default: a mixture.
-        covariance: "full" (one for each component) or "tied" (one for all).
-        weight_pseudo_count: a, pseudo-instances in each component; 0 for maximum likelihood.
-        covariance_pseudo_count: nu, pseudo-instances by which the covariance of each component is drawn to what all
-            have in common; K by default, 0 for maximum likelihood.
-        form: of the E-step: "modality", "pattern", or "auto" to choose by cost. Both give the same fit.
-        max_iterations: E-steps at most.
-        tolerance: stop when the gain still to be expected is below this, in nats for each observed value.
-        noise_floor: least noise variance as a share of the feature's variance.
-        noise_pseudo_count: weight, in observations of each feature, of an inverse-gamma prior whose variance is half
-            of the feature's; 0 for none.
-        anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
         callback: called after each step with the number of E-steps so far and the evidence, nats.
+        **settings: fields of the options by name, such as ``noise="diagonal"``, in place of those in ``options``.
 
     Returns:
-        The model, its prior as a whole of mean 0 and covariance I, and the trace of evidence and objective. The
-        evidence of known groups is log p(x | groups).
+        The ``LinearGaussianMixture``, its prior as a whole of mean 0 and covariance I, and the trace. Where groups are
+        known, it holds their models, weighted by their shares of the instances; the evidence is log p(x | groups).
 
     Raises:
-        ArgumentError: an option is out of range, the start does not fit the data, or its components do not share
-            loadings, intercepts and noise.
+        ArgumentError: there is no such option, one is out of range, the start does not fit the data, or its components
+            do not share loadings, intercepts and noise.
         NumericalError: the data or the start hold values that are not finite, or a covariance collapsed (with
             ``covariance_pseudo_count=0``).
 
@@ -117,66 +126,107 @@ def fit_mixture_em(
         >>> bool(result.log_likelihood[-1] > single.log_likelihood[-1] + 100)  # two clusters, not one
         True
     """
-    latent_dim, count = start.latent_dim, start.num_components
-    nu = float(latent_dim) if covariance_pseudo_count is None else covariance_pseudo_count
-    model = ComponentModel(weight_pseudo_count, nu, covariance == "tied", known_components is not None)
-    _check(data, start, covariance, known_components, weight_pseudo_count, nu)
-    if known_components is None:
-        prepared = prepare(data, latent_dim, form, forms=ROW_FORMS)
-        rowwise = prepared.rows()
-        step = MixtureStep.of_mixture(rowwise, count, data.num_patterns)
-    else:
-        split, component_of = split_patterns(data, known_components)
-        prepared = prepare(split, latent_dim, form, forms=ROW_FORMS)
-        rowwise = prepared.rows()
-        step = MixtureStep(rowwise, component_of[None])
-    check_options(rowwise, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
-    variance = mean_variance(rowwise)[1]
-    noise_model = noise_model_for(variance, rowwise, noise == "isotropic", noise_floor, noise_pseudo_count)
-    require_same_shape(start.components[0], rowwise.shape, latent_dim)
-    known_shares = None
-    if known_components is not None:
-        known_shares = torch.bincount(known_components, minlength=count).double() / len(known_components)
+    options = MixtureEMOptions.of(options, settings, "fit_mixture_em")
+    _check(data, start, known_components)
+    fit = _Fit(data, start, options, known_components)
+    last, trace = ascend(
+        fit.start(start),
+        fit.evaluate,
+        fit.improve,
+        num_values=float(fit.rowwise.feature_count.sum()),
+        max_iterations=options.max_iterations,
+        tolerance=options.tolerance,
+        form=fit.prepared.form,
+        callback=callback,
+        guess=AndersonGuess(options.anderson_memory, fit.flatten, fit.unflatten) if options.anderson_memory else None,
+    )
+    return EMResult(structure=fit.mixture(last.point), trace=trace)
 
-    def standardized(parameters: Parameters, components: Components) -> Point:
-        shares = components.log_weights.exp() if known_shares is None else known_shares
-        return standardize(parameters.with_floor(noise_model.floor), components, shares)
 
-    def evaluate(point: Point) -> Evaluation[Point, MixtureMoments]:
-        moments = step(*point)
-        log_prior = noise_model.log_prior(point[0].noise_variance) + model.log_prior(point[1])
+class _Fit:
+    """E-steps and M-steps of one fit.
+
+    Args:
+        data: the observed rows.
+        start: the components' number and the layout.
+        options: of the fit.
+        known_components: (N,), the component of each instance, where it is known.
+    """
+
+    def __init__(
+        self,
+        data: ObservedBlocks | FeatureBlocks,
+        start: LinearGaussianMixture,
+        options: MixtureEMOptions,
+        known_components: Tensor | None,
+    ) -> None:
+        count = start.num_components
+        self._known = known_components is not None
+        self._prior = options.prior(start.latent_dim, self._known)
+        self._shares: Tensor | None = None
+        if known_components is None:
+            self.prepared = prepare(data, start.latent_dim, options.form, forms=ROW_FORMS)
+            self.rowwise = self.prepared.rows()
+            self._step = MixtureStep.of_mixture(self.rowwise, count, data.num_patterns)
+        else:
+            split, component_of = split_patterns(data, known_components)
+            self.prepared = prepare(split, start.latent_dim, options.form, forms=ROW_FORMS)
+            self.rowwise = self.prepared.rows()
+            self._step = MixtureStep(self.rowwise, component_of[None])
+            self._shares = torch.bincount(known_components, minlength=count).double() / len(known_components)
+        require_usable(self.rowwise, start.latent_dim)
+        require_same_shape(start.components[0], self.rowwise.shape, start.latent_dim)
+        self._noise = noise_model_for(
+            mean_variance(self.rowwise)[1],
+            self.rowwise,
+            options.isotropic,
+            options.noise_floor,
+            options.noise_pseudo_count,
+        )
+
+    def start(self, given: LinearGaussianMixture) -> Point:
+        """A mixture as EM works on it, in float64, with the data about the shift."""
+        wide = given.to(torch.float64, self.prepared.shift.device)
+        first = wide.components[0]
+        unmoved = LinearGaussian(first.loadings, first.intercepts, first.noise_variance)
+        log_weights = torch.zeros_like(wide.log_weights) if self._known else wide.log_weights
+        components = self._prior.admit(Components(log_weights, wide.means, wide.covariances))
+        return self._standardized(Parameters.from_linear_gaussian(unmoved, self.prepared.shift), components)
+
+    def evaluate(self, point: Point) -> Evaluation[Point, MixtureMoments]:
+        """The E-step."""
+        moments = self._step(*point)
+        log_prior = self._noise.log_prior(point[0].noise_variance) + self._prior.log_prior(point[1])
         evidence = moments.likelihood.log_likelihood
         return Evaluation(point, moments, evidence, evidence + log_prior)
 
-    def improve(found: Evaluation[Point, MixtureMoments]) -> Point:
-        parameters = maximize(rowwise, found.moments.likelihood, noise_model, expand=False)
-        return standardized(parameters, model.maximize(found.moments.components, found.point[1]))
+    def improve(self, found: Evaluation[Point, MixtureMoments]) -> Point:
+        """The M-step."""
+        parameters = maximize(self.rowwise, found.moments.likelihood, self._noise, expand=False)
+        return self._standardized(parameters, self._prior.maximize(found.moments.components, found.point[1]))
 
-    def unflatten(point: Point, vector: Tensor) -> Point:
+    def mixture(self, point: Point) -> LinearGaussianMixture:
+        """The model at a point, in the units of the data."""
+        parameters, components = point
+        fitted = parameters.to_linear_gaussian(self.rowwise.shape, self.prepared.shift)
+        log_weights = components.log_weights if self._shares is None else self._shares.log()
+        return LinearGaussianMixture.from_prior(fitted, log_weights, components.means, components.covariances)
+
+    def flatten(self, point: Point) -> Tensor:
+        """One vector in which convex steps are legal."""
+        return torch.cat([part.flatten() for part in point])
+
+    def unflatten(self, point: Point, vector: Tensor) -> Point:
+        """The inverse, within limits."""
         first, second = vector.split([len(point[0].flatten()), len(point[1].flatten())])
         components = point[1].unflatten(second)
-        if known_shares is None:
+        if not self._known:
             components = replace(components, log_weights=components.log_weights.log_softmax(0))
-        return standardized(point[0].unflatten(first), components)
+        return self._standardized(point[0].unflatten(first), components)
 
-    guess = AndersonGuess(anderson_memory, lambda point: torch.cat([part.flatten() for part in point]), unflatten)
-    parameters, components = _start(start, prepared.shift, known_components is not None)
-    last, ascent = ascend(
-        standardized(parameters, model.admit(components)),
-        evaluate,
-        improve,
-        num_values=float(rowwise.feature_count.sum()),
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        form=prepared.form,
-        callback=callback,
-        guess=guess if anderson_memory else None,
-    )
-    parameters, components = last.point
-    fitted = parameters.to_linear_gaussian(rowwise.shape, prepared.shift)
-    log_weights = components.log_weights if known_shares is None else known_shares.log()
-    mixture = LinearGaussianMixture.from_prior(fitted, log_weights, components.means, components.covariances)
-    return MixtureEMResult(mixture=mixture, **vars(ascent))
+    def _standardized(self, parameters: Parameters, components: Components) -> Point:
+        shares = components.log_weights.exp() if self._shares is None else self._shares
+        return standardize(parameters.with_floor(self._noise.floor), components, shares)
 
 
 @torch.no_grad()
@@ -210,34 +260,12 @@ def split_by_labels(
     return LinearGaussianMixture.from_prior(wide, components.log_weights, components.means, components.covariances)
 
 
-def _start(start: LinearGaussianMixture, shift: Tensor, known: bool) -> Point:
-    """The start as EM works on it, in float64, with the data about the shift."""
-    wide = start.to(torch.float64, shift.device)
-    first = wide.components[0]
-    unmoved = LinearGaussian(first.loadings, first.intercepts, first.noise_variance)
-    log_weights = torch.zeros_like(wide.log_weights) if known else wide.log_weights
-    return Parameters.from_linear_gaussian(unmoved, shift), Components(log_weights, wide.means, wide.covariances)
-
-
-def _check(
-    data: ObservedBlocks | FeatureBlocks,
-    start: LinearGaussianMixture,
-    covariance: str,
-    known_components: Tensor | None,
-    weight_pseudo_count: float,
-    covariance_pseudo_count: float,
-) -> None:
-    if covariance not in ("full", "tied"):
-        raise ArgumentError(f"covariance: expected 'full' or 'tied', got {covariance!r}.")
+def _check(data: ObservedBlocks | FeatureBlocks, start: LinearGaussianMixture, known_components: Tensor | None) -> None:
     if not start.shares_likelihood:
         raise ArgumentError(
             "start: expected components that share loadings, intercepts and noise, got some that do not; make one with "
             "LinearGaussianMixture.from_prior or split_by_labels."
         )
-    counts = {"weight_pseudo_count": weight_pseudo_count, "covariance_pseudo_count": covariance_pseudo_count}
-    for argument, value in counts.items():
-        if not value >= 0:
-            raise ArgumentError(f"{argument}: expected at least 0, got {value}.")
     if known_components is not None:
         _check_labels("known_components", known_components, data.num_instances, start.num_components)
 

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture, likelihood_key
-from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, posterior, project_data
-from calmrl_prob.linear_gaussian.products import row_chunks
+from calmrl_prob.linear_gaussian.posterior import Posterior, posterior, project_data
 
 
 class MixturePosterior:
@@ -131,56 +130,6 @@ def mixture_posterior(mixture: LinearGaussianMixture, blocks: ObservedBlocks | F
     log_joint = torch.stack([part.log_marginal for part in parts], dim=1) + mixture.log_weights
     log_marginal = log_joint.logsumexp(1)
     return MixturePosterior(mixture, parts, log_joint - log_marginal[:, None], log_marginal)
-
-
-def predict_mixture(given: MixturePosterior, names: Sequence[str] | None = None) -> Predictive:
-    """Mean and variance of the posterior predictive of modalities, which is itself a mixture of normals.
-
-    With mu_nc = W_c mean_nc + mu_c, feature by feature:
-
-        mean = sum_c r_nc mu_nc
-        latent_variance = sum_c r_nc (diag(W_c V_nc W_c^T) + (mu_nc - mean)^2)
-        noise_variance = sum_c r_nc psi_c
-
-    Args:
-        given: the posterior of the latents.
-        names: which modalities; all by default.
-
-    Returns:
-        As for a single component; the noise variance has shape (N, D_m) where components differ in it.
-
-    Raises:
-        SchemaError: a name is not a modality of the model.
-    """
-    chosen = given.mixture.select(given.mixture.names if names is None else names)
-    mean: dict[str, Tensor] = {}
-    latent: dict[str, Tensor] = {}
-    noise: dict[str, Tensor] = {}
-    for name in chosen.names:
-        mean[name], latent[name] = _feature_moments(given, [part.loadings[name] for part in chosen.components], name)
-        variances = [part.noise_variance[name] for part in chosen.components]
-        same = all(variance is variances[0] for variance in variances)
-        noise[name] = variances[0] if same else given.responsibilities @ torch.stack(variances)
-    return Predictive(mean, latent, noise)
-
-
-def _feature_moments(given: MixturePosterior, loadings: Sequence[Tensor], name: str) -> tuple[Tensor, Tensor]:
-    weights, parts = given.responsibilities, given.components
-    within = [part.feature_variance(rows) for part, rows in zip(parts, loadings, strict=True)]
-    means, variances = [], []
-    for rows in row_chunks(len(weights), len(loadings[0])):
-        centres = [
-            torch.addmm(part.linear_gaussian.intercepts[name], part.mean[rows], loading.mT)
-            for part, loading in zip(parts, loadings, strict=True)
-        ]
-        mean = _average(weights[rows], centres)
-        spread = (
-            variance[part.pattern_index[rows]] + (centre - mean).square()
-            for variance, part, centre in zip(within, parts, centres, strict=True)
-        )
-        means.append(mean)
-        variances.append(_average(weights[rows], spread))
-    return torch.cat(means), torch.cat(variances)
 
 
 def _average(weights: Tensor, values: Iterable[Tensor]) -> Tensor:

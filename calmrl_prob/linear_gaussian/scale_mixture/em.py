@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,38 +28,26 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em.acceleration import AndersonGuess
-from calmrl_prob.linear_gaussian.em.convergence import Ascent, Evaluation, ascend
-from calmrl_prob.linear_gaussian.em.em import gaussian_start
+from calmrl_prob.linear_gaussian.em.convergence import Evaluation, ascend
+from calmrl_prob.linear_gaussian.em.em import EMResult, gaussian_start
 from calmrl_prob.linear_gaussian.em.expectation import Moments, Totals
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.em.maximization import maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
-from calmrl_prob.linear_gaussian.em.preparation import check_options, mean_variance, noise_model_for, require_same_shape
-from calmrl_prob.linear_gaussian.em.rowwise import ByModality
-from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import (
-    LEAST,
-    MOST,
-    START_FREEDOM,
-    from_expected_scales,
+from calmrl_prob.linear_gaussian.em.preparation import (
+    mean_variance,
+    noise_model_for,
+    require_same_shape,
+    require_usable,
 )
+from calmrl_prob.linear_gaussian.em.rowwise import ByModality
+from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import MOST, START_FREEDOM, from_expected_scales
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import PRIOR, ScaleMoments, scale_moments
 from calmrl_prob.linear_gaussian.scale_mixture.model import ScaleMixture
+from calmrl_prob.linear_gaussian.scale_mixture.options import ScaleEMOptions
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 #: Sweeps of coordinate updates in one E-step.
 _SWEEPS = 2
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class ScaleEMResult(Ascent):
-    """What EM found and how.
-
-    ``log_likelihood`` is the evidence where instances have one scale, and its lower bound where they have several.
-
-    Attributes:
-        model: the fitted model.
-    """
-
-    model: ScaleMixture
 
 
 @dataclass(frozen=True)
@@ -125,47 +114,38 @@ class WeightedTotals:
 def fit_scale_em(
     data: ObservedBlocks,
     latent_dim: int,
+    options: ScaleEMOptions | None = None,
     *,
     student_t: tuple[str, ...],
     prior: bool = False,
-    noise: str = "isotropic",
-    degrees_of_freedom: float | None = None,
-    least_degrees_of_freedom: float = LEAST,
     start: ScaleMixture | LinearGaussian | None = None,
     prior_mean: Tensor | None = None,
     prior_covariance: Tensor | None = None,
-    max_iterations: int = 500,
-    tolerance: float = 1e-5,
-    noise_floor: float = 1e-4,
-    noise_pseudo_count: float = 0.0,
-    anderson_memory: int = 10,
-    seed: int = 0,
     callback: Callable[[int, float], None] | None = None,
-) -> ScaleEMResult:
+    **settings: Any,
+) -> EMResult[ScaleMixture]:
     """Fit loadings, intercepts, noise scales and degrees of freedom of a model with Student-t prior or noise.
 
     Args:
         data: the observed rows, whole modalities.
         latent_dim: K.
+        options: the form of the noise, degrees of freedom, when to stop ...: :class:`ScaleEMOptions`; its defaults if
+            not given.
         student_t: the modalities whose noise is Student-t, each with one scale for each instance; () for none.
         prior: whether the prior of the latent is Student-t.
-        noise: "isotropic" (one scale for each modality) or "diagonal" (one for each feature).
-        degrees_of_freedom: of all of them, if they are to stay as they are; learned by default.
-        least_degrees_of_freedom: that are allowed where they are learned; above 2 every variance is finite.
         start: a model to start from; a short Gaussian fit by default.
         prior_mean: the latent's location (K,); zeros by default. It stays as it is, as does the covariance.
         prior_covariance: the latent's scale matrix (K, K); the identity by default.
-        max_iterations: E-steps at most.
-        tolerance: stop when the gain still to be expected is below this, in nats for each observed value.
-        noise_floor: least noise scale as a share of the feature's variance.
-        noise_pseudo_count: weight, in observations of each feature, of an inverse-gamma prior whose variance is half
-            of the feature's; 0 for none.
-        anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
-        seed: for the random block of the default start.
         callback: called after each step with the number of E-steps so far and the evidence or bound, nats.
+        **settings: fields of the options by name, such as ``noise="diagonal"``, in place of those in ``options``.
+
+    Returns:
+        The ``ScaleMixture`` and the trace, whose ``log_likelihood`` is the evidence where instances have one scale, and
+        its lower bound where they have several.
 
     Raises:
-        ArgumentError: an option is out of range, nothing is Student-t, or single features are missing.
+        ArgumentError: there is no such option, one is out of range, nothing is Student-t, or single features are
+            missing.
         NumericalError: the data or the start hold values that are not finite.
 
     Example:
@@ -179,82 +159,101 @@ def fit_scale_em(
         >>> result = fit_scale_em(blocks, 1, student_t=("a", "b"))
         >>> bool((result.objective.diff() >= 0).all())
         True
-        >>> nu = result.model.degrees_of_freedom
+        >>> nu = result.structure.degrees_of_freedom
         >>> bool(nu["b"] < 3 < nu["a"])
         True
     """
-    scaled = (*((PRIOR,) if prior else ()), *(name for name in getattr(data, "dims", {}) if name in student_t))
+    options = ScaleEMOptions.of(options, settings, "fit_scale_em")
+    _check(data, student_t, prior)
+    scaled = (*((PRIOR,) if prior else ()), *(name for name in data.dims if name in student_t))
+    blocks, shift = data.centred()
+    fit = _Fit(ScaleStep(blocks, latent_dim), latent_dim, options)
+    if start is None:
+        start = gaussian_start(data, latent_dim, options, options.seed)
+    last, trace = ascend(
+        fit.start(start, shift, scaled),
+        fit.evaluate,
+        fit.improve,
+        num_values=float(fit.step.rows.feature_count.sum()),
+        max_iterations=options.max_iterations,
+        tolerance=options.tolerance,
+        form="quadrature" if len(scaled) == 1 else "coordinate updates",
+        callback=callback,
+        guess=AndersonGuess(options.anderson_memory, Point.flatten, fit.unflatten) if options.anderson_memory else None,
+    )
+    fitted = last.point.parameters.to_linear_gaussian(fit.step.shape, shift, prior_mean, prior_covariance)
+    return EMResult(structure=_model(fitted, last.point.freedom), trace=trace)
+
+
+class _Fit:
+    """E-steps and M-steps of one fit.
+
+    Args:
+        step: the E-step.
+        latent_dim: K.
+        options: of the fit.
+    """
+
+    def __init__(self, step: ScaleStep, latent_dim: int, options: ScaleEMOptions) -> None:
+        self.step, self._latent_dim, self._options = step, latent_dim, options
+        require_usable(step.rows, latent_dim)
+        variance = mean_variance(step.rows)[1]
+        self._noise = noise_model_for(
+            variance, step.rows, options.isotropic, options.noise_floor, options.noise_pseudo_count
+        )
+
+    def start(self, given: ScaleMixture | LinearGaussian, shift: Tensor, scaled: tuple[str, ...]) -> Point:
+        """A model as EM works on it, about the shift, with the factors in ``scaled`` Student-t."""
+        first = given.linear_gaussian if isinstance(given, ScaleMixture) else given
+        require_same_shape(first, self.step.shape, self._latent_dim)
+        fixed = self._options.degrees_of_freedom
+        freedom = dict.fromkeys(scaled, START_FREEDOM if fixed is None else fixed)
+        if isinstance(given, ScaleMixture) and fixed is None:
+            known = dict(given.degrees_of_freedom)
+            known |= {PRIOR: given.prior_degrees_of_freedom[0][1]} if given.prior_degrees_of_freedom else {}
+            freedom |= {name: float(known[name].detach()) for name in scaled if name in known and known[name].ndim == 0}
+        freedom = {name: max(value, self._options.least) for name, value in freedom.items()}
+        parameters = Parameters.from_linear_gaussian(first.to(torch.float64, shift.device), shift)
+        return Point(parameters.with_floor(self._noise.floor), freedom, None)
+
+    def evaluate(self, point: Point) -> Evaluation[Point, ScaleMoments]:
+        """The E-step."""
+        found = self.step(point)
+        log_prior = self._noise.log_prior(point.parameters.noise_variance)
+        return replace(found, objective=found.log_likelihood + log_prior)
+
+    def unflatten(self, point: Point, vector: Tensor) -> Point:
+        """A guess as a point, within limits."""
+        return point.unflatten(vector, self._noise.floor, self._options.least)
+
+    def improve(self, found: Evaluation[Point, ScaleMoments]) -> Point:
+        """The M-step, with scales expanded where no prior or floor of the noise is at work."""
+        moments, point, least = found.moments, found.point, self._options.least
+        parameters = maximize(*self.step.summary(moments), self._noise, expand=True)
+        freedom = dict(point.freedom)
+        if least:  # otherwise they stay as they are
+            freedom = {n: from_expected_scales(float(moments.log_less_mean[n]), nu, least) for n, nu in freedom.items()}
+        noise, scales = parameters.noise_variance.clone(), list(point.scales or ())
+        for place, name in enumerate(freedom):
+            mean = float(moments.mean_scale(name))
+            if name != PRIOR:
+                part = self.step.shape.slices[list(self.step.shape.dims).index(name)]
+                floor = self._noise.floor[part]
+                if self._noise.pseudo_count or not bool((noise[part] * min(1.0, 1 / mean) > floor).all()):
+                    continue
+                noise[part] = noise[part] / mean
+            if scales:  # of the prior the M-step has divided the latent's covariance already
+                scales[place] = scales[place] / mean
+        return Point(Parameters(parameters.loadings, parameters.intercepts, noise), freedom, scales or None)
+
+
+def _check(data: ObservedBlocks, student_t: tuple[str, ...], prior: bool) -> None:
     if isinstance(data, FeatureBlocks):
         raise ArgumentError("data: expected whole modalities, got single missing features; see fit_student_t_em.")
-    unknown = [name for name in student_t if name not in data.dims]
-    if unknown or not scaled:
+    if not (student_t or prior) or any(name not in data.dims for name in student_t):
         raise ArgumentError(
             f"student_t: expected some of {list(data.dims)}, or prior=True, got {list(student_t)} and prior={prior}."
         )
-    limits = {"degrees_of_freedom": degrees_of_freedom, "least_degrees_of_freedom": least_degrees_of_freedom}
-    for argument, value in limits.items():
-        if value is not None and not LEAST <= value <= MOST:
-            raise ArgumentError(f"{argument}: expected {LEAST} to {MOST:.0e}, got {value}.")
-    least = 0.0 if degrees_of_freedom is not None else least_degrees_of_freedom
-    blocks, shift = data.centred()
-    step = ScaleStep(blocks, latent_dim)
-    check_options(step.rows, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
-    isotropic = noise == "isotropic"
-    noise_model = noise_model_for(mean_variance(step.rows)[1], step.rows, isotropic, noise_floor, noise_pseudo_count)
-    if start is None:
-        start = gaussian_start(data, latent_dim, noise, noise_floor, noise_pseudo_count, seed)
-    first = start.linear_gaussian if isinstance(start, ScaleMixture) else start
-    require_same_shape(first, step.shape, latent_dim)
-    freedom = dict.fromkeys(scaled, START_FREEDOM if degrees_of_freedom is None else degrees_of_freedom)
-    if isinstance(start, ScaleMixture) and degrees_of_freedom is None:
-        known = dict(start.degrees_of_freedom)
-        known |= {PRIOR: start.prior_degrees_of_freedom[0][1]} if start.prior_degrees_of_freedom else {}
-        freedom |= {name: float(known[name].detach()) for name in scaled if name in known and known[name].ndim == 0}
-    freedom = {name: max(value, least) for name, value in freedom.items()}
-    parameters = Parameters.from_linear_gaussian(first.to(torch.float64, shift.device), shift)
-
-    def evaluate(point: Point) -> Evaluation[Point, ScaleMoments]:
-        found = step(point)
-        log_prior = noise_model.log_prior(point.parameters.noise_variance)
-        return replace(found, objective=found.log_likelihood + log_prior)
-
-    guess = AndersonGuess(
-        anderson_memory, Point.flatten, lambda point, vector: point.unflatten(vector, noise_model.floor, least)
-    )
-    last, ascent = ascend(
-        Point(parameters.with_floor(noise_model.floor), freedom, None),
-        evaluate,
-        lambda found: _improve(step, found, noise_model, least),
-        num_values=float(step.rows.feature_count.sum()),
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        form="quadrature" if len(scaled) == 1 else "coordinate updates",
-        callback=callback,
-        guess=guess if anderson_memory else None,
-    )
-    fitted = last.point.parameters.to_linear_gaussian(step.shape, shift, prior_mean, prior_covariance)
-    return ScaleEMResult(model=_model(fitted, last.point.freedom), **vars(ascent))
-
-
-def _improve(step: ScaleStep, found: Evaluation[Point, ScaleMoments], noise_model: NoiseModel, least: float) -> Point:
-    """The M-step, with scales expanded where no prior or floor of the noise is at work."""
-    moments, point = found.moments, found.point
-    parameters = maximize(*step.summary(moments), noise_model, expand=True)
-    freedom = dict(point.freedom)
-    if least:  # otherwise they stay as they are
-        freedom = {n: from_expected_scales(float(moments.log_less_mean[n]), nu, least) for n, nu in freedom.items()}
-    noise, scales = parameters.noise_variance.clone(), list(point.scales or ())
-    for place, name in enumerate(freedom):
-        mean = float(moments.mean_scale(name))
-        if name != PRIOR:
-            part = step.shape.slices[list(step.shape.dims).index(name)]
-            floor = noise_model.floor[part]
-            if noise_model.pseudo_count or not bool((noise[part] * min(1.0, 1 / mean) > floor).all()):
-                continue
-            noise[part] = noise[part] / mean
-        if scales:  # of the prior the M-step has divided the latent's covariance already
-            scales[place] = scales[place] / mean
-    return Point(Parameters(parameters.loadings, parameters.intercepts, noise), freedom, scales or None)
 
 
 def _model(linear_gaussian: LinearGaussian, freedom: dict[str, float]) -> ScaleMixture:

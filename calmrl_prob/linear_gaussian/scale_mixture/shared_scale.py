@@ -31,7 +31,7 @@ from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.posterior import Posterior, Predictive, posterior, predict
+from calmrl_prob.linear_gaussian.posterior import Posterior, posterior
 from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
 
 
@@ -232,29 +232,6 @@ def student_t_posterior(model: StudentTModel, blocks: ObservedBlocks | FeatureBl
     """
     gaussian = posterior(model.linear_gaussian, blocks)
     return StudentTPosterior(model, gaussian, count_features(blocks).to(gaussian.mean))
-
-
-def predict_student_t(given: StudentTPosterior, names: Sequence[str] | None = None) -> Predictive:
-    """Mean and variance of the posterior predictive, which is t with nu + D_n degrees of freedom.
-
-    Args:
-        given: the posterior of the latents.
-        names: which modalities; all by default.
-
-    Returns:
-        As for the Gaussian model; variances, the noise's too, are (N, D_m) and those of the t distribution: its scale
-        times (nu + D_n) / (nu + D_n - 2).
-
-    Raises:
-        SchemaError: a name is not a modality of the model.
-    """
-    plain = predict(given.model.linear_gaussian, given.gaussian, names)
-    inflation = given.inflation[:, None]
-    return Predictive(
-        plain.mean,
-        {name: inflation * variance for name, variance in plain.latent_variance.items()},
-        {name: inflation * variance for name, variance in plain.noise_variance.items()},
-    )
 
 
 def count_features(blocks: ObservedBlocks | FeatureBlocks) -> Tensor:

@@ -18,82 +18,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em.acceleration import AndersonGuess
-from calmrl_prob.linear_gaussian.em.convergence import Ascent, Evaluation, ascend
-from calmrl_prob.linear_gaussian.em.em import gaussian_start
+from calmrl_prob.linear_gaussian.em.convergence import Evaluation, ascend
+from calmrl_prob.linear_gaussian.em.em import EMResult, gaussian_start
 from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.preparation import (
-    check_options,
     mean_variance,
     noise_model_for,
     require_same_shape,
+    require_usable,
 )
-from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import LEAST, MOST, START_FREEDOM
+from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import START_FREEDOM
+from calmrl_prob.linear_gaussian.scale_mixture.options import StudentTEMOptions
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import StudentTModel
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_expectation import Point, StudentTStep, WeightedMoments
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class StudentTEMResult(Ascent):
-    """What EM found and how.
-
-    Attributes:
-        model: the fitted model.
-    """
-
-    model: StudentTModel
 
 
 @torch.no_grad()
 def fit_student_t_em(
     data: ObservedBlocks | FeatureBlocks,
     latent_dim: int,
+    options: StudentTEMOptions | None = None,
     *,
-    noise: str = "isotropic",
-    degrees_of_freedom: float | None = None,
     start: StudentTModel | LinearGaussian | None = None,
     prior_mean: Tensor | None = None,
     prior_covariance: Tensor | None = None,
-    form: str = "auto",
-    max_iterations: int = 500,
-    tolerance: float = 1e-6,
-    noise_floor: float = 1e-4,
-    noise_pseudo_count: float = 0.0,
-    anderson_memory: int = 10,
-    seed: int = 0,
     callback: Callable[[int, float], None] | None = None,
-) -> StudentTEMResult:
+    **settings: Any,
+) -> EMResult[StudentTModel]:
     """Fit loadings, intercepts, noise scales and degrees of freedom by maximum likelihood of the Student-t model.
 
     Args:
         data: the observed rows. Statistics by pattern do not suffice: the weights need the rows.
         latent_dim: K.
-        noise: "isotropic" (one scale for each modality) or "diagonal" (one for each feature).
-        degrees_of_freedom: nu, if it is to stay as it is; learned by default, between 0.1 and 10^6.
+        options: the form of the noise, degrees of freedom, when to stop ...: :class:`StudentTEMOptions`; its defaults
+            if not given.
         start: a model to start from; a short Gaussian fit by default.
         prior_mean: the latent's location (K,); zeros by default. It stays as it is, as does the covariance.
         prior_covariance: the latent's scale matrix (K, K); the identity by default.
-        form: of the E-step: "modality", "pattern", or "auto" to choose by cost. Both give the same fit.
-        max_iterations: E-steps at most.
-        tolerance: stop when the gain still to be expected is below this, in nats for each observed value.
-        noise_floor: least noise scale as a share of the feature's variance.
-        noise_pseudo_count: weight, in observations of each feature, of an inverse-gamma prior whose variance is half
-            of the feature's; 0 for none.
-        anderson_memory: iterations that Anderson acceleration looks back on; 0 to switch it off.
-        seed: for the random block of the default start.
         callback: called after each step with the number of E-steps so far and the evidence, nats.
+        **settings: fields of the options by name, such as ``noise="diagonal"``, in place of those in ``options``.
+
+    Returns:
+        The ``StudentTModel`` and the trace.
 
     Raises:
-        ArgumentError: an option is out of range, or the start does not fit the data.
+        ArgumentError: there is no such option, one is out of range, or the start does not fit the data.
         NumericalError: the data or the start hold values that are not finite.
 
     Example:
@@ -104,43 +83,43 @@ def fit_student_t_em(
         >>> truth = StudentTModel(lg, torch.tensor(4.0))
         >>> _, _, x = truth.sample(2000, torch.Generator().manual_seed(0))
         >>> result = fit_student_t_em(ObservedBlocks.from_arrays(x, torch.ones(2000, 1, dtype=torch.bool)), 1)
-        >>> bool((result.objective.diff() >= 0).all()), 3 < float(result.model.degrees_of_freedom) < 5
+        >>> bool((result.objective.diff() >= 0).all()), 3 < float(result.structure.degrees_of_freedom) < 5
         (True, True)
     """
-    isotropic, learn = noise == "isotropic", degrees_of_freedom is None
-    step = StudentTStep(data, latent_dim, form, isotropic, learn)
-    check_options(step.rowwise, latent_dim, noise, max_iterations, tolerance, noise_floor, noise_pseudo_count)
-    if degrees_of_freedom is not None and not LEAST <= degrees_of_freedom <= MOST:
-        raise ArgumentError(f"degrees_of_freedom: expected {LEAST} to {MOST:.0e}, got {degrees_of_freedom}.")
+    options = StudentTEMOptions.of(options, settings, "fit_student_t_em")
+    fixed = options.degrees_of_freedom
+    step = StudentTStep(data, latent_dim, options.form, options.isotropic, fixed is None)
+    require_usable(step.rowwise, latent_dim)
     variance = mean_variance(step.rowwise)[1]
-    noise_model = noise_model_for(variance, step.rowwise, isotropic, noise_floor, noise_pseudo_count)
+    noise_model = noise_model_for(
+        variance, step.rowwise, options.isotropic, options.noise_floor, options.noise_pseudo_count
+    )
     if start is None:
-        start = gaussian_start(data, latent_dim, noise, noise_floor, noise_pseudo_count, seed)
+        start = gaussian_start(data, latent_dim, options, options.seed)
     model = start if isinstance(start, StudentTModel) else StudentTModel(start, torch.tensor(START_FREEDOM))
     require_same_shape(model.linear_gaussian, step.shape, latent_dim)
     parameters = Parameters.from_linear_gaussian(model.linear_gaussian.to(torch.float64, step.shift.device), step.shift)
-    freedom = float(model.degrees_of_freedom) if degrees_of_freedom is None else float(degrees_of_freedom)
+    freedom = float(model.degrees_of_freedom if fixed is None else fixed)
 
     def evaluate(point: Point) -> Evaluation[Point, WeightedMoments]:
         found = step(point)
         log_prior = noise_model.log_prior(point[0].noise_variance)
         return replace(found, objective=found.log_likelihood + log_prior)
 
-    last, ascent = ascend(
+    last, trace = ascend(
         (parameters.with_floor(noise_model.floor), freedom),
         evaluate,
         lambda found: (_maximize(found.moments, noise_model), found.point[1]),
         num_values=float(step.rowwise.feature_count.sum()),
-        max_iterations=max_iterations,
-        tolerance=tolerance,
+        max_iterations=options.max_iterations,
+        tolerance=options.tolerance,
         form=step.form,
         callback=callback,
-        guess=_guess(anderson_memory, noise_model.floor) if anderson_memory else None,
+        guess=_guess(options.anderson_memory, noise_model.floor) if options.anderson_memory else None,
     )
     parameters, freedom = last.point
     fitted = parameters.to_linear_gaussian(step.shape, step.shift, prior_mean, prior_covariance)
-    found = StudentTModel(fitted, torch.tensor(freedom, dtype=torch.float64))
-    return StudentTEMResult(model=found, **vars(ascent))
+    return EMResult(structure=StudentTModel(fitted, torch.tensor(freedom, dtype=torch.float64)), trace=trace)
 
 
 def _maximize(moments: WeightedMoments, noise_model: NoiseModel) -> Parameters:

@@ -33,8 +33,8 @@ class Variational:
     Attributes:
         shape, rate: a and b of each factor's scales.
         given: q(z), and the evidence at the expected scales.
+        covariance: of q(z), (n, K, K).
         bound: L_n, (n,), nats.
-        spread: tr(A_f V_n) of each factor.
     """
 
     shape: list[Tensor]

@@ -86,7 +86,7 @@ def test_moving_the_origin_of_the_latent_changes_no_score(score: str) -> None:
 
 def test_modalities_are_taken_in_any_order_and_number() -> None:
     lg = make_model(5)
-    data = MultimodalData(lg.sample(10, torch.Generator().manual_seed(0))[1])
+    data = MultimodalData(lg.sample(10, torch.Generator().manual_seed(0)).features)
     one = retrieve(lg, data.select(["image", "text"]), data.select(["audio"]))
     other = retrieve(lg, data.select(["text", "image"]), data.select(["audio"]))
     np.testing.assert_allclose(one.target_scores, other.target_scores, rtol=1e-12)
@@ -118,7 +118,7 @@ def test_duplicates_tie_wherever_they_stand(dtype: torch.dtype) -> None:
     """A product rounds differently from place to place in a tile; a twin must tie all the same."""
     widths = {"image": 67, "text": 131}
     lg = make_model(7, latent_dim=13, widths=widths)
-    arrays = lg.sample(101, torch.Generator().manual_seed(1))[1]
+    arrays = lg.sample(101, torch.Generator().manual_seed(1)).features
     data = MultimodalData({name: value.to(dtype) for name, value in arrays.items()})
     twice = data.subset(np.r_[0:101, 0:101])
     for chunk_size in (7, 50, 4096):
@@ -142,7 +142,7 @@ def test_duplicates_tie_when_the_precisions_are_ill_conditioned() -> None:
         {name: torch.zeros(20, dtype=torch.float64) for name in "ab"},
         {name: torch.tensor(1e-8, dtype=torch.float64) for name in "ab"},
     )
-    data = MultimodalData(lg.sample(101, generator)[1])
+    data = MultimodalData(lg.sample(101, generator).features)
     twice = data.subset(np.r_[0:101, 0:101])
     for score in SCORES:
         found = retrieve(lg, data.select("a"), twice.select("b"), score, targets=np.arange(101), chunk_size=17)
@@ -204,7 +204,7 @@ def test_permuting_candidates_or_queries_permutes_the_result() -> None:
 
 def test_ids_say_which_candidate_is_true() -> None:
     lg = make_model(10)
-    arrays = lg.sample(6, torch.Generator().manual_seed(2))[1]
+    arrays = lg.sample(6, torch.Generator().manual_seed(2)).features
     ids = np.array([f"id{i}" for i in range(6)])
     data = MultimodalData(arrays, ids=ids)
     order = np.array([4, 2, 0, 5, 1, 3])
@@ -236,7 +236,7 @@ def test_nan_scores_are_never_hits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(SCORES, "partly_nan", partly_nan)
     lg = make_model(12)
-    data = MultimodalData(lg.sample(40, torch.Generator().manual_seed(3))[1])
+    data = MultimodalData(lg.sample(40, torch.Generator().manual_seed(3)).features)
     found = retrieve(lg, data, data, "partly_nan", top_k=40, chunk_size=9)
     assert found.ranks is not None
     assert found.target_scores is not None
@@ -284,7 +284,7 @@ def test_cross_modal_recall_covers_every_direction() -> None:
 
 def test_a_pair_that_no_row_has_is_nan() -> None:
     lg = make_model(14)
-    x = lg.sample(4, torch.Generator().manual_seed(4))[1]
+    x = lg.sample(4, torch.Generator().manual_seed(4)).features
     observed = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1]], dtype=torch.bool)
     table = cross_modal_recall(lg, MultimodalData(x, observed_mask=observed), names=["text", "audio"])
     assert table["num_queries"].tolist() == [0, 0]
@@ -295,7 +295,7 @@ def test_informative_model_beats_chance() -> None:
     """Directions of the scores: the true candidate must come out on top, not at the bottom."""
     widths = {"image": 30, "text": 30}
     lg = make_model(15, latent_dim=8, widths=widths)
-    data = MultimodalData(lg.sample(200, torch.Generator().manual_seed(5))[1])
+    data = MultimodalData(lg.sample(200, torch.Generator().manual_seed(5)).features)
     recall = {score: mean_over_pairs(cross_modal_recall(lg, data, score=score))["R@1"] for score in SCORES}
     assert min(recall.values()) > 0.3
     assert recall["likelihood_ratio"] >= max(recall.values())  # it is the Bayes-optimal score of its own model
@@ -409,7 +409,7 @@ def _retrieve_large(num_instances: int) -> tuple[float, float]:
     import resource
 
     lg = make_model(18, latent_dim=16, widths={"image": 32, "text": 32})
-    data = MultimodalData(lg.sample(num_instances, torch.Generator().manual_seed(6))[1])
+    data = MultimodalData(lg.sample(num_instances, torch.Generator().manual_seed(6)).features)
     queries, candidates = data.select(["image"]), data.select(["text"])
     retrieve(lg, queries.subset(slice(0, 100)), candidates.subset(slice(0, 100)))  # load what is loaded lazily
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

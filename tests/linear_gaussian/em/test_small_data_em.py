@@ -18,12 +18,12 @@ from calmrl_prob.linear_gaussian import (
     fit_em,
     log_evidence,
     posterior,
-    predict,
 )
 from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.pseudo_rows import PseudoRows, WithPseudoRows
 from calmrl_prob.linear_gaussian.em.support import Support
+from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from tests.cases.em_cases import DIMS, all_forms, laws, relative
 from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
 
@@ -202,7 +202,7 @@ def test_with_complete_rows_and_every_latent_prediction_is_ridge_regression() ->
         scaled = torch.cat([centred[name] / unit[name] for name in sources], dim=1).numpy()
         ridge = Ridge(alpha=25.0).fit(scaled, data["b"].numpy()).predict(scaled)
         given = ObservedBlocks.from_arrays(data, torch.tensor([[name in sources for name in data]]).expand(40, -1))
-        ours = predict(result.linear_gaussian, posterior(result.linear_gaussian, given)).mean["b"]
+        ours = GaussianPosterior(posterior(result.linear_gaussian, given)).predictive("b").mean
         torch.testing.assert_close(ours, torch.from_numpy(ridge), rtol=1e-3, atol=1e-3)
 
 

@@ -23,8 +23,8 @@ from calmrl_prob.linear_gaussian import (
     ObservedBlocks,
     mixture_posterior,
     posterior,
-    predict_mixture,
 )
+from calmrl_prob.posteriors.mixture import MixtureResult
 from tests.cases.linear_gaussian_cases import assert_close, random_mask, random_model, stacked
 from tests.cases.mixture_cases import random_mixture
 
@@ -82,9 +82,11 @@ def brute_force(mixture: LinearGaussianMixture, row: Tensor, present: Tensor) ->
 
 
 def assert_is_brute_force(mixture: LinearGaussianMixture, given_: MixturePosterior, rows: Tensor, mask: Tensor) -> None:
-    predicted = predict_mixture(given_)
-    mean, latent = (torch.cat(list(part.values()), dim=1) for part in (predicted.mean, predicted.latent_variance))
-    noise = torch.cat([value.expand(len(rows), -1) for value in predicted.noise_variance.values()], dim=1)
+    predicted = [MixtureResult(given_).predictive(name) for name in mixture.names]
+    mean, latent, noise = (
+        torch.cat([getattr(part, moment) for part in predicted], dim=1)
+        for moment in ("mean", "latent_variance", "noise_variance")
+    )
     covariance = given_.covariance
     for n in range(len(rows)):
         oracle = brute_force(mixture, rows[n], mask[n])

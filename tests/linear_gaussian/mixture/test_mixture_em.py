@@ -88,12 +88,12 @@ def test_the_objective_never_falls_and_is_that_of_the_model(
     if counts == (0.0, 0.0) and pseudo_count == 0 and noise == "isotropic":
         assert torch.equal(result.objective, result.log_likelihood)
     if known:
-        parts = [log_marginal(part, blocks) for part in result.mixture.components]
+        parts = [log_marginal(part, blocks) for part in result.structure.components]
         evidence = float(torch.stack(parts)[labels, torch.arange(80)].sum())
     else:
-        evidence = evidence_of(result.mixture, blocks)
+        evidence = evidence_of(result.structure, blocks)
     assert float(result.log_likelihood[-1]) == pytest.approx(evidence, rel=1e-7)  # covariances may be near singular
-    mean, covariance_ = result.mixture.prior_moments()
+    mean, covariance_ = result.structure.prior_moments()
     torch.testing.assert_close(mean, torch.zeros(3).double(), rtol=0, atol=1e-9)
     torch.testing.assert_close(covariance_, torch.eye(3).double(), rtol=0, atol=1e-9)
 
@@ -109,7 +109,7 @@ def test_one_component_is_parameter_expanded_em(noise: str) -> None:
     result = fit_mixture_em(blocks, mixture, noise=noise, **options)
     torch.testing.assert_close(result.log_likelihood, single.log_likelihood, rtol=1e-11, atol=0)
     torch.testing.assert_close(
-        result.mixture.components[0].joint(), single.linear_gaussian.joint(), rtol=1e-8, atol=1e-9
+        result.structure.components[0].joint(), single.linear_gaussian.joint(), rtol=1e-8, atol=1e-9
     )
 
 
@@ -127,7 +127,7 @@ def test_all_forms_are_the_same_iteration(monkeypatch: pytest.MonkeyPatch) -> No
     assert [result.form for result in results] == ["modality", "pattern", "features", "modality", "modality"]
     for result in results[1:]:
         torch.testing.assert_close(result.log_likelihood, results[0].log_likelihood, rtol=1e-11, atol=0)
-        torch.testing.assert_close(result.mixture.means, results[0].mixture.means, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(result.structure.means, results[0].structure.means, rtol=1e-8, atol=1e-8)
 
 
 def test_gradient_ascent_finds_no_more() -> None:
@@ -141,13 +141,13 @@ def test_gradient_ascent_finds_no_more() -> None:
         max_iterations=3000,
         tolerance=1e-11,
     )
-    first = result.mixture.components[0]
+    first = result.structure.components[0]
     loadings = {n: v.clone().requires_grad_() for n, v in first.loadings.items()}
     intercepts = {n: v.clone().requires_grad_() for n, v in first.intercepts.items()}
     logs = {n: v[0].log().clone().requires_grad_() for n, v in first.noise_variance.items()}
-    weights = result.mixture.log_weights.clone().requires_grad_()
-    means = result.mixture.means.clone().requires_grad_()
-    roots = torch.linalg.cholesky(result.mixture.covariances).contiguous().requires_grad_()
+    weights = result.structure.log_weights.clone().requires_grad_()
+    means = result.structure.means.clone().requires_grad_()
+    roots = torch.linalg.cholesky(result.structure.covariances).contiguous().requires_grad_()
     variables = [*loadings.values(), *intercepts.values(), *logs.values(), weights, means, roots]
 
     def loss() -> Tensor:
@@ -182,7 +182,7 @@ def test_complete_data_with_hardly_any_noise_is_a_gaussian_mixture() -> None:
         max_iterations=3000,
     )
     assert float(result.log_likelihood[-1]) / 600 == pytest.approx(oracle.score(x.numpy()), abs=2e-4)
-    found = mixture_posterior(result.mixture, blocks).responsibilities
+    found = mixture_posterior(result.structure, blocks).responsibilities
     expected = torch.from_numpy(oracle.predict_proba(x.numpy()))
     assert float((found - expected).abs().max()) < 0.01
 
@@ -194,10 +194,10 @@ def test_finds_the_clusters_that_made_the_data() -> None:
     assert result.converged
     best = evidence_of(truth, blocks)
     # what a fit gains over the truth on its own data is half of a chi-square, with a parameter to each degree
-    assert 0 < evidence_of(result.mixture, blocks) - best < 100
+    assert 0 < evidence_of(result.structure, blocks) - best < 100
     assert best - float(fit_em(blocks, 2, noise="diagonal").log_likelihood[-1]) > 100
     sure = mixture_posterior(truth, blocks).responsibilities
-    mine = mixture_posterior(result.mixture, blocks).responsibilities
+    mine = mixture_posterior(result.structure, blocks).responsibilities
     assert float((mine.argmax(1) == sure.argmax(1)).double().mean()) > 0.97
 
 
@@ -208,7 +208,7 @@ def test_a_component_of_one_outlier_does_not_collapse() -> None:
     for noise_floor in (1e-4, 1e-10):
         result = fit_mixture_em(blocks, start_of(blocks, alone), noise_floor=noise_floor, max_iterations=200)
         assert bool((result.objective.diff() >= 0).all())
-        spectrum = torch.linalg.eigvalsh(result.mixture.covariances)
+        spectrum = torch.linalg.eigvalsh(result.structure.covariances)
         assert float(spectrum.min()) > 1e-3
 
 
@@ -234,7 +234,7 @@ def test_known_groups_against_dense_normals() -> None:
     rows, present = stacked(blocks)
     total = 0.0
     for n in range(40):
-        mean, covariance = result.mixture.components[int(labels[n])].joint()
+        mean, covariance = result.structure.components[int(labels[n])].joint()
         seen = present[n]
         total += float(MultivariateNormal(mean[seen], covariance[seen][:, seen]).log_prob(rows[n][seen]))
     assert float(result.log_likelihood[-1]) == pytest.approx(total, rel=1e-10)
@@ -255,8 +255,8 @@ def test_a_group_that_nobody_is_in_keeps_what_all_have_in_common() -> None:
     blocks, labels, _ = clustered(60, num_components=2)
     start = split_by_labels(fit_em(blocks, 3).linear_gaussian, blocks, labels, 3)
     result = fit_mixture_em(blocks, start, known_components=labels, max_iterations=20)
-    assert float(result.mixture.log_weights[2]) == -torch.inf
-    assert bool((torch.linalg.eigvalsh(result.mixture.covariances[2]) > 0).all())
+    assert float(result.structure.log_weights[2]) == -torch.inf
+    assert bool((torch.linalg.eigvalsh(result.structure.covariances[2]) > 0).all())
     assert bool((result.objective.diff() >= 0).all())
 
 
@@ -279,7 +279,7 @@ def test_a_constant_of_a_million_spreads_moves_intercepts_alone(noise: str) -> N
     moved, _, _ = clustered(100)
     moved.values["b"] = moved.values["b"] + 1e6
     options = {"noise": noise, "max_iterations": 10, "tolerance": 0}
-    one, other = (fit_mixture_em(data, start_of(data, labels), **options).mixture for data in (blocks, moved))
+    one, other = (fit_mixture_em(data, start_of(data, labels), **options).structure for data in (blocks, moved))
     torch.testing.assert_close(other.means, one.means, rtol=1e-6, atol=1e-6)
     intercepts = [fitted.components[0].intercepts["b"] for fitted in (one, other)]
     torch.testing.assert_close(intercepts[1] - 1e6, intercepts[0], rtol=1e-6, atol=1e-6)
@@ -292,8 +292,8 @@ def test_float32_data_give_the_fit_of_the_same_numbers_in_float64() -> None:
     single.values = {name: values.float() for name, values in blocks.values.items()}
     double.values = {name: values.double() for name, values in single.values.items()}
     one, other = (fit_mixture_em(data, start, max_iterations=10, tolerance=0) for data in (single, double))
-    assert one.mixture.dtype == torch.float64
-    torch.testing.assert_close(one.mixture.means, other.mixture.means, rtol=1e-4, atol=1e-4)
+    assert one.structure.dtype == torch.float64
+    torch.testing.assert_close(one.structure.means, other.structure.means, rtol=1e-4, atol=1e-4)
 
 
 def test_devices(device: str) -> None:
@@ -301,7 +301,7 @@ def test_devices(device: str) -> None:
     start = start_of(blocks, labels)
     there = ObservedBlocks({n: v.to(device) for n, v in blocks.values.items()}, blocks.observed_mask.to(device))
     one, other = (fit_mixture_em(data, start, max_iterations=10, tolerance=0) for data in (blocks, there))
-    assert other.mixture.device.type == device
+    assert other.structure.device.type == device
     assert float(other.log_likelihood[-1]) == pytest.approx(float(one.log_likelihood[-1]), rel=1e-9)
 
 

@@ -393,13 +393,13 @@ def test_the_objective_never_falls_and_is_that_of_the_model(
     assert len(result.objective) > 4
     assert bool((result.objective.diff() >= 0).all())
     if len(sites) == 1:
-        evidence = float(scale_posterior(result.model, blocks).log_marginal.sum())
+        evidence = float(scale_posterior(result.structure, blocks).log_marginal.sum())
         assert float(result.log_likelihood[-1]) == pytest.approx(evidence, rel=1e-9)
     else:
-        (chunk,) = result.model.chunks(blocks)
+        (chunk,) = result.structure.chunks(blocks)
         assert float(result.log_likelihood[-1]) <= float(update(chunk).bound.sum()) + 1e-6
     if freedom is not None:
-        assert all(float(nu) == freedom for nu in result.model.degrees_of_freedom.values())
+        assert all(float(nu) == freedom for nu in result.structure.degrees_of_freedom.values())
 
 
 @pytest.mark.parametrize("site", ["z", "b"])
@@ -408,7 +408,7 @@ def test_no_step_away_from_the_fit_is_better(site: str) -> None:
     result = fit_scale_em(
         blocks, 2, student_t=(site,) if site != "z" else (), prior=site == "z", tolerance=1e-10, max_iterations=3000
     )
-    lg, generator = result.model.linear_gaussian, torch.Generator().manual_seed(0)
+    lg, generator = result.structure.linear_gaussian, torch.Generator().manual_seed(0)
     best = float(result.log_likelihood[-1])
 
     def moved(size: float) -> ScaleMixture:
@@ -423,9 +423,9 @@ def test_no_step_away_from_the_fit_is_better(site: str) -> None:
             {name: shake(value) for name, value in lg.intercepts.items()},
             {name: value * stretch() for name, value in lg.noise_variance.items()},
         )
-        freedom = {name: nu * stretch() for name, nu in result.model.degrees_of_freedom.items()}
+        freedom = {name: nu * stretch() for name, nu in result.structure.degrees_of_freedom.items()}
         return ScaleMixture(
-            changed, freedom, [(part, nu * stretch()) for part, nu in result.model.prior_degrees_of_freedom]
+            changed, freedom, [(part, nu * stretch()) for part, nu in result.structure.prior_degrees_of_freedom]
         )
 
     for size in (0.003, 0.01, 0.1):
@@ -438,9 +438,11 @@ def test_recovers_the_degrees_of_freedom_and_beats_the_gaussian_model(site: str)
     blocks, truth = heavy_tailed((site,), 3000)
     result = fit_scale_em(blocks, 2, student_t=(site,) if site != "z" else (), prior=site == "z")
     assert result.converged
-    freedom = result.model.degrees_of_freedom["b"] if site == "b" else result.model.prior_degrees_of_freedom[0][1]
+    freedom = (
+        result.structure.degrees_of_freedom["b"] if site == "b" else result.structure.prior_degrees_of_freedom[0][1]
+    )
     assert float(freedom) == pytest.approx(3.0, rel=0.15)
-    _, mine = result.model.linear_gaussian.joint()
+    _, mine = result.structure.linear_gaussian.joint()
     _, theirs = truth.joint()
     assert float((mine - theirs).abs().max() / theirs.abs().max()) < 0.1
     assert float(result.log_likelihood[-1]) > float(fit_em(blocks, 2).log_likelihood[-1]) + 200
@@ -452,9 +454,9 @@ def test_a_spoilt_modality_is_found_out() -> None:
     for row in range(30):
         blocks.values["b"][row] = 15 * torch.randn(5, generator=torch.Generator().manual_seed(row)).double()
     result = fit_scale_em(blocks, 2, student_t=("a", "b"))
-    freedom = result.model.degrees_of_freedom
+    freedom = result.structure.degrees_of_freedom
     assert float(freedom["b"]) < 5 < float(freedom["a"])
-    (chunk,) = result.model.chunks(blocks)
+    (chunk,) = result.structure.chunks(blocks)
     scale = update(chunk).scales[1]
     spoilt = blocks.rows["b"][:30]
     assert float(scale[spoilt].max()) < 0.2 * float(scale[blocks.rows["b"][30:]].median())
@@ -467,8 +469,8 @@ def test_the_prior_of_the_latent_is_kept_and_changes_no_evidence() -> None:
     options = {"student_t": (), "prior": True, "tolerance": 1e-9}
     standard = fit_scale_em(blocks, 2, **options)
     full = fit_scale_em(blocks, 2, prior_mean=other.prior_mean, prior_covariance=other.prior_covariance, **options)
-    torch.testing.assert_close(full.model.linear_gaussian.prior_covariance, other.prior_covariance)
-    evidence = float(scale_posterior(full.model, blocks).log_marginal.sum())
+    torch.testing.assert_close(full.structure.linear_gaussian.prior_covariance, other.prior_covariance)
+    evidence = float(scale_posterior(full.structure, blocks).log_marginal.sum())
     assert evidence == pytest.approx(float(standard.log_likelihood[-1]), rel=1e-9)
 
 

@@ -25,12 +25,11 @@ from calmrl_prob.linear_gaussian import (
     fit_student_t_em,
     log_marginal,
     posterior,
-    predict,
-    predict_student_t,
     student_t_posterior,
 )
 from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import from_distances, from_expected_scales
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
+from calmrl_prob.posteriors.student_t import StudentTResult
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
 from tests.cases.linear_gaussian_cases import assert_close, random_blocks, random_mask, random_model, stacked
 
@@ -91,10 +90,10 @@ def dense(model: StudentTModel, row: Tensor, present: Tensor) -> dict[str, Tenso
 
 def assert_is_dense(model: StudentTModel, blocks: ObservedBlocks | FeatureBlocks, rows: Tensor, mask: Tensor) -> None:
     found = student_t_posterior(model, blocks)
-    predicted = predict_student_t(found)
+    predicted = [StudentTResult(found).predictive(name) for name in model.linear_gaussian.names]
     mean, latent, noise = (
-        torch.cat(list(part.values()), dim=1)
-        for part in (predicted.mean, predicted.latent_variance, predicted.noise_variance)
+        torch.cat([getattr(part, moment) for part in predicted], dim=1)
+        for moment in ("mean", "latent_variance", "noise_variance")
     )
     covariance = found.covariance
     for n in range(len(rows)):
@@ -131,7 +130,7 @@ def test_many_degrees_of_freedom_are_the_gaussian_model() -> None:
     plain, wide = posterior(lg, blocks), student_t_posterior(StudentTModel(lg, torch.tensor(1e7)), blocks)
     assert_close(wide.log_marginal, plain.log_marginal, 1e-5)
     assert_close(wide.covariance, plain.covariance, 1e-5)
-    assert_close(predict_student_t(wide).noise_variance["a"][0], predict(lg, plain).noise_variance["a"], 1e-5)
+    assert_close(StudentTResult(wide).predictive("a").noise_variance[0], lg.noise_variance["a"], 1e-5)
 
 
 def test_draws_have_the_moments_of_the_posterior() -> None:
@@ -243,10 +242,10 @@ def test_the_objective_never_falls_and_is_that_of_the_model(
     )
     assert len(result.objective) > 5
     assert bool((result.objective.diff() >= 0).all())
-    evidence = student_t_posterior(result.model, blocks).log_marginal.sum()
+    evidence = student_t_posterior(result.structure, blocks).log_marginal.sum()
     assert float(result.log_likelihood[-1]) == pytest.approx(float(evidence), rel=1e-9)
     if freedom is not None:
-        assert float(result.model.degrees_of_freedom) == freedom
+        assert float(result.structure.degrees_of_freedom) == freedom
 
 
 def test_all_forms_are_the_same_iteration() -> None:
@@ -264,13 +263,13 @@ def test_all_forms_are_the_same_iteration() -> None:
 def test_gradient_ascent_finds_no_more(noise: str) -> None:
     blocks, _ = heavy_tailed(200)
     result = fit_student_t_em(blocks, 2, noise=noise, tolerance=1e-12, max_iterations=3000, noise_floor=1e-8)
-    fitted = result.model.linear_gaussian
+    fitted = result.structure.linear_gaussian
     loadings = {n: v.clone().requires_grad_() for n, v in fitted.loadings.items()}
     intercepts = {n: v.clone().requires_grad_() for n, v in fitted.intercepts.items()}
     logs = {
         n: (v if noise == "diagonal" else v[0]).log().clone().requires_grad_() for n, v in fitted.noise_variance.items()
     }
-    freedom = result.model.degrees_of_freedom.log().clone().requires_grad_()
+    freedom = result.structure.degrees_of_freedom.log().clone().requires_grad_()
     variables = [*loadings.values(), *intercepts.values(), *logs.values(), freedom]
 
     def loss() -> Tensor:
@@ -284,8 +283,8 @@ def test_recovers_the_model_that_made_the_data_and_beats_the_gaussian_one() -> N
     blocks, truth = heavy_tailed(6000, freedom=3.0, noise="isotropic", prior="standard")
     result = fit_student_t_em(blocks, 2)
     assert result.converged
-    assert float(result.model.degrees_of_freedom) == pytest.approx(3.0, rel=0.1)
-    _, mine = result.model.linear_gaussian.joint()
+    assert float(result.structure.degrees_of_freedom) == pytest.approx(3.0, rel=0.1)
+    _, mine = result.structure.linear_gaussian.joint()
     _, theirs = truth.linear_gaussian.joint()
     assert float((mine - theirs).abs().max() / theirs.abs().max()) < 0.1
     gaussian = float(fit_em(blocks, 2).log_likelihood[-1])
@@ -295,7 +294,7 @@ def test_recovers_the_model_that_made_the_data_and_beats_the_gaussian_one() -> N
 def test_gaussian_data_ask_for_many_degrees_of_freedom() -> None:
     blocks = random_blocks(random_model(DIMS, 2, noise="isotropic"), 400, 0.3)
     result = fit_student_t_em(blocks, 2)
-    assert float(result.model.degrees_of_freedom) > 50
+    assert float(result.structure.degrees_of_freedom) > 50
     assert abs(float(result.log_likelihood[-1] - fit_em(blocks, 2).log_likelihood[-1])) < 3
 
 
@@ -305,7 +304,7 @@ def test_an_outlier_moves_the_fit_less_than_the_gaussian_one() -> None:
     for values in dirty.values.values():
         values[:5] = 60.0
     held_out = random_blocks(lg, 300, 0.3, seed=9)
-    robust = fit_student_t_em(dirty, 2).model
+    robust = fit_student_t_em(dirty, 2).structure
     gaussian = fit_em(dirty, 2).linear_gaussian
     best = float(log_marginal(fit_em(clean, 2).linear_gaussian, held_out).mean())
     assert float(student_t_posterior(robust, held_out).log_marginal.mean()) > float(
@@ -320,8 +319,8 @@ def test_the_prior_of_the_latent_is_kept_and_changes_no_evidence() -> None:
     full = fit_student_t_em(
         blocks, 2, tolerance=1e-10, prior_mean=other.prior_mean, prior_covariance=other.prior_covariance
     )
-    torch.testing.assert_close(full.model.linear_gaussian.prior_covariance, other.prior_covariance)
-    evidence = float(student_t_posterior(full.model, blocks).log_marginal.sum())
+    torch.testing.assert_close(full.structure.linear_gaussian.prior_covariance, other.prior_covariance)
+    evidence = float(student_t_posterior(full.structure, blocks).log_marginal.sum())
     assert evidence == pytest.approx(float(standard.log_likelihood[-1]), rel=1e-9)
 
 
@@ -352,7 +351,7 @@ def test_devices(device: str) -> None:
     moved = StudentTModel(model.linear_gaussian.to(device=device), model.degrees_of_freedom.to(device))
     assert_close(student_t_posterior(moved, there).covariance.cpu(), student_t_posterior(model, blocks).covariance)
     one, other = (fit_student_t_em(data, 2, max_iterations=10, tolerance=0) for data in (blocks, there))
-    assert other.model.linear_gaussian.device.type == device
+    assert other.structure.linear_gaussian.device.type == device
     assert float(other.log_likelihood[-1]) == pytest.approx(float(one.log_likelihood[-1]), rel=1e-9)
 
 
