@@ -8,7 +8,7 @@ from calmrl_prob._support.arguments import keyword_options, require_known_option
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.protocols import Loads
-from calmrl_prob.linear_gaussian import EMResult, StudentTModel, fit_student_t_em
+from calmrl_prob.linear_gaussian import EMResult, StudentTEMOptions, StudentTModel, fit_student_t_em
 
 #: What the fit settles itself; every other keyword of ``fit_student_t_em`` is an option.
 _SETTLED = ("noise", "seed", "callback")
