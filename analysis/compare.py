@@ -187,7 +187,7 @@ _MEANINGS = {
 
 
 def readings(found: pd.DataFrame, level: float = 0.95) -> list[str]:
-    """What the tests say of each metric, in plain words."""
+    """Reading of the tests of each metric, in plain words."""
     lines = []
     for (metric, group), part in found.groupby(["metric", "group"], sort=False):
         where = f"{metric}{f' ({group})' if group else ''}"
@@ -218,7 +218,7 @@ def readings(found: pd.DataFrame, level: float = 0.95) -> list[str]:
 
 
 def caveat(found: pd.DataFrame, level: float = 0.95) -> str:
-    """What so many pairs can and cannot tell."""
+    """Caveat for so few pairs: the least p-value that they can give."""
     fewest, most = int(found["pairs"].min()), int(found["pairs"].max())
     pairs = f"{most} pairs" if fewest == most else f"{fewest} to {most} pairs"
     least = 2.0 / 2**most

@@ -79,7 +79,7 @@ def run_sections(run: Run, figures: bool = True) -> list[Section]:
 
 
 def sweep_sections(runs: Sequence[Run], folder: Path) -> list[Section]:
-    """What all runs are, side by side, and then each of them."""
+    """Sections of several runs: all side by side, and then each of them."""
     rows = pd.DataFrame(
         [
             {

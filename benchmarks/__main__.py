@@ -30,7 +30,7 @@ def main() -> None:
     console = Console()
     console.width = max(console.width, 120)  # tables are read in full, in a log file too
     console.print(f"torch {torch.__version__}, {os.cpu_count()} cores, 1 thread, CUDA: {torch.cuda.is_available()}")
-    for measurements in (fits(console), models(console, options.quick), alignments(console)):
+    for measurements in (em_fits(console), models(console, options.quick), alignments(console)):
         for title, rows in measurements:
             show(console, title, rows)
     if not options.quick:
@@ -38,7 +38,7 @@ def main() -> None:
             show(console, title, rows)
 
 
-def fits(console: Console) -> Iterator[Table]:
+def em_fits(console: Console) -> Iterator[Table]:
     """Fits by EM, one iteration of it, and what importing the package costs."""
     import torch
 

@@ -1,4 +1,4 @@
-"""What calibration costs: a training step with it against one without, and step 1's share of an epoch.
+"""Cost of calibration: a training step with it against one without, and step 1's share of an epoch.
 
 Four modalities of 256 features, MLP encoders of 1,024 hidden units to D = 256, batches of 512, a third of the cells
 missing, K = 32, float32. CPU seconds, medians of alternating steps of one run.

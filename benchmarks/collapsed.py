@@ -1,4 +1,4 @@
-"""What a leapfrog step of collapsed inference costs.
+"""Cost of a leapfrog step of collapsed inference.
 
 It is that of NUTS over loadings, intercepts, noise and ARD precisions: one gradient of the log joint density, latents
 integrated out. The larger data have the same patterns, and come as statistics gathered chunk by chunk.

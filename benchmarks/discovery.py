@@ -1,4 +1,4 @@
-"""What it costs to find the linear-Gaussian form of a plain Pyro program, against one EM fit of the native model.
+"""Cost of discovering the linear-Gaussian form of a plain Pyro program, against one EM fit of the native model.
 
 The program is ``models.calmrl.CalMRL`` called as a function, so that nothing of it is known but what calling it shows.
 A second program lets a covariate, another number in each row, move the intercepts: then every row has to be looked at.

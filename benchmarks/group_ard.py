@@ -20,7 +20,7 @@ import calmrl_prob as cal
 from benchmarks.clock import cpu_seconds
 from benchmarks.fitting import held_out_nll
 from benchmarks.peers import fit_mofapy2
-from benchmarks.problems import Made
+from benchmarks.problems import SyntheticProblem
 from benchmarks.tables import Row
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -33,7 +33,7 @@ _SERVES = 2e-3
 _PATTERN = [(0, 1, 2, 3)] * 3 + [(0, 1), (1, 2), (2, 3)] + [(0,), (1,), (2,), (3,)]
 
 
-def grouped(num_instances: int = 2000, width: int = 64, seed: int = 0) -> Made:
+def grouped(num_instances: int = 2000, width: int = 64, seed: int = 0) -> SyntheticProblem:
     """Data of four modalities whose latents serve what ``_PATTERN`` says, a third of the modalities missing."""
     generator = torch.Generator().manual_seed(seed)
     names = [f"m{i}" for i in range(4)]
@@ -46,11 +46,11 @@ def grouped(num_instances: int = 2000, width: int = 64, seed: int = 0) -> Made:
     truth = LinearGaussian(loadings, zero, noise)
     _, features = truth.sample(num_instances, generator)
     complete = cal.MultimodalData(features)
-    return Made(complete.mask(mcar(complete, 0.3, seed=seed)), truth)
+    return SyntheticProblem(complete.mask(mcar(complete, 0.3, seed=seed)), truth)
 
 
 def recovered(model: LinearGaussian) -> str:
-    """How many of the true columns (which modalities a latent serves) were found, and how many others."""
+    """Number of true columns (which modalities a latent serves) that were found, and of others."""
     shares = []
     for name, part in model.loadings.items():
         total = float(part.square().sum() + model.noise_variance[name].sum())
@@ -65,7 +65,7 @@ def recovered(model: LinearGaussian) -> str:
     return f"{len(_PATTERN) - len(wanted)} of {len(_PATTERN)}, {extra} other"
 
 
-def scored(package: str, seconds: float, model: LinearGaussian, synthetic: Made) -> Row:
+def scored(package: str, seconds: float, model: LinearGaussian, synthetic: SyntheticProblem) -> Row:
     """A row of the table."""
     return {
         "method": package,
@@ -75,7 +75,7 @@ def scored(package: str, seconds: float, model: LinearGaussian, synthetic: Made)
     }
 
 
-def ard(synthetic: Made, latent_dim: int = 16) -> list[Row]:
+def ard(synthetic: SyntheticProblem, latent_dim: int = 16) -> list[Row]:
     """This package: EM without and with ARD, and the mode of the Pyro model."""
     arrays = {name: synthetic.data[name].numpy() for name in synthetic.data.names}
     rows = [scored("true parameters", 0.0, synthetic.truth, synthetic)]
@@ -99,13 +99,13 @@ def ard(synthetic: Made, latent_dim: int = 16) -> list[Row]:
     return rows
 
 
-def run_mofapy2(synthetic: Made, latent_dim: int = 16, iterations: int = 1000) -> Row:
+def run_mofapy2(synthetic: SyntheticProblem, latent_dim: int = 16, iterations: int = 1000) -> Row:
     """MOFA+ with ARD by view and factor (Argelaguet et al., 2020), its defaults otherwise."""
     seconds, model = fit_mofapy2(synthetic, iterations, factors=latent_dim, ard_weights=True, ard_factors=False)
     return scored("mofapy2", seconds, model, synthetic)
 
 
-def run_mofaflex(synthetic: Made, latent_dim: int = 16, epochs: int = 2000) -> Row:
+def run_mofaflex(synthetic: SyntheticProblem, latent_dim: int = 16, epochs: int = 2000) -> Row:
     """MOFA-FLEX by SVI, with its horseshoe prior of the weights; at ten times its rate, so that the epochs suffice."""
     import pandas as pd
 

@@ -20,7 +20,7 @@ from calmrl_prob.linear_gaussian.em.acceleration import AndersonAccelerator
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
-from calmrl_prob.linear_gaussian.em.rowwise import ByModality, ByPattern, RowwiseStep
+from calmrl_prob.linear_gaussian.em.rowwise import ModalityStep, PatternStep, RowwiseStep
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
 
 Product = Callable[[], Tensor]
@@ -59,10 +59,10 @@ def bare_products(step: ExpectationStep, latent_dim: int) -> list[Product]:
             products += [fastest(scatter, weights), fastest(weights.mT, weights), fastest(weights, small)]
         return products
     assert isinstance(step, RowwiseStep)
-    if isinstance(step, ByModality):
+    if isinstance(step, ModalityStep):
         tall = step._values
     else:
-        assert isinstance(step, ByPattern)
+        assert isinstance(step, PatternStep)
         tall = [values for values, _, _ in step._parts]
     forth, back, between = [], [], []  # in the order of an iteration, because it decides what is still in the cache
     for values in tall:
@@ -100,8 +100,8 @@ def forms(blocks: ObservedBlocks, latent_dim: int) -> dict[str, tuple[Expectatio
     centred, shift = blocks.centred()
     statistics = SufficientStatistics.from_blocks(blocks)
     return {
-        "modality": (ByModality(centred, latent_dim), shift),
-        "pattern": (ByPattern(centred, latent_dim), shift),
+        "modality": (ModalityStep(centred, latent_dim), shift),
+        "pattern": (PatternStep(centred, latent_dim), shift),
         "statistics": (FromStatistics(statistics), statistics.shift),
     }
 

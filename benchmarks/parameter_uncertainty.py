@@ -75,7 +75,7 @@ def predictions(model: object, seen: cal.MultimodalData, complete: cal.Multimoda
 
 
 def against(oracle: Cells, found: Cells) -> Row:
-    """How far from the oracle."""
+    """Distance from the oracle."""
     off = (found["sd"] / oracle["sd"] - 1).abs()
     part = found["parameter"] / oracle["parameter"]
     return {
@@ -111,7 +111,7 @@ def sampled(data: cal.MultimodalData, latent_dim: int, draws: int) -> cal.FitRes
 
 
 def measure(num_draws: int = 50) -> list[Row]:
-    """What draws cost on `small`, CPU seconds."""
+    """Cost of draws on `small`, CPU seconds."""
     problem = PROBLEMS["small"]
     data = problem.make().data
     model = cal.SharedLatentModel(data.dims, problem.latent_dim)

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.clock import cpu_seconds
 from benchmarks.fitting import held_out_nll
-from benchmarks.problems import PROBLEMS, Made, Problem
+from benchmarks.problems import PROBLEMS, Problem, SyntheticProblem
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 
@@ -39,7 +39,7 @@ def run_mofa(problem: Problem, iterations: int) -> dict[str, object]:
     }
 
 
-def fit_mofapy2(synthetic: Made, iterations: int, **model_options: object) -> tuple[float, LinearGaussian]:
+def fit_mofapy2(synthetic: SyntheticProblem, iterations: int, **model_options: object) -> tuple[float, LinearGaussian]:
     """CPU seconds of mofapy2's fit, and what it found; weights without spike and slab.
 
     Args:

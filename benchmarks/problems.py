@@ -14,7 +14,7 @@ from calmrl_prob.datasets import make_synthetic
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 
-class Made(NamedTuple):
+class SyntheticProblem(NamedTuple):
     """Data, and the model that they were drawn from."""
 
     data: MultimodalData
@@ -39,7 +39,7 @@ class Problem:
     decay: float = 1.0
 
     @cache  # noqa: B019  # a handful of problems, each made once and kept
-    def make(self, seed: int = 0) -> Made:
+    def make(self, seed: int = 0) -> SyntheticProblem:
         """The data and the model that made them, float64."""
         dims = {f"m{i}": width for i, width in enumerate(self.widths)}
         drawn = make_synthetic(2, dims, self.latent_dim, seed=seed).truth
@@ -52,7 +52,7 @@ class Problem:
         )
         _, features = truth.sample(self.num_instances, torch.Generator().manual_seed(seed + 1))
         complete = MultimodalData(features)
-        return Made(complete.mask(mcar(complete, self.missing_rate, seed=seed)), truth)
+        return SyntheticProblem(complete.mask(mcar(complete, self.missing_rate, seed=seed)), truth)
 
 
 _SIX_VIEWS = (216, 76, 64, 6, 240, 47)

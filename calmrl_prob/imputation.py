@@ -67,7 +67,7 @@ class ByModality(Mapping[str, T]):
 
 @runtime_checkable
 class Recalibrator(Protocol):
-    """What ``impute`` takes as ``recalibrated``: :class:`calmrl_prob.recalibration.Recalibration` is one."""
+    """Protocol of the argument ``recalibrated`` of ``impute``, such as :class:`calmrl_prob.recalibration.Recalibration`."""
 
     def require_model(self, model: object) -> None:
         """Refuse a model that it was not made for."""

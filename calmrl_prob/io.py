@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from calmrl_prob._moved import old_names
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
@@ -83,11 +83,11 @@ def _require_names(names: Sequence[str] | None, ids: str) -> None:
     """Refuse what names no modalities, or no array of identifiers."""
     if isinstance(names, str) or not (names is None or isinstance(names, Sequence)):
         remedy = f"use [{names!r}]" if isinstance(names, str) else "use a list"
-        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {short(names)}; {remedy}.")
+        raise ArgumentTypeError(f"names: expected a sequence of modality names, got {brief(names)}; {remedy}.")
     if names is not None and (not names or len(set(names)) < len(names)):
         raise ArgumentError(f"names: expected one or more distinct modalities, got {list(names)}; None takes all.")
     if not isinstance(ids, str):
-        raise ArgumentTypeError(f"ids: expected the name of an array in the file, got {short(ids)}.")
+        raise ArgumentTypeError(f"ids: expected the name of an array in the file, got {brief(ids)}.")
 
 
 def _modalities(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str] | None) -> dict[str, np.ndarray]:

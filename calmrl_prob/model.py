@@ -140,7 +140,7 @@ class SharedLatentModel(PyroModule):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are learned: (K + 1) for each feature, and the noise variances.
+        """Number of parameters: (K + 1) for each feature, and the noise variances.
 
         Rotating the latent changes no density, so K (K - 1) / 2 of them are redundant.
         """

@@ -80,9 +80,12 @@ def _rows(cfg: DictConfig, split: Split) -> Iterator[tuple[str, list[Row]]]:
                     same = f"{variant}, {Settings.of(one)}, {removal}"
                     if same not in found:
                         found[same] = run_variant(variant, task, Settings.of(one)).row
-                    named = {"factor": str(factor).replace("_", " "), "value": shown(value) + "*" * (value == default)}
+                    named = {
+                        "factor": str(factor).replace("_", " "),
+                        "value": setting_text(value) + "*" * (value == default),
+                    }
                     row = {**named, "variant": key, "label": variant.label, "seed": seed, **found[same]}
-                    yield f"{factor} {shown(value)}, {variant.label}, seed {seed}", [row]
+                    yield f"{factor} {setting_text(value)}, {variant.label}, seed {seed}", [row]
 
 
 def changed(cfg: DictConfig, factor: DictConfig, value: object) -> DictConfig:
@@ -99,11 +102,11 @@ def changed(cfg: DictConfig, factor: DictConfig, value: object) -> DictConfig:
     return one
 
 
-def shown(value: Any) -> str:  # noqa: ANN401 - whatever a configuration holds
+def setting_text(value: Any) -> str:  # noqa: ANN401 - whatever a configuration holds
     """A value as tables have it; a list of one is that one.
 
     Example:
-        >>> shown([0.1]), shown(5)
+        >>> setting_text([0.1]), setting_text(5)
         ('0.1', '5')
     """
     if isinstance(value, list | ListConfig):

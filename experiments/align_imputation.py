@@ -1,4 +1,4 @@
-"""How far imputed representations are from the true ones: ``python -m experiments.align_imputation``.
+"""Errors of imputed representations: ``python -m experiments.align_imputation``.
 
     python -m experiments.align_imputation                     # emoji, encoders trained on observed pairs
     python -m experiments.align_imputation missingness=mcar only=[observed,imputed_mean,oracle]

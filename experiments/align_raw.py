@@ -62,7 +62,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
 
 @dataclass(frozen=True)
 class RawTask:
-    """What a variant learns from, for one seed.
+    """Data that a variant learns from, for one seed.
 
     Attributes:
         fit, validation: parts of the training scenes, as they are after removal.

@@ -1,4 +1,4 @@
-"""How far anchors shift where modalities are missing, and what calibration makes of it: ``experiments.anchor_shift``.
+"""Anchor shift where modalities are missing, without calibration and with it: ``python -m experiments.anchor_shift``.
 
     python -m experiments.anchor_shift                   # emoji, 15% of the training rows complete, the rest pairs
     python -m experiments.anchor_shift missingness=mcar seeds=[0]

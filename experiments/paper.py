@@ -103,7 +103,7 @@ def _run_part(part: dict[str, Any], folder: Path, out: Console) -> None:
 
 
 def _facts(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """What each part is: title, module, configuration, overrides (null: not a part of this run), seconds, error."""
+    """Facts of each part: title, module, configuration, overrides (null: not a part of this run), seconds, error."""
     path = folder / FACTS
     before = read_facts(path)["parts"] if path.is_file() else {}
     size = "quick" if cfg.quick else "full"

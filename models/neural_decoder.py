@@ -86,7 +86,7 @@ class NeuralDecoder(nn.Module):
         return z
 
     def fit_to(self, data: MultimodalData, seed: int, callback: Callback | None, **options: Any) -> SVIResult:
-        """How ``cal.fit`` fits it: options are the keywords of ``calmrl_prob.inference.approximate.svi.run_svi``."""
+        """Fit by SVI: options are the keywords of ``calmrl_prob.inference.approximate.svi.run_svi``."""
         return run_svi(BoundModel(self), data, seed, callback, **options)
 
     @torch.no_grad()

@@ -116,7 +116,7 @@ def coverage(table: pd.DataFrame, title: str) -> Figure:
 
 
 def evidence(table: pd.DataFrame, title: str) -> Figure:
-    """How far the evidence still had to rise at each EM iteration; one line for each variant and seed.
+    """Evidence still to be gained at each EM iteration; one line for each variant and seed.
 
     Args:
         table: variant, label, seed, iteration, objective (nats per training row).

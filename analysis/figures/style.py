@@ -1,4 +1,4 @@
-"""How figures look: one colour, marker and line style for each variant, the same in every figure."""
+"""Style of the figures: one colour, marker and line style for each variant, the same in every figure."""
 
 from __future__ import annotations
 

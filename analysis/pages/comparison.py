@@ -79,7 +79,7 @@ def comparison_sections(run: Run) -> list[Section]:
 
 
 def column_notes(facts: dict[str, Any], variants: Collection[str]) -> dict[str, str]:
-    """What the columns of the table mean, in plain words: heading, meaning; of the variants that it shows."""
+    """Meanings of the table's columns, in plain words, by heading; of the variants that it shows."""
     several = len(facts["seeds"]) > 1
     ridge = " (ridge may score by the cosine of its own prediction, if that was better on validation rows)"
     calmrl = " At any other weight CalMRL isotropic is the model of the paper with this prior added."
@@ -108,7 +108,7 @@ def column_notes(facts: dict[str, Any], variants: Collection[str]) -> dict[str, 
 
 
 def table_caption(facts: dict[str, Any]) -> str:
-    """What the table shows as a whole."""
+    """Caption of the table as a whole."""
     seeds = facts["seeds"]
     spread = (
         f"Mean ± standard deviation over {len(seeds)} seeds; each seed removes other modalities from the "
@@ -120,7 +120,7 @@ def table_caption(facts: dict[str, Any]) -> str:
 
 
 def short_caption(facts: dict[str, Any]) -> str:
-    """What a reader of the printed table must know; the page has it at length."""
+    """Caption of the printed table; the page has it at length."""
     level, seeds = f"{100 * facts['interval_level']:.0f}%", facts["seeds"]
     spread = f"Mean ± sd over {len(seeds)} seeds" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     return (

@@ -1,4 +1,4 @@
-"""What every HTML page here is made of: sections with text, tables that sort and figures, all in one file.
+"""HTML pages: sections with text, tables that sort and figures, all in one file.
 
 A page loads nothing: pictures are ``data:`` addresses, style and script are inline, and its content security policy has
 the browser refuse everything else. Without the script it reads the same, and its tables keep their order.

@@ -14,7 +14,7 @@ _CLOSE = 0.01
 def coverage_reading(
     what: str, level: float, coverage: float, error: float = 0.0, recalibrated: float | None = None
 ) -> str:
-    """What the coverage of intervals says.
+    """Reading of the coverage of intervals.
 
     Args:
         what: whose intervals, such as a modality.
@@ -72,7 +72,7 @@ def recalibration_readings(results: pd.DataFrame, level: float) -> list[str]:
 
 
 def variant_readings(results: pd.DataFrame, level: float) -> list[str]:
-    """Which variants state their uncertainty as it is, and which too small or too large.
+    """Readings of the variants: which state their uncertainty as it is, and which too small or too large.
 
     Args:
         results: label, seed and coverage (percent).
@@ -89,7 +89,7 @@ def variant_readings(results: pd.DataFrame, level: float) -> list[str]:
 
 
 def certificate_readings(certificates: pd.DataFrame, threshold: float = 0.5, most: int = 20) -> list[str]:
-    """Which instances should not be imputed.
+    """Readings of the certificates: the instances that should not be imputed.
 
     Args:
         certificates: id, probability (that calibration brings the anchor nearer), and nearer (whether it did) where
@@ -120,7 +120,7 @@ def certificate_readings(certificates: pd.DataFrame, threshold: float = 0.5, mos
 
 
 def spread_reading(seeds: Sequence[int]) -> str:
-    """What so many seeds say of the spread."""
+    """Reading of the spread over so many seeds."""
     if len(seeds) == 1:
         return f"One seed ({seeds[0]}): nothing is known of the spread, so that no difference can be told from chance."
     return f"Mean ± standard deviation over {len(seeds)} seeds."

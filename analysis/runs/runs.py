@@ -1,4 +1,4 @@
-"""What a run of the experiments left in its folder, however much that is: read, and what is lacking told apart."""
+"""Files that a run of the experiments left in its folder, complete or not: read, and what is lacking told apart."""
 
 from __future__ import annotations
 

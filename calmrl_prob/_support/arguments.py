@@ -56,7 +56,7 @@ def real_number(argument: str, value: object, example: float) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentTypeError(
-            f"{argument}: expected a number, got {short(value)}; pass one such as {example}."
+            f"{argument}: expected a number, got {brief(value)}; pass one such as {example}."
         ) from error
 
 
@@ -94,15 +94,15 @@ def require_known_options(options: Iterable[str], known: Sequence[str], owner: s
         raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}.")
 
 
-def made(kind: Callable[..., T], name: str, *arguments: object, **settings: object) -> T:
-    """What a class makes of settings that a user wrote.
+def constructed(kind: Callable[..., T], name: str, *arguments: object, **settings: object) -> T:
+    """An object of a class, from settings that a user wrote.
 
     Raises:
         ArgumentError: it does not take them, or lacks some; names those that it has.
 
     Example:
         >>> from fractions import Fraction
-        >>> made(Fraction, "fraction", 1, denominator=2)
+        >>> constructed(Fraction, "fraction", 1, denominator=2)
         Fraction(1, 2)
     """
     signature = inspect.signature(kind)
@@ -128,11 +128,11 @@ def chosen_names(names: Iterable[str], known: Sequence[str], argument: str = "na
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         remedy = f"use [{names!r}]" if isinstance(names, str) else f"use one such as {list(known)}"
-        raise ArgumentTypeError(f"{argument}: expected a sequence of modality names, got {short(names)}; {remedy}.")
+        raise ArgumentTypeError(f"{argument}: expected a sequence of modality names, got {brief(names)}; {remedy}.")
     chosen = list(names)
     for name in chosen:
         if not isinstance(name, str):
-            raise ArgumentTypeError(f"{argument}: expected names of modalities, got {short(name)} among them.")
+            raise ArgumentTypeError(f"{argument}: expected names of modalities, got {brief(name)} among them.")
         if name not in known:
             raise SchemaError(f"{argument}: no modality is called {name!r}; the modalities are {list(known)}.")
         if chosen.count(name) > 1:
@@ -163,20 +163,20 @@ def usable_device(device: torch.device | str | int | None) -> torch.device | str
     return device
 
 
-def short(value: object) -> str:
+def brief(value: object) -> str:
     """A value as messages show it: itself if that is short, else its type."""
     shown = repr(value) if isinstance(value, str | bytes | int | float | list | tuple | type(None)) else ""
     return shown if 0 < len(shown) <= 60 else type(value).__name__
 
 
 def described(value: object) -> str:
-    """What came instead of an object, as messages name it: a class where one of its kind was meant, is one.
+    """Name of a wrong argument for messages: its type, or that it is a class where an object was meant.
 
     Example:
         >>> described("x"), described(None), described(torch.ones(3)), described(int)
         ("'x'", 'None', 'Tensor', 'the class int itself')
     """
-    return f"the class {value.__name__} itself" if isinstance(value, type) else short(value)
+    return f"the class {value.__name__} itself" if isinstance(value, type) else brief(value)
 
 
 def checked_seed(seed: object) -> int:

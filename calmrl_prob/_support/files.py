@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 
 
@@ -25,7 +25,7 @@ def file_path(path: str | os.PathLike[str]) -> Path:
         'model.safetensors'
     """
     if not isinstance(path, str | os.PathLike):
-        raise ArgumentTypeError(f"path: expected a str or Path, got {short(path)}; pass one such as 'data.npz'.")
+        raise ArgumentTypeError(f"path: expected a str or Path, got {brief(path)}; pass one such as 'data.npz'.")
     if not os.fspath(path):
         raise ArgumentError("path: expected the name of a file, got ''; pass one such as 'model.safetensors'.")
     if Path(path).is_dir():

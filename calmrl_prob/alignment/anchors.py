@@ -110,7 +110,7 @@ def leading_vector(
 
 
 def anchor_shift(full: Tensor, local: Tensor, distance: ShiftDistance = "vector") -> Tensor:
-    """How far two anchors of the same instance are apart.
+    """Distance between two anchors of the same instance.
 
         vector      || u - v ||              = sqrt(2 (1 - cos))     0 .. 2
         projector   || u u^T - v v^T ||_F    = sqrt(2) sin           0 .. sqrt(2), blind to signs

@@ -1,4 +1,4 @@
-"""How far an anchor can have shifted: the paper's bounds, and sharper ones from the residual of the local anchor.
+"""Bounds of the anchor shift: the paper's, and sharper ones from the residual of the local anchor.
 
 Of one complete instance let G = Z Z^T, with eigenvalues lambda_1 >= lambda_2 >= .. and sigma_i = sqrt(lambda_i); v its
 local anchor, rho = v^T G v = lambda_1^Omega + eta^2 with eta^2 = sum over missing m of <v, x^m>^2; r = G v - rho v; and

@@ -60,7 +60,7 @@ class Calibration(ABC):
         model: LinearGaussian | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Views, ...]:
-        """What the objective is to see; of several, the mean of the objective counts.
+        """Views for the objective; of several, the mean of the objective counts.
 
         Args:
             representations: (B, M, D); entries of absent modalities are arbitrary.
@@ -95,7 +95,7 @@ class Calibration(ABC):
         """
 
     def complete(self, observed: Views, filled: Tensor, weight: Tensor) -> Views:
-        """What the objective sees: observed views as they are, stand-ins where there is none."""
+        """Completed views: observed ones as they are, stand-ins where there is none."""
         if self.unit_norm:
             filled = normalize(filled, dim=-1)
         mask = observed.observed_mask

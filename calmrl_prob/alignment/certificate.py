@@ -1,4 +1,4 @@
-"""How sure one can be that calibration brings an instance's anchor nearer to where it belongs.
+"""Certificates: the probability that calibration brings an instance's anchor nearer to where it belongs.
 
 The complete instance is not known, but the generative model says how it may look. Over draws of the missing modalities
 beside the observed ones, each of which makes a complete instance with an anchor of its own,
@@ -38,7 +38,7 @@ CalibratedAnchor = Literal["mean", "expected_scatter"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What S draws say of the calibration of B instances; each of shape (B,), float64, without gradients.
+    """Certificate of the calibration of B instances from S draws; each of shape (B,), float64, without gradients.
 
     A probability p has the standard error sqrt(p (1 - p) / S). All are 0 where nothing is missing, so nothing to gain.
 

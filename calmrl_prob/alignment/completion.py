@@ -1,4 +1,4 @@
-"""What the generative model knows of all modalities of incomplete instances: means of what is missing, and draws."""
+"""Completion of incomplete instances by the generative model: means of what is missing, and draws."""
 
 from __future__ import annotations
 

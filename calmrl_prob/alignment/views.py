@@ -1,4 +1,4 @@
-"""What an alignment objective sees of a batch: a value for each modality of each instance, and how much it counts."""
+"""Views of a batch: a value for each modality of each instance, and how much it counts."""
 
 from __future__ import annotations
 

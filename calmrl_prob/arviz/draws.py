@@ -21,7 +21,7 @@ from calmrl_prob.posteriors.predictive import normal_log_density
 
 @dataclass(frozen=True)
 class Plan:
-    """Which of S draws, dealt to C chains, wide arrays are made of.
+    """Choice of draws, of S dealt to C chains, that wide arrays are made of.
 
     Attributes:
         places: of each chain, counted from its start, ascending.
@@ -68,7 +68,7 @@ class Plan:
         return {number: slot for slot, number in enumerate(numbers)}
 
     def note(self, budget: int) -> str:
-        """What was left out; nothing if nothing was."""
+        """Note of what was left out; empty if nothing was."""
         if self.signals or (self.cells is not None and not self.thinned):
             return ""
         kept = f"{self.num_chains * len(self.places)} of {self.num_chains * self.length} draws"

@@ -1,4 +1,4 @@
-"""What ``to_arviz`` made, read from disk again: netCDF and zarr, with the version of its layout checked."""
+"""ArviZ groups from ``to_arviz``, read from disk again: netCDF and zarr, with the version of their layout checked."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _split_noise(site: AffineSite) -> tuple[Tensor, Tensor]:
     return floor.expand(len(covariance)), torch.linalg.cholesky(covariance - floor * identity)
 
 
-def said(
+def predicted_site(
     components: Sequence[Component], place: Tensor, name: str, latents: Tensor, origin: Tensor | None = None
 ) -> Gaussian:
     """One site of n instances at given latents, as some components say that it is.

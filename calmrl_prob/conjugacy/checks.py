@@ -1,4 +1,4 @@
-"""What a Pyro model must keep to for the exact routes: each condition probed on a few rows, the failing site named."""
+"""Conditions of the exact routes on a Pyro model: each probed on a few rows, the failing site named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.conjugacy.gaussian_sites import Gaussian, read_site
-from calmrl_prob.conjugacy.probing import Evaluation, Prober
+from calmrl_prob.conjugacy.probing import Prober, SiteGaussians
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
 from calmrl_prob.programs.sites import Call
@@ -41,7 +41,7 @@ class Probe:
         drawn = torch.randn(rows, self.prober.latent_dim, generator=self._generator, dtype=torch.float64)
         return drawn.to(self.data.device, self.prober.dtype)
 
-    def at(self, data: MultimodalData, latents: Tensor) -> list[Evaluation]:
+    def at(self, data: MultimodalData, latents: Tensor) -> list[SiteGaussians]:
         """The evaluations of all components, at every joint value of the discrete sites."""
         return [
             evaluation
@@ -75,7 +75,7 @@ class Probe:
             differ |= self.apart(one.degrees_of_freedom, other.degrees_of_freedom)
         return differ
 
-    def _differences(self, before: Evaluation, after: Evaluation) -> Iterable[tuple[str, Tensor]]:
+    def _differences(self, before: SiteGaussians, after: SiteGaussians) -> Iterable[tuple[str, Tensor]]:
         """For each site, which rows (n,) differ between two evaluations."""
         for name, one in before.sites.items():
             yield name, self.unlike(one, after.sites[name])
@@ -125,7 +125,7 @@ class Probe:
                     )
 
     def check_modalities(self, rows: Tensor) -> None:
-        """What a modality's values are must not move another site."""
+        """Refuse a site that is moved by the values of another modality."""
         batch = self.data.subset(rows)
         altered = _altered(batch, self._generator)
         latents = self.noise(len(batch))
@@ -141,7 +141,7 @@ class Probe:
                     )
 
     def check_company(self, rows: Tensor) -> None:
-        """Which other instances are in the call must not move a site."""
+        """Refuse a site that is moved by the other instances of the call."""
         others = spread_rows(self.data, 3 * len(rows)).flip(0)
         latents = self.noise(len(rows) + len(others))
         alone = self.at(self.data.subset(rows), latents[: len(rows)])
@@ -155,7 +155,7 @@ class Probe:
                     )
 
     def check_constants(self, rows: Tensor) -> None:
-        """What is observed outside the plate must not depend on the latents."""
+        """Refuse observations outside the plate that depend on the latents."""
         batch = self.data.subset(rows)
         one, other = (
             self.prober.evaluate(batch, self.noise(len(rows)), self._assignment, self.values, densities=True)[1]
@@ -257,7 +257,7 @@ def _require_values(name: str, values: Tensor, data: MultimodalData, present: Te
 
 
 def _require_masked(name: str, log_density: Tensor, data: MultimodalData, rows: Tensor) -> None:
-    """Where a modality is missing, its site must add nothing."""
+    """Refuse a site that adds to the density where its modality is missing."""
     absent = ~data.observed(name)
     if bool((log_density[absent].abs() > 0).any()):
         row = int(rows[absent.cpu()][0])

@@ -75,7 +75,7 @@ class ConjugateForm:
 
     @property
     def route(self) -> str:
-        """How the posterior is computed: "exact", "exact mixture", "exact by structure" or "scale mixture"."""
+        """Route of the posterior: "exact", "exact mixture", "exact by structure" or "scale mixture"."""
         if self.degrees_of_freedom:
             return "scale mixture"
         if isinstance(self.structures[0], LinearGaussianMixture):

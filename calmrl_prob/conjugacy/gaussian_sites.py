@@ -115,7 +115,7 @@ def read_site(site: Site) -> Gaussian | Mixture | None:
 
 
 def unwrap(fn: Any) -> Any:  # noqa: ANN401 - any distribution
-    """What is inside ``Independent``, ``MaskedDistribution`` and ``ExpandedDistribution``."""
+    """The distribution inside ``Independent``, ``MaskedDistribution`` and ``ExpandedDistribution``."""
     while isinstance(
         fn, dist.Independent | torch.distributions.Independent | MaskedDistribution | ExpandedDistribution
     ):

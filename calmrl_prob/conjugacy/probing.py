@@ -34,7 +34,7 @@ Assignment = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SiteGaussians:
     """The Gaussians of all sites at given latents, for n instances.
 
     Attributes:
@@ -45,10 +45,10 @@ class Evaluation:
     log_weight: Tensor
     sites: Mapping[str, Gaussian]
 
-    def first(self, number: int) -> Evaluation:
+    def first(self, number: int) -> SiteGaussians:
         """Of the first instances alone."""
         sites = {name: gaussian.map(lambda part: part[:number]) for name, gaussian in self.sites.items()}
-        return Evaluation(self.log_weight[:number], sites)
+        return SiteGaussians(self.log_weight[:number], sites)
 
 
 class Prober:
@@ -117,7 +117,7 @@ class Prober:
         values: Mapping[str, Tensor] | None = None,
         *,
         densities: bool = False,
-    ) -> tuple[list[Evaluation], Call]:
+    ) -> tuple[list[SiteGaussians], Call]:
         """Call the model with latents z (n, K) and read every site: one evaluation for each choice of components.
 
         Raises:
@@ -229,7 +229,7 @@ def _enumerated(site: Site) -> Tensor | None:
     return values.reshape(len(values), -1)
 
 
-def _choices(log_weight: Tensor, read: Mapping[str, Gaussian | Mixture]) -> Iterator[Evaluation]:
+def _choices(log_weight: Tensor, read: Mapping[str, Gaussian | Mixture]) -> Iterator[SiteGaussians]:
     """One evaluation for each joint choice of a component of every mixture."""
     options = [range(len(found.components)) if isinstance(found, Mixture) else range(1) for found in read.values()]
     for chosen in itertools.product(*options):
@@ -239,10 +239,10 @@ def _choices(log_weight: Tensor, read: Mapping[str, Gaussian | Mixture]) -> Iter
                 weight = weight + found.log_weight[:, c]
                 found = found.components[c]
             sites[name] = found
-        yield Evaluation(weight, sites)
+        yield SiteGaussians(weight, sites)
 
 
-def _component(evaluation: Evaluation, rows: slice) -> Component:
+def _component(evaluation: SiteGaussians, rows: slice) -> Component:
     sites = {}
     for name, gaussian in evaluation.sites.items():
         mean, freedom = gaussian.mean[rows], gaussian.degrees_of_freedom

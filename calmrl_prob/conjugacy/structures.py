@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob.conjugacy.affine_sites import Component, said
+from calmrl_prob.conjugacy.affine_sites import Component, predicted_site
 from calmrl_prob.conjugacy.checks import Probe, spread_rows
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
@@ -186,7 +186,7 @@ def _unlike_rows(
             differ |= probe.apart(evaluation.log_weight, log_weight, 1.0)
             for name, site in evaluation.sites.items():
                 middle = None if origin is None else origin[c].sites[name].mean
-                expected = said(components, place, name, latents, middle)
+                expected = predicted_site(components, place, name, latents, middle)
                 matters = batch.observed(name) if name in probe.prober.modalities else True
                 differ |= probe.unlike(site, expected) & matters
         unlike.append(part[differ.cpu()])
@@ -194,7 +194,7 @@ def _unlike_rows(
 
 
 def row_offsets(probe: Probe, component: Component) -> tuple[dict[str, Tensor], Tensor]:
-    """How far each row's intercepts and prior mean are from those that were read, by a pass over all rows."""
+    """Offsets of each row's intercepts and prior mean from those that were read, by a pass over all rows."""
     prober, data = probe.prober, probe.data
     parts: dict[str, list[Tensor]] = {name: [] for name in component.sites}
     for start in range(0, len(data), _CHUNK):

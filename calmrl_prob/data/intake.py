@@ -116,7 +116,7 @@ def frame_index(arrays: Mapping[str, Any]) -> np.ndarray | None:
 
 
 class RowCheck(NamedTuple):
-    """What a close look found: (N,) bool each.
+    """Findings of the check of a modality's rows: (N,) bool each.
 
     Attributes:
         absent: every feature is NaN.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number, short, whole_number
+from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob.data.multimodal import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
@@ -210,7 +210,7 @@ MECHANISMS: dict[str, Mechanism] = {"mcar": mcar, "mar": mar, "mnar": mnar, "pai
 def _start(data: MultimodalData, seed: int) -> tuple[np.random.Generator, np.ndarray]:
     """The generator, and what is present (a copy)."""
     if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {short(data)}; wrap it in MultimodalData.")
+        raise ArgumentTypeError(f"data: expected MultimodalData, got {brief(data)}; wrap it in MultimodalData.")
     return np.random.default_rng(whole_number("seed", seed)), data.observed_mask.cpu().numpy().copy()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import chosen_names, short, usable_device
+from calmrl_prob._support.arguments import brief, chosen_names, usable_device
 from calmrl_prob.data import display, schema
 from calmrl_prob.data.intake import (
     as_column,
@@ -330,14 +330,14 @@ class MultimodalData(StoredModalities):
             [[3.0], [0.0]]
         """
         if isinstance(parts, MultimodalData) or not isinstance(parts, Iterable):
-            kind = "a single MultimodalData" if isinstance(parts, MultimodalData) else short(parts)
+            kind = "a single MultimodalData" if isinstance(parts, MultimodalData) else brief(parts)
             raise ArgumentTypeError(f"parts: expected a list of MultimodalData, got {kind}; pass [first, second, ...].")
         parts = list(parts)
         if not parts:
             raise ArgumentError("parts: expected at least one MultimodalData, got none.")
         for i, part in enumerate(parts):
             if not isinstance(part, MultimodalData):
-                raise ArgumentTypeError(f"parts[{i}]: expected MultimodalData, got {short(part)}; wrap it in that.")
+                raise ArgumentTypeError(f"parts[{i}]: expected MultimodalData, got {brief(part)}; wrap it in that.")
         first = parts[0]
         for i, part in enumerate(parts[1:], start=1):
             schema.require_schema(part, first.dims, f"parts[{i}]", "parts[0]")
@@ -421,4 +421,4 @@ def _require_options(missing: str, empty: str, **mappings: object) -> None:
         raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
     for argument, value in mappings.items():
         if not (value is None or isinstance(value, Mapping)):
-            raise ArgumentTypeError(f"{argument}: expected a mapping of names, got {short(value)}; pass a dict.")
+            raise ArgumentTypeError(f"{argument}: expected a mapping of names, got {brief(value)}; pass a dict.")

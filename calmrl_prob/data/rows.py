@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number, short, whole_number
+from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -80,9 +80,9 @@ def split_rows(
 
 
 def _cuts(num_instances: int, sizes: Sizes) -> list[int]:
-    """Where to cut N shuffled rows."""
+    """Places at which N shuffled rows are cut."""
     if isinstance(sizes, str) or not isinstance(sizes, Real | Iterable):
-        raise ArgumentTypeError(f"sizes: expected a number or a list of numbers, got {short(sizes)}; use 0.8, say.")
+        raise ArgumentTypeError(f"sizes: expected a number or a list of numbers, got {brief(sizes)}; use 0.8, say.")
     given: list[Any] = [sizes] if isinstance(sizes, Real) else list(sizes)
     for size in given:
         real_number("sizes", size, 0.8)

@@ -1,4 +1,4 @@
-"""What a model may ask of data before it uses them: the right modalities, and enough to fit."""
+"""Checks of data before a model uses them: the right modalities, and enough to fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob.data.stored import StoredModalities
 from calmrl_prob.errors import ArgumentTypeError, DataError, IdentifiabilityWarning, SchemaError
 
@@ -68,7 +68,7 @@ def require_widths(
 def _require_mapping(dims: object) -> None:
     if not isinstance(dims, Mapping):
         raise ArgumentTypeError(
-            f"dims: expected a mapping of modalities to numbers of features, got {short(dims)}; pass model.dims, say."
+            f"dims: expected a mapping of modalities to numbers of features, got {brief(dims)}; pass model.dims, say."
         )
 
 

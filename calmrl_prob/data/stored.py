@@ -1,4 +1,4 @@
-"""What MultimodalData hold, and what is read off it: modalities, who has them, missing patterns, blocks."""
+"""Storage of MultimodalData, and what is read off it: modalities, who has them, missing patterns, blocks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StoredModalities:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self._values[self.names[0]].device
 
     def __contains__(self, name: object) -> bool:
@@ -77,7 +77,7 @@ class StoredModalities:
         return values
 
     def observed(self, name: str) -> Tensor:
-        """Which instances have a modality: (N,) bool, True = PRESENT."""
+        """Mask of the instances that have a modality: (N,) bool, True = PRESENT."""
         return self.observed_mask[:, self.names.index(self._known(name))]
 
     def rows_with(self, *names: str, how: Literal["any", "all"] = "any") -> Tensor:
@@ -127,7 +127,7 @@ class StoredModalities:
         return any(bool((check_rows(self._values[name]).partial & self.observed(name)).any()) for name in self.names)
 
     def feature_mask(self, name: str) -> Tensor:
-        """Which features of a modality each instance has: (N, D_m) bool, True = PRESENT.
+        """Mask of the features of a modality that each instance has: (N, D_m) bool, True = PRESENT.
 
         Example:
             >>> from calmrl_prob import MultimodalData
@@ -140,7 +140,7 @@ class StoredModalities:
 
     @cached_property
     def blocks(self) -> ObservedBlocks | FeatureBlocks:
-        """What is present, as the exact engine takes it.
+        """Blocks of what is present, as the exact engine takes them.
 
         By modality, the fast case, unless some row lacks single features; then by feature.
         """

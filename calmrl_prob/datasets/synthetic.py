@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number, short, whole_number
+from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -16,7 +16,7 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 
 class SyntheticData(NamedTuple):
-    """What :func:`make_synthetic` returns.
+    """Synthetic data with the parameters and latents they were drawn from: the result of :func:`make_synthetic`.
 
     Attributes:
         data: the instances, some of their modalities missing.
@@ -76,7 +76,7 @@ def make_synthetic(
         (torch.Size([200, 3]), True)
     """
     if not (dims is None or isinstance(dims, Mapping)):
-        raise ArgumentTypeError(f"dims: expected a mapping of names to numbers of features, got {short(dims)}.")
+        raise ArgumentTypeError(f"dims: expected a mapping of names to numbers of features, got {brief(dims)}.")
     widths = {"image": 8, "text": 6, "audio": 4} if dims is None else dict(dims)
     if not widths:
         raise ArgumentError("dims: expected at least one modality, got none; leave dims out for three.")

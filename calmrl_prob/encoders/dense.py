@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._support.arguments import checked_seed, described, made, whole_number
+from calmrl_prob._support.arguments import checked_seed, constructed, described, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -161,7 +161,7 @@ def build_encoders(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(checked_seed(seed))
         return nn.ModuleDict(
-            {n: made(ENCODERS[kind], kind, features, width, **options) for n, features in dims.items()}
+            {n: constructed(ENCODERS[kind], kind, features, width, **options) for n, features in dims.items()}
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number, short, whole_number
+from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ProbeResult:
-    """What the probe found on the test rows.
+    """Accuracy of the probe on the test rows.
 
     Attributes:
         accuracy: share of test rows classified rightly, in [0, 1].
@@ -83,7 +83,7 @@ def linear_probe(
     """
     seed, folds = whole_number("seed", seed), whole_number("folds", folds, 2)
     if isinstance(penalties, str) or not isinstance(penalties, Iterable):
-        raise ArgumentTypeError(f"penalties: expected a list of numbers, got {short(penalties)}; pass [1.0], say.")
+        raise ArgumentTypeError(f"penalties: expected a list of numbers, got {brief(penalties)}; pass [1.0], say.")
     penalties = [real_number("penalties", penalty, 1.0) for penalty in penalties]
     if not penalties or not min(penalties) > 0:
         raise ArgumentError(f"penalties: expected one or more positive numbers, got {penalties}.")

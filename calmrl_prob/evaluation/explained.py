@@ -1,4 +1,4 @@
-"""What each latent explains of each modality, under a fitted model."""
+"""Variance explained: the share of each modality's variance that each latent explains, under a fitted model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many latents: the evidence of held-out rows against K, and how many automatic relevance determination keeps."""
+"""Choice of the number of latents: held-out evidence against K, and the count that ARD keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import checked_seed, described, short, whole_number
+from calmrl_prob._support.arguments import brief, checked_seed, described, whole_number
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -58,7 +58,7 @@ class LatentDimChoice:
 
     @property
     def ard_summary(self) -> str:
-        """How many latents ARD kept, in words."""
+        """Count of the latents that ARD kept, in words."""
         limit = ", all there were: says nothing" if self.ard_is_limited else ""
         return f"kept by ARD: {self.ard_count} of {self.ard_limit}{limit}"
 
@@ -120,7 +120,7 @@ def choose_latent_dim(
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):
         raise ArgumentTypeError(
-            f"latent_dims: expected a sequence of whole numbers, got {short(latent_dims)}; pass one such as [2, 4, 8]."
+            f"latent_dims: expected a sequence of whole numbers, got {brief(latent_dims)}; pass one such as [2, 4, 8]."
         )
     dims = [whole_number("latent_dims", k, least=1) for k in latent_dims]
     folds, seed = whole_number("folds", folds, least=2), checked_seed(seed)

@@ -85,6 +85,7 @@ def fit(
         ConvergenceWarning: the method stopped before its criterion was met.
 
     Example:
+        >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
         >>> z = torch.randn(50, 1, generator=generator)
         >>> x = {name: z + 0.1 * torch.randn(50, 3, generator=generator) for name in ("image", "text")}

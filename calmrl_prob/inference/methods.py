@@ -14,7 +14,7 @@ from calmrl_prob.inference.approximate.svi import run_svi
 from calmrl_prob.inference.exact.em import run_em
 from calmrl_prob.inference.exact.gradient import run_gradient
 from calmrl_prob.inference.exact.mixture import run_mixture_em
-from calmrl_prob.inference.exact.preparation import prepared
+from calmrl_prob.inference.exact.preparation import checked_blocks
 from calmrl_prob.inference.exact.scale_mixture_fit import (
     run_scale_em,
     run_scale_mixture,
@@ -70,7 +70,7 @@ class Method:
 
 
 def most_steps(method: Method, options: Mapping[str, Any]) -> int | None:
-    """How often a method calls back at most, from its options and their defaults; None where it does not say."""
+    """Largest number of calls back of a method, from its options and their defaults; None where it does not say."""
     if method.function is None:
         return None
     defaults = {name: known.default for name, known in inspect.signature(method.function).parameters.items()}
@@ -114,7 +114,7 @@ def _refuse_em(subject: Subject, asked: str) -> CalmrlError | None:
 
 
 def _run_em(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
-    return run_em(subject.model, prepared(subject.model, subject.data), *arguments, **options)
+    return run_em(subject.model, checked_blocks(subject.model, subject.data), *arguments, **options)
 
 
 def _refuse_mixture(subject: Subject, asked: str) -> CalmrlError | None:

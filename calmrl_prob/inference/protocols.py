@@ -110,11 +110,11 @@ class FitReport(Protocol):
 
     @property
     def tolerance(self) -> float:
-        """What it was compared with."""
+        """Tolerance that the criterion was compared with."""
 
     @property
     def form(self) -> str:
-        """How the evidence was computed."""
+        """Form by which the evidence was computed."""
 
 
 #: What every function that takes a model takes: a Pyro callable, or something that states its own form.

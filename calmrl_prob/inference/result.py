@@ -1,4 +1,4 @@
-"""What a fit reports."""
+"""Result of a fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from calmrl_prob.programs.bound import BoundModel
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
-    """How a fit went. The parameters are in the model, which the fit changed.
+    """Result of a fit. The parameters are in the model, which the fit changed.
 
     It can be given to ``posterior``, ``impute``, ``retrieve`` and ``to_arviz`` in place of a model: it stands for all
     that was learned, draws of parameters and guides included.
@@ -61,7 +61,7 @@ class FitResult:
 
     @property
     def diagnostics(self) -> Mapping[str, Any]:
-        """What the method has to report of itself: R-hat, divergences, k-hat ...; empty if nothing."""
+        """Diagnostics of the method: R-hat, divergences, k-hat ...; empty if it has none."""
         found: Mapping[str, Any] = getattr(self.report, "diagnostics", {})
         return found
 

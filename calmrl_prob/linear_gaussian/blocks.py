@@ -35,7 +35,7 @@ class Patterned:
 
     @property
     def device(self) -> torch.device:
-        """Where the data live."""
+        """Device of the data."""
         return self.pattern_index.device
 
 

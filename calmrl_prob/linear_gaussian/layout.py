@@ -38,7 +38,7 @@ class Bucket:
 
 
 class PatternLayout:
-    """Where each instance stands when instances are laid out by pattern.
+    """Layout of instances by missing pattern: the place of each.
 
     Attributes:
         buckets: the groups of patterns, smallest counts first.

@@ -278,7 +278,7 @@ def require_definite(failures: Tensor) -> None:
 
 
 def _pattern_constants(lg: LinearGaussian, patterns: Tensor, logdets: Tensor) -> Tensor:
-    """What log p(x_n) holds besides the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
+    """Constants of log p(x_n) beside the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
     per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
     if patterns.shape[1] != len(per_group):  # groups are modalities
         per_group = torch.stack([part.sum() for part in per_group.split(list(lg.dims.values()))])

@@ -150,7 +150,7 @@ class LinearGaussian:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.prior_mean.device
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calmrl_prob._support.arguments import short, whole_number
+from calmrl_prob._support.arguments import brief, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.imputation.calibration import standardized_error
 from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, numbers, series, series_style
@@ -64,7 +64,7 @@ def coverage(
     for label, curve in series("curves", _by_group(curves)).items():
         where = f"curves[{label!r}]" if label else "curves"
         if not isinstance(curve, pd.DataFrame):
-            raise ArgumentTypeError(f"{where}: expected a DataFrame as coverage_curve returns, got {short(curve)}.")
+            raise ArgumentTypeError(f"{where}: expected a DataFrame as coverage_curve returns, got {brief(curve)}.")
         lacking = [column for column in ("level", "coverage") if column not in curve]
         if lacking:
             raise ArgumentError(f"{where}: it lacks the column {lacking[0]!r}; it has {list(curve.columns)}.")

@@ -1,4 +1,4 @@
-"""What all plots share: the axes to draw on, the house style while drawing, colours, and checks of arrays.
+"""Canvas of all plots: the axes to draw on, the house style while drawing, colours, and checks of arrays.
 
 matplotlib is an optional dependency, so it is imported when a plot is drawn and not before.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import described, short
+from calmrl_prob._support.arguments import brief, described
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def numbers(argument: str, values: ArrayLike | Tensor, shape: tuple[int, ...] | 
         given = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
         array = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{argument}: expected an array of numbers, got {short(values)}.") from error
+        raise ArgumentTypeError(f"{argument}: expected an array of numbers, got {brief(values)}.") from error
     wrong = array.ndim != shape if isinstance(shape, int) else shape is not None and array.shape != shape
     if wrong:
         expected = f"{shape} dimensions" if isinstance(shape, int) else f"shape {shape}"
@@ -174,7 +174,7 @@ def row_numbers(argument: str, rows: Sequence[int] | None, count: int, most: int
         return list(range(min(count, most)))
     chosen = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
     if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
-        raise ArgumentTypeError(f"{argument}: expected a sequence of row numbers, got {short(rows)}; pass [0, 1].")
+        raise ArgumentTypeError(f"{argument}: expected a sequence of row numbers, got {brief(rows)}; pass [0, 1].")
     if not 0 < len(chosen) <= most:
         raise ArgumentError(f"{argument}: expected 1 to {most} of the {count} rows, got {len(chosen)}.")
     outside = (chosen < -count) | (chosen >= count)
@@ -193,7 +193,7 @@ def names_of(argument: str, names: Sequence[object] | None, count: int) -> list[
     if names is None:
         return [str(number) for number in range(count)]
     if isinstance(names, str) or not hasattr(names, "__len__"):
-        raise ArgumentTypeError(f"{argument}: expected a sequence of {count} names, got {short(names)}.")
+        raise ArgumentTypeError(f"{argument}: expected a sequence of {count} names, got {brief(names)}.")
     if len(names) != count:
         raise ArgumentError(f"{argument}: expected {count} names, one for each, got {len(names)}.")
     return [str(name) for name in names]

@@ -1,4 +1,4 @@
-"""How a fit went: the evidence, step by step."""
+"""Evidence of a fit, step by step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.plots.canvas import Array, Looks, canvas, numbers, series, series_style
@@ -27,7 +27,7 @@ def evidence_trace(
     to_come: bool = False,
     looks: Looks | None = None,
 ) -> Axes:
-    """What a fit raised, step by step, for each instance; or how far it still had to rise.
+    """Evidence of a fit, step by step, for each instance; or the rise that was still to come.
 
         value(t) = objective(t) / N        to come(t) = (objective(T) - objective(t)) / N, on a logarithmic axis
 
@@ -99,5 +99,5 @@ def _trace(argument: str, value: FitResult | ArrayLike) -> tuple[Array, str]:
         state = "converged" if value.converged else "not converged"
         return numbers(argument, value.objective, 1) / value.num_instances, f"{value.method}, {state}"
     if isinstance(value, str) or not hasattr(value, "__len__"):
-        raise ArgumentTypeError(f"{argument}: expected a FitResult or a trace (T,), got {short(value)}.")
+        raise ArgumentTypeError(f"{argument}: expected a FitResult or a trace (T,), got {brief(value)}.")
     return numbers(argument, value, 1), "trace"

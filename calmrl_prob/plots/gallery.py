@@ -1,4 +1,4 @@
-"""What retrieval finds: queries with their best candidates, as names, characters or pictures."""
+"""Gallery of a retrieval: queries with their best candidates, as names, characters or pictures."""
 
 from __future__ import annotations
 

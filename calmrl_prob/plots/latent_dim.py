@@ -1,4 +1,4 @@
-"""How many latents: the held-out evidence against K."""
+"""Choice of the number of latents: the held-out evidence against K."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calmrl_prob._support.arguments import described, real_number, short, whole_number
+from calmrl_prob._support.arguments import brief, described, real_number, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.plots.canvas import CYCLE, GREY, MARKERS, Array, canvas, legend_beside
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
@@ -107,7 +107,7 @@ def _directions(mean: Array, latents: tuple[int, int] | None) -> tuple[Array, tu
         right = right[:2] * np.where(right[:2].sum(1, keepdims=True) < 0, -1, 1)  # a sign that runs agree on
         return right.T, (f"direction 1, {share[0]:.0%} of means' variance", f"direction 2, {share[1]:.0%}")
     if not isinstance(latents, tuple | list) or len(latents) != 2:
-        raise ArgumentError(f"latents: expected two of the {latent_dim} latents, got {short(latents)}; pass (0, 1).")
+        raise ArgumentError(f"latents: expected two of the {latent_dim} latents, got {brief(latents)}; pass (0, 1).")
     first, second = (whole_number("latents", k) for k in latents)
     if first == second or max(first, second) >= latent_dim:
         raise ArgumentError(f"latents: expected two different ones of 0 .. {latent_dim - 1}, got {(first, second)}.")

@@ -1,4 +1,4 @@
-"""What each latent explains of each modality: a map."""
+"""Variance explained of each modality by each latent: a map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which modalities the instances have: a map by missing pattern."""
+"""Missingness map: the modalities that instances have, by missing pattern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was assumed before the data, beside what is known after them."""
+"""Prior beside posterior: what was assumed before the data, and what is known after them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class ImportanceWeights:
         what: str = "evidence and moments",
         remedy: str = "use a guide with full covariance, train it longer, or use NUTS",
     ) -> list[str]:
-        """What says that the weights cannot be relied on; empty if nothing does.
+        """Signs that the weights cannot be relied on; empty if there are none.
 
         Args:
             what: is computed from them.

@@ -1,4 +1,4 @@
-"""What every route of ``calmrl_prob.posterior`` returns."""
+"""Posterior of the latents: the base class of the results of ``calmrl_prob.posterior``."""
 
 from __future__ import annotations
 

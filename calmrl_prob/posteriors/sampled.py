@@ -115,7 +115,7 @@ def draw_and_weigh(
 
 
 def weight_report(weights: ImportanceWeights) -> dict[str, Any]:
-    """What importance weights have to report, under the names that ``PosteriorResult.diagnostics`` uses."""
+    """Diagnostics of importance weights, under the names that ``PosteriorResult.diagnostics`` uses."""
     return {
         "k_hat": weights.k_hat.cpu().numpy(),
         "max_k_hat": float(weights.k_hat.max()),

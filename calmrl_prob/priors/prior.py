@@ -1,4 +1,4 @@
-"""What a prior of the shared latent has to offer."""
+"""Base class of priors of the shared latent."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class BoundModel(nn.Module):
         return result
 
     def parameter_values(self) -> dict[str, Tensor]:
-        """What the ``pyro.param`` statements met so far give, by name; differentiable."""
+        """Values of the ``pyro.param`` statements met so far, by name; differentiable."""
         return {name: self._constrained(name) for name in self._keys}
 
     def _constrained(self, name: str) -> Tensor:
@@ -216,7 +216,7 @@ class BoundModel(nn.Module):
 
 
 def _advice(error: Exception) -> str:
-    """What to do about an error that a model raised."""
+    """Advice on an error that a model raised."""
     if isinstance(error, KeyError):
         return f"If it is a covariate: these data lack covariate {error}; give MultimodalData covariates= with it."
     if "dtype" in str(error):

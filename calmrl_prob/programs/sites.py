@@ -214,5 +214,5 @@ def _farthest(scale: float | Tensor) -> float:
 
 
 def _columns(data: MultimodalData) -> set[str]:
-    """What else the data know of each instance, under any name that a site may have: labels and covariates."""
+    """Columns of the data under any name that a site may have: labels and covariates."""
     return {"label", "labels", *dict.keys(data.covariates)}

@@ -48,7 +48,7 @@ GUARANTEES: dict[str, str] = {
 
 
 class Recalibration:
-    """What :func:`recalibrate` learned from held-out rows; give it to ``cal.impute(..., recalibrated=)``.
+    """Recalibration of intervals, learned from held-out rows by :func:`recalibrate`; ``cal.impute`` takes it.
 
     Attributes:
         method: "scale", "conformal", "cv" or "cv+".
@@ -69,7 +69,7 @@ class Recalibration:
 
     @property
     def guarantee(self) -> str:
-        """What is true of the intervals, n being the ``num_instances`` of :meth:`table`."""
+        """Guarantee of the intervals, n being the ``num_instances`` of :meth:`table`."""
         return GUARANTEES[self.method]
 
     def table(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How strongly noise and covariance are to be shrunk: by what rows that were held out of the fit tell."""
+"""Choice of the shrinkage of noise and covariance, by rows that were held out of the fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import checked_seed, described, short
+from calmrl_prob._support.arguments import brief, checked_seed, described
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -112,11 +112,11 @@ def _checked_grid(grid: Mapping[str, Sequence[float]] | None) -> Mapping[str, Se
     if grid is None:
         return GRID
     if not isinstance(grid, Mapping):
-        raise ArgumentTypeError(f"grid: expected a mapping of options to values, got {short(grid)}.")
+        raise ArgumentTypeError(f"grid: expected a mapping of options to values, got {brief(grid)}.")
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
             raise ArgumentTypeError(
-                f"grid[{name!r}]: expected a list of values, got {short(values)}; use [{values!r}]."
+                f"grid[{name!r}]: expected a list of values, got {brief(values)}; use [{values!r}]."
             )
         if not len(values):
             raise ArgumentError(f"grid[{name!r}]: expected at least one value, got none.")

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from calmrl_prob._support.arguments import described, short
+from calmrl_prob._support.arguments import brief, described
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, DataError, SchemaError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What B instances have.
+    """Batch of B instances: their inputs, and which modalities they have.
 
     Attributes:
         inputs: for each modality what is present, (n_m, ...), rows in the batch's order.
@@ -67,7 +67,7 @@ class Collate:
         for row, item in enumerate(items):
             if not isinstance(item, Mapping):
                 raise ArgumentTypeError(
-                    f"dataset: expected a dict from modality to tensor for each item, got {short(item)}; return "
+                    f"dataset: expected a dict from modality to tensor for each item, got {brief(item)}; return "
                     f"one such as {{{self.names[0]!r}: tensor}}."
                 )
             unknown = [name for name in item if name not in found]
@@ -92,7 +92,7 @@ def _tensor(name: str, row: int, value: object) -> Tensor:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentTypeError(
-            f"dataset: modality {name!r} of item {row} of a batch is no tensor but {short(value)}; make it one, "
+            f"dataset: modality {name!r} of item {row} of a batch is no tensor but {brief(value)}; make it one, "
             "such as of numbers for words."
         ) from error
 

@@ -1,4 +1,4 @@
-"""Which rows an epoch trains on: those that have every modality while it warms up, then all."""
+"""Rows of an epoch: those that have every modality while it warms up, then all."""
 
 from __future__ import annotations
 

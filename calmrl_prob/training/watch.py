@@ -1,4 +1,4 @@
-"""What is kept of a training: the history of its epochs, and the weights of the best one."""
+"""Record of a training: the history of its epochs, and the weights of the best one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calibration makes of the anchor of each row: the generative model for it, and one case a row for tables."""
+"""Anchor shifts with and without calibration: the generative model, and one case a row for tables."""
 
 from __future__ import annotations
 

@@ -140,6 +140,6 @@ def tabulate(results: pd.DataFrame, by: Sequence[str], measures: Sequence[Measur
 
 
 def heading(cfg: DictConfig, data: str, missingness: str | None = None) -> str:
-    """What stands over the table: data, mechanism, number of seeds."""
+    """Heading of the table: data, mechanism, number of seeds."""
     mechanism = missingness or str(cfg.missingness._target_).rpartition(".")[2]
     return f"{data}, {mechanism}, {len(cfg.seeds)} seed{'s' * (len(cfg.seeds) != 1)}"

@@ -32,7 +32,7 @@ STARTS = ("cold", "generative", "none")
 
 @dataclass(frozen=True)
 class AlignmentTask:
-    """What a variant learns from, for one seed: features of rows some of whose modalities are missing.
+    """Data that a variant learns from, for one seed: features of rows some of whose modalities are missing.
 
     Attributes:
         fit, validation: parts of the training rows, as they are after removal.
@@ -154,7 +154,7 @@ def _mean_recall(recall: Any) -> float:  # noqa: ANN401 - pandas has no annotati
 
 @dataclass(frozen=True)
 class Settings:
-    """What all variants of a run share.
+    """Settings that all variants of a run share.
 
     Attributes:
         latent_dim: K of the models of inputs and of representations.
@@ -263,7 +263,7 @@ def run_variant(variant: Variant, task: AlignmentTask, settings: Settings) -> Al
 def alignment_row(
     alignment: Alignment, shown: Sequence[MultimodalData], settings: Settings, seed: int
 ) -> tuple[dict[str, Any], LinearGaussian]:
-    """What encoders are worth on test rows, by cosine and by the likelihood ratio of a model of the representations.
+    """Scores of encoders on test rows, by cosine and by the likelihood ratio of a model of the representations.
 
     Args:
         alignment: encoders and history.

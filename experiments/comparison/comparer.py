@@ -100,7 +100,7 @@ class Comparer:
 
     @property
     def steps(self) -> int:
-        """How often ``run`` reports progress."""
+        """Number of times that ``run`` reports progress."""
         fits = len(self.variants) * (1 + len(self.seeds))
         return fits + len(self.cfg.report.shares) * len(self.share_variants)
 

@@ -43,7 +43,7 @@ class FittedVariant:
 
     @property
     def scoring(self) -> str:
-        """How it retrieves: the score of the model, or "cosine of prediction" by its imputer."""
+        """Score that it retrieves by: that of the model, or "cosine of prediction" by its imputer."""
         return "cosine of prediction" if self.direct else self.retriever.score
 
     def recall(self, data: MultimodalData) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from experiments.comparison.standardisation import Standardisation
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What is chosen for a model. Of two settings the lesser is the one with fewer latents, then the weaker prior.
+    """Setting of a model. Of two the lesser is the one with fewer latents, then the weaker prior.
 
     Attributes:
         latent_dim: number of latents K.
@@ -129,7 +129,7 @@ class ModelFitter:
 
     @property
     def name(self) -> str:
-        """What tables call the model."""
+        """Name of the model in tables."""
         return self.label or (Path(self.file).stem.replace("_", " ") if self.file else f"CalMRL {self.noise}")
 
     def for_baselines(self) -> ModelFitter:

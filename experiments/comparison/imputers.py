@@ -85,7 +85,7 @@ class Imputer(ABC):
         """One modality (N, D_m) from the others; what the rows hold of it themselves is never read."""
 
     def _learn(self, train: MultimodalData) -> None:  # noqa: B027 - rules may need nothing more
-        """What ``predict`` needs besides ``centre`` and ``scale``; nothing by default."""
+        """Parameters that ``predict`` needs besides ``centre`` and ``scale``; none by default."""
 
     def _choose(self, fit_rows: MultimodalData, validation: MultimodalData) -> None:  # noqa: B027 - nor to choose
         """Settings to choose; none by default."""
@@ -266,13 +266,13 @@ def values(data: MultimodalData, name: str) -> Array:
 
 
 def has(data: MultimodalData, name: str) -> NDArray[np.bool_]:
-    """Which rows have a modality, (N,) bool."""
+    """Mask of the rows that have a modality, (N,) bool."""
     observed: NDArray[np.bool_] = data.observed(name).cpu().numpy()
     return observed
 
 
 def predictable(data: MultimodalData, name: str) -> NDArray[np.bool_]:
-    """Which rows have a modality and at least one other to predict it from, (N,) bool."""
+    """Mask of the rows that have a modality and at least one other to predict it from, (N,) bool."""
     number: NDArray[np.int64] = data.observed_mask.sum(dim=1).cpu().numpy()
     return has(data, name) & (number > 1)
 

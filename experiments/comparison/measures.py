@@ -1,4 +1,4 @@
-"""What is measured of a calibrated variant, on test rows: the numbers of the table, and the data of the figures.
+"""Measures of a fitted variant on test rows: the numbers of the table, and the data of the figures.
 
 Imputation errors are in units of a modality's standard deviation (root mean square over its features, over the complete
 training rows), so that modalities of different scale can be averaged.

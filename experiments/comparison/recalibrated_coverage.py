@@ -1,4 +1,4 @@
-"""What recalibration on the validation rows makes of a variant's intervals."""
+"""Coverage of a variant's intervals once they are recalibrated on the validation rows."""
 
 from __future__ import annotations
 

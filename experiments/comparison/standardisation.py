@@ -92,7 +92,7 @@ class Standardisation:
         return changed.conform(data.dims)  # with those that no row here has
 
     def undo(self, name: str, found: Imputed) -> Imputed:
-        """What was imputed in these units, in the data's own."""
+        """Imputations in these units, turned back to the data's own."""
         centre, scale = self.centre[name], self.scale[name]
         return Imputed(
             centre + scale * found.mean,
@@ -103,6 +103,6 @@ class Standardisation:
         )
 
     def log_volume(self, data: MultimodalData) -> float:
-        """What is added to a log likelihood in the data's own units to have it in these, nats."""
+        """Log volume that is added to a log likelihood in the data's own units to have it in these, nats."""
         counts = {name: int(data.feature_mask(name).sum()) for name in data.names}
         return float(sum(counts[name] * np.log(self.scale[name]) for name in data.names))

@@ -39,7 +39,7 @@ _STANDARD_ERRORS = 2.0
 
 @dataclass(frozen=True)
 class Task:
-    """What a variant may learn from.
+    """Data that a variant may learn from.
 
     Attributes:
         incomplete: training rows with modalities removed.
@@ -74,7 +74,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Choice:
-    """What validation decided.
+    """Choice that validation made.
 
     Attributes:
         setting: of the model.
@@ -129,7 +129,7 @@ class Variant(ABC):
 
     @abstractmethod
     def prepare(self, task: Task, rows: Rows) -> Prepared:
-        """What the generative model is fitted to, of the training rows ``rows``.
+        """Data that the generative model is fitted to, of the training rows ``rows``.
 
         Raises:
             DataError: nothing is left to fit to, such as no complete row.
@@ -166,7 +166,7 @@ class Variant(ABC):
         return replace(choice, warnings=(*self._unasked(latent_dims), *_undecided(found, errors[choice.setting])))
 
     def judge(self, fitted: Iterable[tuple[FittedVariant, MultimodalData]]) -> tuple[float, float]:
-        """What settings are chosen by, higher being better, with its standard error: mean R@1 on validation rows."""
+        """Criterion of the settings, higher being better, with its standard error: mean R@1 on validation rows."""
         tables = [calibrated.recall(data) for calibrated, data in fitted]
         return _mean(map(recall_at_1, tables)), standard_error(tables)
 

@@ -264,7 +264,7 @@ def fit_gaussian(data: MultimodalData, setting: Setting, seed: int) -> LinearGau
 
 
 def inter_battery(num_modalities: int, shared: int, private: int) -> Tensor:
-    """Which latents serve which modality, (M, K) bool: some all, the others one each.
+    """Support of inter-battery factor analysis, (M, K) bool: some latents serve all modalities, the others one each.
 
     Example:
         >>> inter_battery(2, shared=1, private=1).int().tolist()

@@ -1,4 +1,4 @@
-"""How an experiment ends that was asked for something that cannot work."""
+"""Refusals: the end of an experiment that was asked for something that cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every run writes of itself, from its start: ``job.json``, so that an interrupted one can be told."""
+"""Record that every run writes of itself, from its start: ``job.json``, so that an interrupted one can be told."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class ModelTable:
 
     @property
     def steps(self) -> int:
-        """How often ``run`` reports progress."""
+        """Number of times that ``run`` reports progress."""
         return len(self.splits) * len(self.models) * (1 + len(self.seeds))
 
     def run(self, advance: Advance = lambda what: None) -> Iterator[pd.DataFrame]:

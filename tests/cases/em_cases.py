@@ -12,7 +12,7 @@ from calmrl_prob.linear_gaussian import (
     SufficientStatistics,
 )
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
-from calmrl_prob.linear_gaussian.em.rowwise import ByFeature, ByModality, ByPattern
+from calmrl_prob.linear_gaussian.em.rowwise import FeatureStep, ModalityStep, PatternStep
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics
 
 laws = settings(derandomize=True, deadline=None, max_examples=15)
@@ -37,8 +37,8 @@ def all_forms(blocks: ObservedBlocks, latent_dim: int) -> dict[str, tuple[Expect
         start += values.shape[1]
     features, feature_shift = FeatureBlocks(blocks.dims, rows, present).centred()
     return {
-        "modality": (ByModality(centred, latent_dim), shift),
-        "pattern": (ByPattern(centred, latent_dim), shift),
+        "modality": (ModalityStep(centred, latent_dim), shift),
+        "pattern": (PatternStep(centred, latent_dim), shift),
         "statistics": (FromStatistics(statistics), statistics.shift),
-        "features": (ByFeature(features, latent_dim), feature_shift),
+        "features": (FeatureStep(features, latent_dim), feature_shift),
     }

@@ -13,7 +13,7 @@ from tests.cases.linear_gaussian_cases import random_model
 def random_mixture(
     dims: dict[str, int], latent_dim: int, num_components: int, seed: int = 0, *, shared: bool = True
 ) -> LinearGaussianMixture:
-    """Components that differ in their prior alone, or in everything."""
+    """LatentComponents that differ in their prior alone, or in everything."""
     generator = torch.Generator().manual_seed(seed)
     log_weights = torch.randn(num_components, generator=generator, dtype=torch.float64)
     models = [random_model(dims, latent_dim, seed + c) for c in range(num_components)]

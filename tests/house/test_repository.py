@@ -241,3 +241,11 @@ def test_floors_agree_with_the_package_requirements() -> None:
             name, _, version = text.partition("==")
             tried[canonicalize_name(name)] = Version(version)
     assert tried == declared
+
+
+@in_every_library_file
+def test_docstrings_begin_with_the_thing(path: Path) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(parse(path)) if isinstance(node, documented)]
+    first = {text.split(maxsplit=1)[0] for text in texts if text}
+    assert not first & {"What", "How", "Whatever", "Where", "Which"}

@@ -11,7 +11,7 @@ from torch import Tensor
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference import MixturePredictive, ParameterDraws
-from calmrl_prob.inference.parameters.parameter_draws import align
+from calmrl_prob.inference.parameters.parameter_draws import procrustes
 from calmrl_prob.linear_gaussian import LinearGaussian, log_marginal
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.quantiles import mixture_quantile
@@ -165,7 +165,7 @@ def test_the_density_of_the_latents_is_the_mixture_over_draws_in_one_set_of_axes
 
 def test_alignment_keeps_every_density_under_any_normal_prior() -> None:
     goal, start = (random_model(DIMS, 3, seed=seed) for seed in (1, 2))
-    found = align(start, goal, 3)
+    found = procrustes(start, goal, 3)
     inverse = torch.linalg.inv(found.matrix)
     moved = LinearGaussian(
         {name: part @ inverse for name, part in start.loadings.items()},
@@ -178,7 +178,7 @@ def test_alignment_keeps_every_density_under_any_normal_prior() -> None:
     torch.testing.assert_close(moved.prior_covariance, goal.prior_covariance)
     data = random_data(20)
     torch.testing.assert_close(log_marginal(moved, data.blocks), log_marginal(start, data.blocks))
-    torch.testing.assert_close(align(goal, goal, 3).matrix, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(procrustes(goal, goal, 3).matrix, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
 def test_draws_are_spread_evenly_over_the_parameters_and_go_with_their_latents() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calmrl_prob._support.arguments import made, short
+from calmrl_prob._support.arguments import brief, constructed
 from calmrl_prob.alignment.objectives.anchor_contrast import AnchorContrast
 from calmrl_prob.alignment.objectives.combined import Combined
 from calmrl_prob.alignment.objectives.gram import Gram
@@ -39,8 +39,8 @@ def make_objective(name: str, **settings: Any) -> Objective:
         0.1
     """
     if name not in OBJECTIVES:
-        raise ArgumentError(f"name: no objective is called {short(name)}; the objectives are {sorted(OBJECTIVES)}.")
-    return made(OBJECTIVES[name], name, **settings)
+        raise ArgumentError(f"name: no objective is called {brief(name)}; the objectives are {sorted(OBJECTIVES)}.")
+    return constructed(OBJECTIVES[name], name, **settings)
 
 
 __all__ = [

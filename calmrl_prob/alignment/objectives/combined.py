@@ -89,5 +89,5 @@ class Combined(Objective):
         return {name: cast(Objective, part).loss(views) for name, part in self.objectives.items()}
 
     def extra_repr(self) -> str:
-        """What a print of the module shows."""
+        """Settings that a print of the module shows."""
         return f"weights={self.weights}"

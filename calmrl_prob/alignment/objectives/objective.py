@@ -1,4 +1,4 @@
-"""What an alignment objective is: a scalar of the views of a batch, to be made small."""
+"""Base class of alignment objectives: a scalar of the views of a batch, to be made small."""
 
 from __future__ import annotations
 

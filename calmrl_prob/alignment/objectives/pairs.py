@@ -25,7 +25,7 @@ class _PairContrast(Objective):
 
     @abstractmethod
     def pairs(self, modalities: int) -> list[tuple[int, int]]:
-        """Which modalities are contrasted, each pair once."""
+        """Pairs of modalities that are contrasted, each once."""
 
     def loss(self, views: Views) -> Tensor:
         """The loss of a batch that is all in this process."""
@@ -123,5 +123,5 @@ class Anchored(_PairContrast):
         return [(self.anchor, other) for other in range(modalities) if other != self.anchor]
 
     def extra_repr(self) -> str:
-        """What a print of the module shows."""
+        """Settings that a print of the module shows."""
         return f"anchor={self.anchor}"

@@ -76,5 +76,5 @@ class PMRL(Objective):
         return Terms((terms * pair).sum(), pair.sum())
 
     def extra_repr(self) -> str:
-        """What a print of the module shows."""
+        """Settings that a print of the module shows."""
         return f"singular_temperature={self.singular_temperature}"

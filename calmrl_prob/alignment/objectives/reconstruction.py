@@ -1,4 +1,4 @@
-"""How well decoders give the inputs back."""
+"""Reconstruction loss: the squared error of decoded inputs."""
 
 from __future__ import annotations
 

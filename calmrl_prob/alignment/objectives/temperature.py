@@ -12,7 +12,7 @@ from calmrl_prob.errors import ArgumentError
 
 
 class Temperature(nn.Module):
-    """What similarities are divided by; called, it returns its inverse.
+    """Temperature that similarities are divided by; called, it returns its inverse.
 
     A learned one is log(1 / temperature), kept from ever falling below ``least`` by putting the parameter back at the
     next step, as in Radford et al., Learning transferable visual models from natural language supervision (2021).
@@ -54,7 +54,7 @@ class Temperature(nn.Module):
         return self.log_scale.exp()
 
     def extra_repr(self) -> str:
-        """What a print of the module shows."""
+        """Settings that a print of the module shows."""
         return f"{self.value:.4g}, learnable={self.log_scale is not None}"
 
     @property

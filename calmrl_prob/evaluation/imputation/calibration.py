@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 
@@ -114,4 +114,4 @@ def _numbers(argument: str, values: ArrayLike) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{argument}: expected an array of numbers, got {short(values)}.") from error
+        raise ArgumentTypeError(f"{argument}: expected an array of numbers, got {brief(values)}.") from error

@@ -1,4 +1,4 @@
-"""How good imputed representations are: errors of the means, and the worth of the stated variances.
+"""Scores of imputed representations: errors of the means, and the worth of the stated variances.
 
 A metric is a function of ``truth`` and ``mean``, (n, D_m), and of ``variance``, (n, D_m) or None, that returns one
 number; NaN where it needs variances and there are none. Write one, add it to ``IMPUTATION_METRICS``, and
@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number, short
+from calmrl_prob._support.arguments import brief, real_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 
@@ -145,7 +145,7 @@ def score_imputation(
     if tuple(by) not in (("modality",), ("modality", "pattern")):
         raise ArgumentError(f"by: expected ('modality',) or ('modality', 'pattern'), got {by!r}.")
     if not isinstance(truth, MultimodalData):
-        raise ArgumentTypeError(f"truth: expected MultimodalData, got {short(truth)}; wrap it in MultimodalData.")
+        raise ArgumentTypeError(f"truth: expected MultimodalData, got {brief(truth)}; wrap it in MultimodalData.")
     if not 0 < real_number("level", level, 0.9) < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level}.")
     present = truth.observed_mask.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Which modalities of which instances to hide, to see how well they are imputed.
+"""Schemes of hiding: which modalities of which instances are hidden, to see how well they are imputed.
 
 A scheme hides cells that are there: one cell is one modality of one instance. Each cell hidden is imputed from a set of
 the instance's other modalities; the same cell can be hidden several times, with other modalities to be seen.
@@ -84,7 +84,7 @@ SCHEMES = ("each", "patterns", "random")
 def hidings(
     data: MultimodalData, scheme: str | Callable[..., Tensor], repeats: int, seed: int
 ) -> tuple[list[Hiding], NDArray[np.int64]]:
-    """What a scheme hides, grouped by modality and pattern.
+    """Cells that a scheme hides, grouped by modality and pattern.
 
     Args:
         data: N instances, M modalities.

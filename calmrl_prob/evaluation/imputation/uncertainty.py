@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import short, whole_number
+from calmrl_prob._support.arguments import brief, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.imputation.held_out import CELL_FIGURES, ROW_FIGURES, Array, HeldOut, figure
 from calmrl_prob.imputation import checked_level
@@ -344,10 +344,10 @@ def _checked_levels(levels: Sequence[float] | float) -> list[float]:
 
 def _checked_keys(by: Sequence[str], known: Sequence[str] = _KEYS) -> list[str]:
     if not isinstance(by, Iterable):
-        raise ArgumentTypeError(f"by: expected some of {list(known)}, got {short(by)}.")
+        raise ArgumentTypeError(f"by: expected some of {list(known)}, got {brief(by)}.")
     given = [by] if isinstance(by, str) else list(by)
     if any(key not in known for key in given) or len(set(given)) < len(given):
-        raise ArgumentError(f"by: expected distinct ones of {list(known)}, got {short(given)}.")
+        raise ArgumentError(f"by: expected distinct ones of {list(known)}, got {brief(given)}.")
     if "feature" in given and "modality" not in given:
         raise ArgumentError("by: features are of a modality; add 'modality'.")
     return [key for key in known if key in given]

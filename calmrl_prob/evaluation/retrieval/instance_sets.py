@@ -102,7 +102,7 @@ class StackedFeatures:
         return cls(names, tuple(slices), torch.cat(blocks, dim=1), torch.cat(centres), patterns, slot)
 
     def columns(self, pattern: Tensor) -> Tensor:
-        """Which columns an instance with this pattern (M,) has, (D,) bool."""
+        """Mask of the columns that an instance with this pattern (M,) has, (D,) bool."""
         widths = torch.tensor([part.stop - part.start for part in self.slices], device=pattern.device)
         return torch.repeat_interleave(pattern, widths)
 

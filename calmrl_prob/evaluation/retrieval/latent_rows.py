@@ -146,7 +146,7 @@ class Encoded:
 
     @staticmethod
     def _encode(lg: LinearGaussian, blocks: ObservedBlocks, start: int) -> tuple[Tensor, ...]:
-        """What is kept of each instance from ``start`` on, in float64."""
+        """Encoding of each instance from ``start`` on, in float64."""
         # float64 from here on: a duplicate must get the same score wherever it stands, and float32 products do not
         part = _rows(blocks, start, start + _ENCODE_ROWS, lg.device)
         given = posterior(lg, part)

@@ -168,7 +168,7 @@ class StudentTRatio(ClosedPairs):
         self._freedom = degrees_of_freedom
 
     def tile(self, queries: Tensor, candidates: Tensor) -> Tile:
-        """What the normals' scores are turned into."""
+        """Tile of scores, from those of the normal model."""
         asked, shown = self._queries.take(queries), self._candidates.take(candidates)
         volume = log_volume(joint_factor(asked, shown), asked, shown)[shown.slot]
         sides = ((self._queries, queries), (self._candidates, candidates))

@@ -57,7 +57,7 @@ RETRIEVAL_METRICS: dict[str, Callable[[NDArray[np.int64]], float]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Retrieval:
-    """What ``retrieve`` found. Row numbers are those of the data given to it.
+    """Ranks and best candidates of a retrieval. Row numbers are those of the data given to ``retrieve``.
 
     Attributes:
         score: name of the score.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import chosen_names, short, whole_number
+from calmrl_prob._support.arguments import brief, chosen_names, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet, RetrievalModel, require_whole
@@ -168,7 +168,7 @@ def cross_modal_recall(
     chosen = chosen_names(data.names if names is None else names, data.names, least=2)
     present = {name: data.observed(name) for name in chosen}
     if not isinstance(ks, Iterable):
-        raise ArgumentTypeError(f"ks: expected a sequence of whole numbers, got {short(ks)}; pass [1, 5], say.")
+        raise ArgumentTypeError(f"ks: expected a sequence of whole numbers, got {brief(ks)}; pass [1, 5], say.")
     ks = [whole_number("ks", k, 1) for k in ks]
     scored = RetrievalModel(model, [data], {"seed": seed, **options})
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet, StackedFeatures
 from calmrl_prob.evaluation.retrieval.pairs import PairScores, Tile
@@ -99,7 +99,7 @@ class SampledRatio(PairScores):
         self, queries: InstanceSet, candidates: InstanceSet, num_draws: int, seed: int, estimator: Estimator = "moments"
     ) -> None:
         if estimator not in ESTIMATORS:
-            raise ArgumentError(f"estimator: expected one of {list(ESTIMATORS)}, got {short(estimator)}.")
+            raise ArgumentError(f"estimator: expected one of {list(ESTIMATORS)}, got {brief(estimator)}.")
         self._given, self._shown = queries.result, candidates.features
         self._num_draws, self._seed = checked_draws(num_draws), seed
         self._evidence = candidates.result.log_marginal.double()

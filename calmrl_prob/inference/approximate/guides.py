@@ -122,7 +122,7 @@ class AmortizedGuide(nn.Module):
 
 
 class _Expert(nn.Module):
-    """What one modality says of the latents: h_m(x) and P_m(x)."""
+    """Expert of one modality: its factor of the latents, h_m(x) and P_m(x)."""
 
     centre: Tensor
     origin: Tensor

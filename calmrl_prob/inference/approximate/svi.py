@@ -39,7 +39,7 @@ from calmrl_prob.inference.approximate.variational import (
     SVIOptions,
     guide_of,
     make_guide,
-    split_rows,
+    validation_split,
 )
 from calmrl_prob.linear_gaussian import LinearGaussian, Trace, fit_em
 from calmrl_prob.linear_gaussian.em.convergence import Traced
@@ -155,7 +155,7 @@ def fit_svi(
     seeds = spread_seeds(options.seed, 4)
     built = guide if isinstance(guide, nn.Module) else make_guide(guide, instances, data, options.hidden, seeds[0])
     amortized = isinstance(built, AmortizedGuide)
-    rows, held_out = split_rows(len(data), options.validation_share if amortized else 0.0, seeds[1])
+    rows, held_out = validation_split(len(data), options.validation_share if amortized else 0.0, seeds[1])
     if options.learning_rate is None:
         options = replace(options, learning_rate=_LEARNING_RATE["amortized" if amortized else "full"])
     rounds = Rounds(instances, built, data, rows, held_out, options)

@@ -1,4 +1,4 @@
-"""What stochastic variational inference is made of: the lower bound of a guide, and ascent on it.
+"""Stochastic variational inference: the lower bound of a guide, and ascent on it.
 
     ELBO = sum_n E_q [log p(x_n, z_n) - log q(z_n | x_n)]  <=  sum_n log p(x_n),   equal where q is the posterior
 
@@ -188,7 +188,7 @@ class Trainer:
             parameter.copy_(best)
 
     def recent_gain(self) -> float:
-        """What the last rounds, as many as are waited for, added to the best value."""
+        """Gain of the last rounds, as many as are waited for, over the best value before."""
         return self._best_value - max(self.seen[: max(1, len(self.seen) - self._patience)])
 
 
@@ -240,7 +240,7 @@ class Rounds:
 
     @property
     def recent_gain(self) -> float:
-        """What the last rounds, as many as are waited for, added to the best, in nats for each observed value."""
+        """Gain of the last rounds, as many as are waited for, over the best before, in nats for each observed value."""
         return self._trainer.recent_gain() / self._num_values
 
     def run(self, step_seed: int, judge_seed: int, callback: Callback | None) -> bool:
@@ -285,7 +285,7 @@ class Rounds:
         return elbo(self._model, self._guide, self._data, rows, draws, with_shared=with_shared)
 
 
-def split_rows(num_rows: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def validation_split(num_rows: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to train on and, at random, a share of them to judge by; none of these where all or nothing is left."""
     count = round(share * num_rows)
     if not 0 < count < num_rows:

@@ -14,10 +14,10 @@ from calmrl_prob.linear_gaussian import FeatureBlocks, ObservedBlocks, Sufficien
 _FIRST_ROWS = 256
 
 
-def prepared(
+def checked_blocks(
     model: Fittable, data: MultimodalData | SufficientStatistics
 ) -> ObservedBlocks | FeatureBlocks | SufficientStatistics:
-    """What closed-form steps work on, checked to be enough for the model.
+    """Data as closed-form steps work on them, checked to be enough for the model.
 
     Raises:
         SchemaError, DataError, ArgumentError: as ``fit`` does.
@@ -76,7 +76,7 @@ def _sameness(data: MultimodalData, name: str) -> str:
 
 
 def _constant(values: Tensor) -> Tensor:
-    """Which columns of (N, D) hold at most one distinct number besides NaN, (D,) bool."""
+    """Mask of the columns of (N, D) that hold at most one distinct number besides NaN, (D,) bool."""
     low = values.nan_to_num(nan=torch.inf).amin(dim=0)
     high = values.nan_to_num(nan=-torch.inf).amax(dim=0)
     return low >= high

@@ -222,7 +222,7 @@ class GaussianProcessPosterior(PosteriorResult):
 
     @cached_property
     def _further(self) -> LowRankProcess:
-        """What the processes are made of at these instances besides the weights that the data know of."""
+        """Part of the processes at these instances that the data's weights do not determine."""
         process = self._rows.process
         scale = float(process.residual.max()) if len(process) else 0.0
         if scale <= _JOINT:

@@ -1,4 +1,4 @@
-"""Where instances stand that are coupled by a Gaussian process: its covariate as numbers, checked."""
+"""Places of instances that a Gaussian process couples: its covariate as numbers, checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import short
+from calmrl_prob._support.arguments import brief
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.priors.gaussian_process import GaussianProcessPrior
@@ -56,7 +56,7 @@ def new_places(covariates: object, name: str, width: int) -> Tensor:
     try:
         numbers = np.asarray(covariates, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"covariates: expected numbers (n,) or (n, d), got {short(covariates)}.") from error
+        raise ArgumentTypeError(f"covariates: expected numbers (n,) or (n, d), got {brief(covariates)}.") from error
     numbers = numbers.reshape(len(numbers), -1) if numbers.ndim in (1, 2) else numbers
     if numbers.ndim != 2 or len(numbers) == 0 or numbers.shape[1] != width:
         shape = "(n,)" if width == 1 else f"(n, {width})"

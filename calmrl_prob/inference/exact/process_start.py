@@ -1,4 +1,4 @@
-"""Where the fit of Gaussian process latents starts.
+"""Start of the fit of Gaussian process latents.
 
 It starts from the fit for independent instances, whose latents are free up to rotation: they are turned so that the
 first varies most smoothly over the covariate, the next most smoothly of what is left, and so on. Length scale and

@@ -168,12 +168,12 @@ def scale_mixture_of(form: ConjugateForm) -> ScaleMixture | None:
     if not plain or not isinstance(structure, LinearGaussian) or structure.latent_dim != form.latent_dim:
         return None
     try:
-        return assemble(structure, form.latents, form.degrees_of_freedom)
+        return as_scale_mixture(structure, form.latents, form.degrees_of_freedom)
     except ArgumentError:  # latents of different scales that depend on each other
         return None
 
 
-def assemble(
+def as_scale_mixture(
     structure: LinearGaussian, latents: Mapping[str, slice], degrees_of_freedom: Mapping[str, Tensor]
 ) -> ScaleMixture:
     """A Gaussian structure, and degrees of freedom of some of its sites, as one model.

@@ -18,7 +18,7 @@ from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.inference.exact.gradient import ascend_evidence, trained_parameters
-from calmrl_prob.inference.exact.scale_mixture import assemble, scale_mixture_of
+from calmrl_prob.inference.exact.scale_mixture import as_scale_mixture, scale_mixture_of
 from calmrl_prob.inference.optimisers.ascent import ModeReport
 from calmrl_prob.inference.protocols import Loads
 from calmrl_prob.linear_gaussian import EMResult, ObservedBlocks, ScaleEMOptions, ScaleMixture, fit_scale_em
@@ -145,4 +145,4 @@ def _read(form: ConjugateForm) -> tuple[ScaleMixture, Tensor]:
     calls: list[Any] = []
     ((component,),) = form.prober.read(form.data, form.representatives, {}, calls)
     freedom = {n: s.degrees_of_freedom for n, s in component.sites.items() if s.degrees_of_freedom is not None}
-    return assemble(form.prober.assemble(component), form.latents, freedom), calls[0].log_prior()
+    return as_scale_mixture(form.prober.assemble(component), form.latents, freedom), calls[0].log_prior()

@@ -195,7 +195,7 @@ class _Climb:
             unknown.grad = None
 
     def _units(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far one unit of each unknown goes: one number for each tensor, so that noise averages out."""
+        """Units of the unknowns by curvature: one number for each tensor, so that noise averages out."""
         generator = np.random.default_rng(0)
         splits = np.cumsum([unknown.numel() for unknown in self._unknowns])[:-1]
         units = np.ones(len(point))

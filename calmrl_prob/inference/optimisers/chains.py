@@ -127,7 +127,7 @@ class ChainDiagnostics:
         return min(_extreme(np.fmin, self.ess_bulk), _extreme(np.fmin, self.ess_tail))
 
     def problems(self) -> list[str]:
-        """What says that the draws may be off; empty if nothing does."""
+        """Signs that the draws may be off; empty if there are none."""
         found = []
         if self.num_divergences:
             found.append(

@@ -99,7 +99,7 @@ def run_map(
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """Where an ascent ended.
+    """End of an ascent.
 
     Attributes:
         theta: (n,).

@@ -76,6 +76,7 @@ class DrawsReport(Traced):
         route: str,
         diagnostics: Mapping[str, Any],
         statistics: Mapping[str, Tensor] | None = None,
+        independent: bool = False,
     ) -> DrawsReport:
         """The report of draws (C, S, n), with the parameters that they stand for.
 
@@ -87,6 +88,7 @@ class DrawsReport(Traced):
             route: its name, for the posteriors of latents to come.
             diagnostics: of the draws.
             statistics: of each draw, (C S,), besides its log joint density.
+            independent: whether the draws are, as those of a guide, so that they are no chains.
         """
         values = {name: drawn.detach() for name, drawn in model.values(theta.flatten(0, 1)).items()}
         log_joint = (quantities["log_evidence"] + quantities["log_prior"]).flatten()
@@ -96,7 +98,7 @@ class DrawsReport(Traced):
             route,
             int(log_joint.argmax()),
             diagnostics,
-            len(theta),
+            None if independent else len(theta),
             {name: drawn.flatten(0, 1) for name, drawn in quantities.items()},
             {"lp": log_joint, **(statistics or {})},
         )
@@ -216,7 +218,7 @@ def _report(model: CollapsedModel, chains: Chains, num_iterations: int) -> Draws
 
 @torch.no_grad()
 def chain_starts(model: CollapsedModel, num_chains: int, start_seed: int, jitter_seed: int) -> Tensor:
-    """Where chains start, (C, n): about EM's fit where there is one, else about a draw from the prior.
+    """Starts of the chains, (C, n): about EM's fit where there is one, else about a draw from the prior.
 
     Raises:
         NumericalError: the density is finite at none of the places tried.
@@ -283,7 +285,7 @@ def moving(model: CollapsedModel, theta: Tensor, quantities: Mapping[str, Tensor
 
 @dataclass(frozen=True)
 class Picks:
-    """Which features, and which pairs of them, are looked at: the same ones whatever the draw."""
+    """Choice of features, and of pairs of them, that are monitored: the same ones whatever the draw."""
 
     features: Tensor
     first: Tensor
@@ -311,7 +313,7 @@ class Picks:
         }
 
     def scales(self, lg: LinearGaussian) -> dict[str, Tensor]:
-        """How large each of these quantities could be, from the variance of each feature under the model."""
+        """Scales of these quantities, from the variance of each feature under the model."""
         loadings = torch.cat(list(lg.loadings.values()))
         noise = torch.cat(list(lg.noise_variance.values()))
         variance = ((loadings @ lg.prior_covariance) * loadings).sum(1) + noise

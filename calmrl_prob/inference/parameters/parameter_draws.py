@@ -212,7 +212,7 @@ class ParameterDraws:
                     f"draws[{number}]: it is of another model, {draw}, than {fitted}; keep draws of different models "
                     "apart, and compare them with arviz.compare."
                 )
-        turned = [align(draw, fitted, fitted.latent_dim).structure(draw) for draw in draws]
+        turned = [procrustes(draw, fitted, fitted.latent_dim).structure(draw) for draw in draws]
         values = {
             f"{kind}_{name}": torch.stack([getattr(draw, kind)[name] for draw in turned])
             for kind in _PARAMETERS
@@ -346,7 +346,7 @@ class DrawsPosterior(PosteriorResult):
 
 
 @dataclass(frozen=True)
-class Alignment:
+class LatentMap:
     """The affine map of latents z -> offset + z matrix^T, from the axes of one draw to those of the reference.
 
     Attributes:
@@ -385,7 +385,7 @@ class Alignment:
         )
 
 
-def _alignments(forms: Sequence[Form], reference: Form) -> list[Alignment]:
+def _alignments(forms: Sequence[Form], reference: Form) -> list[LatentMap]:
     """For each draw the map to the reference's axes; the identity for mixtures, which have axes of their own."""
     goal = reference.structures[0]
     latent_dim = reference.latent_dim
@@ -393,14 +393,14 @@ def _alignments(forms: Sequence[Form], reference: Form) -> list[Alignment]:
     for form in forms:
         start = form.structures[0]
         if isinstance(start, LinearGaussian) and isinstance(goal, LinearGaussian):
-            found.append(align(start, goal, latent_dim))
+            found.append(procrustes(start, goal, latent_dim))
         else:
             identity = torch.eye(latent_dim, dtype=torch.float64)
-            found.append(Alignment(identity, identity.new_zeros(latent_dim)))
+            found.append(LatentMap(identity, identity.new_zeros(latent_dim)))
     return found
 
 
-def align(start: LinearGaussian, goal: LinearGaussian, latent_dim: int) -> Alignment:
+def procrustes(start: LinearGaussian, goal: LinearGaussian, latent_dim: int) -> LatentMap:
     """The map of latents that turns one model's loadings as near as can be to another's, its densities unchanged.
 
     In coordinates u = L^-1 (z - m) with the prior N(m, L L^T) loadings are W L; R = U V^T from the singular value
@@ -415,7 +415,7 @@ def align(start: LinearGaussian, goal: LinearGaussian, latent_dim: int) -> Align
         >>> loadings, rest = torch.tensor([[1.0, 0.5], [0.0, 2.0]]), ({"x": torch.zeros(2)}, {"x": torch.ones(2)})
         >>> goal = LinearGaussian({"x": loadings}, *rest)
         >>> turned = LinearGaussian({"x": loadings @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])}, *rest)
-        >>> align(turned, goal, 2).latents(torch.tensor([[1.0, 0.0]])).round().tolist()
+        >>> procrustes(turned, goal, 2).latents(torch.tensor([[1.0, 0.0]])).round().tolist()
         [[0.0, -1.0]]
     """
 
@@ -433,7 +433,7 @@ def align(start: LinearGaussian, goal: LinearGaussian, latent_dim: int) -> Align
     # z' = m0 + L0 R^T L^-1 (z - m)
     matrix = torch.linalg.solve_triangular(lower.mT, rotation @ goal_lower.mT, upper=True).mT
     offset = goal.prior_mean[:latent_dim].double() - matrix @ start.prior_mean[:latent_dim].double()
-    return Alignment(matrix, offset)
+    return LatentMap(matrix, offset)
 
 
 def _form_at(form: ConjugateForm, values: Mapping[str, Tensor]) -> ConjugateForm:

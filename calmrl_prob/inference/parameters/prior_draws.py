@@ -65,7 +65,7 @@ def draw_prior(model: object, data: MultimodalData, num_draws: int, seed: int, l
 
 
 def _source(model: Any) -> BoundModel | list[LinearGaussian | LinearGaussianMixture]:  # noqa: ANN401
-    """What to draw from: a program, or a form for each draw of the parameters; an empty list if there is nothing."""
+    """Source of the draws: a program, or a form for each draw of the parameters; an empty list if there is none."""
     if isinstance(model, FitResult):
         return _source(model.model)
     if isinstance(model, DrawsPosterior):

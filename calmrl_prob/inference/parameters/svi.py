@@ -147,7 +147,7 @@ def _report(model: CollapsedModel, theta: Tensor, log_q: Tensor, bounds: Tensor,
         "log_evidence": float(weights.log_evidence[0]),
         "log_evidence_error": float(weights.standard_error[0]),
     }
-    return DrawsReport.of(model, theta[None], quantities, trace, route=route, diagnostics=diagnostics)
+    return DrawsReport.of(model, theta[None], quantities, trace, route=route, diagnostics=diagnostics, independent=True)
 
 
 @torch.enable_grad()

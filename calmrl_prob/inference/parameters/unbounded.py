@@ -71,7 +71,7 @@ def _along(model: CollapsedModel, priors: Mapping[str, Site], theta: Tensor, chi
 
 
 def advice(sites: Iterable[str], kept: bool) -> str:
-    """What to say of them.
+    """Advice on scales that ran to zero.
 
     Args:
         sites: that ran away from some start.

@@ -38,7 +38,7 @@ _CHUNK_BUDGET = 2**23
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where parameters stand in the vector that the information is about, and in which units.
+    """Coordinates of the parameters in the vector that the information is about, and their units.
 
     The vector is [W / sqrt(psi), row by row; mu / sqrt(psi); log psi] with psi held at its value in the units.
 
@@ -56,7 +56,7 @@ class Coordinates:
 
     @property
     def sizes(self) -> list[int]:
-        """How many numbers are loadings, intercepts and noise variances."""
+        """Numbers of loadings, intercepts and noise variances."""
         total = self.shape.total
         return [total * self.latent_dim, total, len(self.shape.dims) if self.isotropic else total]
 

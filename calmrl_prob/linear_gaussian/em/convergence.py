@@ -54,7 +54,7 @@ class Trace:
 
     @property
     def ending(self) -> str:
-        """How it ended, for one line of a report."""
+        """Ending, for one line of a report."""
         return (
             f"{self.stop_reason} after {self.num_iterations} iterations by {self.form}, "
             f"log_likelihood={float(self.log_likelihood[-1]):.6g}, criterion={self.criterion:.1e}"
@@ -106,12 +106,12 @@ class Traced:
 
     @property
     def tolerance(self) -> float:
-        """What the criterion was compared with."""
+        """Tolerance that the criterion was compared with."""
         return self.trace.tolerance
 
     @property
     def form(self) -> str:
-        """How the evidence was computed."""
+        """Form by which the evidence was computed."""
         return self.trace.form
 
     def __repr__(self) -> str:
@@ -231,7 +231,7 @@ def _guessed(guess: Guesser[Point] | None, point: Point, image: Point) -> Point:
 
 
 def _finite(evaluate: Callable[[Point], Evaluation[Point, Moments]], point: Point) -> Evaluation[Point, Moments] | None:
-    """What was computed at a point, or None where that has left the range of floating point."""
+    """Evaluation at a point, or None where that has left the range of floating point."""
     try:
         found = evaluate(point)
     except NumericalError:
@@ -240,7 +240,7 @@ def _finite(evaluate: Callable[[Point], Evaluation[Point, Moments]], point: Poin
 
 
 def gain_to_come(objective: list[float], most: int = _WINDOW) -> float:
-    """What an infinite number of further steps would add, if gains go on shrinking as they did.
+    """Gain that infinitely many further steps would add, if gains go on shrinking as they did.
 
     Judged from the gains of ``most`` steps against those of as many before them; of fewer while there are no more.
     """

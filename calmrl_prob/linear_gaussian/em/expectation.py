@@ -26,7 +26,7 @@ from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 
 @dataclass(frozen=True)
 class Totals:
-    """What the data contribute to every E-step unchanged, in float64.
+    """Totals that the data contribute to every E-step unchanged, in float64.
 
     Attributes:
         count: (G,) rows with each group; a group is a modality, or a feature where single features may be missing.
@@ -41,7 +41,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Moments:
-    """What the M-step needs.
+    """Expected sufficient statistics for the M-step.
 
     Attributes:
         log_likelihood: evidence of all data at the parameters that were given, nats.

@@ -12,7 +12,7 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em.cost import EM_ITERATIONS, choose_form
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.em.preparation import mean_variance
-from calmrl_prob.linear_gaussian.em.rowwise import ByFeature, ByModality, ByPattern, RowwiseStep
+from calmrl_prob.linear_gaussian.em.rowwise import FeatureStep, ModalityStep, PatternStep, RowwiseStep
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics, SufficientStatistics
 
@@ -83,12 +83,12 @@ def prepare(
         if form != "auto":
             raise ArgumentError(f"form: data that lack single features have one form only, 'auto'; got {form!r}.")
         features, shift = data.centred()
-        return Prepared(ByFeature(features, latent_dim), shift, "features", features)
+        return Prepared(FeatureStep(features, latent_dim), shift, "features", features)
     if isinstance(data, ObservedBlocks):
         form = choose_form(data, latent_dim, iterations, forms) if form == "auto" else form
         if form != "statistics":
             blocks, shift = data.centred()
-            step = ByModality(blocks, latent_dim) if form == "modality" else ByPattern(blocks, latent_dim)
+            step = ModalityStep(blocks, latent_dim) if form == "modality" else PatternStep(blocks, latent_dim)
             return Prepared(step, shift, form, blocks)
         data = SufficientStatistics.from_blocks(data)
     from_statistics = FromStatistics(data)

@@ -36,7 +36,7 @@ from calmrl_prob.linear_gaussian.posterior import factorize
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """What is asked of the noise variances.
+    """Model of the noise variances: isotropic or not, their floor, their prior.
 
     Attributes:
         isotropic: one variance for each modality, or one for each feature.
@@ -69,7 +69,7 @@ class NoiseModel:
 
 
 class Summary(Protocol):
-    """What the M-step reads of the data itself; every ``ExpectationStep`` has it.
+    """Protocol of the data's own totals that the M-step reads; every ``ExpectationStep`` has them.
 
     Attributes:
         shape: the stacked layout.
@@ -202,7 +202,7 @@ class PenalisedStep:
 
 
 def expected_residual(step: Summary, moments: Moments, joint: Tensor) -> tuple[Tensor, Tensor]:
-    """What [W, mu], shape (D, K + 1), leaves unexplained, over the rows that have each feature.
+    """Expected residual that [W, mu], shape (D, K + 1), leaves unexplained, over the rows that have each feature.
 
     Returns:
         sum E[(x - w~^T z~) z~^T], shape (D, K + 1), and sum E[(x - w~^T z~)^2], shape (D,).

@@ -19,7 +19,7 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
 @dataclass(frozen=True)
 class Shape:
-    """Where each modality's features stand in the stacked arrays.
+    """Places of each modality's features in the stacked arrays.
 
     Attributes:
         dims: number of features of each modality.

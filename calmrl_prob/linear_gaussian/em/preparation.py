@@ -1,4 +1,4 @@
-"""What every EM does before its first step: the noise model, and the checks."""
+"""Preparation of every EM before its first step: the noise model, and the checks."""
 
 from __future__ import annotations
 

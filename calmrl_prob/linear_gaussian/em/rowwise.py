@@ -20,7 +20,7 @@ from calmrl_prob.linear_gaussian.products import cross_product, project, project
 
 
 class RowwiseStep(ExpectationStep):
-    """What the forms that go over the rows share.
+    """Base class of the E-step's forms that go over the rows.
 
     Arrays with a row for each instance are kept from one call to the next: asking the system for fresh memory costs as
     much as the arithmetic done in it. The natural means h stand in columns and the latents z in rows, which is how the
@@ -93,7 +93,7 @@ class RowwiseStep(ExpectationStep):
         return Moments(float(evidence), self.from_slots(latents), augment(first, second, self._group_counts))
 
 
-class ByModality(RowwiseStep):
+class ModalityStep(RowwiseStep):
     """Two products for each modality, over the rows that have it: best when patterns are many."""
 
     def __init__(self, blocks: ObservedBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
@@ -121,7 +121,7 @@ class ByModality(RowwiseStep):
         return torch.cat([cross_product(*pair) for pair in zip(self._values, gathered, strict=True)])
 
 
-class ByPattern(RowwiseStep):
+class PatternStep(RowwiseStep):
     """Two products for each pattern, over its stacked modalities: best when patterns are few."""
 
     def __init__(self, blocks: ObservedBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
@@ -149,7 +149,7 @@ class ByPattern(RowwiseStep):
         return out
 
 
-class ByFeature(RowwiseStep):
+class FeatureStep(RowwiseStep):
     """For data in which single features are missing: every feature is a group of its own, so M-steps are one each."""
 
     def __init__(self, blocks: FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:

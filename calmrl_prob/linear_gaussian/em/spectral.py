@@ -40,7 +40,7 @@ class PairwiseCovariance:
     times: Callable[[Tensor], Tensor]
 
     def rest(self, loadings: Tensor, inside: Tensor) -> PairwiseCovariance:
-        """What loadings (D, K) leave of the covariance of some features, (D,) bool; zero for all others."""
+        """Residual covariance that loadings (D, K) leave of some features, (D,) bool; zero for all others."""
 
         def times(block: Tensor) -> Tensor:
             chosen = block * inside[:, None]

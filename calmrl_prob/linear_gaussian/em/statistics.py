@@ -167,7 +167,7 @@ class SufficientStatistics:
         return fewer
 
     def to_tensors(self) -> dict[str, Any]:
-        """What they can be made again of, in the same bits, by :meth:`from_tensors`; for checkpoints."""
+        """Tensors that :meth:`from_tensors` makes the same statistics of, bit for bit; for checkpoints."""
         scatters = {present: scatter.clone() for present, scatter in self.scatters.items()}
         return {"dims": dict(self.dims), "shift": dict(self._shift), "scatters": scatters}
 

@@ -23,7 +23,7 @@ from calmrl_prob.linear_gaussian.em.parameters import Shape
 
 @dataclass(frozen=True)
 class Support:
-    """Which latents serve which modality.
+    """Support of the loadings: which latents serve which modality.
 
     Attributes:
         mask: S, (M, K) bool, True = the modality may load on the latent.

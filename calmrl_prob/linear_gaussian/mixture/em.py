@@ -36,13 +36,13 @@ from calmrl_prob.linear_gaussian.em.preparation import (
     require_same_shape,
     require_usable,
 )
-from calmrl_prob.linear_gaussian.mixture.expectation import Components, MixtureMoments, MixtureStep
+from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents, MixtureMoments, MixtureStep
 from calmrl_prob.linear_gaussian.mixture.maximization import ComponentModel, components_of_labels, standardize
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.posterior import posterior
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
-Point = tuple[Parameters, Components]
+Point = tuple[Parameters, LatentComponents]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class MixtureEMOptions(CommonOptions):
             self._require_at_least(covariance_pseudo_count=0)
 
     def prior(self, latent_dim: int, known: bool) -> ComponentModel:
-        """What is asked of the components, known or learned, where the latent has K dimensions."""
+        """Prior of the components, known or learned, where the latent has K dimensions."""
         nu = float(latent_dim) if self.covariance_pseudo_count is None else self.covariance_pseudo_count
         return ComponentModel(self.weight_pseudo_count, nu, self.covariance == "tied", known)
 
@@ -190,7 +190,7 @@ class _Fit:
         first = wide.components[0]
         unmoved = LinearGaussian(first.loadings, first.intercepts, first.noise_variance)
         log_weights = torch.zeros_like(wide.log_weights) if self._known else wide.log_weights
-        components = self._prior.admit(Components(log_weights, wide.means, wide.covariances))
+        components = self._prior.admit(LatentComponents(log_weights, wide.means, wide.covariances))
         return self._standardized(Parameters.from_linear_gaussian(unmoved, self.prepared.shift), components)
 
     def evaluate(self, point: Point) -> Evaluation[Point, MixtureMoments]:
@@ -224,7 +224,7 @@ class _Fit:
             components = replace(components, log_weights=components.log_weights.log_softmax(0))
         return self._standardized(point[0].unflatten(first), components)
 
-    def _standardized(self, parameters: Parameters, components: Components) -> Point:
+    def _standardized(self, parameters: Parameters, components: LatentComponents) -> Point:
         shares = components.log_weights.exp() if self._shares is None else self._shares
         return standardize(parameters.with_floor(self._noise.floor), components, shares)
 

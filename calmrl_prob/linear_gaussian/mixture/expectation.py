@@ -31,7 +31,7 @@ _LEAST_LOG_WEIGHT = -700.0
 
 
 @dataclass(frozen=True)
-class Components:
+class LatentComponents:
     """C Gaussians of the latent, with their weights.
 
     Attributes:
@@ -72,24 +72,24 @@ class Components:
         weights = self.log_weights.clamp(min=_LEAST_LOG_WEIGHT)
         return torch.cat([weights, self.means.flatten(), factor.flatten()])
 
-    def unflatten(self, vector: Tensor) -> Components:
+    def unflatten(self, vector: Tensor) -> LatentComponents:
         """The inverse of ``flatten``, with the shapes of ``self``."""
         count, latent_dim = self.means.shape
         weights, means, rest = vector.split([count, count * latent_dim, count * latent_dim**2])
         factor = rest.view(count, latent_dim, latent_dim)
         factor = factor.tril(-1) + torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).exp())
-        return Components(weights, means.view_as(self.means), factor @ factor.mT)
+        return LatentComponents(weights, means.view_as(self.means), factor @ factor.mT)
 
-    def moved(self, origin: Tensor, factor: Tensor) -> Components:
+    def moved(self, origin: Tensor, factor: Tensor) -> LatentComponents:
         """The components of L^-1 (z - origin), with L lower triangular."""
         means = torch.linalg.solve_triangular(factor, (self.means - origin).mT, upper=False).mT
         half = torch.linalg.solve_triangular(factor, self.factor, upper=False)
-        return Components(self.log_weights, means, half @ half.mT)
+        return LatentComponents(self.log_weights, means, half @ half.mT)
 
 
 @dataclass(frozen=True)
 class MixtureMoments:
-    """What the M-step needs.
+    """Expected sufficient statistics for the M-step.
 
     Attributes:
         likelihood: for loadings, intercepts and noise, as with a single Gaussian; its evidence is the mixture's.
@@ -119,7 +119,7 @@ class MixtureStep:
         every = torch.arange(num_components, device=rowwise.feature_group.device)
         return cls(rowwise, every[:, None].expand(-1, num_patterns))
 
-    def __call__(self, parameters: Parameters, components: Components) -> MixtureMoments:
+    def __call__(self, parameters: Parameters, components: LatentComponents) -> MixtureMoments:
         """Expected moments and evidence."""
         step, latent_dim = self.rowwise, parameters.loadings.shape[1]
         weights = parameters.loadings / parameters.noise_variance[:, None]

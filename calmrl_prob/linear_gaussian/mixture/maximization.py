@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
-from calmrl_prob.linear_gaussian.mixture.expectation import Components
+from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.posterior import Posterior, factorize
 
 #: Turns between the covariances and what they have in common in one M-step; they cost K x K algebra alone.
@@ -34,7 +34,7 @@ _TURNS = 5
 
 @dataclass(frozen=True)
 class ComponentModel:
-    """What is asked of the components.
+    """Model of the components: known or learned, and their prior.
 
     Attributes:
         weight_pseudo_count: a.
@@ -48,7 +48,7 @@ class ComponentModel:
     tied: bool = False
     known: bool = False
 
-    def maximize(self, moments: Tensor, current: Components) -> Components:
+    def maximize(self, moments: Tensor, current: LatentComponents) -> LatentComponents:
         """The components that moments (C, K + 1, K + 1) ask for; ``current`` stays where nothing asks."""
         count = moments[:, -1, -1]
         some = count.clamp(min=torch.finfo(count.dtype).tiny)
@@ -63,9 +63,9 @@ class ComponentModel:
             covariances = torch.where(occupied[:, :, None], scatter / some[:, None, None], current.covariances)
         weights = count + self.weight_pseudo_count
         log_weights = torch.zeros_like(weights) if self.known else (weights / weights.sum()).log()
-        return Components(log_weights, means, (covariances + covariances.mT) / 2)
+        return LatentComponents(log_weights, means, (covariances + covariances.mT) / 2)
 
-    def _shrunk(self, scatter: Tensor, count: Tensor, current: Components) -> Tensor:
+    def _shrunk(self, scatter: Tensor, count: Tensor, current: LatentComponents) -> Tensor:
         """S_c, by turns with B: each turn raises the objective, and what is left to gain shrinks by nu / (N_c + nu)."""
         nu, precision = self.covariance_pseudo_count, current.precision
         for _ in range(_TURNS):
@@ -74,14 +74,14 @@ class ComponentModel:
             precision = torch.cholesky_inverse(factorize(covariances))
         return covariances
 
-    def admit(self, components: Components) -> Components:
+    def admit(self, components: LatentComponents) -> LatentComponents:
         """The nearest components of the form asked for, as a start."""
         if not self.tied:
             return components
         pooled = torch.einsum("c,ckl->kl", components.log_weights.softmax(0), components.covariances)
-        return Components(components.log_weights, components.means, pooled.expand_as(components.covariances))
+        return LatentComponents(components.log_weights, components.means, pooled.expand_as(components.covariances))
 
-    def log_prior(self, components: Components) -> float:
+    def log_prior(self, components: LatentComponents) -> float:
         """Log density of the components under the prior, up to a constant; nats."""
         value = 0.0
         if self.weight_pseudo_count and not self.known:
@@ -93,7 +93,9 @@ class ComponentModel:
         return value
 
 
-def standardize(parameters: Parameters, components: Components, shares: Tensor) -> tuple[Parameters, Components]:
+def standardize(
+    parameters: Parameters, components: LatentComponents, shares: Tensor
+) -> tuple[Parameters, LatentComponents]:
     """Move the latent so that the prior as a whole has mean 0 and covariance I; no density of the data changes.
 
     Args:
@@ -111,7 +113,9 @@ def standardize(parameters: Parameters, components: Components, shares: Tensor) 
     return moved, components.moved(mean, factor)
 
 
-def components_of_labels(given: Posterior, labels: Tensor, num_components: int, model: ComponentModel) -> Components:
+def components_of_labels(
+    given: Posterior, labels: Tensor, num_components: int, model: ComponentModel
+) -> LatentComponents:
     """Components from labels of the instances, as a start: one M-step on the posterior under a single Gaussian.
 
     Args:
@@ -134,7 +138,7 @@ def components_of_labels(given: Posterior, labels: Tensor, num_components: int, 
     moments = torch.cat([moments, last[:, None]], dim=1)
     prior = given.linear_gaussian
     repeated = prior.prior_covariance.double().expand(num_components, -1, -1)
-    current = Components(
+    current = LatentComponents(
         first.new_zeros(num_components), prior.prior_mean.double().expand(num_components, -1), repeated
     )
     return model.maximize(moments, current)

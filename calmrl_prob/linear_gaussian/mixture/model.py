@@ -126,7 +126,7 @@ class LinearGaussianMixture:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.components[0].device
 
     @property

@@ -49,7 +49,7 @@ class ProcessStep(ExpectationStep):
             self.totals = block_totals(blocks)
 
     def likelihood(self, parameters: Parameters) -> LatentLikelihood:
-        """What the data say of z at some parameters."""
+        """Likelihood of z at some parameters."""
         origin = torch.zeros_like(parameters.intercepts)
         return LatentLikelihood.of(parameters.to_linear_gaussian(self.shape, origin), self.blocks)
 
@@ -73,7 +73,7 @@ class ProcessStep(ExpectationStep):
         return Moments(float(given.lower_bound), self._cross(latents), augment(first, second, everyone.sum(0)))
 
     def _weights(self, rows: slice) -> Tensor:
-        """Which instances have each group and, last, that all count, as numbers (n, G + 1)."""
+        """Weights of the instances: which have each group and, last, that all count, (n, G + 1)."""
         members = self._members[rows].double()
         return torch.cat([members, members.new_ones(len(members), 1)], dim=1)
 

@@ -1,4 +1,4 @@
-"""What the data say of the latents, free of the number of features: a K-dimensional Gaussian factor for each instance.
+"""Likelihood of the latents, free of the number of features: a K-dimensional Gaussian factor for each instance.
 
 With Omega_n the modalities that instance n has,
 

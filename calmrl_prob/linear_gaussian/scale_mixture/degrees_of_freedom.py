@@ -51,7 +51,7 @@ def from_distances(distance: Tensor, num_features: Tensor, current: float) -> fl
         rows = torch.digamma((nu + num_features) / 2) - (nu + distance).log() - (nu + num_features) / (nu + distance)
         return float(rows.mean()) - _digamma(nu / 2) + math.log(nu) + 1
 
-    found = climb(slope, current)
+    found = nearest_maximum(slope, current)
     return found if value(found) >= value(current) else current
 
 
@@ -69,10 +69,12 @@ def from_expected_scales(mean_log_less_mean: float, current: float, least: float
         >>> round(from_expected_scales(float(torch.digamma(torch.tensor(3.0).double())) - math.log(3.0) - 1, 20.0), 3)
         6.0
     """
-    return climb(lambda nu: 1 + math.log(nu / 2) - _digamma(nu / 2) + mean_log_less_mean, current, least)
+    return nearest_maximum(lambda nu: 1 + math.log(nu / 2) - _digamma(nu / 2) + mean_log_less_mean, current, least)
 
 
-def climb(slope: Callable[[float], float], start: float, least: float = LEAST, tolerance: float = 1e-7) -> float:
+def nearest_maximum(
+    slope: Callable[[float], float], start: float, least: float = LEAST, tolerance: float = 1e-7
+) -> float:
     """The nearest local maximum uphill, by the sign of the derivative, from ``least`` to ``MOST``.
 
     Bracket by doubling, then the Illinois variant of regula falsi on log nu.

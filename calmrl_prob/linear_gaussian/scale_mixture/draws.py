@@ -93,7 +93,7 @@ class _Proposal:
 
 
 def _modes(chunk: Chunk) -> list[_Proposal]:
-    """Where p(u | x) may have its mass: coordinate updates from scales of 1, and from each scale in turn near 0.
+    """Modes of p(u | x): coordinate updates from scales of 1, and from each scale in turn near 0.
 
     Modalities that contradict each other leave open which of them is the outlier, and updates from one start find one
     answer alone. Each mode has a narrow and a wide proposal, so that no ratio is large in the tails.

@@ -39,7 +39,7 @@ from calmrl_prob.linear_gaussian.em.preparation import (
     require_same_shape,
     require_usable,
 )
-from calmrl_prob.linear_gaussian.em.rowwise import ByModality
+from calmrl_prob.linear_gaussian.em.rowwise import ModalityStep
 from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import MOST, START_FREEDOM, from_expected_scales
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import PRIOR, ScaleMoments, scale_moments
 from calmrl_prob.linear_gaussian.scale_mixture.model import ScaleMixture
@@ -81,7 +81,7 @@ class ScaleStep:
 
     def __init__(self, blocks: ObservedBlocks, latent_dim: int) -> None:
         self._blocks = blocks
-        self.rows = ByModality(blocks, latent_dim)
+        self.rows = ModalityStep(blocks, latent_dim)
         self.shape = self.rows.shape
 
     def __call__(self, point: Point) -> Evaluation[Point, ScaleMoments]:

@@ -33,7 +33,7 @@ PRIOR = ""
 
 @dataclass(frozen=True)
 class ScaleMoments:
-    """What an M-step needs.
+    """Expected sufficient statistics for the M-step.
 
     Attributes:
         evidence: of all data, nats; its lower bound where instances have several scales.

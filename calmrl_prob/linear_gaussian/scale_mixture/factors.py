@@ -110,7 +110,7 @@ Factor = Whole | Entries
 
 
 def observed_part(blocks: ObservedBlocks | FeatureBlocks, name: str, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """What instances of a chunk have of a modality.
+    """Observed part of a modality of the instances of a chunk.
 
     Returns:
         Their row numbers (n',), the values (n', D_m), and which of them are present (n', D_m) bool.

@@ -111,7 +111,7 @@ class ScaleMixture:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.linear_gaussian.device
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ScaleMixture:

@@ -80,7 +80,7 @@ class ScalePosterior:
         return torch.cat(out)
 
     def features(self, name: str, rows: slice) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """What W z + mu of a modality is distributed as: node by node log weight (n,), mean and variance (n, D_m).
+        """Distribution of W z + mu of a modality: node by node log weight (n,), mean and variance (n, D_m).
 
         Args:
             name: the modality.

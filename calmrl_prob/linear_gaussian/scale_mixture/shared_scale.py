@@ -96,7 +96,7 @@ class StudentTModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.linear_gaussian.device
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> StudentTModel:
@@ -235,7 +235,7 @@ def student_t_posterior(model: StudentTModel, blocks: ObservedBlocks | FeatureBl
 
 
 def count_features(blocks: ObservedBlocks | FeatureBlocks) -> Tensor:
-    """How many features each instance has, shape (N,) float64."""
+    """Number of features of each instance, shape (N,) float64."""
     if isinstance(blocks, FeatureBlocks):
         per_pattern = blocks.patterns.sum(1).double()
     else:

@@ -81,7 +81,7 @@ def fit_student_t_em(
         >>> lg = LinearGaussian({"x": torch.tensor([[2.0], [1.0], [-1.0]], dtype=torch.float64)},
         ...                     {"x": torch.zeros(3).double()}, {"x": torch.tensor(0.1).double()})
         >>> truth = StudentTModel(lg, torch.tensor(4.0))
-        >>> _, _, x = truth.sample(2000, torch.Generator().manual_seed(0))
+        >>> _, x = truth.sample(2000, torch.Generator().manual_seed(0))
         >>> result = fit_student_t_em(ObservedBlocks.from_arrays(x, torch.ones(2000, 1, dtype=torch.bool)), 1)
         >>> bool((result.objective.diff() >= 0).all()), 3 < float(result.structure.degrees_of_freedom) < 5
         (True, True)

@@ -30,7 +30,7 @@ Point = tuple[Parameters, float]
 
 @dataclass(frozen=True)
 class WeightedMoments:
-    """What the M-step needs: moments and totals with every row weighted, and counts of rows that are not."""
+    """Statistics for the M-step: moments and totals with every row weighted, and counts of rows that are not."""
 
     shape: Shape
     totals: Totals

@@ -1,4 +1,4 @@
-"""What a prior of the loadings has to offer inside a Pyro model."""
+"""Base class of priors of the loadings inside a Pyro model."""
 
 from __future__ import annotations
 

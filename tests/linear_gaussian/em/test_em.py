@@ -20,7 +20,7 @@ from calmrl_prob.linear_gaussian import (
 from calmrl_prob.linear_gaussian.em.cost import choose_form
 from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
-from calmrl_prob.linear_gaussian.em.rowwise import ByModality
+from calmrl_prob.linear_gaussian.em.rowwise import ModalityStep
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
 from tests.cases.em_cases import DIMS, all_forms, laws, relative
@@ -326,7 +326,7 @@ def test_expansion_leaves_the_model_as_it_is() -> None:
     model = random_model(DIMS, 3, prior="standard")
     blocks = random_blocks(random_model(DIMS, 3, seed=1), 80, rate=0.4)
     centred, shift = blocks.centred()
-    step = ByModality(centred, 3)
+    step = ModalityStep(centred, 3)
     moments = step(Parameters.from_linear_gaussian(model, shift))
     unlimited = NoiseModel(False, torch.zeros(22).double(), 0.0, torch.ones(22).double())
     plain, expanded = (

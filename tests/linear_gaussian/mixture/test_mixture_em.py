@@ -25,7 +25,7 @@ from calmrl_prob.linear_gaussian import (
     posterior,
     split_by_labels,
 )
-from calmrl_prob.linear_gaussian.mixture.expectation import Components
+from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.mixture.maximization import ComponentModel
 from tests.cases.ascent import assert_gradient_ascent_finds_no_more
 from tests.cases.linear_gaussian_cases import random_mask, stacked
@@ -214,7 +214,7 @@ def test_a_component_of_one_outlier_does_not_collapse() -> None:
 
 def test_the_covariance_prior_is_the_divergence_that_it_is_said_to_be() -> None:
     mixture = random_mixture(DIMS, 3, 4)
-    components = Components(mixture.log_weights, mixture.means, mixture.covariances)
+    components = LatentComponents(mixture.log_weights, mixture.means, mixture.covariances)
     common = torch.linalg.inv(torch.linalg.inv(mixture.covariances).mean(0))
     zero = torch.zeros(3).double()
     divergence = sum(
