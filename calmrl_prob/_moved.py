@@ -20,6 +20,7 @@ _ROOT = __name__.partition(".")[0]
 #: :func:`old_names`; all others are found by the finder below.
 MODULES = MappingProxyType(
     {
+        "alignment.certificate_calibration": "alignment.certificate_correction",
         "arviz_adapter": "arviz.adapter",
         "arviz_draws": "arviz.draws",
         "arviz_files": "arviz.files",
@@ -27,7 +28,7 @@ MODULES = MappingProxyType(
         "data": "data.multimodal",
         "diagnostics": "arviz.export",
         "encoders": "encoders.dense",
-        "evaluation.calibration": "evaluation.imputation.calibration",
+        "evaluation.calibration": "evaluation.imputation.coverage",
         "evaluation.exact_forms": "evaluation.retrieval.exact_forms",
         "evaluation.held_out": "evaluation.imputation.held_out",
         "evaluation.imputation": "evaluation.imputation.imputation",

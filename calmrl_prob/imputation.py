@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import chosen_names, described, real_number
-from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
 from calmrl_prob.data import MultimodalData
@@ -67,7 +67,7 @@ class ByModality(Mapping[str, T]):
 
 @runtime_checkable
 class Recalibrator(Protocol):
-    """Protocol of the argument ``recalibrated`` of ``impute``, such as :class:`calmrl_prob.recalibration.Recalibration`."""
+    """Protocol of ``impute``'s argument ``recalibrated``: :class:`calmrl_prob.recalibration.Recalibration` is one."""
 
     def require_model(self, model: object) -> None:
         """Refuse a model that it was not made for."""
@@ -273,7 +273,7 @@ class Imputation:
 
     def certificate(
         self,
-        calibration: CertificateCalibration | None = None,
+        calibration: CertificateCorrection | None = None,
         *,
         threshold: float = 0.5,
         num_draws: int = 100,

@@ -9,7 +9,7 @@ beside the observed ones, each of which makes a complete instance with an anchor
 
 The last implies the first for anchors of imputed means in the projector distance, and is much rarer: bounds are for the
 worst direction of an error. All are probabilities under the model, and as good as the model is: where it fits badly
-they promise too much, and ``certificate_calibration.py`` learns from held-out rows what to make of them. For a
+they promise too much, and ``certificate_correction.py`` learns from held-out rows what to make of them. For a
 threshold by hand see :func:`probability_within`.
 
 Source: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv 2511.12034 (2026),

@@ -12,7 +12,7 @@ from torch import Tensor
 from calmrl_prob._support.arguments import real_number
 from calmrl_prob.alignment.anchors import ShiftDistance
 from calmrl_prob.alignment.certificate import gain_over_draws
-from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.errors import ArgumentError
 
@@ -81,7 +81,7 @@ class InstanceCertificates:
 def certify_instances(
     completion: Completion,
     ids: NDArray[np.generic] | None = None,
-    calibration: CertificateCalibration | None = None,
+    calibration: CertificateCorrection | None = None,
     *,
     threshold: float = 0.5,
     distance: ShiftDistance | None = None,

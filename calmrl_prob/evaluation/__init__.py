@@ -2,7 +2,7 @@
 
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
 from calmrl_prob.evaluation.explained import variance_explained
-from calmrl_prob.evaluation.imputation.calibration import coverage_curve, pit_values
+from calmrl_prob.evaluation.imputation.coverage import coverage_curve, pit_values
 from calmrl_prob.evaluation.imputation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
 from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation, masked_validation
 from calmrl_prob.evaluation.retrieval.ranking import RETRIEVAL_METRICS, Retrieval

@@ -9,7 +9,6 @@ Every function takes matplotlib axes as ``ax`` (or makes them), draws on them an
 figure, and none changes matplotlib's settings. Needs ``pip install 'calmrl-prob[plots]'``.
 """
 
-from calmrl_prob.plots.calibration import coverage, error_against_sd, pit
 from calmrl_prob.plots.circle import anchor_shift_circle
 from calmrl_prob.plots.evidence import evidence_trace
 from calmrl_prob.plots.gallery import retrieval_gallery
@@ -20,6 +19,7 @@ from calmrl_prob.plots.loadings import variance_explained
 from calmrl_prob.plots.missing import missingness_map
 from calmrl_prob.plots.priors import prior_against_posterior
 from calmrl_prob.plots.risk import risk_coverage
+from calmrl_prob.plots.stated_uncertainty import coverage, error_against_sd, pit
 
 __all__ = [
     "anchor_shift_circle",

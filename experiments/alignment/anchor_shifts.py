@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calmrl_prob.alignment.bounds import shift_bounds
 from calmrl_prob.alignment.certificate import probability_of_gain
-from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.rehearsal import rehearse
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
@@ -96,7 +96,7 @@ def shift_cases(chosen: ShiftModel, validation: MultimodalData, test: Multimodal
         hold.
     """
     lg, weight = chosen.linear_gaussian, chosen.weight
-    calibration = CertificateCalibration.fit(
+    calibration = CertificateCorrection.fit(
         lg, stacked(validation), validation.observed_mask, weight=weight, num_draws=DRAWS, times=_TIMES, seed=seed
     )
     parts = []

@@ -7,7 +7,7 @@ import torch
 
 import calmrl_prob as cal
 from calmrl_prob.alignment.certificate import probability_of_gain
-from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.instances import certify_instances
 from calmrl_prob.errors import ArgumentError, SchemaError
@@ -65,7 +65,7 @@ def test_those_below_the_threshold_are_named_the_lowest_first() -> None:
 
 def test_a_calibration_takes_the_place_of_the_models_own_probability() -> None:
     lg, x, mask = problem()
-    calibration = CertificateCalibration.fit(lg, x, mask, num_draws=16)
+    calibration = CertificateCorrection.fit(lg, x, mask, num_draws=16)
     found = imputed(lg, x, mask).certificate(calibration)
     torch.testing.assert_close(found.probability, calibration.probability(Completion.from_linear_gaussian(lg, x, mask)))
     assert found.is_calibrated

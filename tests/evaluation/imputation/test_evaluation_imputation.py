@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
-from calmrl_prob.evaluation.imputation.calibration import coverage_curve, pit_values
+from calmrl_prob.evaluation.imputation.coverage import coverage_curve, pit_values
 from calmrl_prob.evaluation.imputation.imputation import (
     IMPUTATION_METRICS,
     INTERVAL_METRICS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.alignment.certificate import probability_of_gain
-from calmrl_prob.alignment.certificate_calibration import CertificateCalibration
+from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.rehearsal import Rehearsal, rehearse
 from calmrl_prob.errors import ArgumentError, DataError
@@ -47,7 +47,7 @@ def excess(promised: Tensor, came_true: Tensor) -> float:
 
 def test_little_changes_where_the_model_is_right() -> None:
     lg = close_model(noise=0.4)
-    calibration = CertificateCalibration.fit(
+    calibration = CertificateCorrection.fit(
         lg, sampled(lg, FITTED, seed=0), everything(FITTED), evidence="probability", num_draws=DRAWS
     )
     case, came_true = outcomes(lg, lg)
@@ -61,7 +61,7 @@ def test_little_changes_where_the_model_is_right() -> None:
 def test_promises_are_kept_where_the_model_is_too_sure(evidence: str) -> None:
     lg = close_model(noise=0.05)
     truth = replace(lg, noise_variance={name: 30 * variance for name, variance in lg.noise_variance.items()})
-    calibration = CertificateCalibration.fit(
+    calibration = CertificateCorrection.fit(
         lg,
         sampled(truth, FITTED, seed=0),
         everything(FITTED),
@@ -80,7 +80,7 @@ def test_promises_are_kept_where_the_model_is_too_sure(evidence: str) -> None:
 
 def test_platts_scaling_never_reverses_the_models_order() -> None:
     lg = close_model(noise=0.4)
-    calibration = CertificateCalibration.fit(
+    calibration = CertificateCorrection.fit(
         lg, sampled(lg, FITTED, seed=0), everything(FITTED), evidence="probability", num_draws=DRAWS
     )
     case, _ = outcomes(lg, lg)
@@ -92,8 +92,8 @@ def test_rows_that_lack_modalities_serve_and_complete_ones_have_nothing_to_gain(
     lg = close_model(noise=0.4)
     x, mask = sampled(lg, FITTED, seed=0), random_mask(FITTED, 3, 0.3, 0)
     spoilt = torch.where(mask[:, :, None], x, math.nan)
-    calibration = CertificateCalibration.fit(lg, spoilt, mask, num_draws=4)
-    other = CertificateCalibration.fit(lg, torch.where(mask[:, :, None], x, 0), mask, num_draws=4)
+    calibration = CertificateCorrection.fit(lg, spoilt, mask, num_draws=4)
+    other = CertificateCorrection.fit(lg, torch.where(mask[:, :, None], x, 0), mask, num_draws=4)
     assert torch.equal(calibration.coefficients, other.coefficients)
     completion = Completion.from_linear_gaussian(lg, spoilt, mask)
     promised = calibration.probability(completion)
@@ -103,7 +103,7 @@ def test_rows_that_lack_modalities_serve_and_complete_ones_have_nothing_to_gain(
 
 def test_where_all_gain_it_is_still_not_certain() -> None:
     lg = close_model(noise=1e-6)
-    calibration = CertificateCalibration.fit(lg, sampled(lg, 40, seed=0), everything(40), num_draws=DRAWS)
+    calibration = CertificateCorrection.fit(lg, sampled(lg, 40, seed=0), everything(40), num_draws=DRAWS)
     case, came_true = outcomes(lg, lg)
     promised = calibration.probability(case.completion)
     assert float(came_true.mean()) > 0.99
@@ -114,10 +114,10 @@ def test_what_cannot_work_is_refused() -> None:
     lg = close_model()
     x = sampled(lg, 40, seed=0)
     with pytest.raises(DataError, match=r"at least 30 rows with two modalities or more .* got 29"):
-        CertificateCalibration.fit(lg, x[:29], everything(29))
+        CertificateCorrection.fit(lg, x[:29], everything(29))
     with pytest.raises(DataError, match="two modalities"):
-        CertificateCalibration.fit(lg, x, torch.tensor([[True, False, False]]).expand(40, 3))
+        CertificateCorrection.fit(lg, x, torch.tensor([[True, False, False]]).expand(40, 3))
     with pytest.raises(ArgumentError, match=r"evidence: expected one of .*'probability'"):
-        CertificateCalibration.fit(lg, x, everything(40), evidence="some")  # type: ignore[arg-type]
+        CertificateCorrection.fit(lg, x, everything(40), evidence="some")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="penalty"):
-        CertificateCalibration.fit(lg, x, everything(40), penalty=0.0)
+        CertificateCorrection.fit(lg, x, everything(40), penalty=0.0)

@@ -1,4 +1,4 @@
-"""Certificates that keep their promise: the model's probability of gain, calibrated on rows where the truth is known.
+"""Certificates that keep their promise: the model's probability of gain, corrected on rows where the truth is known.
 
 ``probability_of_gain`` is right for data of the model. On representations of real encoders, which held-out instances
 have further apart than those that the model was fitted to, it promises too much. How often calibration really gains is
@@ -43,7 +43,7 @@ _LEAST_ROWS = 30
 
 @dataclass(frozen=True)
 class CertificateOptions:
-    """Settings of :meth:`CertificateCalibration.fit`, which takes each of them as a keyword too.
+    """Settings of :meth:`CertificateCorrection.fit`, which takes each of them as a keyword too.
 
     Attributes:
         evidence: "all" features above, or the model's "probability" alone.
@@ -76,7 +76,7 @@ class CertificateOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class CertificateCalibration:
+class CertificateCorrection:
     """A map from what the model says of an instance to the probability that calibration brings its anchor nearer.
 
     Attributes:
@@ -114,7 +114,7 @@ class CertificateCalibration:
         *,
         options: CertificateOptions | None = None,
         **settings: Any,
-    ) -> CertificateCalibration:
+    ) -> CertificateCorrection:
         """Learn from rows whose modalities are hidden on purpose.
 
         Args:
@@ -140,7 +140,7 @@ class CertificateCalibration:
             ... )
             >>> x = torch.stack(list(lg.sample(200, generator).features.values()), dim=1)
             >>> everything = torch.ones(200, 3, dtype=torch.bool)
-            >>> calibration = CertificateCalibration.fit(lg, x, everything)
+            >>> calibration = CertificateCorrection.fit(lg, x, everything)
             >>> missing = everything.clone()
             >>> missing[:, 2] = False
             >>> promised = calibration.probability(Completion.from_linear_gaussian(lg, x, missing))
@@ -149,7 +149,7 @@ class CertificateCalibration:
         """
         from sklearn.linear_model import LogisticRegression
 
-        options = with_settings(CertificateOptions, options, settings, "CertificateCalibration.fit")
+        options = with_settings(CertificateOptions, options, settings, "CertificateCorrection.fit")
         rehearsals = rehearse(linear_gaussian, representations, observed_mask, times=options.times, seed=options.seed)
         rows = len(torch.cat([part.rows for part in rehearsals]).unique())
         if rows < _LEAST_ROWS:
@@ -214,3 +214,7 @@ def _features(completion: Completion, options: CertificateOptions) -> Tensor:
     return torch.stack(
         [smoothed.logit(), expected, moved, share / missing.clamp(min=1), missing, mask.double().sum(1), gap], dim=1
     )
+
+
+#: The old name, for one release; the module's old name, by which it is imported, warns.
+CertificateCalibration = CertificateCorrection

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from calmrl_prob._support.arguments import brief, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.evaluation.imputation.calibration import standardized_error
+from calmrl_prob.evaluation.imputation.coverage import standardized_error
 from calmrl_prob.plots.canvas import BLUE, GREY, Looks, canvas, numbers, series, series_style
 
 if TYPE_CHECKING:
