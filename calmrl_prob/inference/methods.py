@@ -117,48 +117,50 @@ def _run_em(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
     return run_em(subject.model, checked_blocks(subject.model, subject.data), *arguments, **options)
 
 
-def _refuse_mixture(subject: Subject, asked: str) -> CalmrlError | None:
-    del asked
-    if isinstance(subject.model, Loads) and isinstance(subject.stated, LinearGaussianMixture | StructuresByInstance):
-        return None
-    return ArgumentTypeError(
-        f"model: method 'mixture em' needs a SharedLatentModel with a MixturePrior or GroupPrior, got "
-        f"{described(subject.model)}."
-    )
+def _states(
+    method: str, families: tuple[type, ...], needs: str, *, whole_rows: bool = False
+) -> Callable[[Subject, str], CalmrlError | None]:
+    """Refusals of a method for models that state a structure of some families, and load it, on instances."""
+
+    def refuses(subject: Subject, asked: str) -> CalmrlError | None:
+        del asked
+        serves = isinstance(subject.data, MultimodalData) and not (whole_rows and subject.data.has_partial_rows)
+        if serves and isinstance(subject.model, Loads) and isinstance(subject.stated, families):
+            return None
+        return ArgumentTypeError(f"model: method {method!r} needs {needs}; got {described(subject.model)}.")
+
+    return refuses
 
 
 def _run_mixture(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
     return run_mixture_em(subject.model, subject.stated, subject.data, *arguments, **options)  # type: ignore[arg-type]
 
 
-def _refuse_scales(subject: Subject, asked: str) -> CalmrlError | None:
-    del asked
-    whole = isinstance(subject.data, MultimodalData) and not subject.data.has_partial_rows
-    if whole and isinstance(subject.model, Loads) and isinstance(subject.stated, ScaleMixture):
-        return None
-    return ArgumentTypeError(
-        f"model: method 'scale em' needs a SharedLatentModel with a StudentTPrior, or a model with structure() and "
-        f"load() of a ScaleMixture, and data with whole modalities; got {described(subject.model)}."
-    )
-
-
 def _run_scales(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
     return run_scale_em(subject.model, subject.stated, subject.data, *arguments, **options)  # type: ignore[arg-type]
 
 
-def _refuse_student_t(subject: Subject, asked: str) -> CalmrlError | None:
-    del asked
-    whole = isinstance(subject.data, MultimodalData)
-    if whole and isinstance(subject.model, Loads) and isinstance(subject.stated, StudentTModel):
-        return None
-    return ArgumentTypeError(
-        "model: method 'student-t em' needs a model with structure() and load() of a StudentTModel, as "
-        f"models/student_t.py has them, and MultimodalData; got {described(subject.model)}."
-    )
-
-
 def _run_student_t(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
     return run_student_t_em(subject.model, subject.data, *arguments, **options)  # type: ignore[arg-type]
+
+
+_refuse_mixture = _states(
+    "mixture em",
+    (LinearGaussianMixture, StructuresByInstance),
+    "a SharedLatentModel with a MixturePrior or GroupPrior, and MultimodalData",
+)
+_refuse_scales = _states(
+    "scale em",
+    (ScaleMixture,),
+    "a SharedLatentModel with a StudentTPrior, or a model with structure() and load() of a ScaleMixture, and data with "
+    "whole modalities",
+    whole_rows=True,
+)
+_refuse_student_t = _states(
+    "student-t em",
+    (StudentTModel,),
+    "a model with structure() and load() of a StudentTModel, as models/student_t.py has them, and MultimodalData",
+)
 
 
 def _refuse_program(subject: Subject, asked: str) -> CalmrlError | None:

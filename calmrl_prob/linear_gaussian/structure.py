@@ -228,3 +228,34 @@ class LinearGaussian:
             for name, width in self.dims.items()
         }
         return Sample(latents, features)
+
+
+class AboutGaussian:
+    """Base class of structures that are one linear-Gaussian model given scales: its modalities, latents and type."""
+
+    linear_gaussian: LinearGaussian
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities."""
+        return self.linear_gaussian.names
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Number of features D_m of each modality."""
+        return self.linear_gaussian.dims
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents K."""
+        return self.linear_gaussian.latent_dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters."""
+        return self.linear_gaussian.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.linear_gaussian.device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,7 @@ class Call:
         """
         call = cls()
         plates: set[str] = set()
+        modalities = frozenset(data.names)
         nodes: Mapping[str, Any] = trace.nodes
         for name, node in nodes.items():
             if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
@@ -120,7 +121,7 @@ class Call:
                     "of a scale, not positive; or observe data.filled(name) under .mask(data.observed(name)) where "
                     "modalities may be missing."
                 )
-            call._put(site, node["is_observed"], data)
+            call._put(site, node["is_observed"], modalities, data)
         call._require(plates, data)
         return call
 
@@ -130,9 +131,9 @@ class Call:
         terms = [site.scale * site.fn.log_prob(site.value).sum().double() for site in sites]
         return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
-    def _put(self, site: Site, is_observed: bool, data: MultimodalData) -> None:
+    def _put(self, site: Site, is_observed: bool, modalities: Set[str], data: MultimodalData) -> None:
         stem = site.name.removesuffix(_OBSERVED)
-        named = site.name in data or stem in data
+        named = site.name in modalities or stem in modalities
         if isinstance(site.fn, MaskedDistribution) and site.fn._mask is False and not named:
             return  # what a reparametrising handler leaves of a site that it replaced
         if is_observed and site.axis is None and not named:
@@ -140,17 +141,17 @@ class Call:
         elif isinstance(site.fn, Unit):
             self.factors[site.name] = site
         elif is_observed:
-            modality = site.name if site.name in data else stem
-            if modality not in data and modality in _columns(data):
+            modality = site.name if site.name in modalities else stem
+            if modality not in modalities and modality in _columns(data):
                 self.factors[site.name] = site
                 return
-            if modality not in data:
+            if modality not in modalities:
                 raise ModelError(
                     f"site {site.name!r}: it is observed, but no modality of the data is called so; they are "
                     f"{list(data.names)}. Name each observed site as its modality."
                 )
             self.observed[modality] = site
-        elif site.name.endswith(_UNOBSERVED) and site.name.removesuffix(_UNOBSERVED) in data:
+        elif site.name.endswith(_UNOBSERVED) and site.name.removesuffix(_UNOBSERVED) in modalities:
             self.unobserved[site.name] = site
         elif site.axis is None:
             self.globals[site.name] = site
@@ -185,10 +186,11 @@ class Call:
                 f"model: it has no latent site in the plate {PLATE!r}{outside}. Sample what belongs to one instance "
                 "inside the plate."
             )
+        count = len(data)
         for site in (*self.latents.values(), *self.observed.values()):
-            if site.place() < 0 or site.fn.batch_shape[site.place()] != len(data):
+            if site.place() < 0 or site.fn.batch_shape[site.place()] != count:
                 raise ModelError(
-                    f"site {site.name!r}: expected {len(data)} instances along the plate {PLATE!r}, got the batch "
+                    f"site {site.name!r}: expected {count} instances along the plate {PLATE!r}, got the batch "
                     f"shape {tuple(site.fn.batch_shape)}; give the plate the size len(data)."
                 )
 

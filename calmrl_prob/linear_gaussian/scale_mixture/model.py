@@ -34,14 +34,14 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.scale_mixture.factors import Entries, Factor, Whole, observed_part
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
-from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
+from calmrl_prob.linear_gaussian.structure import AboutGaussian, LinearGaussian, Sample
 
 #: Numbers that the (n, K, K) arrays of a chunk of n instances may hold.
 _CHUNK_BUDGET = 2**21
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScaleMixture:
+class ScaleMixture(AboutGaussian):
     """A linear-Gaussian model of which some factors are Student-t.
 
     Args:
@@ -88,31 +88,6 @@ class ScaleMixture:
         order = {name: self.degrees_of_freedom[name] for name in lg.names if name in self.degrees_of_freedom}
         object.__setattr__(self, "degrees_of_freedom", MappingProxyType(order))
         object.__setattr__(self, "prior_degrees_of_freedom", tuple(self.prior_degrees_of_freedom))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modalities."""
-        return self.linear_gaussian.names
-
-    @property
-    def dims(self) -> dict[str, int]:
-        """Number of features D_m of each modality."""
-        return self.linear_gaussian.dims
-
-    @property
-    def latent_dim(self) -> int:
-        """Number of latents K."""
-        return self.linear_gaussian.latent_dim
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the parameters."""
-        return self.linear_gaussian.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.linear_gaussian.device
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ScaleMixture:
         """A copy with ``function`` applied to every parameter tensor."""

@@ -32,11 +32,11 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import Posterior, posterior
-from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
+from calmrl_prob.linear_gaussian.structure import AboutGaussian, LinearGaussian, Sample
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StudentTModel:
+class StudentTModel(AboutGaussian):
     """The model above.
 
     Args:
@@ -73,31 +73,6 @@ class StudentTModel:
         widths = ", ".join(f"{name}: {width}" for name, width in lg.dims.items())
         nu = f"degrees_of_freedom={float(self.degrees_of_freedom):.4g}"
         return f"StudentTModel({widths}; latent_dim={lg.latent_dim}, {nu}, dtype={lg.dtype})"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modalities."""
-        return self.linear_gaussian.names
-
-    @property
-    def dims(self) -> dict[str, int]:
-        """Number of features D_m of each modality."""
-        return self.linear_gaussian.dims
-
-    @property
-    def latent_dim(self) -> int:
-        """Number of latents K."""
-        return self.linear_gaussian.latent_dim
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the parameters."""
-        return self.linear_gaussian.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.linear_gaussian.device
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> StudentTModel:
         """A copy in another floating-point type, on another device, or both."""
