@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
-from calmrl_prob._support.options import with_settings
 from calmrl_prob.alignment.anchors import ShiftDistance, anchor_shift, leading_vector
 from calmrl_prob.alignment.calibration import predicted_share
 from calmrl_prob.alignment.certificate import gain_over_draws
@@ -34,6 +33,7 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.rehearsal import rehearse
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian.options import Options
 
 Evidence = Literal["all", "probability"]
 
@@ -42,7 +42,7 @@ _LEAST_ROWS = 30
 
 
 @dataclass(frozen=True)
-class CertificateOptions:
+class CertificateOptions(Options):
     """Settings of :meth:`CertificateCorrection.fit`, which takes each of them as a keyword too.
 
     Attributes:
@@ -149,7 +149,7 @@ class CertificateCorrection:
         """
         from sklearn.linear_model import LogisticRegression
 
-        options = with_settings(CertificateOptions, options, settings, "CertificateCorrection.fit")
+        options = CertificateOptions.of(options, settings, "CertificateCorrection.fit")
         rehearsals = rehearse(linear_gaussian, representations, observed_mask, times=options.times, seed=options.seed)
         rows = len(torch.cat([part.rows for part in rehearsals]).unique())
         if rows < _LEAST_ROWS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -14,13 +14,14 @@ class Options:
     """Base class of options: frozen dataclasses whose ``__post_init__`` refuses what is out of range."""
 
     @classmethod
-    def of(cls, options: Self | None, settings: Mapping[str, Any], owner: str) -> Self:
+    def of(cls, options: Self | None, settings: Mapping[str, Any], owner: str, besides: Sequence[str] = ()) -> Self:
         """The options, with the fields that ``settings`` names in place of theirs.
 
         Args:
             options: None for the defaults.
             settings: fields by name.
             owner: whose options they are, for messages.
+            besides: what else the owner takes by keyword, for the message alone.
 
         Raises:
             ArgumentError: there is no such field, or its value is out of range.
@@ -33,11 +34,10 @@ class Options:
         """
         if options is not None and not isinstance(options, cls):
             raise ArgumentTypeError(
-                f"options: expected {cls.__name__} or None, got {type(options).__name__}; options by name, such as "
-                f"{fields(cls)[0].name}=..., need none."
+                f"options: expected {cls.__name__}, got {type(options).__name__}; pass one, or its fields as keywords."
             )
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(settings) - set(known))
         if unknown:
-            raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {known}.")
+            raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {[*known, *besides]}.")
         return cls(**settings) if options is None else replace(options, **settings)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calmrl_prob._support.arguments import keyword_options, whole_number
-from calmrl_prob._support.options import with_settings
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
@@ -176,7 +175,7 @@ def align(
         checked_objective(objective),
         checked_encoders(encoders),
     )
-    options = with_settings(AlignOptions, options, settings, "align", besides=keyword_options(align, settled=()))
+    options = AlignOptions.of(options, settings, "align", besides=keyword_options(align, settled=()))
     target, checkpoint = checked_path("folder", folder), checked_path("resume", resume)
     dataset = as_dataset(data, list(modules))
     if validation is not None:

@@ -18,7 +18,6 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
-from calmrl_prob._support.options import with_settings
 from calmrl_prob.errors import DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, SufficientStatistics, fit_em
 from calmrl_prob.training.batches import Batch
@@ -57,7 +56,7 @@ class GenerativeStep(lightning.Callback):
         **settings: Any,
     ) -> None:
         self.batches, self.latent_dim = batches, whole_number("latent_dim", latent_dim, least=1)
-        self.options = with_settings(GenerativeOptions, options, settings, "GenerativeStep")
+        self.options = GenerativeOptions.of(options, settings, "GenerativeStep")
         self.seconds = 0.0
         self.statistics: SufficientStatistics | None = None
         self._waiting: list[tuple[Tensor, Tensor]] = []

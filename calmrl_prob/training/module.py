@@ -18,7 +18,6 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-from calmrl_prob._support.options import with_settings
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NumericalError, SchemaError
@@ -103,7 +102,7 @@ class AlignmentModule(lightning.LightningModule):
         **changes: Any,
     ) -> None:
         super().__init__()
-        self.options = with_settings(AlignOptions, options, changes, "AlignmentModule")
+        self.options = AlignOptions.of(options, changes, "AlignmentModule")
         if input_imputation is not None and calibration.needs_model:
             raise ArgumentError(
                 f"calibration: {calibration.name!r} imputes representations, and input_imputation their inputs, so "

@@ -9,13 +9,14 @@ from typing import Any
 
 from calmrl_prob._support.arguments import checked_seed, described, real_number, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.linear_gaussian.options import Options
 
 #: What a run that goes on from a checkpoint may set otherwise than the one that wrote it.
 _FREE = ("max_epochs", "patience", "progress")
 
 
 @dataclass(frozen=True)
-class GenerativeOptions:
+class GenerativeOptions(Options):
     """When the generative model is fitted, of which statistics, and by which EM.
 
     Attributes:
@@ -62,7 +63,7 @@ class GenerativeOptions:
 
 
 @dataclass(frozen=True)
-class AlignOptions:
+class AlignOptions(Options):
     """Settings of :func:`calmrl_prob.training.align`, which takes each of them as a keyword too.
 
     Attributes:

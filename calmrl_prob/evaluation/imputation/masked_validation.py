@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calmrl_prob._support.arguments import chosen_names, described
-from calmrl_prob._support.options import with_settings
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
@@ -133,7 +132,7 @@ def masked_validation(
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     own = {field.name: settings.pop(field.name) for field in fields(ValidationOptions) if field.name in settings}
-    options = with_settings(ValidationOptions, options, own, "masked_validation")
+    options = ValidationOptions.of(options, own, "masked_validation")
     groups, hidden_count = _hidden_groups(data, scheme, options)
     fold, models = _folds(model, data, folds, refit, options.seed, settings)
     parts: list[tuple[HeldOut, Recalibrator | None]] = []

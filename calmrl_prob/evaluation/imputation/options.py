@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.imputation import Recalibrator
+from calmrl_prob.linear_gaussian.options import Options
 
 
 @dataclass(frozen=True)
-class ValidationOptions:
+class ValidationOptions(Options):
     """Settings of :func:`calmrl_prob.masked_validation`, which takes each of them as a keyword too.
 
     Attributes:
