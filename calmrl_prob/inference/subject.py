@@ -56,7 +56,7 @@ class Subject:
     @property
     def program_refusal(self) -> CalmrlError | None:
         """Why the model cannot be called on the data; None if it can."""
-        if not callable(self.model):
+        if not callable(self.model) or isinstance(self.model, type):
             return ArgumentTypeError(
                 f"model: expected a SharedLatentModel or a LinearGaussian, got {described(self.model)}; "
                 "or give your class a method linear_gaussian()."

@@ -122,6 +122,19 @@ def test_a_stated_structure_is_the_one_that_is_discovered(prior: Prior) -> None:
         assert torch.allclose(ours.variance, theirs.variance, rtol=1e-9, atol=1e-10)
 
 
+def test_data_may_lack_a_modality_altogether(prior: Prior) -> None:
+    """Where the form is stated, what they lack is imputed as if it were missing everywhere."""
+    model, data = model_under(prior), labelled()
+    if model.structure(data) is None:
+        return  # a flow: its program is called with the data as they are
+    data = data.subset(data.rows_with("image"))
+    shown = data.select(["image"])
+    observed = torch.zeros(len(data), len(DIMS), dtype=torch.bool)
+    observed[:, list(DIMS).index("image")] = True
+    ours, theirs = (cal.impute(model, some).mean["text"] for some in (shown, data.mask(observed)))
+    assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_a_model_loads_what_it_states(prior: Prior) -> None:
     model, data = model_under(prior), labelled()
     stated = model.structure(data)
