@@ -32,13 +32,14 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
     from calmrl_prob.evaluation import masked_validation, retrieve
     from calmrl_prob.imputation import Imputation, impute
-    from calmrl_prob.inference import FitResult, PosteriorResult, fit, marginalize, posterior
+    from calmrl_prob.inference import FitResult, PosteriorResult, marginalize, posterior
     from calmrl_prob.inference.choose import choose_latent_dim
     from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
     from calmrl_prob.io import load_npz
     from calmrl_prob.linear_gaussian import LinearGaussian
     from calmrl_prob.model import SharedLatentModel
     from calmrl_prob.recalibration import choose_shrinkage, recalibrate
+    from calmrl_prob.selection import fit
     from calmrl_prob.serialization import load, save
 
 try:
@@ -96,7 +97,7 @@ _HOMES = MappingProxyType(
         "choose_latent_dim": "inference.choose",
         "choose_shrinkage": "recalibration",
         "discover": "conjugacy",
-        "fit": "inference",
+        "fit": "selection",
         "from_arviz": "arviz.files",
         "impute": "imputation",
         "load": "serialization",

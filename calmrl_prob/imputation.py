@@ -69,6 +69,9 @@ class ByModality(Mapping[str, T]):
 class Recalibrator(Protocol):
     """Protocol of ``impute``'s argument ``recalibrated``: :class:`calmrl_prob.recalibration.Recalibration` is one."""
 
+    def fits(self, model: object) -> bool:
+        """Whether it was made for this model, as far as can be seen."""
+
     def require_model(self, model: object) -> None:
         """Refuse a model that it was not made for."""
 
@@ -354,7 +357,7 @@ def impute(
     data: MultimodalData,
     names: Sequence[str] | None = None,
     *,
-    recalibrated: Recalibrator | bool = False,
+    recalibrated: Recalibrator | bool | None = None,
     **options: Any,
 ) -> Imputation:
     """Predict modalities of each instance from those that it has, with uncertainty.
@@ -365,7 +368,9 @@ def impute(
         names: which modalities; all of the model by default.
         recalibrated: what :func:`calmrl_prob.recalibrate` returned for this model: intervals, variances, draws and
             densities are then those that were right on held-out rows. True stands for the last one attached to the
-            model (``recalibrate(..., attach=True)``); the means are the same in any case.
+            model (``recalibrate(..., attach=True)``). By default the intervals of a fit that chose its settings, which
+            come from its own held-out folds (``fit.intervals``), where there are some; False for the model's own. The
+            means are the same in any case, but of a modality whose held-out imputations were no better than its mean.
         **options: of :func:`calmrl_prob.posterior`: ``method``, ``seed`` and those of the route.
 
     Returns:
@@ -409,8 +414,10 @@ def impute(
     return Imputation(data.conform(given.dims), given, chosen, by)
 
 
-def _recalibrator(model: object, recalibrated: Recalibrator | bool) -> Recalibrator | None:
+def _recalibrator(model: object, recalibrated: Recalibrator | bool | None) -> Recalibrator | None:
     """The recalibration that is meant, checked to be the model's."""
+    if recalibrated is None:
+        return _own_intervals(model)
     if recalibrated is False:
         return None
     # a FitResult stands for its model
@@ -427,3 +434,12 @@ def _recalibrator(model: object, recalibrated: Recalibrator | bool) -> Recalibra
     if not isinstance(model, PosteriorResult):
         found.require_model(model)
     return found
+
+
+def _own_intervals(model: object) -> Recalibrator | None:
+    """What a fit that chose its settings learned of its errors; None once the parameters have changed since."""
+    found: Any = getattr(model, "intervals", None)
+    if found is None:
+        model = getattr(model, "model", model)  # a FitResult stands for its model
+        found = getattr(model, "intervals", None)
+    return found if isinstance(found, Recalibrator) and not isinstance(found, type) and found.fits(model) else None

@@ -13,7 +13,7 @@ import copy
 import weakref
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.distributions as dist
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, NotConjugateError, SchemaError
 from calmrl_prob.linear_gaussian import (
     LinearGaussian,
     LinearGaussianMixture,
@@ -35,6 +35,8 @@ from calmrl_prob.linear_gaussian import (
 )
 from calmrl_prob.priors import NormalPrior, Prior
 
+#: The forms of the noise.
+Noise = Literal["isotropic", "diagonal"]
 #: Names of Pyro sites that no modality may take.
 LATENT_SITE, PLATE = "z", "instances"
 #: Standard deviation of the loadings that a new model starts from.
@@ -57,8 +59,10 @@ class SharedLatentModel(PyroModule):
 
     Args:
         dims: number of features D_m of each modality.
-        latent_dim: K.
-        noise: "isotropic", one noise variance per modality (the paper), or "diagonal", one per feature.
+        latent_dim: K; None leaves it to ``calmrl_prob.fit``, which chooses it by held-out imputations. Until then the
+            model has no parameters.
+        noise: "isotropic", one noise variance per modality (the paper), or "diagonal", one per feature. "auto" is
+            chosen by the fit where ``latent_dim`` is, and isotropic where that is given.
         prior: p(z); the standard normal if not given.
         seed: of the small random loadings it starts from (intercepts 0, noise variances 1).
         dtype: of the parameters and all K-dimensional algebra.
@@ -77,6 +81,8 @@ class SharedLatentModel(PyroModule):
         ((5, 2), (5, 2))
         >>> model.num_parameters  # 5 loadings of 2 latents, 5 intercepts, 2 noise variances
         17
+        >>> SharedLatentModel({"image": 3, "text": 2})
+        SharedLatentModel(image: 3, text: 2; latent_dim and noise to be chosen by cal.fit, prior=normal)
     """
 
     prior: Prior
@@ -84,8 +90,8 @@ class SharedLatentModel(PyroModule):
     def __init__(
         self,
         dims: Mapping[str, int],
-        latent_dim: int = 16,
-        noise: Literal["isotropic", "diagonal"] = "isotropic",
+        latent_dim: int | None = None,
+        noise: Noise | Literal["auto"] = "auto",
         prior: Prior | None = None,
         *,
         seed: int = 0,
@@ -93,30 +99,66 @@ class SharedLatentModel(PyroModule):
     ) -> None:
         super().__init__()
         self.dims = _checked_dims(dims)
-        latent_dim = whole_number("latent_dim", latent_dim, least=1)
-        seed, dtype = checked_seed(seed), checked_dtype(dtype)
-        if noise not in ("isotropic", "diagonal"):
-            raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
-        self.latent_dim = latent_dim
-        self.noise: Literal["isotropic", "diagonal"] = noise
-        self._seed, self._start_dtype = seed, dtype
-        if prior is None:
-            prior = NormalPrior(latent_dim, dtype=dtype)
-        if not isinstance(prior, Prior):
+        for name in self.dims:
+            if name in (LATENT_SITE, PLATE):
+                raise ArgumentError(
+                    f"dims: the modality name {name!r} is taken by a site of the model; rename the modality."
+                )
+        self._seed, self._start_dtype = checked_seed(seed), checked_dtype(dtype)
+        if noise not in ("auto", *get_args(Noise)):
+            raise ArgumentError(f"noise: expected one of {['auto', *get_args(Noise)]}, got {noise!r}.")
+        if prior is not None and not isinstance(prior, Prior):
             raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {described(prior)}.")
+        if latent_dim is None and prior is not None:
+            latent_dim = prior.latent_dim
+        #: What was asked for, None for what a fit is to choose: (latent_dim, noise).
+        self.requested: tuple[int | None, Noise | None] = (latent_dim, None if noise == "auto" else noise)
+        self.latent_dim, self.noise = 0, "isotropic"
+        if latent_dim is not None:
+            self.settle(latent_dim, "isotropic" if noise == "auto" else noise, prior)
+
+    @property
+    def settled(self) -> bool:
+        """Whether K and the form of the noise are known, so that there are parameters."""
+        return self.latent_dim > 0
+
+    def settle(self, latent_dim: int, noise: Noise, prior: Prior | None = None) -> None:
+        """Give a model of open K its parameters, all at their starts; ``calmrl_prob.fit`` does so with what it chose.
+
+        Args:
+            latent_dim: K.
+            noise: its form.
+            prior: p(z); the standard normal if not given.
+
+        Raises:
+            ArgumentError: K is below 1, the noise or the prior is not one that serves, or a parameter would have the
+                name of a modality.
+
+        Example:
+            >>> model = SharedLatentModel({"image": 3})
+            >>> model.settle(2, "isotropic")
+            >>> model
+            SharedLatentModel(image: 3; latent_dim=2, noise='isotropic', prior=normal)
+        """
+        latent_dim = whole_number("latent_dim", latent_dim, least=1)
+        if noise not in get_args(Noise):
+            raise ArgumentError(f"noise: expected one of {list(get_args(Noise))}, got {noise!r}.")
+        dtype = self._start_dtype
+        prior = NormalPrior(latent_dim, dtype=dtype) if prior is None else prior
         if prior.latent_dim != latent_dim:
             raise ArgumentError(
                 f"prior: it has {prior.latent_dim} latents, the model {latent_dim}; use the same number."
             )
+        self.latent_dim, self.noise = latent_dim, noise
         self.prior = copy.deepcopy(prior).to(dtype)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self._seed)
         for name, width in self.dims.items():
             loadings = _start(width, latent_dim, generator, dtype)
             noise_shape = (width,) if noise == "diagonal" else ()
             self.register_parameter(_key("loadings", name), nn.Parameter(loadings))
             self.register_parameter(_key("intercepts", name), nn.Parameter(torch.zeros(width, dtype=dtype)))
             self.register_parameter(_key("log_noise", name), nn.Parameter(torch.zeros(noise_shape, dtype=dtype)))
-        taken = {LATENT_SITE, PLATE, *(name for name, _ in self.named_parameters())}
+        taken = {name for name, _ in self.named_parameters()}
         for name in self.dims:
             if name in taken:
                 raise ArgumentError(
@@ -136,7 +178,7 @@ class SharedLatentModel(PyroModule):
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the parameters."""
-        return next(self.parameters()).dtype
+        return next((parameter.dtype for parameter in self.parameters()), self._start_dtype)
 
     @property
     def num_parameters(self) -> int:
@@ -160,6 +202,8 @@ class SharedLatentModel(PyroModule):
             >>> model.unfitted
             True
         """
+        if not self.settled:
+            return True
         if any(bool(getattr(self, _key(kind, n)).any()) for n in self.names for kind in ("intercepts", "log_noise")):
             return False
         loadings: Tensor = getattr(self, _key("loadings", self.names[0]))
@@ -168,7 +212,11 @@ class SharedLatentModel(PyroModule):
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
-        settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}, prior={self.prior.name}"
+        if self.settled:
+            settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}, prior={self.prior.name}"
+        else:
+            known = "latent_dim and noise" if self.requested[1] is None else f"noise={self.requested[1]!r}, latent_dim"
+            settings = f"{known} to be chosen by cal.fit, prior=normal"
         return f"SharedLatentModel({widths}; {settings})"
 
     def linear_gaussian(self) -> LinearGaussian:
@@ -193,7 +241,8 @@ class SharedLatentModel(PyroModule):
             >>> SharedLatentModel({"image": 3}, 2, prior=MixturePrior(2, num_components=4)).structure()
             LinearGaussianMixture(4 components of image: 3; latent_dim=2, dtype=torch.float64)
         """
-        return self.prior.structure(self._assemble(dict(self.named_parameters())), data)
+        likelihood = self._assemble(dict(self.named_parameters()))
+        return self.prior.structure(likelihood, data)
 
     @torch.no_grad()
     def load(self, structure: Structure | StructuresByInstance) -> None:
@@ -340,6 +389,7 @@ class SharedLatentModel(PyroModule):
         return z
 
     def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
+        self._require_settled()
         return LinearGaussian(
             {name: parameters[_key("loadings", name)] for name in self.dims},
             {name: parameters[_key("intercepts", name)] for name in self.dims},
@@ -347,7 +397,15 @@ class SharedLatentModel(PyroModule):
             *(self.prior.gaussian() or ()),
         )
 
+    def _require_settled(self) -> None:
+        if not self.settled:
+            raise ModelError(
+                "model: it has no parameters yet, since latent_dim is to be chosen by a fit; call cal.fit(model, data) "
+                "first, or give latent_dim."
+            )
+
     def _require_gaussian(self, purpose: str) -> tuple[Tensor, Tensor]:
+        self._require_settled()
         found = self.prior.gaussian()
         if found is None:
             raise NotConjugateError(

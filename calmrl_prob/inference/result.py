@@ -41,6 +41,10 @@ class FitResult:
         method, seed, options: what was asked for.
         num_instances: N, of the data.
         report: what the method itself returned.
+        choice: the settings that were tried and the one chosen, a :class:`calmrl_prob.selection.Choice`; None where
+            all were given.
+        intervals: what ``cal.impute`` puts the stated uncertainty right by, a
+            :class:`calmrl_prob.selection.HeldOutIntervals`; None where nothing was held out.
     """
 
     model: Any
@@ -58,6 +62,8 @@ class FitResult:
     num_instances: int
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     report: Any = None
+    choice: Any = None
+    intervals: Any = None
 
     @property
     def diagnostics(self) -> Mapping[str, Any]:
@@ -85,5 +91,5 @@ class FitResult:
             f"FitResult: {self.method}({settings}), {state} in {self.num_iterations} iterations, {self.seconds:.2f} s\n"
             f"  log likelihood {last:,.3f} nats, {last / self.num_instances:,.3f} per instance\n"
             f"  stopped: {self.stop_reason}; expected gain {self.criterion:.1e} nats per value "
-            f"(tolerance {self.tolerance:.1e})"
+            f"(tolerance {self.tolerance:.1e})" + (f"\n  {self.choice!r}" if self.choice is not None else "")
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import chosen_names, described, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError, ReliabilityWarning
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, ReliabilityWarning
 from calmrl_prob.evaluation.imputation.held_out import HeldOut
 from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation, hidden_names, masked_validation
-from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
+from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
@@ -98,14 +97,18 @@ class Recalibration:
                 rows.append(row)
         return pd.DataFrame(rows)
 
+    def fits(self, model: object) -> bool:
+        """Whether a model has the parameters that this was made for, as far as they can be compared."""
+        found = fingerprint(model)
+        return None in (found, self._fingerprint) or found == self._fingerprint
+
     def require_model(self, model: object) -> None:
         """Refuse a model whose parameters are not those that this was made for, as far as they can be compared.
 
         Raises:
             ArgumentError: they have changed, by another fit say.
         """
-        found = fingerprint(model)
-        if None not in (found, self._fingerprint) and found != self._fingerprint:
+        if not self.fits(model):
             raise ArgumentError(
                 "recalibrated: it was made for other parameters, or draws of them, than this model has now; call "
                 "cal.recalibrate again with this one."
@@ -261,7 +264,7 @@ def recalibrate(
             names = hidden_names(calibration)
         if method in ("cv", "cv+"):
             options = {"folds": 5, **options}
-        found = masked_validation(model, calibration, names=names, **{"num_draws": 0, **options})
+        found = masked_validation(model, calibration, names=names, **{"num_draws": 0, "recalibrated": False, **options})
     elif isinstance(calibration, MaskedValidation):
         if options:
             raise ArgumentError(f"options: {sorted(options)} are of masked_validation, which is done already.")
@@ -286,28 +289,6 @@ def recalibrate(
     if attach:
         _attach(result, model)
     return result
-
-
-def fingerprint(model: object) -> str | None:
-    """A digest of what predicts: all draws of parameters, or those of the linear-Gaussian form; None if there is none.
-
-    A fit and draws about it predict alike in the mean only, so that neither can be recalibrated by the other.
-    """
-    draws = getattr(getattr(model, "report", None), "draws", model)  # of a fit by sampling
-    if isinstance(draws, ParameterDraws):
-        parts: list[Mapping[str, Tensor]] = [draws.values]
-    else:
-        form: Any = getattr(model, "linear_gaussian", None)
-        try:
-            lg: Any = form() if callable(form) else model
-            parts = [lg.loadings, lg.intercepts, lg.noise_variance]
-        except (AttributeError, CalmrlError):
-            return None
-    digest = hashlib.sha256()
-    for part in parts:
-        for name in sorted(part):
-            digest.update(np.ascontiguousarray(part[name].detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _check(model: object, found: MaskedValidation, method: str) -> None:

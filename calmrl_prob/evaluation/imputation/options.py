@@ -31,7 +31,7 @@ class ValidationOptions(Options):
     names: Sequence[str] | None = None
     repeats: int = 1
     num_draws: int = 50
-    recalibrated: Recalibrator | bool = False
+    recalibrated: Recalibrator | bool | None = None
     seed: int = 0
     progress: bool = False
 

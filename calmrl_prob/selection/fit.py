@@ -1,0 +1,276 @@
+"""Fitting with what was left open chosen: the function that users call as ``calmrl_prob.fit``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from calmrl_prob._support.arguments import checked_seed
+from calmrl_prob._support.progress import Callback, progress_bar
+from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.fit import fit as fit_settled
+from calmrl_prob.inference.result import FitResult
+from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
+from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.selection.choice import Choice, choice_of, no_choice
+from calmrl_prob.selection.folds import Fold, FoldedStatistics, make_folds
+from calmrl_prob.selection.held_out import added
+from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums, slopes_to_the_mean
+from calmrl_prob.selection.ladder import Freedom, first_setting, most_latents, walk
+from calmrl_prob.selection.options import ChoiceOptions
+from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_plain_likelihood
+from calmrl_prob.selection.scaling import Scaling
+from calmrl_prob.selection.search import BudgetSpentError, Search
+from calmrl_prob.selection.settings import Setting
+
+#: Options of the fit that settle the prior, so that it is not chosen.
+_SETTLES_PRIOR = ("pseudo_rows", "pseudo_row_pooling", "loadings_prior", "loadings_precision", "noise_pseudo_count")
+#: A bar is shown by default from so many numbers on: what takes more than a few seconds.
+_LONG = 5_000_000
+
+
+def fit(
+    model: Any,  # noqa: ANN401 - whatever a method takes
+    data: MultimodalData | SufficientStatistics | FoldedStatistics,
+    method: str = "auto",
+    *,
+    seed: int = 0,
+    progress: bool | None = None,
+    shrinkage: Literal["auto", "held-out"] | None = "auto",
+    choice: ChoiceOptions | None = None,
+    **options: Any,
+) -> FitResult:
+    """Fit a model to incomplete data, in place, with the settings chosen that were left open.
+
+    A ``SharedLatentModel(data.dims)`` leaves K and the form of the noise open. They and the shrinkage are chosen by how
+    well whole modalities of held-out rows are imputed, all on the rows given: each setting is fitted to all folds but
+    one, and scored on that one by squared error and log score (``selection/scores.py``). ``fit.choice`` tells what was
+    tried; ``fit.intervals``, learned from the same held-out rows, makes the intervals of ``cal.impute`` hold what they
+    say. Where sufficient statistics are cheaper than rows, or all there is (:class:`FoldedStatistics`), choosing costs
+    the same however many rows there were.
+
+    A model of a given K, and any other model, is fitted as it stands: by maximum likelihood unless ``options`` ask for
+    a prior, by the methods of :func:`calmrl_prob.inference.fit`, whose options these are.
+
+    Args:
+        model: a ``SharedLatentModel``, anything like those in ``models/``, or any Pyro callable with a plate
+            "instances". Its parameters are replaced.
+        data: N instances with the modalities of the model; or their statistics.
+        method: "auto", or a method by name.
+        seed: of folds and fits.
+        progress: show a progress bar on standard error; by default where it takes more than a few seconds and standard
+            error is a terminal.
+        shrinkage: "auto" chooses the prior where K is open too; "held-out" also for a given K; None for none at all:
+            plain maximum likelihood.
+        choice: how to choose, :class:`ChoiceOptions`; its defaults if not given.
+        **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups`` or ``budget``; all others
+            are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``, keeps
+            it from being chosen.
+
+    Returns:
+        The trace of the fit, the choice and the intervals; ``model`` of the result is the fitted model.
+
+    Raises:
+        ArgumentError: an unknown method or option, or one out of range; options of the choice where nothing is open;
+            statistics of all rows together where something is to be chosen: they cannot be held out.
+        SchemaError, DataError: as :func:`calmrl_prob.inference.fit` does.
+
+    Warns:
+        ReliabilityWarning: a modality is imputed no better than by its mean; or plain maximum likelihood has so many
+            parameters for the rows that its intervals claim too much; or nothing could be held out.
+        IdentifiabilityWarning, ConvergenceWarning: as :func:`calmrl_prob.inference.fit`.
+
+    Example:
+        >>> import calmrl_prob as cal
+        >>> synthetic = cal.datasets.make_synthetic(400, {"image": 12, "text": 8}, latent_dim=3, seed=0)
+        >>> model = cal.SharedLatentModel(synthetic.data.dims)
+        >>> fit = cal.fit(model, synthetic.data)
+        >>> int(fit.choice.table["chosen"].sum()), fit.choice.r2["text"] > 0.5
+        (1, True)
+        >>> fit.intervals.table()["modality"].unique().tolist()
+        ['image', 'text']
+    """
+    by_name = {field.name for field in fields(ChoiceOptions)}
+    asked = {key: options.pop(key) for key in [*options] if key in by_name}
+    how = ChoiceOptions.of(choice, asked, "the choice")
+    freedom = _freedom(model, shrinkage, options)
+    if freedom is None:
+        if asked or choice is not None:
+            raise ArgumentError(
+                f"{next(iter(asked), 'choice')}: nothing is open to be chosen; make the model with latent_dim=None, or "
+                "pass shrinkage='held-out'."
+            )
+        if isinstance(data, FoldedStatistics):
+            data = data.total
+        found = fit_settled(model, data, method, seed=seed, progress=bool(progress), **options)
+        warn_of_plain_likelihood(found, data)
+        return found
+    if method not in ("auto", "em"):
+        raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
+    data = _checked(data, model)
+    with _bar(progress, data) as callback:
+        return _Chosen(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+
+
+def _freedom(model: object, shrinkage: object, options: Mapping[str, Any]) -> Freedom | None:
+    """What is open; None if nothing is."""
+    if shrinkage not in ("auto", "held-out", None):
+        raise ArgumentError(f"shrinkage: expected 'auto', 'held-out' or None, got {shrinkage!r}.")
+    if not isinstance(model, SharedLatentModel):
+        if shrinkage == "held-out":
+            raise ArgumentError("shrinkage: 'held-out' serves a SharedLatentModel; of others see cal.choose_shrinkage.")
+        return None
+    latent_dim, noise = model.requested
+    given = any(key in options for key in _SETTLES_PRIOR)
+    shrunk = not given and (shrinkage == "held-out" or (shrinkage == "auto" and latent_dim is None))
+    freedom = Freedom(latent_dim is None, latent_dim is None and noise is None, shrunk)
+    return freedom if freedom.latent_dim or freedom.shrinkage else None
+
+
+def _checked(data: object, model: SharedLatentModel) -> MultimodalData | FoldedStatistics:
+    if isinstance(data, SufficientStatistics):
+        raise ArgumentError(
+            "data: statistics of all rows together cannot tell how held-out rows are imputed; gather one a fold and "
+            "give FoldedStatistics([...]), or the rows, or a model with latent_dim and shrinkage=None."
+        )
+    if isinstance(data, FoldedStatistics):
+        if list(data.dims.items()) != list(model.dims.items()):
+            raise ArgumentError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
+        return data
+    if not isinstance(data, MultimodalData):
+        fit_settled(model, data)  # type: ignore[arg-type]  # refuses it in its own words
+    assert isinstance(data, MultimodalData)
+    data.require_schema(model.dims)
+    require_fittable(data)
+    return data.conform(model.dims)
+
+
+@contextmanager
+def _bar(progress: bool | None, data: MultimodalData | FoldedStatistics) -> Iterator[Callback | None]:
+    size = sum(data.dims.values()) * data.num_instances
+    if progress is None:
+        progress = size >= _LONG and sys.stderr.isatty()
+    if not progress:
+        yield None
+        return
+    with progress_bar("choosing settings", None) as callback:
+        yield callback
+
+
+class _Chosen:
+    """One choice and the fit that follows."""
+
+    def __init__(
+        self,
+        model: SharedLatentModel,
+        data: MultimodalData | FoldedStatistics,
+        seed: int,
+        how: ChoiceOptions,
+        freedom: Freedom,
+        callback: Callback | None,
+    ) -> None:
+        self._model, self._seed, self._how, self._freedom, self._callback = model, seed, how, freedom, callback
+        self._begun = time.perf_counter()
+        self._scaling = Scaling.of(data, how.scale)
+        self._data, self._scaled = data, self._scaling.scaled(data)
+        if freedom.noise is False and self._scaling.divisors and model.requested[1] == "isotropic":
+            self._scaling, self._scaled = Scaling("none", {}), data  # asked for: one variance in the data's own units
+
+    def fit(self, options: Mapping[str, Any]) -> FitResult:
+        """Choose, fit to all rows, and attach choice and intervals."""
+        latent_dim, noise = self._model.requested
+        scorable = _scorable(self._data)
+        folds = self._how.folds if isinstance(self._data, MultimodalData) else len(self._data.folds)
+        trained = max(1, round(self._data.num_instances * (folds - 1) / folds))
+        num_features = sum(self._data.dims.values())
+        first = first_setting(trained, num_features, latent_dim, noise or "auto")
+        fixed = _fixed(options)
+        if not self._freedom.shrinkage:
+            first = first.but(**{"pseudo_rows": 0.0, **fixed})
+        if reason := _unscorable(scorable, folds):
+            choice, intervals = no_choice(first, self._how.criterion, self._scaling.kind, reason), None
+        else:
+            choice, intervals = self._choose(first, trained, most_latents(trained, num_features))
+        rest = {key: value for key, value in options.items() if key not in _SETTLES_PRIOR}
+        found = self._final(choice.setting, {**rest, **choice.options})
+        warn_of_a_choice(choice, {} if intervals is None else intervals.slopes)
+        if intervals is not None:
+            intervals = intervals.of(found.model)
+        found.model.intervals = intervals
+        return replace(found, choice=choice, intervals=intervals, seconds=time.perf_counter() - self._begun)
+
+    def _choose(self, first: Setting, trained: int, most: int) -> tuple[Choice, HeldOutIntervals | None]:
+        folds = make_folds(self._scaled, 64, self._how.folds, self._seed, self._how.groups)
+        deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
+        search = Search(folds, self._seed, self._how.criterion, deadline, self._callback)
+        not_tried = ""
+        try:
+            walk(search, first, self._freedom, trained, most)
+        except BudgetSpentError:
+            not_tried = f"the budget of {self._how.budget:g} s was spent after {len(search.tried)} settings"
+        if not search.tried:
+            return no_choice(first, self._how.criterion, self._scaling.kind, not_tried), None
+        choice = choice_of(search, self._how.criterion, self._scaling.kind, not_tried)
+        return choice, self._intervals(folds, search)
+
+    def _intervals(self, folds: list[Fold], search: Search) -> HeldOutIntervals:
+        best = search.best
+        sums = list(added(part for parts in best.sums for part in parts).values())
+        slopes = slopes_to_the_mean(sums)
+        rows = (
+            (part, fold.centre[part.modality])
+            for fold, lg in zip(folds, best.fits, strict=True)
+            for part in fold.rows(lg)
+        )
+        scales = scales_of_rows(rows, slopes) or scales_of_sums(sums, slopes)
+        centres = {name: sum(fold.centre[name] for fold in folds) / len(folds) for name in folds[0].centre}
+        centres = self._scaling.unscale_centres(centres)  # type: ignore[arg-type]
+        return HeldOutIntervals(self._model.dims.keys(), scales, slopes, centres, len(folds))  # type: ignore[arg-type]
+
+    def _final(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:
+        """The fit to all rows, in the units of the scaling, loaded in the data's own."""
+        data = self._scaled if isinstance(self._scaled, MultimodalData) else self._scaled.total
+        noise: Any = setting.noise
+        working = SharedLatentModel(self._model.dims, setting.latent_dim, noise, seed=0, dtype=self._model.dtype)
+        found = fit_settled(working, data, "em", seed=self._seed, **options)
+        form: LinearGaussian = self._scaling.unscaled(working.linear_gaussian().detach())
+        prior = self._model.prior if self._model.requested[0] is not None else None
+        self._model.settle(setting.latent_dim, "diagonal" if self._scaling.divisors else noise, prior)
+        self._model.load_linear_gaussian(form)
+        return replace(found, model=self._model, options=MappingProxyType(dict(options)))
+
+
+def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a setting that the options of a fit give."""
+    found: dict[str, Any] = {}
+    if "pseudo_rows" in options:
+        found["pseudo_rows"] = float(options["pseudo_rows"])
+    if "pseudo_row_pooling" in options:
+        found["pooling"] = float(options["pseudo_row_pooling"])
+    if options.get("loadings_prior") == "ard":
+        found["ard"] = True
+    return found
+
+
+def _scorable(data: MultimodalData | FoldedStatistics) -> int:
+    """How many instances have two modalities or more."""
+    if isinstance(data, MultimodalData):
+        return int((data.observed_mask.sum(1) > 1).sum())
+    return int(sum(float(s[-1, -1]) for fold in data.folds for p, s in fold.scatters.items() if sum(p) > 1))
+
+
+def _unscorable(scorable: int, folds: int) -> str:
+    """Why nothing can be held out, in words; empty if it can."""
+    if scorable == 0:
+        return "no instance has two modalities, so that no imputation can be compared with the truth"
+    if scorable < 2 * folds:
+        return f"only {scorable} instances have two modalities, too few for {folds} folds"
+    return ""

@@ -1,0 +1,269 @@
+"""Folds of the data: what each fit of the choice sees, and what it is scored on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calmrl_prob._support.arguments import checked_seed, described, whole_number
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, SufficientStatistics
+from calmrl_prob.linear_gaussian.em.cost import form_costs
+from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, imputed_rows, sums_of_statistics
+from calmrl_prob.selection.retrieval import mean_reciprocal_rank
+
+#: E-steps that a whole choice takes of each row, about: what gathering statistics once is weighed against.
+_E_STEPS = 300
+
+
+class FoldedStatistics:
+    """Sufficient statistics of rows dealt to folds, from which :func:`calmrl_prob.fit` can choose settings.
+
+    Statistics of all rows together cannot tell how well held-out rows are imputed; those of each fold can, at a cost
+    that does not grow with the number of rows.
+
+    Args:
+        folds: the statistics of each fold, 2 or more, of the same modalities.
+
+    Raises:
+        ArgumentError: fewer than 2 folds.
+        ArgumentTypeError: something else among them.
+        SchemaError: the folds have other modalities or widths.
+
+    Example:
+        >>> from calmrl_prob.datasets import make_synthetic
+        >>> data = make_synthetic(90, {"image": 4, "text": 3}, latent_dim=2, seed=0).data
+        >>> FoldedStatistics.of(data, num_folds=3)
+        FoldedStatistics(image: 4, text: 3; 3 folds of 30, 30, 30 instances)
+    """
+
+    def __init__(self, folds: Sequence[SufficientStatistics]) -> None:
+        self.folds = tuple(folds)
+        for fold in self.folds:
+            if not isinstance(fold, SufficientStatistics):
+                raise ArgumentTypeError(f"folds: expected SufficientStatistics, got {described(fold)}.")
+            if fold.dims != self.folds[0].dims:
+                raise SchemaError(f"folds: expected the modalities {self.folds[0].dims} in all, got {fold.dims}.")
+        if len(self.folds) < 2:
+            raise ArgumentError(f"folds: expected 2 or more, got {len(self.folds)}; deal the rows to more.")
+
+    @classmethod
+    def of(cls, data: MultimodalData, num_folds: int = 3, seed: int = 0) -> FoldedStatistics:
+        """Those of rows in memory, dealt at random as :func:`calmrl_prob.fit` deals them.
+
+        Raises:
+            ArgumentError: fewer than 2 folds, or rows that lack single features.
+        """
+        whole = whole_blocks(data)
+        fold = deal(len(data), whole_number("num_folds", num_folds, least=2), checked_seed(seed))
+        return cls(_statistics([data.subset(np.flatnonzero(fold == k)) for k in range(num_folds)], whole))
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Number of features D_m of each modality."""
+        return self.folds[0].dims
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities."""
+        return self.folds[0].names
+
+    @property
+    def num_instances(self) -> int:
+        """Number of instances, of all folds together."""
+        return sum(fold.num_instances for fold in self.folds)
+
+    @property
+    def total(self) -> SufficientStatistics:
+        """The statistics of all rows."""
+        return reduce(SufficientStatistics.merge, self.folds)
+
+    def __repr__(self) -> str:
+        """One line: modalities, folds and instances."""
+        widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
+        counts = ", ".join(str(fold.num_instances) for fold in self.folds)
+        return f"FoldedStatistics({widths}; {len(self.folds)} folds of {counts} instances)"
+
+
+class Fold(ABC):
+    """One fold: what a fit sees of the other folds, and how it imputes this one.
+
+    Attributes:
+        train: rows of the other folds, as EM takes them.
+        centre: for each modality the mean of these rows (D_m,).
+        spread: for each modality their variance (D_m,).
+        data: the rows of this fold; None where there are statistics alone.
+    """
+
+    train: ObservedBlocks | FeatureBlocks | SufficientStatistics
+    centre: dict[str, Tensor]
+    spread: dict[str, Tensor]
+    data: MultimodalData | None = None
+
+    @abstractmethod
+    def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
+        """Sums of squared errors of this fold's rows under a model."""
+
+    def rows(self, lg: LinearGaussian) -> Iterator[HeldOutRows]:
+        """Imputations of this fold's rows one by one; none where there are statistics alone."""
+        return iter(()) if self.data is None else imputed_rows(lg, self.data)
+
+    def retrieval(self, lg: LinearGaussian) -> float:
+        """Mean reciprocal rank of this fold's rows across modalities.
+
+        Raises:
+            ArgumentError: there are statistics alone.
+        """
+        if self.data is None:
+            raise ArgumentError(
+                "criterion: 'retrieval' ranks rows, and statistics have none; give the rows, or choose by 'imputation'."
+            )
+        return mean_reciprocal_rank(lg, self.data)
+
+
+class StatisticsFold(Fold):
+    """A fold of which statistics are known.
+
+    Args:
+        train: of the other folds.
+        held_out: of this one.
+        data: its rows, where there are some.
+    """
+
+    def __init__(
+        self, train: SufficientStatistics, held_out: SufficientStatistics, data: MultimodalData | None = None
+    ) -> None:
+        self.train, self._held_out, self.data = train, held_out, data
+        count, total, square = _totals(train)
+        mean = total / count
+        names, widths = list(train.dims), list(train.dims.values())
+        self.centre = dict(zip(names, (mean + train.shift).split(widths), strict=True))
+        self.spread = dict(zip(names, (square / count - mean.square()).clamp(min=0).split(widths), strict=True))
+
+    def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
+        """From the statistics of the fold."""
+        return list(sums_of_statistics(lg, self._held_out, self.centre))
+
+
+class RowFold(Fold):
+    """A fold of rows.
+
+    Args:
+        train: rows of the other folds.
+        held_out: rows of this one.
+    """
+
+    def __init__(self, train: MultimodalData, held_out: MultimodalData) -> None:
+        self.train, self.data = train.blocks, held_out
+        self.centre, self.spread = {}, {}
+        for name in train.names:
+            values = train[name].double()
+            there = values.isfinite()
+            count = there.sum(0).clamp(min=1)
+            mean = torch.where(there, values, 0).sum(0) / count
+            self.centre[name] = mean
+            self.spread[name] = torch.where(there, (values - mean).square(), 0).sum(0) / count
+
+    def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
+        """From imputations of all rows."""
+        return [rows.sums(self.centre[rows.modality]) for rows in self.rows(lg)]
+
+
+def make_folds(
+    data: MultimodalData | FoldedStatistics,
+    latent_dim: int,
+    num_folds: int,
+    seed: int,
+    groups: Sequence[object] | None = None,
+) -> list[Fold]:
+    """The folds in the form that is cheaper for a whole choice.
+
+    Args:
+        data: rows, or statistics of folds that were dealt already.
+        latent_dim: K, about: for the cost model.
+        num_folds: of rows.
+        seed: of dealing them.
+        groups: (N,) rows of one group go to one fold; None for rows alone.
+    """
+    if isinstance(data, FoldedStatistics):
+        return [StatisticsFold(_others(data, k), held) for k, held in enumerate(data.folds)]
+    fold = deal(len(data), num_folds, seed, groups)
+    parts = [data.subset(np.flatnonzero(fold == k)) for k in range(num_folds)]
+    blocks = data.blocks
+    if isinstance(blocks, ObservedBlocks):
+        costs = form_costs(blocks, latent_dim, _E_STEPS)
+        if min(costs, key=costs.__getitem__) == "statistics":
+            gathered = FoldedStatistics(_statistics(parts, blocks))
+            return [StatisticsFold(_others(gathered, k), gathered.folds[k], parts[k]) for k in range(num_folds)]
+    return [RowFold(data.subset(np.flatnonzero(fold != k)), parts[k]) for k in range(num_folds)]
+
+
+def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object] | None = None) -> np.ndarray:
+    """The fold of each instance (N,), at random, of sizes that differ by one at most; of whole groups, if given.
+
+    Raises:
+        ArgumentError: not one group for each instance, or fewer groups than folds.
+
+    Example:
+        >>> deal(4, 2, seed=0, groups=["a", "b", "a", "b"]).tolist() in ([0, 1, 0, 1], [1, 0, 1, 0])
+        True
+    """
+    generator = np.random.default_rng(seed)
+    if groups is None:
+        fold: np.ndarray = generator.permutation(num_instances) % num_folds
+        return fold
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(index) != num_instances:
+        raise ArgumentError(f"groups: expected one for each of {num_instances} instances, got {len(index)}.")
+    if len(names) < num_folds:
+        raise ArgumentError(
+            f"groups: expected at least {num_folds}, one a fold, got {len(names)}; ask for fewer folds."
+        )
+    sizes, counts = np.zeros(num_folds), np.bincount(index)
+    of_group = np.empty(len(names), dtype=np.int64)
+    for group in sorted(generator.permutation(len(names)), key=lambda g: -counts[g]):  # largest first, evenly
+        of_group[group] = sizes.argmin()
+        sizes[of_group[group]] += counts[group]
+    dealt: np.ndarray = of_group[index]
+    return dealt
+
+
+def _statistics(parts: Sequence[MultimodalData], whole: ObservedBlocks) -> list[SufficientStatistics]:
+    """Of each fold, about one shift."""
+    shift = {name: values[: 1 << 16].double().mean(0) for name, values in whole.values.items()}
+    return [SufficientStatistics(whole.dims, shift).update(part.blocks) for part in parts]  # type: ignore[arg-type]
+
+
+def whole_blocks(data: MultimodalData) -> ObservedBlocks:
+    """The rows, whole modalities present or missing.
+
+    Raises:
+        ArgumentError: they lack single features.
+    """
+    blocks = data.blocks
+    if not isinstance(blocks, ObservedBlocks):
+        raise ArgumentError("data: statistics take whole modalities, and these lack single features; give the rows.")
+    return blocks
+
+
+def _others(gathered: FoldedStatistics, k: int) -> SufficientStatistics:
+    return reduce(SufficientStatistics.merge, [fold for j, fold in enumerate(gathered.folds) if j != k])
+
+
+def _totals(statistics: SufficientStatistics) -> tuple[Tensor, Tensor, Tensor]:
+    """Count (at least 1), sum and sum of squares of each feature about the shift, (D,) each."""
+    widths = list(statistics.dims.values())
+    count, total, square = (torch.zeros(sum(widths), dtype=torch.float64) for _ in range(3))
+    for present, scatter in statistics.scatters.items():
+        here = torch.repeat_interleave(torch.tensor(present), torch.tensor(widths))
+        count[here] += scatter[-1, -1].cpu()
+        total[here] += scatter[:-1, -1].cpu()
+        square[here] += scatter.diagonal()[:-1].cpu()
+    device = next(iter(statistics.scatters.values())).device
+    return count.clamp(min=1).to(device), total.to(device), square.to(device)

@@ -1,0 +1,189 @@
+"""How well a model imputes whole modalities of rows that it was not fitted to, from rows or from their statistics.
+
+For a modality m of the rows that have it and other modalities r, the imputation from the others is linear in x_r,
+
+    x^m - mu^m = W^m V_r h_r + error,    V_r = (S0^-1 + sum_{o in r} A^o)^-1,  h_r = sum_{o in r} W^oT Psi^o^-1 (x^o - mu^o)
+
+so the sums of squared errors are quadratic forms in the scatter of the rows: with H~ [x_r; 1] = h_r and T the augmented
+scatter, sum e e^T needs H~ T_rm and H~ T_rr H~^T alone. From statistics, scoring costs the same however many rows there
+were; from rows, one posterior for each modality. Both give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics, posterior
+from calmrl_prob.linear_gaussian.posterior import factorize
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutSums:
+    """Sums over the held-out instances of one pattern, one modality being hidden and imputed from the others.
+
+    Attributes:
+        modality: what was hidden.
+        seen: the modalities that it was imputed from.
+        count: (D_m,) how many instances have each feature.
+        square_error: (D_m,) sum of (x - imputed)^2, data units squared.
+        square: (D_m,) sum of (x - centre)^2, with the centre the mean of training rows.
+        product: (D_m,) sum of (x - centre) (imputed - centre).
+        variance: (D_m,) that the model states.
+    """
+
+    modality: str
+    seen: tuple[str, ...]
+    count: Tensor
+    square_error: Tensor
+    square: Tensor
+    product: Tensor
+    variance: Tensor
+
+    @property
+    def imputed_square(self) -> Tensor:
+        """(D_m,) sum of (imputed - centre)^2."""
+        return self.square_error - self.square + 2 * self.product
+
+
+def sums_of_statistics(
+    lg: LinearGaussian, statistics: SufficientStatistics, centre: dict[str, Tensor]
+) -> Iterator[HeldOutSums]:
+    """Sums from the sufficient statistics of held-out rows, for each pattern and each modality of it.
+
+    Args:
+        lg: the model, with a standard normal prior of the latents.
+        statistics: of the held-out rows, modalities as in the model.
+        centre: for each modality the mean of the training rows (D_m,).
+    """
+    shift = dict(zip(statistics.dims, statistics.shift.split(list(statistics.dims.values())), strict=True))
+    weights = {name: lg.loadings[name] / lg.noise_variance[name][:, None] for name in lg.names}
+    precision = {name: weights[name].mT @ lg.loadings[name] for name in lg.names}
+    offset = {name: weights[name].mT @ (lg.intercepts[name] - shift[name]) for name in lg.names}
+    identity = torch.eye(lg.latent_dim, dtype=lg.dtype, device=lg.device)
+    for present, scatter in statistics.scatters.items():
+        names = [name for name, here in zip(statistics.dims, present, strict=True) if here]
+        if len(names) < 2:
+            continue
+        stops = torch.tensor([statistics.dims[name] for name in names]).cumsum(0).tolist()
+        parts = {n: slice(stop - statistics.dims[n], stop) for n, stop in zip(names, stops, strict=True)}
+        for name in names:
+            seen = [other for other in names if other != name]
+            # rows of the scatter that the others have, and the constant 1 last
+            index = torch.cat([torch.arange(parts[o].start, parts[o].stop) for o in seen] + [torch.tensor([stops[-1]])])
+            index = index.to(scatter.device)
+            natural = torch.cat([*(weights[o] for o in seen), -sum(offset[o] for o in seen)[None]])  # (D_r + 1, K)
+            own = scatter[index, parts[name]] - torch.outer(scatter[index, -1], lg.intercepts[name] - shift[name])
+            covariance = torch.cholesky_inverse(factorize(identity + sum(precision[o] for o in seen)))
+            gain = natural @ covariance  # z = gain^T [x_r; 1]
+            latent_own = gain.mT @ own  # sum z (x - mu)^T
+            latent_square = gain.mT @ (scatter[index][:, index] @ gain)
+            latent_sum = scatter[-1, index] @ gain
+            count = scatter[-1, -1]
+            total = scatter[-1, parts[name]]
+            loadings, mean = lg.loadings[name], lg.intercepts[name] - shift[name]
+            about_mean = scatter.diagonal()[parts[name]] - 2 * mean * total + count * mean.square()
+            imputed = ((loadings @ latent_square) * loadings).sum(1)
+            cross = (loadings * latent_own.mT).sum(1)
+            away = lg.intercepts[name] - centre[name]  # from the centre to the model's own intercept
+            about_centre = about_mean + 2 * away * (total - count * mean) + count * away.square()
+            product = cross + away * (loadings @ latent_sum) + away * (total - count * mean) + count * away.square()
+            yield HeldOutSums(
+                name,
+                tuple(seen),
+                count.expand(len(mean)),
+                about_mean - 2 * cross + imputed,
+                about_centre,
+                product,
+                ((loadings @ covariance) * loadings).sum(1) + lg.noise_variance[name],
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutRows:
+    """Held-out instances of one pattern, one modality being hidden and imputed from the others.
+
+    Attributes:
+        modality: what was hidden.
+        seen: the modalities that it was imputed from.
+        truth: (n, D_m); NaN where single features are missing.
+        imputed: (n, D_m).
+        variance: (n, D_m) or (D_m,), that the model states.
+    """
+
+    modality: str
+    seen: tuple[str, ...]
+    truth: Tensor
+    imputed: Tensor
+    variance: Tensor
+
+    def sums(self, centre: Tensor) -> HeldOutSums:
+        """Sums over the instances."""
+        there = self.truth.isfinite()
+        deviation = torch.where(there, self.truth - centre, 0)
+        imputed = torch.where(there, self.imputed - centre, 0)
+        count = there.sum(0).to(deviation)
+        variance = self.variance if self.variance.ndim == 1 else self.variance.mean(0)
+        return HeldOutSums(
+            self.modality,
+            self.seen,
+            count,
+            (deviation - imputed).square().sum(0),
+            deviation.square().sum(0),
+            (deviation * imputed).sum(0),
+            variance,
+        )
+
+
+def imputed_rows(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRows]:
+    """Imputations of held-out rows, for each modality and each pattern of others that they have.
+
+    Args:
+        lg: the model.
+        data: the held-out rows, with the modalities of the model.
+    """
+    observed = {name: data.observed(name) for name in lg.names}
+    for name in lg.names:
+        others = [other for other in lg.names if other != name]
+        rows = (observed[name] & torch.stack([observed[o] for o in others]).any(0)).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        chosen = data.subset(rows.cpu().numpy())
+        given = posterior(lg.select(others), chosen.select(others).blocks)
+        imputed = given.mean @ lg.loadings[name].mT + lg.intercepts[name]
+        variance = given.feature_variance(lg.loadings[name]) + lg.noise_variance[name]
+        seen = torch.stack([observed[o][rows] for o in others], dim=1)
+        kinds, kind = seen.unique(dim=0, return_inverse=True)
+        truth = chosen[name].to(imputed)
+        for k, which in enumerate(kinds.tolist()):
+            own = kind == k
+            patterns = given.pattern_index[own]
+            stated = variance[patterns[0]] if bool((patterns == patterns[0]).all()) else variance[patterns]
+            names = tuple(other for other, here in zip(others, which, strict=True) if here)
+            yield HeldOutRows(name, names, truth[own], imputed[own], stated)
+
+
+def added(parts: Iterable[HeldOutSums]) -> dict[tuple[str, tuple[str, ...]], HeldOutSums]:
+    """Sums of several folds together, by modality and modalities seen; variances averaged over the instances."""
+    found: dict[tuple[str, tuple[str, ...]], HeldOutSums] = {}
+    for part in parts:
+        key = (part.modality, part.seen)
+        known = found.get(key)
+        if known is None:
+            found[key] = part
+            continue
+        count = known.count + part.count
+        weighted = known.variance * known.count + part.variance * part.count
+        found[key] = HeldOutSums(
+            *key,
+            count,
+            known.square_error + part.square_error,
+            known.square + part.square,
+            known.product + part.product,
+            torch.where(count > 0, weighted / count.clamp(min=1), part.variance),
+        )
+    return found

@@ -1,0 +1,264 @@
+"""Intervals that hold: what the held-out folds of a choice show of the errors of imputations.
+
+Of each modality and each pattern of others, the standardised errors |x - imputed| / sd of held-out instances, each by a
+model that was not fitted to it, say by what variances are to be multiplied, and how wide central intervals of each
+level have to be, whatever the distribution of errors. A modality whose held-out imputations are no better than its mean
+is shrunk towards the mean besides, by the slope of truth on imputation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.fingerprint import fingerprint
+from calmrl_prob.posteriors.predictive import Predictive
+from calmrl_prob.selection.error_predictive import HeldOutPredictive
+from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
+
+#: Levels of the central intervals whose half-widths are kept.
+LEVELS = torch.cat(
+    [torch.arange(0.02, 0.9, 0.04), torch.tensor([0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999])]
+).double()
+#: Instances that a pattern needs for errors of its own, and that features need for theirs.
+_ROWS_BY_PATTERN, _ROWS_BY_FEATURE = 60, 300
+#: Numbers that quantiles of all features together are taken of, at most.
+_MOST_NUMBERS = 1_000_000
+_SMALLEST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorScale:
+    """Errors of held-out imputations of one modality, from one pattern of others or from all together.
+
+    Attributes:
+        modality: which.
+        pattern: the modalities seen, joined by "+"; None for all patterns together.
+        num_instances: held-out instances.
+        factor: (F,) mean squared standardised error, of each feature or of all: what variances are multiplied by.
+        half_widths: (F, Q) of the central intervals of ``LEVELS``, in standard deviations of the model; None where
+            statistics alone were known, and intervals are those of a normal of the right variance.
+    """
+
+    modality: str
+    pattern: str | None
+    num_instances: int
+    factor: Tensor
+    half_widths: Tensor | None
+
+
+class HeldOutIntervals:
+    """What ``cal.impute`` puts the stated uncertainty of a chosen fit right by.
+
+    Attributes:
+        names: the modalities of the model.
+        scales: for each modality its errors by pattern, and under None those of all patterns together.
+        slopes: for each modality the factor of the distance of imputations from ``centres``: 1 unless held-out
+            imputations were no better than the mean.
+        centres: for each modality the mean of training rows (D_m,), data units.
+        num_folds: of the choice.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        scales: Mapping[str, Mapping[str | None, ErrorScale]],
+        slopes: Mapping[str, float],
+        centres: Mapping[str, Tensor],
+        num_folds: int,
+        model: object = None,
+    ) -> None:
+        self.names, self.scales, self.slopes = tuple(names), scales, dict(slopes)
+        self.centres, self.num_folds = dict(centres), num_folds
+        self._fingerprint = fingerprint(model)
+
+    def of(self, model: object) -> HeldOutIntervals:
+        """The same for a model with its parameters as they are now."""
+        return HeldOutIntervals(self.names, self.scales, self.slopes, self.centres, self.num_folds, model)
+
+    def fits(self, model: object) -> bool:
+        """Whether a model has the parameters that these were made for, as far as they can be compared."""
+        found = fingerprint(model)
+        return None in (found, self._fingerprint) or found == self._fingerprint
+
+    def require_model(self, model: object) -> None:
+        """Refuse a model with other parameters.
+
+        Raises:
+            ArgumentError: they have changed.
+        """
+        if not self.fits(model):
+            raise ArgumentError(
+                "recalibrated: the intervals were learned for other parameters than this model has now; fit it again, "
+                "or impute with recalibrated=False."
+            )
+
+    def predictive(self, name: str, base: Predictive, data: MultimodalData) -> Predictive:
+        """The predictive of one modality, put right for the other modalities that each instance has.
+
+        A modality that was never held out keeps the model's own.
+        """
+        groups = self.scales.get(name)
+        if not groups:
+            return base
+        others = [n for n in self.names if n != name and n in data]
+        seen = torch.stack([data.observed(n) for n in others], dim=1) if others else torch.zeros(len(data), 0)
+        kinds, index = seen.bool().unique(dim=0, return_inverse=True)
+        patterns = ["+".join(n for n, there in zip(others, kind, strict=True) if there) for kind in kinds.tolist()]
+        chosen = [groups.get(pattern, groups[None]) for pattern in patterns]
+        width = base.mean.shape[1]
+        factor = torch.stack([group.factor.expand(width) for group in chosen]).to(base.mean)[index.to(base.mean.device)]
+        tables = None
+        if all(group.half_widths is not None for group in chosen):
+            tables = [group.half_widths for group in chosen]
+        centre = self.centres[name].to(base.mean)
+        return HeldOutPredictive(base, factor, centre, self.slopes[name], LEVELS, tables, index)  # type: ignore[arg-type]
+
+    def norm_interval(self, name: str, base: Predictive, data: MultimodalData, level: float) -> tuple[Tensor, Tensor]:
+        """Intervals of norms: these are learned of features alone.
+
+        Raises:
+            ArgumentError: always; names what has them.
+        """
+        del name, base, data, level
+        raise ArgumentError(
+            "norm_interval: the intervals of the choice are of features; give impute(recalibrated=...) what "
+            "cal.recalibrate returns."
+        )
+
+    def table(self, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
+        """One row for each modality and pattern.
+
+        Returns:
+            modality; pattern (None: all together, which serves patterns of few instances); num_instances; factor, mean
+            over features; half_width of each level in standard deviations of the model (a normal's: 0.67, 1.64, 1.96);
+            slope.
+        """
+        rows = []
+        for groups in self.scales.values():
+            for group in groups.values():
+                row: dict[str, Any] = {
+                    "modality": group.modality,
+                    "pattern": group.pattern,
+                    "num_instances": group.num_instances,
+                    "factor": float(group.factor.mean()),
+                }
+                for level in levels:
+                    row[f"half_width_{level:g}"] = _half_width(group, level)
+                rows.append({**row, "slope": self.slopes[group.modality]})
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        """One line: by what they were set."""
+        counts = ", ".join(f"{name}: {groups[None].num_instances}" for name, groups in self.scales.items())
+        shrunk = [name for name, slope in self.slopes.items() if slope < 1]
+        also = f"; shrunk to the mean: {', '.join(shrunk)}" if shrunk else ""
+        what = (
+            "errors"
+            if any(g.half_widths is not None for gs in self.scales.values() for g in gs.values())
+            else ("squared errors")
+        )
+        return f"HeldOutIntervals({what} of held-out imputations in {self.num_folds} folds; {counts}{also})"
+
+
+def _half_width(group: ErrorScale, level: float) -> float:
+    if group.half_widths is None:
+        normal = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
+        return float((group.factor.sqrt() * normal).mean())
+    return float(np.interp(level, LEVELS.numpy(), group.half_widths.mean(0).numpy()))
+
+
+def slopes_to_the_mean(sums: Iterable[HeldOutSums]) -> dict[str, float]:
+    """For each modality the factor of the distance from the mean: 1 where imputations are better than the mean.
+
+    Elsewhere the slope of truth on imputation, sum (x - c)(x^ - c) / sum (x^ - c)^2, between 0 and 1: what squared
+    error is least at.
+    """
+    found: dict[str, float] = {}
+    parts = list(sums)
+    for name in dict.fromkeys(part.modality for part in parts):
+        own = [part for part in parts if part.modality == name]
+        error, square = (sum(float(getattr(p, key).sum()) for p in own) for key in ("square_error", "square"))
+        product, imputed = (sum(float(getattr(p, key).sum()) for p in own) for key in ("product", "imputed_square"))
+        found[name] = 1.0 if error < square else float(np.clip(product / max(imputed, _SMALLEST), 0, 1))
+    return found
+
+
+def scales_of_sums(sums: Sequence[HeldOutSums], slopes: Mapping[str, float]) -> dict[str, dict[str | None, ErrorScale]]:
+    """Variance factors from sums over held-out instances, where the rows themselves are not known."""
+    found: dict[str, dict[str | None, ErrorScale]] = {}
+    for name in dict.fromkeys(part.modality for part in sums):
+        own = [part for part in sums if part.modality == name]
+        groups = {None: own, **{pattern: [p for p in own if "+".join(p.seen) == pattern] for pattern in _patterns(own)}}
+        found[name] = {}
+        for pattern, parts in groups.items():
+            count = int(sum(float(part.count.max()) for part in parts))
+            if pattern is None or count >= _ROWS_BY_PATTERN:
+                squares = torch.stack([_standard_square(part, slopes[name]) for part in parts]).sum(0)
+                counts = torch.stack([part.count for part in parts]).sum(0)
+                factor = squares / counts.clamp(min=1)
+                factor = factor if count >= _ROWS_BY_FEATURE else (squares.sum() / counts.sum().clamp(min=1))[None]
+                found[name][pattern] = ErrorScale(name, pattern, count, factor.clamp(min=_SMALLEST).cpu(), None)
+    return found
+
+
+def _standard_square(part: HeldOutSums, slope: float) -> Tensor:
+    """Sum of squared standardised errors of imputations drawn towards the mean, (D_m,)."""
+    error = part.square - 2 * slope * part.product + slope**2 * part.imputed_square
+    return (error if slope < 1 else part.square_error) / part.variance
+
+
+def _patterns(parts: Sequence[HeldOutSums]) -> list[str]:
+    return list(dict.fromkeys("+".join(part.seen) for part in parts))
+
+
+def scales_of_rows(
+    rows: Iterable[tuple[HeldOutRows, Tensor]], slopes: Mapping[str, float]
+) -> dict[str, dict[str | None, ErrorScale]]:
+    """Variance factors and half-widths from held-out instances.
+
+    Args:
+        rows: imputations of held-out instances, each with the centre (D_m,) of its modality.
+        slopes: for each modality the factor of the distance from the centre.
+    """
+    scores: dict[str, dict[str, list[np.ndarray]]] = {}
+    for part, centre in rows:
+        imputed = centre + slopes[part.modality] * (part.imputed - centre)
+        standard = ((part.truth - imputed).abs() / part.variance.sqrt()).float().cpu().numpy()
+        scores.setdefault(part.modality, {}).setdefault("+".join(part.seen), []).append(standard)
+    found: dict[str, dict[str | None, ErrorScale]] = {}
+    for name, by_pattern in scores.items():
+        every = [part for parts in by_pattern.values() for part in parts]
+        found[name] = {None: _scale(name, None, np.concatenate(every))}
+        for pattern, parts in by_pattern.items():
+            if sum(map(len, parts)) >= _ROWS_BY_PATTERN:
+                found[name][pattern] = _scale(name, pattern, np.concatenate(parts))
+    return found
+
+
+def _scale(name: str, pattern: str | None, scores: np.ndarray) -> ErrorScale:
+    """Of standardised errors (n, D_m), NaN where single features are missing."""
+    number = len(scores)
+    if number >= _ROWS_BY_FEATURE and bool(np.isfinite(scores).any(0).all()):
+        factor = np.nanmean(np.square(scores, dtype=np.float64), axis=0)
+        widths = np.nanquantile(scores, LEVELS.numpy(), axis=0).T
+    else:
+        flat = scores[np.isfinite(scores)]
+        factor = np.square(flat, dtype=np.float64).mean(keepdims=True)
+        flat = flat[:: max(1, len(flat) // _MOST_NUMBERS)]
+        widths = np.quantile(flat, LEVELS.numpy())[None]
+    return ErrorScale(
+        name,
+        pattern,
+        number,
+        torch.from_numpy(np.maximum(factor, _SMALLEST)),
+        torch.from_numpy(np.ascontiguousarray(widths, dtype=np.float64)).clamp(min=_SMALLEST),
+    )

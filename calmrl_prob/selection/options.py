@@ -1,0 +1,50 @@
+"""Options of the choice that a fit makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from calmrl_prob._support.arguments import real_number, whole_number
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.linear_gaussian.options import Options
+from calmrl_prob.selection.scaling import Scale
+
+Criterion = Literal["imputation", "retrieval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(Options):
+    """How :func:`calmrl_prob.fit` chooses what was left open; it takes each of these by keyword.
+
+    Attributes:
+        criterion: "imputation", squared error and log score of imputing whole modalities of held-out rows; or
+            "retrieval", how well held-out rows find each other across modalities, which likes less shrinkage.
+        scale: "auto", "feature" (each feature divided by its standard deviation) or "none". Folded into the parameters:
+            all outputs are in the data's own units.
+        folds: parts that the rows are dealt to.
+        groups: (N,) whatever rows share that must not tell of each other, such as the subject or recording that they
+            come from: rows of a group are dealt to one fold. Rows as they are, if not given.
+        budget: seconds after which no further setting is tried; None for no limit.
+
+    Raises:
+        ArgumentError: one is out of range.
+    """
+
+    criterion: Criterion = "imputation"
+    scale: Scale = "auto"
+    folds: int = 3
+    groups: Sequence[object] | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        if self.criterion not in get_args(Criterion):
+            raise ArgumentError(f"criterion: expected one of {list(get_args(Criterion))}, got {self.criterion!r}.")
+        if self.scale not in get_args(Scale):
+            raise ArgumentError(f"scale: expected one of {list(get_args(Scale))}, got {self.scale!r}.")
+        whole_number("folds", self.folds, least=2)
+        if self.budget is not None and not 0 < real_number("budget", self.budget, 60.0) < math.inf:
+            raise ArgumentError(f"budget: expected a positive number of seconds, got {self.budget!r}.")

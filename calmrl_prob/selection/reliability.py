@@ -1,0 +1,73 @@
+"""Warnings of fits whose imputations or intervals are not to be relied upon, with figure and remedy."""
+
+from __future__ import annotations
+
+import warnings
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ReliabilityWarning
+from calmrl_prob.inference.result import FitResult
+from calmrl_prob.linear_gaussian import SufficientStatistics
+from calmrl_prob.selection.choice import Choice
+from calmrl_prob.selection.folds import FoldedStatistics
+
+#: Coefficients of a feature over the rows that it is seen in, (K + 1) / n_m, from which on maximum likelihood explains
+#: so much by chance that it claims clearly too much: its noise variance is too small by about this share, and that of
+#: new rows greater by as much again.
+_MANY = 0.2
+
+
+def warn_of_a_choice(choice: Choice, shrunk: dict[str, float]) -> None:
+    """Warn where nothing could be held out, or where a modality is imputed no better than by its mean."""
+    if choice.fallback:
+        warnings.warn(
+            f"the settings were not chosen by held-out imputations: {choice.fallback}. The fit has {choice.setting}, "
+            "and its intervals are the model's own, unchecked. Give more instances with two modalities or more, or a "
+            "larger budget.",
+            ReliabilityWarning,
+            stacklevel=4,
+        )
+    lost = {name: value for name, value in choice.r2.items() if value <= 0}
+    if lost:
+        figures = ", ".join(f"{name} (held-out R^2 {value:.3f})" for name, value in lost.items())
+        drawn = ", ".join(f"{name} by {shrunk.get(name, 1):.2f}" for name in lost)
+        warnings.warn(
+            f"modalities imputed from the others no better than by their means: {figures}. cal.impute draws their "
+            f"imputations to the mean (distance times: {drawn}). What the others tell of them is too little for these "
+            "rows: give more rows that have them and another, or leave them out of what you impute.",
+            ReliabilityWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_plain_likelihood(found: FitResult, data: object) -> None:
+    """Warn of a fit by maximum likelihood with many coefficients for the rows that a modality is seen in."""
+    if found.method != "em" or any(found.options.get(key) for key in ("pseudo_rows", "loadings_prior")):
+        return
+    latent_dim = getattr(found.model, "latent_dim", 0)
+    ratios = {name: (latent_dim + 1) / max(count, 1) for name, count in _rows(data).items()}
+    name = max(ratios, key=ratios.__getitem__, default="")
+    if name and ratios[name] >= _MANY:
+        warnings.warn(
+            f"maximum likelihood of {latent_dim} latents claims too much here: modality {name!r} has "
+            f"(K + 1) / rows = {ratios[name]:.2f}, so that its noise is explained by chance and intervals are too "
+            "narrow. Leave latent_dim to the fit, cal.SharedLatentModel(dims), or pass shrinkage='held-out' or "
+            "pseudo_rows=...",
+            ReliabilityWarning,
+            stacklevel=3,
+        )
+
+
+def _rows(data: object) -> dict[str, int]:
+    """How many instances have each modality."""
+    if isinstance(data, MultimodalData):
+        return {name: int(data.observed(name).sum()) for name in data.names}
+    if isinstance(data, FoldedStatistics):
+        data = data.total
+    if not isinstance(data, SufficientStatistics):
+        return {}
+    counts = dict.fromkeys(data.dims, 0)
+    for present, scatter in data.scatters.items():
+        for name, here in zip(data.dims, present, strict=True):
+            counts[name] += int(scatter[-1, -1]) if here else 0
+    return counts

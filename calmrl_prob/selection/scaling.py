@@ -1,0 +1,117 @@
+"""Units that a fit works in, folded into its parameters afterwards so that nothing has to be undone.
+
+Priors that pool the features of a modality, and noise of one variance for a modality, mean something only where its
+features share a unit. Where their spreads differ beyond what one unit explains, each feature is divided by its own; a
+model of z and x / s is the same model of x with loadings s W, intercepts s mu and noise s^2 psi, so the fitted
+parameters, the saved model and all outputs are in the data's own units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
+from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
+from calmrl_prob.selection.folds import FoldedStatistics
+
+Scale = Literal["auto", "feature", "none"]
+#: Greatest standard deviation of a modality's features over their median from which on units are taken to differ:
+#: components sorted by variance stay well below, counts beside fractions do not.
+_UNITS_DIFFER = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Divisors of the features of each modality.
+
+    Attributes:
+        kind: "feature" or "none".
+        divisors: for each modality (D_m,), in data units; empty for "none".
+    """
+
+    kind: str
+    divisors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, data: MultimodalData | FoldedStatistics, scale: Scale) -> Scaling:
+        """The scaling asked for, or the one that the spreads of the features call for.
+
+        Raises:
+            ArgumentError: there is no such kind.
+        """
+        if scale not in get_args(Scale):
+            raise ArgumentError(f"scale: expected one of {list(get_args(Scale))}, got {scale!r}.")
+        spreads = feature_spreads(data)
+        differ = any(_units_differ(spread) for spread in spreads.values())
+        if scale == "none" or (scale == "auto" and not differ):
+            return cls("none", {})
+        return cls("feature", {name: torch.where(spread > 0, spread, 1.0) for name, spread in spreads.items()})
+
+    def scaled(self, data: MultimodalData | FoldedStatistics) -> MultimodalData | FoldedStatistics:
+        """The data in units of the divisors."""
+        if not self.divisors:
+            return data
+        if isinstance(data, MultimodalData):
+            values = {name: data[name] / self.divisors[name].to(data[name]) for name in data.names}
+            return MultimodalData(values, missing=data.missing, empty="drop")
+        return FoldedStatistics([self._scaled_statistics(fold) for fold in data.folds])
+
+    def _scaled_statistics(self, statistics: SufficientStatistics) -> SufficientStatistics:
+        kept = statistics.to_tensors()
+        shift = {name: value / self.divisors[name] for name, value in kept["shift"].items()}
+        scatters = {}
+        for present, scatter in kept["scatters"].items():
+            here = [self.divisors[name] for name, there in zip(statistics.dims, present, strict=True) if there]
+            divisor = torch.cat([*here, scatter.new_ones(1)])
+            scatters[present] = scatter / torch.outer(divisor, divisor)
+        return SufficientStatistics.from_tensors({**kept, "shift": shift, "scatters": scatters})
+
+    def unscaled(self, lg: LinearGaussian) -> LinearGaussian:
+        """The same model of the data in their own units."""
+        if not self.divisors:
+            return lg
+        s = {name: self.divisors[name].to(lg.loadings[name]) for name in lg.names}
+        return LinearGaussian(
+            {name: lg.loadings[name] * s[name][:, None] for name in lg.names},
+            {name: lg.intercepts[name] * s[name] for name in lg.names},
+            {name: lg.noise_variance[name] * s[name].square() for name in lg.names},
+            lg.prior_mean,
+            lg.prior_covariance,
+        )
+
+    def unscale_centres(self, centres: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Points of each modality (D_m,) in the data's own units."""
+        return {
+            name: value * self.divisors[name].to(value) if self.divisors else value for name, value in centres.items()
+        }
+
+
+def feature_spreads(data: MultimodalData | FoldedStatistics) -> dict[str, Tensor]:
+    """For each modality the standard deviation of its features, (D_m,) float64; 0 for a constant."""
+    found = {}
+    if isinstance(data, FoldedStatistics):
+        total = data.total
+        mean, covariance = total.pairwise_covariance()
+        parts = covariance.diagonal().clamp(min=0).sqrt().split(list(total.dims.values()))
+        return dict(zip(total.dims, parts, strict=True))
+    for name in data.names:
+        values = data[name].double()
+        there = values.isfinite()
+        count = there.sum(0).clamp(min=1)
+        mean = torch.where(there, values, 0).sum(0) / count
+        variance = torch.where(there, (values - mean).square(), 0).sum(0) / count
+        # what rounding makes of a constant is no spread
+        rounding = torch.finfo(data.dtype).eps * mean.abs()
+        found[name] = torch.where(variance.sqrt() > 4 * rounding, variance.sqrt(), 0.0)
+    return found
+
+
+def _units_differ(spread: Tensor) -> bool:
+    moving = spread[spread > 0]
+    return len(moving) > 1 and float(moving.max() / moving.median()) > _UNITS_DIFFER

@@ -1,0 +1,95 @@
+"""The criterion: how well a setting imputes whole modalities of held-out rows, by squared error and by log score.
+
+For each modality, over held-out rows and the modalities that they were imputed from, about the mean of training rows:
+
+    R^2    = 1 - sum (x - imputed)^2 / sum (x - mean)^2
+    R_log  = 1 - exp(-2 G),   G = mean over features of log p(x | others) - log N(x; mean, variance), nats
+
+R_log is the same share in terms of log score (Cox & Snell, Analysis of Binary Data, 1989, whose R^2 it is): equal to
+R^2 for one feature with a normal error of the right size. The log score is that of variances put right by one factor for
+each modality and pattern, as the intervals of a fit are, so that neither a setting that claims too much nor one that
+claims too little is charged for what is mended anyway. The score is the mean of both over modalities.
+
+The evidence of held-out rows is not used: how features of one modality go together outweighs there what modalities tell
+of each other, and fits whose imputations are worse than the mean have had the best of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from calmrl_prob.selection.folds import Fold
+from calmrl_prob.selection.held_out import HeldOutSums
+
+#: Weight of R^2 against R_log.
+_SQUARED = 0.75
+#: Variances up to this share of the modality's count as none.
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of one setting on one fold, or on all.
+
+    Attributes:
+        value: the mean over modalities of (R^2 + R_log) / 2; higher is better.
+        r2: by modality.
+        log_score: G by modality, nats a feature gained over the mean.
+        calibration: by modality the mean squared standardised error: 1 where variances are right.
+        retrieval: mean reciprocal rank of true partners across modalities; NaN where it was not asked for.
+    """
+
+    value: float
+    r2: Mapping[str, float]
+    log_score: Mapping[str, float]
+    calibration: Mapping[str, float]
+    retrieval: float = math.nan
+
+
+def score_fold(parts: Sequence[HeldOutSums], fold: Fold, retrieval: float = math.nan) -> Score:
+    """Score of the held-out rows of one fold."""
+    r2, log_score, calibration = {}, {}, {}
+    for name in dict.fromkeys(part.modality for part in parts):
+        own = [part for part in parts if part.modality == name]
+        spread = fold.spread[name]
+        moving = spread > _TINY * float(spread.mean())  # a constant feature has no log score to gain
+        error = sum(float(part.square_error.sum()) for part in own)
+        square = sum(float(part.square.sum()) for part in own)
+        gained, cells, standard = 0.0, 0.0, 0.0
+        for part in own:
+            there = (part.count > 0) & moving
+            count, errors, stated = part.count[there], part.square_error[there], part.variance[there]
+            squares = part.square[there]
+            least = _TINY * float(squares.mean())
+            gained += 0.5 * float((count * (squares.clamp(min=least) / errors.clamp(min=least)).log()).sum())
+            standard += float((errors / stated).sum())
+            cells += float(count.sum())
+        if not cells or square <= 0:
+            continue
+        r2[name] = 1 - error / square
+        log_score[name] = gained / cells
+        calibration[name] = standard / cells
+    return Score(_value(r2, log_score), r2, log_score, calibration, retrieval)
+
+
+def _value(r2: Mapping[str, float], log_score: Mapping[str, float]) -> float:
+    values = [_SQUARED * r2[name] + (1 - _SQUARED) * (1 - math.exp(-2 * log_score[name])) for name in r2]
+    return sum(values) / len(values) if values else math.nan
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean over folds."""
+
+    def mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        names = dict.fromkeys(name for part in parts for name in part)
+        found = {name: [part[name] for part in parts if name in part] for name in names}
+        return {name: sum(values) / len(values) for name, values in found.items()}
+
+    value = float(torch.tensor([score.value for score in scores]).nanmean())
+    retrieval = float(torch.tensor([score.retrieval for score in scores]).nanmean())
+    parts = ([s.r2 for s in scores], [s.log_score for s in scores], [s.calibration for s in scores])
+    return Score(value, *map(mean, parts), retrieval)

@@ -1,0 +1,139 @@
+"""The search over settings: each is fitted to all folds but one, scored on that one, from warm starts along a path."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
+from calmrl_prob.selection.folds import Fold
+from calmrl_prob.selection.held_out import HeldOutSums
+from calmrl_prob.selection.scores import Score, mean_score, score_fold
+from calmrl_prob.selection.settings import Setting
+
+#: E-steps of a fit of the search, from the data and from a neighbour's parameters; what differs after is far below
+#: what settings differ by.
+_COLD, _WARM = 40, 12
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A setting that was fitted and scored.
+
+    Attributes:
+        setting: which.
+        score: the mean over folds.
+        folds: of each fold.
+        fits: the model of each fold.
+        sums: what was imputed in each fold.
+        seconds: that it took, CPU.
+        reason: why it was tried.
+    """
+
+    setting: Setting
+    score: Score
+    folds: Sequence[Score]
+    fits: Sequence[LinearGaussian]
+    sums: Sequence[Sequence[HeldOutSums]]
+    seconds: float
+    reason: str
+
+
+class BudgetSpentError(Exception):
+    """The seconds that the search may take are spent; internal to the search."""
+
+
+@dataclass
+class Search:
+    """Settings tried so far; the best is kept with its fits.
+
+    Attributes:
+        folds: of the data.
+        seed: of the fits.
+        criterion: "imputation" or "retrieval": what is to be high.
+        deadline: seconds of ``time.perf_counter`` after which nothing more is begun.
+        callback: told of every setting tried.
+        tried: all settings, in order.
+    """
+
+    folds: Sequence[Fold]
+    seed: int
+    criterion: str = "imputation"
+    deadline: float = float("inf")
+    callback: Callable[[int, float], None] | None = None
+    tried: dict[Setting, Tried] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Tried:
+        """The setting of the highest value."""
+        return max(self.tried.values(), key=self.value)
+
+    def value_of_fold(self, score: Score) -> float:
+        """The number that is to be high."""
+        return score.retrieval if self.criterion == "retrieval" else score.value
+
+    def value(self, tried: Tried) -> float:
+        """What is to be high, mean over folds."""
+        return float(np.mean([self.value_of_fold(fold) for fold in tried.folds]))
+
+    def try_(self, setting: Setting, reason: str, near: Tried | None = None) -> Tried:
+        """Fit and score a setting, from the parameters of another of as many latents if one is given.
+
+        Raises:
+            BudgetSpentError: there is no time left.
+        """
+        if setting in self.tried:
+            return self.tried[setting]
+        if time.perf_counter() > self.deadline:
+            raise BudgetSpentError
+        begun = time.process_time()
+        warm = near is not None and near.setting.latent_dim == setting.latent_dim
+        fits, scores, sums = [], [], []
+        for k, fold in enumerate(self.folds):
+            start = near.fits[k] if warm and near is not None else None
+            lg = self._fit(fold, setting, start)
+            parts = fold.sums(lg)
+            fits.append(lg)
+            sums.append(parts)
+            scores.append(score_fold(parts, fold, fold.retrieval(lg) if self.criterion == "retrieval" else math.nan))
+        found = Tried(setting, mean_score(scores), scores, fits, sums, time.process_time() - begun, reason)
+        self.tried[setting] = found
+        if self.callback is not None:
+            self.callback(len(self.tried), float("nan"))
+        return found
+
+    def _fit(self, fold: Fold, setting: Setting, start: LinearGaussian | None) -> LinearGaussian:
+        settings: Mapping[str, Any] = {
+            **setting.options(),
+            "noise": setting.noise,
+            "seed": self.seed,
+            "tolerance": _TOLERANCE,
+            "max_iterations": _COLD if start is None else _WARM,
+        }
+        return fit_em(fold.train, setting.latent_dim, start=start, **settings).linear_gaussian
+
+    def climb(self, start: Tried, step: Callable[[Setting, int], Setting | None], reason: str) -> Tried:
+        """Go up along one line of settings, in the better direction, until it falls; the range has no end.
+
+        Args:
+            start: where.
+            step: from a setting and a direction, +1 or -1, to the next; None at the end.
+            reason: of trying them.
+        """
+        best = start
+        for direction in (1, -1):
+            here, gained = best, False
+            while (following := step(here.setting, direction)) is not None:
+                here = self.try_(following, reason, near=here)
+                if self.value(here) <= self.value(best):
+                    break
+                best, gained = here, True
+            if gained:
+                break  # the other direction was left on the way here
+        return best

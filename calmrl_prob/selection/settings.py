@@ -1,0 +1,58 @@
+"""One setting of a fit: number of latents, form of the noise, and prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen of a fit.
+
+    Attributes:
+        latent_dim: K.
+        noise: the form of Psi^m: "isotropic" or "diagonal".
+        pseudo_rows: weight, in rows, of a prior of the joint covariance under which features are uncorrelated.
+        pooling: how far the variances of that prior are pooled, 1 for one a modality, 0 for one a feature.
+        ard: whether latents can be switched off for a modality (automatic relevance determination).
+
+    Example:
+        >>> setting = Setting(64, pseudo_rows=100.0)
+        >>> str(setting)
+        'K 64, isotropic noise, 100 pseudo-rows of pooled variances'
+        >>> setting.options()
+        {'pseudo_rows': 100.0, 'pseudo_row_pooling': 1.0}
+    """
+
+    latent_dim: int
+    noise: str = "isotropic"
+    pseudo_rows: float = 0.0
+    pooling: float = 1.0
+    ard: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """The options of ``fit_em``, besides K and the noise."""
+        if self.ard:
+            return {"loadings_prior": "ard"}
+        if self.pseudo_rows == 0:
+            return {}
+        return {"pseudo_rows": self.pseudo_rows, "pseudo_row_pooling": self.pooling}
+
+    def but(self, **changes: Any) -> Setting:
+        """The same with some attributes changed."""
+        return replace(self, **changes)
+
+    @property
+    def prior(self) -> str:
+        """The prior in words."""
+        if self.ard:
+            return "automatic relevance determination"
+        if self.pseudo_rows == 0:
+            return "no prior"
+        kind = {0.0: "own", 1.0: "pooled"}.get(self.pooling, f"{self.pooling:.0%} pooled")
+        return f"{self.pseudo_rows:.3g} pseudo-rows of {kind} variances"
+
+    def __str__(self) -> str:
+        """In a line."""
+        return f"K {self.latent_dim}, {self.noise} noise, {self.prior}"
