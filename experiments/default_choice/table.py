@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
-
-import pandas as pd
-from omegaconf import DictConfig
 
 from experiments.comparison.fitting import collected_warnings
 from experiments.default_choice.default_fit import CRITERIA
 from experiments.default_choice.mofa import mofa_is_there
-from experiments.default_choice.oracle import Oracle
+from experiments.default_choice.options import Options
+from experiments.default_choice.oracle import best_of
 from experiments.default_choice.references import (
     Measured,
     measure_default,
@@ -24,7 +23,6 @@ from experiments.default_choice.references import (
     measure_ridge,
 )
 from experiments.default_choice.removal import Task, make_task
-from experiments.default_choice.sources import DataSet
 
 logger = logging.getLogger(__name__)
 
@@ -67,29 +65,19 @@ class DefaultsTable:
     """The table, not measured yet.
 
     Args:
-        datasets: by name; those that are to be measured, and are there.
-        data_root: folder of their files.
-        missingness: see :func:`~experiments.default_choice.removal.remove`.
-        seeds: each removes other modalities.
-        oracle: None to leave it out.
+        options: what is to be measured.
+        data_root: folder of the files of data sets.
     """
 
-    def __init__(
-        self,
-        datasets: Mapping[str, DataSet],
-        data_root: str | None,
-        missingness: Sequence[str],
-        seeds: Sequence[int],
-        oracle: Oracle | None = None,
-    ) -> None:
-        self.datasets, self.data_root = datasets, data_root
-        self.missingness, self.seeds, self.oracle = missingness, seeds, oracle
+    def __init__(self, options: Options, data_root: str | None) -> None:
+        self.options, self.data_root = options, data_root
+        self.methods = [*_MEASURES, *(["oracle"] if options.oracle is not None else [])]
 
     @property
     def steps(self) -> int:
         """Number of times that ``run`` reports progress."""
-        tasks = len(self.missingness) * len(self.seeds)
-        return tasks * sum(len(self._methods(dataset)) + (self.oracle is not None) for dataset in self.datasets.values())
+        options = self.options
+        return len(options.datasets) * len(options.missingness) * len(options.seeds) * len(self.methods)
 
     def run(self, advance: Callable[[str], None] = lambda what: None) -> Iterator[Found]:
         """Fit and measure everything.
@@ -101,41 +89,37 @@ class DefaultsTable:
             All rows so far, after each method.
         """
         found = Found()
-        for name, dataset in self.datasets.items():
+        for name, dataset in self.options.datasets.items():
             data = dataset.read(self.data_root)
-            for how in self.missingness:
-                for seed in self.seeds:
-                    task = make_task(dataset.split(name, data, seed), how, seed, dataset.scale, dataset.components)
-                    named = {"dataset": name, "missing": how, "seed": seed}
-                    for method in self._methods(dataset):
-                        self._measure(found, named, method, task)
-                        advance(f"{name}, {how}, seed {seed}: {LABELS[method]}")
-                        yield found
-                    if self.oracle is not None:
-                        rows, tried = self.oracle.best(task, named)
-                        found.results += [self._named(named, "oracle", task) | row for row in rows]
-                        found.grid += tried
-                        advance(f"{name}, {how}, seed {seed}: {LABELS['oracle']}")
-                        yield found
+            for how, seed in product(self.options.missingness, self.options.seeds):
+                task = make_task(dataset.split(name, data, seed), how, seed, dataset.scale, dataset.components)
+                named = {"dataset": name, "missing": how, "seed": seed}
+                for method in self.methods:
+                    self._measure(found, named, method, task, assays=dataset.assays)
+                    advance(f"{name}, {how}, seed {seed}: {LABELS[method]}")
+                    yield found
 
-    def _methods(self, dataset: DataSet) -> list[str]:
-        return [name for name in _MEASURES if name != "mofa" or (dataset.assays and mofa_is_there())]
+    def _measure(self, found: Found, named: dict[str, Any], method: str, task: Task, *, assays: bool) -> None:
+        facts = {"num_train": len(task.train), "num_test": len(task.test)}
+        row = named | {"variant": method, "label": LABELS[method]} | facts
+        if method == "mofa" and not (assays and mofa_is_there()):
+            row["note"] = "mofapy2 is not installed" if assays else "left out: no assays"
+        elif method == "oracle" and self.options.oracle is not None:
+            tried = self.options.oracle.tried(task, named)
+            found.grid += tried
+            row |= best_of(tried)
+        else:
+            row |= self._fitted(found, named, method, task)
+        logger.info("%s", row)
+        found.results.append(row)
 
-    def _measure(self, found: Found, named: dict[str, Any], method: str, task: Task) -> None:
-        row = self._named(named, method, task)
+    @staticmethod
+    def _fitted(found: Found, named: dict[str, Any], method: str, task: Task) -> dict[str, Any]:
         try:
             with collected_warnings() as messages:
                 measured = _MEASURES[method](task)
         except Exception as error:  # one fit that fails must not cost the others; the table says what failed
-            logger.exception("%s: failed", row)
-            found.results.append(row | {"note": f"{type(error).__name__}: {' '.join(str(error).split())}"})
-            return
-        row |= measured.row | {"note": " ".join(messages)}
-        logger.info("%s", row)
-        found.results.append(row)
+            logger.exception("%s, %s: failed", named, method)
+            return {"note": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         found.modalities += [named | {"variant": method} | part for part in measured.scores.modality_rows]
-
-    @staticmethod
-    def _named(named: dict[str, Any], method: str, task: Task) -> dict[str, Any]:
-        facts = {"num_train": len(task.train), "num_test": len(task.test)}
-        return named | {"variant": method, "label": LABELS[method]} | facts
+        return measured.row | {"note": " ".join(messages)}
