@@ -6,8 +6,8 @@
     python -m experiments.defaults '+datasets.mine={file: mine.npz, scale: feature}' sets=[mine] data_root=.
 
 Training rows lose modalities, every method learns from what is left, and all are measured on the same complete test
-rows: R^2 of imputing each modality, R@1, and the coverage of intervals. Settings are chosen on training rows alone, save
-those of the "best of a hand grid", which says how much choosing better could give. Leaves in the run's folder
+rows: R^2 of imputing each modality, R@1, and the coverage of intervals. Settings are chosen on training rows alone, but
+for those of the "best of a hand grid", which says how much choosing better could give. Leaves in the run's folder
 ``results.csv`` (a row for each data set, missingness, seed and method), ``modalities.csv``, ``oracle.csv`` (every
 setting of the hand grid), ``verdicts.csv``, ``table.md``, ``config.yaml``, ``report.html`` and the log.
 """
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 CAPTION = (
     "Means over the seeds ± their standard deviation. R2: of imputing each modality from all others, mean over "
-    "modalities, 0 for the mean of the training rows; by pair: from one other alone. R@1 in percent, by the default for "
-    "retrieval. Coverage in percent, of the modality where it is lowest and highest. CPU seconds of the default's fit, "
+    "modalities, 0 for the mean of the training rows; by pair: from one other alone. R@1 in percent, by the default "
+    "for retrieval. Coverage in percent, of the modality where it is lowest and highest. CPU seconds of the default's fit, "
     "and of one fit with the settings it chose. The oracle is the best of a hand grid, chosen on the test rows."
 )
 

@@ -11,8 +11,8 @@ from analysis.runs.runs import Run
 from analysis.statistics.defaults import MODALITIES, formatted_defaults, summarize_defaults, verdicts
 
 LEAD = (
-    "What a user gets who chooses nothing, against ridge regression, the best of a hand grid that was chosen on the test "
-    "rows, and others. Training rows lose modalities; all methods learn from the same rows, in the same units, and are "
+    "What a user gets who chooses nothing, against ridge regression, the best of a hand grid that was chosen on the "
+    "test rows, and others. Training rows lose modalities; all methods learn from the same rows, in the same units, and are "
     "measured on the same complete test rows."
 )
 _MEANINGS = {
@@ -21,8 +21,8 @@ _MEANINGS = {
     "R2 - ridge": "of the default less ridge regression, paired by seed; ± standard deviation over seeds. Likewise "
     "oracle: the hand grid's best on the test rows; mofa: mofapy2.",
     "R2 by pair": "each modality imputed from one other alone, mean over pairs.",
-    "R@1": "percent, mean over ordered pairs; of the default with criterion retrieval, by likelihood ratio; of ridge by "
-    "cosine.",
+    "R@1": "percent, mean over ordered pairs; of the default with criterion retrieval, by likelihood ratio; of ridge "
+    "by cosine.",
     "90% covers": "percent of true values within intervals, of the modality with the least and the most, means over "
     "seeds.",
     "times plain": "CPU seconds of the default, over those of one fit with the settings that it chose.",

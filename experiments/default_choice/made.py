@@ -56,7 +56,9 @@ def omics(samples: int = 320, test_samples: int = 160, single: float = 0.03, see
     return _partitioned(arrays, samples, "features" if lost.any() else "modalities", subtype)
 
 
-def private_structure(rows: int = 6000, test_rows: int = 1000, shared: int = 8, private: int = 8, seed: int = 0) -> MultimodalData:
+def private_structure(
+    rows: int = 6000, test_rows: int = 1000, shared: int = 8, private: int = 8, seed: int = 0
+) -> MultimodalData:
     """Modalities of 100, 80 and 40 features, in each of which as many latents are its own as are shared by all.
 
     x^m = A^m z + B^m u^m + noise of variance 1/2, all latents standard normal, columns of A^m and B^m alike.
@@ -83,7 +85,9 @@ def private_structure(rows: int = 6000, test_rows: int = 1000, shared: int = 8, 
     return _partitioned(arrays, rows, "modalities", None)
 
 
-def _partitioned(arrays: dict[str, Array], train: int, missing: str, labels: NDArray[np.int64] | None) -> MultimodalData:
+def _partitioned(
+    arrays: dict[str, Array], train: int, missing: str, labels: NDArray[np.int64] | None
+) -> MultimodalData:
     total = len(next(iter(arrays.values())))
     return MultimodalData(
         {name: array.astype(np.float32) for name, array in arrays.items()},

@@ -65,7 +65,8 @@ def explained_share(truth: Array, predicted: Array, centre: Array) -> float:
     """R^2 = 1 - sum (x - xhat)^2 / sum (x - mean)^2, over all rows and features together.
 
     Args:
-        truth, predicted: (n, D_m).
+        truth: (n, D_m).
+        predicted: (n, D_m).
         centre: the mean of the training rows, (D_m,).
 
     Example:

@@ -31,8 +31,8 @@ def fit_mofa(data: MultimodalData, factors: int = 10, iterations: int = 1000) ->
 
     views = [np.where(has(data, name)[:, None], values(data, name), np.nan) for name in data.names]
     centres = [np.nanmean(view, axis=0) for view in views]
-    entry = entry_point()
     with contextlib.redirect_stdout(io.StringIO()):
+        entry = entry_point()
         entry.set_data_options(scale_views=False)
         entry.set_data_matrix([[view.copy()] for view in views], likelihoods=["gaussian"] * len(views))
         entry.set_model_options(factors=factors)
@@ -44,8 +44,5 @@ def fit_mofa(data: MultimodalData, factors: int = 10, iterations: int = 1000) ->
     return LinearGaussian(
         {name: torch.as_tensor(loadings[m]).double() for m, name in enumerate(data.names)},
         {name: torch.as_tensor(centre).double() for name, centre in zip(data.names, centres, strict=True)},
-        {
-            name: 1 / torch.as_tensor(np.nan_to_num(precisions[m])).double().amax(0)
-            for m, name in enumerate(data.names)
-        },
+        {name: 1 / torch.as_tensor(np.nan_to_num(precisions[m])).double().amax(0) for m, name in enumerate(data.names)},
     )

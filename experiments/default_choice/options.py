@@ -24,6 +24,7 @@ class Options:
         absent: why the others are not.
         missingness, seeds: of the training rows.
         oracle: None where it is left out.
+        oracle_seeds: those that it is sought for.
     """
 
     datasets: dict[str, DataSet]
@@ -31,6 +32,7 @@ class Options:
     missingness: list[str]
     seeds: list[int]
     oracle: Oracle | None
+    oracle_seeds: list[int]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Options:
@@ -48,7 +50,10 @@ class Options:
         datasets = {name: found for name, found in asked.items() if name not in absent}
         if not datasets:
             raise ArgumentError(f"sets: none of them is there: {'; '.join(absent.values())}.")
-        return cls(datasets, absent, missingness, _seeds(cfg.seeds), _oracle(cfg))
+        seeds, some = _seeds(cfg.seeds), cfg.oracle_seeds
+        if some is not None and not (isinstance(some, int) and some >= 1):
+            raise ArgumentError(f"oracle_seeds: expected a number from 1 up, or null for all, got {some!r}.")
+        return cls(datasets, absent, missingness, seeds, _oracle(cfg), seeds[:some])
 
 
 def _wanted(cfg: DictConfig) -> list[str]:
@@ -77,7 +82,9 @@ def _seeds(seeds: object) -> list[int]:
         return list(range(seeds))
     listed = list(seeds) if isinstance(seeds, ListConfig) else []
     if not listed or not all(isinstance(seed, int) and seed >= 0 for seed in listed) or len(set(listed)) < len(listed):
-        raise ArgumentError(f"seeds: expected a number from 1 up, or different whole numbers such as [0,1], got {seeds}.")
+        raise ArgumentError(
+            f"seeds: expected a number from 1 up, or different whole numbers such as [0,1], got {seeds}."
+        )
     return listed
 
 

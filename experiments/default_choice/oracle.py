@@ -1,4 +1,7 @@
-"""The best of a grid of settings by hand, chosen on the TEST rows: what no user can do, and a bound of what choosing gives."""
+"""The best of a grid of settings by hand, chosen on the TEST rows.
+
+No user can do that: it bounds what choosing among these settings could give.
+"""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class Path:
     def squared_errors(self, inputs: Array, targets: Array, penalties: Array) -> Array:
         """Sum of squared errors over rows and features for each penalty.
 
-        With C the coordinates and L the loadings, |T - C D L|^2 = |T|^2 - 2 tr(D L T^T C) + tr(D C^T C D L L^T), so that
-        each penalty costs r^2.
+        With C the coordinates, L the loadings and D = diag(1 / (s + penalty)), |T - C D L|^2 = |T|^2 - 2 tr(D L T^T C)
+        + tr(D C^T C D L L^T), so that each penalty costs r^2.
         """
         coordinates, y = (inputs - self.input_centre) @ self.axes, targets - self.target_centre
         cross = np.einsum("rn,nr->r", self.loadings @ y.T, coordinates)
@@ -139,14 +139,17 @@ def first_by_cosine(predicted: Array, candidates: Array) -> NDArray[np.bool_]:
     """Whether the candidate of the same row has the largest cosine with a prediction, (n,) bool; ties are no hits.
 
     Args:
-        predicted, candidates: (n, D), centred.
+        predicted: (n, D), centred.
+        candidates: (n, D), centred.
 
     Example:
         >>> first_by_cosine(np.array([[1.0, 0.1], [1.0, 0.2]]), np.eye(2)).tolist()
         [True, False]
     """
     tiny = np.finfo(np.float64).tiny
-    one, other = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), tiny) for rows in (predicted, candidates))
+    one, other = (
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), tiny) for rows in (predicted, candidates)
+    )
     cosine = one @ other.T
     own = np.diag(cosine).copy()
     np.fill_diagonal(cosine, -np.inf)

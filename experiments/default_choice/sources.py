@@ -65,7 +65,8 @@ class DataSet:
         if self.source is not None:
             found = self.source()
             return found if self.modalities is None else found.select(list(self.modalities))
-        assert self.file is not None and folder is not None
+        if self.file is None or folder is None:
+            raise FileFormatError(f"data_root: expected the folder of {self.file}, got {folder!r}.")
         return _read(Path(folder) / self.file, self.modalities, self.rows)
 
     def split(self, name: str, data: MultimodalData, seed: int) -> Split:

@@ -105,9 +105,12 @@ class DefaultsTable:
         if method == "mofa" and not (assays and mofa_is_there()):
             row["note"] = "mofapy2 is not installed" if assays else "left out: no assays"
         elif method == "oracle" and self.options.oracle is not None:
-            tried = self.options.oracle.tried(task, named)
-            found.grid += tried
-            row |= best_of(tried)
+            if named["seed"] in self.options.oracle_seeds:
+                tried = self.options.oracle.tried(task, named)
+                found.grid += tried
+                row |= best_of(tried)
+            else:
+                row["note"] = "not sought for this seed"
         else:
             row |= self._fitted(found, named, method, task)
         logger.info("%s", row)
