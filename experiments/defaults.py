@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 CAPTION = (
     "Means over the seeds ± their standard deviation. R2: of imputing each modality from all others, mean over "
     "modalities, 0 for the mean of the training rows; by pair: from one other alone. R@1 in percent, by the default "
-    "for retrieval. Coverage in percent, of the modality where it is lowest and highest. CPU seconds of the default's fit, "
-    "and of one fit with the settings it chose. The oracle is the best of a hand grid, chosen on the test rows."
+    "for retrieval. Coverage in percent, of the modality where it is lowest and highest. CPU seconds of the default's "
+    "fit, and of one fit with the settings it chose. The oracle is the best of a hand grid, chosen on the test rows."
 )
 
 
@@ -68,7 +68,7 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     shown = formatted_defaults(summarize_defaults(results, modalities))
     judged = verdicts(results, modalities)
     write_table(judged, folder / VERDICTS)
-    said = f"Defaults on {len(options.datasets)} data sets, {len(options.seeds)} seeds"
+    said = f"Defaults: {', '.join(options.datasets)}; seeds {', '.join(map(str, options.seeds))}"
     left_out = "".join(f"\nLeft out: {name}: {why}.\n" for name, why in options.absent.items())
     pages = [f"## {said}\n\n{markdown(shown)}", f"{CAPTION}\n{left_out}", f"## Must reach\n\n{markdown(judged)}"]
     write_text("\n".join(pages), folder / "table.md")

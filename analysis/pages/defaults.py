@@ -12,8 +12,8 @@ from analysis.statistics.defaults import MODALITIES, formatted_defaults, summari
 
 LEAD = (
     "What a user gets who chooses nothing, against ridge regression, the best of a hand grid that was chosen on the "
-    "test rows, and others. Training rows lose modalities; all methods learn from the same rows, in the same units, and are "
-    "measured on the same complete test rows."
+    "test rows, and others. Training rows lose modalities; all methods learn from the same rows, in the same units, "
+    "and are measured on the same complete test rows."
 )
 _MEANINGS = {
     "R2": "of imputing each modality from all others, against the mean of the training rows, which has 0; mean over "
@@ -40,7 +40,7 @@ def defaults_sections(run: Run, figures: bool = True) -> list[Section]:
     results, path = run.results, run.folder / MODALITIES
     modalities = read_table(path) if path.is_file() else pd.DataFrame()
     seeds = results["seed"].nunique()
-    said = f"{results['dataset'].nunique()} data sets, {seeds} seed{'s' if seeds > 1 else ''} of missingness."
+    said = f"Data sets: {results['dataset'].nunique()}. Seeds, each of which removes other modalities: {seeds}."
     sections = [
         Section("Must reach", readings=[said], tables=[Table.of(verdicts(results, modalities))]),
         Section(

@@ -22,14 +22,15 @@ class Options:
     Attributes:
         datasets: by name, those that are there.
         absent: why the others are not.
-        missingness, seeds: of the training rows.
+        missing: ways in which training rows lose modalities, see ``removal.remove``.
+        seeds: each removes others.
         oracle: None where it is left out.
         oracle_seeds: those that it is sought for.
     """
 
     datasets: dict[str, DataSet]
     absent: dict[str, str]
-    missingness: list[str]
+    missing: list[str]
     seeds: list[int]
     oracle: Oracle | None
     oracle_seeds: list[int]
@@ -42,9 +43,9 @@ class Options:
             ArgumentError: an option has a value that cannot work, or none of the sets is there; the message names it.
             FileFormatError: the file of an earlier oracle cannot be read.
         """
-        missingness = list(cfg.missingness) if isinstance(cfg.missingness, ListConfig) else [cfg.missingness]
-        if not missingness or not set(missingness) <= set(MISSINGNESS):
-            raise ArgumentError(f"missingness: expected some of {list(MISSINGNESS)}, got {cfg.missingness}.")
+        missing = list(cfg.missing) if isinstance(cfg.missing, ListConfig) else [cfg.missing]
+        if not missing or not set(missing) <= set(MISSINGNESS):
+            raise ArgumentError(f"missing: expected some of {list(MISSINGNESS)}, got {cfg.missing}.")
         asked = {name: _dataset(cfg, name) for name in _wanted(cfg)}
         absent = {name: why for name, found in asked.items() if (why := found.lacking(cfg.data_root))}
         datasets = {name: found for name, found in asked.items() if name not in absent}
@@ -53,7 +54,7 @@ class Options:
         seeds, some = _seeds(cfg.seeds), cfg.oracle_seeds
         if some is not None and not (isinstance(some, int) and some >= 1):
             raise ArgumentError(f"oracle_seeds: expected a number from 1 up, or null for all, got {some!r}.")
-        return cls(datasets, absent, missingness, seeds, _oracle(cfg), seeds[:some])
+        return cls(datasets, absent, missing, seeds, _oracle(cfg), seeds[:some])
 
 
 def _wanted(cfg: DictConfig) -> list[str]:

@@ -45,7 +45,7 @@ def remove(data: MultimodalData, how: str, seed: int) -> MultimodalData:
         ArgumentError: ``how`` is none of these.
     """
     if how not in MISSINGNESS:
-        raise ArgumentError(f"missingness: expected some of {list(MISSINGNESS)}, got {how!r}.")
+        raise ArgumentError(f"missing: expected some of {list(MISSINGNESS)}, got {how!r}.")
     if how == "own":
         return data
     if how == "pairs":

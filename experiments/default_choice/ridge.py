@@ -26,7 +26,7 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Path:
+class RidgePath:
     """Ridge regressions of all penalties on the same rows.
 
     Attributes:
@@ -43,7 +43,7 @@ class Path:
     loadings: Array
 
     @classmethod
-    def of(cls, inputs: Array, targets: Array) -> Path:
+    def of(cls, inputs: Array, targets: Array) -> RidgePath:
         """From rows (n, D_s) and (n, D_t)."""
         input_centre, target_centre = inputs.mean(axis=0), targets.mean(axis=0)
         x, y = inputs - input_centre, targets - target_centre
@@ -86,7 +86,7 @@ class RidgeOfPairs:
         centre: for each modality the mean of the training rows that have it: for pairs that never meet.
     """
 
-    paths: Mapping[tuple[str, str], Path]
+    paths: Mapping[tuple[str, str], RidgePath]
     penalties: Mapping[tuple[str, str], float]
     errors: Mapping[tuple[str, str], float]
     centre: Mapping[str, Array]
@@ -109,7 +109,7 @@ class RidgeOfPairs:
                 inputs, targets = known[source][both], known[target][both]
                 penalty, error = _cross_validated(inputs, targets, seed)
                 pair = source, target
-                paths[pair], penalties[pair], errors[pair] = Path.of(inputs, targets), penalty, error
+                paths[pair], penalties[pair], errors[pair] = RidgePath.of(inputs, targets), penalty, error
         return cls(paths, penalties, errors, centre)
 
     def predict(self, data: MultimodalData, given: Sequence[str], name: str) -> Array:
@@ -165,6 +165,6 @@ def _cross_validated(inputs: Array, targets: Array, seed: int) -> tuple[float, f
     total = np.zeros(len(PENALTIES))
     for k in range(_FOLDS):
         own = fold == k
-        total += Path.of(inputs[~own], targets[~own]).squared_errors(inputs[own], targets[own], unit * PENALTIES)
+        total += RidgePath.of(inputs[~own], targets[~own]).squared_errors(inputs[own], targets[own], unit * PENALTIES)
     best = int(total.argmin())
     return unit * float(PENALTIES[best]), float(total[best]) / len(inputs)

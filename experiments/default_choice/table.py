@@ -77,7 +77,7 @@ class DefaultsTable:
     def steps(self) -> int:
         """Number of times that ``run`` reports progress."""
         options = self.options
-        return len(options.datasets) * len(options.missingness) * len(options.seeds) * len(self.methods)
+        return len(options.datasets) * len(options.missing) * len(options.seeds) * len(self.methods)
 
     def run(self, advance: Callable[[str], None] = lambda what: None) -> Iterator[Found]:
         """Fit and measure everything.
@@ -91,7 +91,7 @@ class DefaultsTable:
         found = Found()
         for name, dataset in self.options.datasets.items():
             data = dataset.read(self.data_root)
-            for how, seed in product(self.options.missingness, self.options.seeds):
+            for how, seed in product(self.options.missing, self.options.seeds):
                 task = make_task(dataset.split(name, data, seed), how, seed, dataset.scale, dataset.components)
                 named = {"dataset": name, "missing": how, "seed": seed}
                 for method in self.methods:
