@@ -152,7 +152,7 @@ def verdicts(results: pd.DataFrame, modalities: pd.DataFrame) -> pd.DataFrame:
     Example:
         >>> rows = [{"dataset": "d", "missing": "mcar", "seed": 0, "variant": v, "R2": r, "note": ""}
         ...         for v, r in (("default", 0.3), ("ridge", 0.31))]
-        >>> verdicts(pd.DataFrame(rows), pd.DataFrame()).iloc[0].tolist()
+        >>> verdicts(pd.DataFrame(rows), pd.DataFrame()).iloc[1].tolist()
         ["R2 from all others: at least ridge's - 0.005", 'no', '0 of 1; worst -0.010: d, mcar']
     """
     summary = summarize_defaults(results, modalities)

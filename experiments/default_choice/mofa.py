@@ -31,7 +31,8 @@ def fit_mofa(data: MultimodalData, factors: int = 10, iterations: int = 1000) ->
 
     views = [np.where(has(data, name)[:, None], values(data, name), np.nan) for name in data.names]
     centres = [np.nanmean(view, axis=0) for view in views]
-    with contextlib.redirect_stdout(io.StringIO()):
+    # its bound takes logarithms of inclusion probabilities that have gone to 0 or 1
+    with contextlib.redirect_stdout(io.StringIO()), np.errstate(divide="ignore", invalid="ignore"):
         entry = entry_point()
         entry.set_data_options(scale_views=False)
         entry.set_data_matrix([[view.copy()] for view in views], likelihoods=["gaussian"] * len(views))

@@ -112,7 +112,7 @@ def best_of(tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         >>> tried = [{"setting": "a", "R2": 0.3, "R2 by pair": 0.1, "R@1": 5.0, "coverage 90%": 88.0},
         ...          {"setting": "b", "R2": 0.2, "R2 by pair": 0.2, "R@1": 9.0, "coverage 90%": 91.0}]
         >>> best = best_of(tried)
-        >>> best["R2"], best["R@1"], best["coverage 90%"], best["setting"]
+        >>> best["R2"], best["R@1"], float(best["coverage 90%"]), best["setting"]
         (0.3, 9.0, 88.0, 'R2: a; R@1: b')
     """
     rows = pd.DataFrame(list(tried))
