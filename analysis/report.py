@@ -20,6 +20,7 @@ from analysis.compare import MEASURES, caveat, compare_runs, readings
 from analysis.figures.alignment import variant_bars
 from analysis.figures.comparison import recall_bars
 from analysis.pages.comparison import comparison_lead, comparison_sections, short_caption
+from analysis.pages.defaults import LEAD, defaults_sections, is_of_defaults
 from analysis.pages.markdown import read_markdown
 from analysis.pages.page import Picture, Section, Table, render
 from analysis.pages.readings import certificate_readings, recalibration_readings, spread_reading, variant_readings
@@ -55,7 +56,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     runs = [read_run(path) for path in find_runs(folder)]
     if len(runs) == 1 and runs[0].folder == folder:
         (run,) = runs
-        page = render(_title(run), run_sections(run), comparison_lead(dict(run.facts)) if run.facts else "")
+        lead = comparison_lead(dict(run.facts)) if run.facts else LEAD if is_of_defaults(run) else ""
+        page = render(_title(run), run_sections(run), lead)
     else:
         page = render(f"{len(runs)} runs in {folder.name}", sweep_sections(runs, folder))
     path = folder / "report.html"
@@ -68,6 +70,8 @@ def run_sections(run: Run, figures: bool = True) -> list[Section]:
     sections = [Section(warnings=run.lacking)] if run.lacking else []
     if run.facts and len(run.results):
         sections += comparison_sections(run)
+    elif is_of_defaults(run):
+        sections += defaults_sections(run, figures)
     elif len(run.results):
         sections += _table_sections(run, figures)
     sections += _certificates(run)

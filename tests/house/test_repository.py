@@ -28,7 +28,7 @@ ALLOWED_EXTRAS = {
     "calmrl_prob": ["experiments", "flow", "gp", "plots", "train"],
     "models": ["flow", "gp"],
     "analysis": ["experiments"],
-    "experiments": ["experiments", "flow", "gp", "train"],
+    "experiments": ["bench", "experiments", "flow", "gp", "train"],
     "benchmarks": ["bench", "experiments", "flow", "gp", "train"],
 }
 #: Lines of code of a function, docstring, comments and blank lines apart.
