@@ -42,12 +42,9 @@ def fit_default(data: MultimodalData, criterion: str) -> DefaultFit:
         data: training rows, as they are.
         criterion: one of ``CRITERIA``.
     """
-    del criterion  # these settings are the same for both
-    options = {"pseudo_rows": 300.0}
-    latent_dim = min(256, len(data) - 1, sum(data.dims.values()) - 1)
-    model = cal.SharedLatentModel(data.dims, latent_dim)
-    cal.fit(model, data, **options)
-    return DefaultFit(model, latent_dim, options=options)
+    model = cal.SharedLatentModel(data.dims)
+    fit = cal.fit(model, data, criterion=criterion)
+    return DefaultFit(fit, fit.choice.latent_dim, fit.choice.noise, fit.choice.options)
 
 
 def fit_again(found: DefaultFit, data: MultimodalData) -> None:
