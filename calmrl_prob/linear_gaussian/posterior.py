@@ -63,7 +63,11 @@ class Posterior:
     @cached_property
     def pattern_precision(self) -> Tensor:
         """P_n of each pattern, shape (P, K, K)."""
-        return assemble_precision(self.patterns, self._group_precision)
+        return self.precision_of(slice(None))
+
+    def precision_of(self, patterns: slice) -> Tensor:
+        """P_n of some patterns, shape (p, K, K), not kept."""
+        return assemble_precision(self.patterns[patterns], self._group_precision)
 
     @cached_property
     def pattern_covariance(self) -> Tensor:
