@@ -60,7 +60,7 @@ def value_of_information(result: ValueOfInformation, ax: Axes | None = None, *, 
             gains[patterns.index(pattern), result.names.index(name)] = gain
     rows = table.groupby("pattern")["rows"].max()
     top = max(float(np.nanmax(gains)), np.finfo(float).tiny)
-    with canvas(ax, (2.6 + 1.1 * len(result.names), 1.4 + 0.35 * len(patterns))) as ax:
+    with canvas(ax, (2.6 + 1.4 * len(result.names), 1.4 + 0.35 * len(patterns))) as ax:
         ax.set_facecolor(_ABSENT)
         mesh = ax.pcolormesh(
             np.arange(len(result.names) + 1), np.arange(len(patterns) + 1), np.ma.masked_invalid(gains),
