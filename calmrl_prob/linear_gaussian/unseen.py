@@ -1,4 +1,4 @@
-"""What features that an instance lacks would add to the precision of its latent, and what that is worth.
+"""Precision that features which an instance lacks would add to that of its latent, and what that is worth.
 
 With R the features of modality m that instances of a missing pattern lack, and P_Omega their posterior precision,
 

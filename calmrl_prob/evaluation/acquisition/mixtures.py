@@ -158,7 +158,7 @@ def _enter(
 
 
 class _Target:
-    """What a gain about a target needs besides: its own draws, and what they tell."""
+    """Draws of a target, and what they tell."""
 
     def __init__(
         self,

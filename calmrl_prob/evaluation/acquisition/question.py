@@ -1,4 +1,4 @@
-"""What is asked about observations still to be made, and the numbers that answer it."""
+"""Questions about observations still to be made, and the numbers that answer them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Question:
-    """Which observations are to be valued, and about what.
+    """Observations that are to be valued, and what about.
 
     Attributes:
         names: the M modalities.

@@ -15,7 +15,7 @@ from calmrl_prob.errors import ArgumentError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ValueOfInformation:
-    """What observing each modality that an instance lacks is expected to tell.
+    """Value of observing each modality that an instance lacks: what it is expected to tell.
 
     Attributes:
         gain: (N, M), nats; NaN for what is there already (with a target: for the target itself, and throughout for
@@ -44,7 +44,7 @@ class ValueOfInformation:
     method: str
 
     def ranking(self, k: int | None = None, by: Literal["gain", "trace_drop"] = "gain") -> pd.DataFrame:
-        """What to acquire next, best first: one cell a row. Of cells that tell as much, the first instance comes first.
+        """Observations to acquire next, best first: one cell a row; of cells that tell as much, the first instance first.
 
         Each gain is that of one observation alone: after a modality of an instance is acquired, the gains of its other
         modalities change (by the chain rule, they fall in all that both would have told).

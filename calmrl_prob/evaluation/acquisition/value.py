@@ -42,7 +42,7 @@ def value_of_information(
     seed: int = 0,
     **options: Any,
 ) -> ValueOfInformation:
-    """What observing each modality that an instance lacks is expected to tell, and so which to acquire next.
+    """Value of observing each modality that an instance lacks, so that one knows what to acquire next.
 
     About the latents, with P_Omega the posterior precision given the modalities Omega that the instance has,
 
