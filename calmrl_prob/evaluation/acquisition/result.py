@@ -44,7 +44,7 @@ class ValueOfInformation:
     method: str
 
     def ranking(self, k: int | None = None, by: Literal["gain", "trace_drop"] = "gain") -> pd.DataFrame:
-        """Observations to acquire next, best first: one cell a row; of cells that tell as much, the first instance first.
+        """Observations to acquire next, one cell a row, best first; of cells that tell as much the first instance.
 
         Each gain is that of one observation alone: after a modality of an instance is acquired, the gains of its other
         modalities change (by the chain rule, they fall in all that both would have told).
