@@ -135,10 +135,10 @@ def _of_patterns(
     information = information - information_gain(precision, added + wanted)
     loadings = lg.loadings[target]
     squares = unseen_products(loadings, torch.ones_like(loadings[:, 0]), unseen_features(lg, patterns, target))
-    return information, _trace(precision, squares) - _trace(precision + added, squares)
+    return information, trace_after(precision, squares) - trace_after(precision + added, squares)
 
 
-def _trace(precision: Tensor, squares: Tensor) -> Tensor:
+def trace_after(precision: Tensor, squares: Tensor) -> Tensor:
     """tr(W P^-1 W^T) from W^T W, (p,)."""
     solved = torch.cholesky_solve(squares, factorize(precision))
     return solved.diagonal(dim1=-2, dim2=-1).sum(-1)
