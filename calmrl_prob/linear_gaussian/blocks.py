@@ -32,7 +32,7 @@ class Patterned:
 
     @property
     def group_patterns(self) -> Tensor:
-        """Which groups each pattern has, (P, G) bool."""
+        """Groups that each pattern has, (P, G) bool."""
         return self.patterns
 
     @property
@@ -163,7 +163,7 @@ class FeatureBlocks(Patterned):
 
     @property
     def group_patterns(self) -> Tensor:
-        """Which groups each pattern has, (P, G) bool."""
+        """Groups that each pattern has, (P, G) bool."""
         return self.patterns[:, self.grouping.first]
 
     @property

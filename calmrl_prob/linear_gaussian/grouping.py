@@ -125,7 +125,7 @@ def _as_slice(features: Tensor) -> slice | Tensor:
 
 
 def _order(places: Sequence[Tensor]) -> Tensor | None:
-    """How to bring values that come in the order of ``places`` into their own; None if that is the same."""
+    """Order that brings values which come as ``places`` does into their own; None if it is that already."""
     given = torch.cat(list(places))
     order = torch.argsort(given)
     return None if bool((given[1:] > given[:-1]).all()) else order

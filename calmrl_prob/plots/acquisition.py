@@ -41,7 +41,7 @@ def value_of_information(result: ValueOfInformation, ax: Axes | None = None, *, 
     Example:
         >>> import torch, calmrl_prob as cal
         >>> made = cal.datasets.make_synthetic(200, missing_rate=0.4, seed=0)
-        >>> ax = value_of_information(cal.value_of_information(made.linear_gaussian, made.data))
+        >>> ax = value_of_information(cal.value_of_information(made.truth, made.data))
         >>> ax.get_title()
         'Information about the latents'
     """

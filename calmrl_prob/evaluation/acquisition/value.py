@@ -96,8 +96,8 @@ def value_of_information(
         ValueOfInformation(2 instances, 4 cells to acquire, about the latents; most: 0.203 nats by 'text' of 0)
         >>> found.gain[0].round(3).tolist()  # log(3 / 2) / 2, and log(5 / 4) / 2
         [nan, 0.203, 0.112]
-        >>> found.ranking(1).values.round(3).tolist()
-        [[0, 'text', 0.203]]
+        >>> found.ranking(1)[["instance", "modality"]].values.tolist()
+        [[0, 'text']]
     """
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
