@@ -18,7 +18,7 @@ class ValueOfInformation:
     """Value of observing each modality that an instance lacks: what it is expected to tell.
 
     Attributes:
-        gain: (N, M), nats; NaN for what is there already (with a target: for the target itself, and throughout for
+        gain: (N, M), nats, at least 0; NaN for what is there already (with a target: for itself, and throughout for
             instances that have it). The mutual information of the modality and the latents, or the target.
         names: the M modalities.
         observed_mask: (N, M) bool, True = PRESENT.
