@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.conjugacy import discover
     from calmrl_prob.data import MultimodalData, missingness
     from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
-    from calmrl_prob.evaluation import masked_validation, retrieve
+    from calmrl_prob.evaluation import masked_validation, retrieve, value_of_information
     from calmrl_prob.imputation import Imputation, impute
     from calmrl_prob.inference import FitResult, PosteriorResult, marginalize, posterior
     from calmrl_prob.inference.choose import choose_latent_dim
@@ -79,6 +79,7 @@ __all__ = [
     "retrieve",
     "save",
     "to_arviz",
+    "value_of_information",
 ]
 
 #: The module of this package that each public name is imported from when it is first asked for.
@@ -111,6 +112,7 @@ _HOMES = MappingProxyType(
         "retrieve": "evaluation",
         "save": "serialization",
         "to_arviz": "arviz.export",
+        "value_of_information": "evaluation",
     }
 )
 

@@ -1,5 +1,7 @@
 """Measures of what a fitted model is worth: retrieval, imputation, calibration, classification."""
 
+from calmrl_prob.evaluation.acquisition.result import ValueOfInformation
+from calmrl_prob.evaluation.acquisition.value import value_of_information
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
 from calmrl_prob.evaluation.explained import variance_explained
 from calmrl_prob.evaluation.imputation.coverage import coverage_curve, pit_values
@@ -19,6 +21,7 @@ __all__ = [
     "ProbeResult",
     "Retrieval",
     "SimulationRanks",
+    "ValueOfInformation",
     "coverage_curve",
     "cross_modal_recall",
     "linear_probe",
@@ -29,5 +32,6 @@ __all__ = [
     "score_imputation",
     "simulate_model",
     "simulation_ranks",
+    "value_of_information",
     "variance_explained",
 ]

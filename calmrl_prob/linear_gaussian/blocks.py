@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.products import row_chunks
 
 
@@ -22,6 +23,17 @@ class Patterned:
     patterns: Tensor
     pattern_index: Tensor
     pattern_counts: Tensor
+    dims: Mapping[str, int]
+
+    @cached_property
+    def grouping(self) -> Grouping:
+        """The features that are always missing together: modalities."""
+        return Grouping.of_widths(self.dims, self.device)
+
+    @property
+    def group_patterns(self) -> Tensor:
+        """Groups that each pattern has, (P, G) bool."""
+        return self.patterns
 
     @property
     def num_instances(self) -> int:
@@ -86,7 +98,7 @@ class ObservedBlocks(Patterned):
         return cls(values, observed_mask)
 
     @property
-    def dims(self) -> dict[str, int]:
+    def dims(self) -> dict[str, int]:  # type: ignore[override]  # of data by feature it is stored
         """Number of features D_m of each modality."""
         return {name: value.shape[1] for name, value in self.values.items()}
 
@@ -125,9 +137,10 @@ class ObservedBlocks(Patterned):
 
 
 class FeatureBlocks(Patterned):
-    """Data in which single features may be missing: every feature is treated as a modality of its own.
+    """Data in which single features may be missing.
 
-    Exact like ``ObservedBlocks``, and slower: nearly every row has a pattern of its own.
+    Exact like ``ObservedBlocks``, and slower: nearly every row has a pattern of its own. Features of a modality that
+    the same rows have are one group (``grouping``), as all of a modality are that lacks no single feature.
 
     Attributes:
         dims: number of features of each modality.
@@ -142,6 +155,16 @@ class FeatureBlocks(Patterned):
         self.feature_mask = feature_mask
         self.values = torch.where(feature_mask, values, 0)
         self.patterns, self.pattern_index, self.pattern_counts = find_patterns(feature_mask)
+
+    @cached_property
+    def grouping(self) -> Grouping:
+        """The features of each modality that are always missing together."""
+        return Grouping.of_columns(self.dims, self.feature_mask)
+
+    @property
+    def group_patterns(self) -> Tensor:
+        """Groups that each pattern has, (P, G) bool."""
+        return self.patterns[:, self.grouping.first]
 
     @property
     def dtype(self) -> torch.dtype:

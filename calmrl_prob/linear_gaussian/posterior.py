@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.errors import NumericalError
-from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
+from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, Patterned
+from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.layout import PatternLayout
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, row_chunks
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
@@ -33,7 +34,8 @@ class Posterior:
 
     Attributes:
         linear_gaussian: the model it belongs to.
-        patterns: (P, G) bool, G modalities (features where single features may be missing); pattern_index: (N,) int64.
+        patterns: (P, M) bool of modalities, (P, D) of features where single ones may be missing; pattern_index: (N,)
+            int64.
         natural_mean: h_n, shape (N, K).
         mean: (N, K), latent units.
         mahalanobis: (x_n - E x_n)^T Cov[x_n]^-1 (x_n - E x_n) of what the instance has, shape (N,).
@@ -43,8 +45,7 @@ class Posterior:
     def __init__(
         self,
         linear_gaussian: LinearGaussian,
-        patterns: Tensor,
-        pattern_index: Tensor,
+        blocks: Patterned,
         natural_mean: Tensor,
         mean: Tensor,
         mahalanobis: Tensor,
@@ -52,8 +53,8 @@ class Posterior:
         group_precision: Tensor,
     ) -> None:
         self.linear_gaussian = linear_gaussian
-        self.patterns = patterns
-        self.pattern_index = pattern_index
+        self.patterns, self._group_patterns = blocks.patterns, blocks.group_patterns
+        self.pattern_index = blocks.pattern_index
         self.natural_mean = natural_mean
         self.mean = mean
         self.mahalanobis = mahalanobis
@@ -63,7 +64,11 @@ class Posterior:
     @cached_property
     def pattern_precision(self) -> Tensor:
         """P_n of each pattern, shape (P, K, K)."""
-        return assemble_precision(self.patterns, self._group_precision)
+        return self.precision_of(slice(None))
+
+    def precision_of(self, patterns: slice) -> Tensor:
+        """P_n of some patterns, shape (p, K, K), not kept."""
+        return assemble_precision(self._group_patterns[patterns], self._group_precision)
 
     @cached_property
     def pattern_covariance(self) -> Tensor:
@@ -89,7 +94,7 @@ class Posterior:
         step = max(1, CHUNK_BUDGET // max(weights.numel(), weights.shape[1] ** 2))
         for start in range(0, len(self.patterns), step):
             chosen = slice(start, start + step)
-            factor = factorize(assemble_precision(self.patterns[chosen], self._group_precision))
+            factor = factorize(self.precision_of(chosen))
             whitened = torch.linalg.solve_triangular(factor, weights.mT.expand(len(factor), -1, -1), upper=False)
             out[chosen] = whitened.square().sum(dim=1)
         return out
@@ -119,7 +124,7 @@ class Posterior:
         out = torch.empty_like(noise)
         step = max(1, CHUNK_BUDGET // self.mean.shape[1] ** 2)
         for start in range(0, len(self.patterns), step):
-            factor = factorize(assemble_precision(self.patterns[start : start + step], self._group_precision))
+            factor = factorize(self.precision_of(slice(start, start + step)))
             stop = start + len(factor)
             chosen = ((wanted >= start) & (wanted < stop)).nonzero().squeeze(1)
             order = chosen[torch.argsort(wanted[chosen], stable=True)]
@@ -182,14 +187,15 @@ def posterior(
         0, layout.slot, natural_mean
     )
     solved, logdets = [], natural_mean.new_empty(blocks.num_patterns)
+    members = blocks.group_patterns
     for bucket in layout.buckets:
-        precision = assemble_precision(blocks.patterns[bucket.patterns], group_precision)
+        precision = assemble_precision(members[bucket.patterns], group_precision)
         factor = factorize(precision)
         logdets[bucket.patterns] = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         rows = padded[bucket.start : bucket.stop].view(len(bucket.patterns), bucket.capacity, -1)
         solved.append(torch.cholesky_solve(rows.mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
     mean = torch.cat(solved)[layout.slot] if solved else natural_mean
-    constants = _pattern_constants(linear_gaussian, blocks.patterns, logdets)
+    constants = _pattern_constants(linear_gaussian, blocks, logdets)
     mahalanobis = projection.squares + linear_gaussian.prior_mean @ prior_natural - (natural_mean * mean).sum(1)
     log_marginal = constants[blocks.pattern_index] - 0.5 * mahalanobis
     broken = (~log_marginal.isfinite()).nonzero().flatten()
@@ -200,8 +206,7 @@ def posterior(
         )
     return Posterior(
         linear_gaussian,
-        blocks.patterns,
-        blocks.pattern_index,
+        blocks,
         natural_mean,
         mean,
         mahalanobis,
@@ -214,7 +219,7 @@ def project_data(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | Featu
     """The products of the data with loadings and noise: all that is large in :func:`posterior`."""
     if isinstance(blocks, FeatureBlocks):
         natural, squares = _project_features(linear_gaussian, blocks)
-        return Projection(natural, squares, feature_precisions(linear_gaussian)[:-1])
+        return Projection(natural, squares, group_precisions(linear_gaussian, blocks.grouping))
     natural, squares = _project(linear_gaussian, blocks)
     return Projection(natural, squares, modality_precisions(linear_gaussian)[:-1])
 
@@ -234,12 +239,11 @@ def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:
     return torch.stack(parts)
 
 
-def feature_precisions(linear_gaussian: LinearGaussian) -> Tensor:
-    """The same with each feature a group of its own: w_d w_d^T / psi_d and, last, S0^-1; shape (D + 1, K, K)."""
+def group_precisions(linear_gaussian: LinearGaussian, grouping: Grouping) -> Tensor:
+    """sum_{d in g} w_d w_d^T / psi_d of groups of features, shape (G, K, K)."""
     loadings = torch.cat(list(linear_gaussian.loadings.values()))
     weights = loadings / torch.cat(list(linear_gaussian.noise_variance.values()))[:, None]
-    prior = torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance))
-    return torch.cat([weights[:, :, None] * loadings[:, None, :], prior[None]])
+    return grouping.products(loadings, weights)
 
 
 def assemble_precision(patterns: Tensor, group_precision: Tensor) -> Tensor:
@@ -277,13 +281,12 @@ def require_definite(failures: Tensor) -> None:
         )
 
 
-def _pattern_constants(lg: LinearGaussian, patterns: Tensor, logdets: Tensor) -> Tensor:
+def _pattern_constants(lg: LinearGaussian, blocks: Patterned, logdets: Tensor) -> Tensor:
     """Constants of log p(x_n) beside the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
     per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
-    if patterns.shape[1] != len(per_group):  # groups are modalities
-        per_group = torch.stack([part.sum() for part in per_group.split(list(lg.dims.values()))])
+    per_group = blocks.grouping.sums(per_group)
     prior_logdet = torch.linalg.slogdet(lg.prior_covariance).logabsdet
-    constants: Tensor = patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_logdet)
+    constants: Tensor = blocks.group_patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_logdet)
     return constants
 
 

@@ -9,6 +9,7 @@ Every function takes matplotlib axes as ``ax`` (or makes them), draws on them an
 figure, and none changes matplotlib's settings. Needs ``pip install 'calmrl-prob[plots]'``.
 """
 
+from calmrl_prob.plots.acquisition import value_of_information
 from calmrl_prob.plots.circle import anchor_shift_circle
 from calmrl_prob.plots.evidence import evidence_trace
 from calmrl_prob.plots.gallery import retrieval_gallery
@@ -34,5 +35,6 @@ __all__ = [
     "prior_against_posterior",
     "retrieval_gallery",
     "risk_coverage",
+    "value_of_information",
     "variance_explained",
 ]

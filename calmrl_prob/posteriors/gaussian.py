@@ -37,6 +37,11 @@ class GaussianPosterior(PosteriorResult):
         self._latent_dim = exact.linear_gaussian.latent_dim if latent_dim is None else latent_dim
 
     @property
+    def latent_dim(self) -> int:
+        """K, of the latents that are shown."""
+        return self._latent_dim
+
+    @property
     def mean(self) -> Tensor:
         """E[z_n | x_n], shape (N, K), in units of the prior."""
         return self.exact.mean[:, : self._latent_dim]

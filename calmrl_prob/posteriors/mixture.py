@@ -33,6 +33,11 @@ class MixtureResult(PosteriorResult):
         self._latent_dim = exact.mixture.latent_dim if latent_dim is None else latent_dim
 
     @property
+    def latent_dim(self) -> int:
+        """K, of the latents that are shown."""
+        return self._latent_dim
+
+    @property
     def mixture(self) -> LinearGaussianMixture:
         """The model that it is the posterior of."""
         return self.exact.mixture

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from calmrl_prob.linear_gaussian import (
     LinearGaussian,
@@ -65,3 +66,27 @@ def stacked(blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     """Within a tolerance of the size of what is expected, or of 1."""
     assert float((got - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1.0)
+
+
+def dense_conditioning(model: LinearGaussian, row: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """Everything about one instance from the joint normal of (z, x), by textbook conditioning."""
+    loadings = torch.cat(list(model.loadings.values()))
+    mean, covariance = model.joint()
+    cross = loadings @ model.prior_covariance  # Cov(x, z)
+    seen = covariance[present][:, present]
+    deviation = (row - mean)[present]
+    gain_z = torch.linalg.solve(seen, cross[present]).mT
+    gain_x = torch.linalg.solve(seen, covariance[present]).mT
+    noise = torch.cat(list(model.noise_variance.values()))
+    predictive = covariance - gain_x @ covariance[present]
+    # for a feature that was seen, the predictive is that of a second measurement: latent uncertainty and fresh noise
+    signal = loadings @ (model.prior_covariance - gain_z @ cross[present]) @ loadings.mT
+    evidence = MultivariateNormal(mean[present], seen).log_prob(row[present]) if present.any() else torch.zeros(())
+    return {
+        "mean": model.prior_mean + gain_z @ deviation,
+        "covariance": model.prior_covariance - gain_z @ cross[present],
+        "evidence": evidence,
+        "predicted": loadings @ (model.prior_mean + gain_z @ deviation) + torch.cat(list(model.intercepts.values())),
+        "variance": signal.diagonal() + noise,
+        "missing_variance": predictive.diagonal()[~present],
+    }

@@ -89,6 +89,7 @@ def cases() -> dict[str, Case]:
             {"query_names": ["miaow", "woof", "yelp"], "targets": [0, 1, 2], "pictures": ["\u263a", np.eye(8), "", ""]},
         ),
         "risk_coverage": ((np.abs(truth), {"stated": variance, "none": np.ones(60)}), {}),
+        "value_of_information": ((cal.value_of_information(model(), data()),), {}),
         "variance_explained": ((model(),), {}),
     }
 

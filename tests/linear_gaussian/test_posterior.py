@@ -16,7 +16,12 @@ from torch.distributions import MultivariateNormal
 from calmrl_prob.errors import ArgumentError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, log_marginal, posterior
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
-from tests.cases.linear_gaussian_cases import random_blocks, random_mask, random_model
+from tests.cases.linear_gaussian_cases import (
+    dense_conditioning,
+    random_blocks,
+    random_mask,
+    random_model,
+)
 
 laws = settings(derandomize=True, deadline=None, max_examples=25)
 model_cases = st.fixed_dictionaries(
@@ -45,30 +50,6 @@ def stacked_rows(blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
         rows[blocks.rows[name], start : start + values.shape[1]] = values.double()
         start += values.shape[1]
     return rows, ~rows.isnan()
-
-
-def dense_conditioning(model: LinearGaussian, row: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """Everything about one instance from the joint normal of (z, x), by textbook conditioning."""
-    loadings = torch.cat(list(model.loadings.values()))
-    mean, covariance = model.joint()
-    cross = loadings @ model.prior_covariance  # Cov(x, z)
-    seen = covariance[present][:, present]
-    deviation = (row - mean)[present]
-    gain_z = torch.linalg.solve(seen, cross[present]).mT
-    gain_x = torch.linalg.solve(seen, covariance[present]).mT
-    noise = torch.cat(list(model.noise_variance.values()))
-    predictive = covariance - gain_x @ covariance[present]
-    # for a feature that was seen, the predictive is that of a second measurement: latent uncertainty and fresh noise
-    signal = loadings @ (model.prior_covariance - gain_z @ cross[present]) @ loadings.mT
-    evidence = MultivariateNormal(mean[present], seen).log_prob(row[present]) if present.any() else torch.zeros(())
-    return {
-        "mean": model.prior_mean + gain_z @ deviation,
-        "covariance": model.prior_covariance - gain_z @ cross[present],
-        "evidence": evidence,
-        "predicted": loadings @ (model.prior_mean + gain_z @ deviation) + torch.cat(list(model.intercepts.values())),
-        "variance": signal.diagonal() + noise,
-        "missing_variance": predictive.diagonal()[~present],
-    }
 
 
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:

@@ -86,7 +86,11 @@ def test_it_says_what_it_shows(name: str, calls: dict[str, Any]) -> None:
     assert axes.get_ylabel()
     labelled = [text.get_text() for text in axes.get_legend().get_texts()] if axes.get_legend() else []
     assert all(labelled)
-    maps_and_tables = {"variance_explained", "retrieval_gallery"}  # a colour bar, and frames that the axis explains
+    maps_and_tables = {
+        "variance_explained",
+        "value_of_information",
+        "retrieval_gallery",
+    }  # a colour bar, and frames that the axis explains
     assert bool(labelled) == (name not in maps_and_tables)
     axes.figure.draw_without_rendering()  # no warning: nothing is missing from the fonts, nothing is infinite
 

@@ -58,6 +58,15 @@ class ScaleMixtureResult(PosteriorResult):
         self._model, self._blocks = model, blocks
 
     @property
+    def scale_mixture(self) -> ScaleMixture:
+        """The model that it is the posterior of."""
+        return self._model
+
+    def components(self, budget: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """The mixture of Gaussians over the nodes of a coarse quadrature: see ``ScalePosterior.components``."""
+        return self._coarse.components(budget)
+
+    @property
     def mean(self) -> Tensor:
         """E[z_n | x_n], shape (N, K), in units of the prior."""
         return self.exact.mean
@@ -126,6 +135,11 @@ class SampledScaleMixture(SampledPosterior):
         report = weight_report(weights)
         super().__init__(instances, data, latents, weights.log_weights, weights.log_evidence, "scale mixture", report)
         self._scale_mixture = model
+
+    @property
+    def scale_mixture(self) -> ScaleMixture:
+        """The model that it is the posterior of."""
+        return self._scale_mixture
 
     def _fresh_noise(self, name: str, num_draws: int, generator: torch.Generator) -> Tensor:
         """Noise variances (S, D_m), divided by fresh draws of the one scale, or of each feature's."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.grouping import Grouping
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Totals:
     """Totals that the data contribute to every E-step unchanged, in float64.
 
     Attributes:
-        count: (G,) rows with each group; a group is a modality, or a feature where single features may be missing.
+        count: (G,) rows with each group: a modality, or features of one that are always missing together.
         total: (D,) sum of x over the rows that have it.
         square: (D,) sum of its square.
     """
@@ -62,12 +63,12 @@ class ExpectationStep(ABC):
 
     Attributes:
         shape: the stacked layout.
-        feature_group: (D,) int64, the group of each feature.
+        grouping: the group of each feature.
         totals: the constants of the data.
     """
 
     shape: Shape
-    feature_group: Tensor
+    grouping: Grouping
     totals: Totals
 
     @abstractmethod
@@ -77,7 +78,7 @@ class ExpectationStep(ABC):
     @property
     def feature_count(self) -> Tensor:
         """(D,) rows that have each feature."""
-        return self.totals.count[self.feature_group]
+        return self.totals.count[self.grouping.feature_group]
 
     def feature_log_density(self, parameters: Parameters) -> Tensor:
         """sum_n log N(x_n; mu, Psi) over all observed values: known from the totals alone."""
@@ -89,7 +90,7 @@ class ExpectationStep(ABC):
     def group_precisions(self, weights: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """A^T W, shape (G, K, K), and A^T mu, shape (G, K), of each group."""
         augmented = torch.cat([parameters.loadings, parameters.intercepts[:, None]], dim=1)
-        parts = torch.stack([weights[part].mT @ augmented[part] for part in self.shape.slices])
+        parts = self.grouping.products(weights, augmented)
         return parts[..., :-1], parts[..., -1]
 
 

@@ -1,6 +1,6 @@
 """The M-step: loadings, intercepts and noise variances from expected moments, each in closed form.
 
-For each group g (a modality, or a feature where single features may be missing), over the rows that have it and with
+For each group g (a modality, or features of one that are always missing together), over the rows that have it and with
 z~ = [z; 1]:
 
     [W^g, mu^g] = (sum x E[z~]^T) (sum E[z~ z~^T])^-1
@@ -31,6 +31,7 @@ from calmrl_prob.linear_gaussian.em.expectation import Moments, Totals
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.penalties import LoadingsPenalty
 from calmrl_prob.linear_gaussian.em.support import Support
+from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.posterior import factorize
 
 
@@ -75,7 +76,7 @@ class Summary(Protocol):
         shape: the stacked layout.
         totals: sums over the rows, weighted where rows have weights.
         feature_count: (D,) rows that have each feature.
-        feature_group: (D,) int64, the group of each feature.
+        grouping: the group of each feature.
     """
 
     @property
@@ -85,7 +86,7 @@ class Summary(Protocol):
     @property
     def feature_count(self) -> Tensor: ...  # noqa: D102
     @property
-    def feature_group(self) -> Tensor: ...  # noqa: D102
+    def grouping(self) -> Grouping: ...  # noqa: D102
 
 
 def maximize(
@@ -110,18 +111,15 @@ def maximize(
         support: which latents serve which modality; all serve all if None.
     """
     if support is not None:
-        moments = support.restrict(step.shape, moments)
+        moments = support.restrict(step.shape, step.grouping, moments)
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
     factor = factorize(moments.latent[:-1])
     penalty = None
     if loadings_prior is not None and current is not None:
         penalty = PenalisedStep.at(loadings_prior, current)
         joint = penalty.solve(step, factor, right)
-    elif len(factor) == len(right):
-        joint = torch.cholesky_solve(right[:, :, None], factor).squeeze(2)
     else:
-        parts = zip(step.shape.slices, factor, strict=True)
-        joint = torch.cat([torch.cholesky_solve(right[part].mT, lower).mT for part, lower in parts])
+        joint = step.grouping.solve(factor, right)
     count = step.feature_count.clamp(min=1)
     loadings, intercepts = joint[:, :-1], joint[:, -1]
     if support is not None:  # a penalised step leaves what rounding makes of 0
@@ -172,18 +170,14 @@ class PenalisedStep:
         L^-1 A L^-T = U S U^T, found once for each group, leaves a division for each feature: with X = L^-T U,
         (C + r A)^-1 = X (I + r S)^-1 X^T.
         """
-        first = torch.tensor([part.start for part in step.shape.slices], device=right.device)
-        per_group = self.precision if len(factor) == len(right) else self.precision[first]
+        grouping = step.grouping
+        per_group = self.precision[grouping.first]
         root = torch.diag_embed(torch.cat([per_group.sqrt(), per_group.new_zeros(len(per_group), 1)], dim=1))
         half = torch.linalg.solve_triangular(factor, root, upper=False)
         eigenvalues, vectors = torch.linalg.eigh(half @ half.mT)
         basis = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
-        shrink = 1 + self.ratio[:, None] * eigenvalues.clamp(min=0)[step.feature_group]
-        if len(factor) == len(right):
-            turned = torch.bmm(right[:, None], basis).squeeze(1) / shrink
-            return torch.bmm(basis, turned[:, :, None]).squeeze(2)
-        parts = zip(step.shape.slices, basis, strict=True)
-        return torch.cat([(right[part] @ inner / shrink[part]) @ inner.mT for part, inner in parts])
+        shrink = 1 + self.ratio[:, None] * eigenvalues.clamp(min=0)[grouping.feature_group]
+        return grouping.times(grouping.times(right, basis) / shrink, basis.mT)
 
     def pull(self, loadings: Tensor) -> Tensor:
         """r_d w_d^T A w_d, shape (D,): what w^T C w falls short of w^T b, since (C + r A) w = b."""
@@ -208,10 +202,5 @@ def expected_residual(step: Summary, moments: Moments, joint: Tensor) -> tuple[T
         sum E[(x - w~^T z~) z~^T], shape (D, K + 1), and sum E[(x - w~^T z~)^2], shape (D,).
     """
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
-    latent = moments.latent[:-1]
-    if len(latent) == len(right):
-        explained = torch.bmm(latent, joint[:, :, None]).squeeze(2)
-    else:
-        parts = zip(step.shape.slices, latent, strict=True)
-        explained = torch.cat([joint[part] @ inner for part, inner in parts])
+    explained = step.grouping.times(joint, moments.latent[:-1])
     return right - explained, step.totals.square + (joint * (explained - 2 * right)).sum(1)

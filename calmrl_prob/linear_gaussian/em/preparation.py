@@ -73,5 +73,6 @@ def require_usable(step: ExpectationStep, latent_dim: int) -> None:
         )
     empty = (step.totals.count == 0).nonzero().flatten().tolist()
     if empty:
-        where = list(step.shape.dims)[empty[0]] if len(step.totals.count) == len(step.shape.dims) else empty[0]
+        first = int(step.grouping.first[empty[0]])
+        where = list(step.shape.dims)[empty[0]] if len(step.totals.count) == len(step.shape.dims) else first
         raise DataError(f"data: nothing of modality or feature {where!r} is observed in any row. Leave it out.")

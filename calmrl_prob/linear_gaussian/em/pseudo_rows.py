@@ -81,7 +81,7 @@ class WithPseudoRows(ExpectationStep):
 
     def __init__(self, step: ExpectationStep, pseudo_rows: PseudoRows) -> None:
         self.step, self.pseudo_rows = step, pseudo_rows
-        self.shape, self.feature_group = step.shape, step.feature_group
+        self.shape, self.grouping = step.shape, step.grouping
         nu, mean = pseudo_rows.count, pseudo_rows.mean
         self.totals = Totals(
             step.totals.count + nu,

@@ -38,14 +38,14 @@ class RowwiseStep(ExpectationStep):
         self, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None
     ) -> None:
         self.shape = Shape.of(blocks.dims, blocks.device)
-        self.feature_group = self.shape.feature_modality
+        self.grouping, patterns = blocks.grouping, blocks.group_patterns
         if layout is None:
             layout = PatternLayout(blocks.pattern_index, blocks.pattern_counts, latent_dim)
         self.layout = layout
         order = torch.cat([bucket.patterns for bucket in self.layout.buckets])
-        every = blocks.patterns.new_ones(len(order), 1)
+        every = patterns.new_ones(len(order), 1)
         # (P, G + 1): which groups a pattern has and, last, that it counts among all rows; in the order of the buckets
-        members = torch.cat([blocks.patterns[order], every], dim=1).double()
+        members = torch.cat([patterns[order], every], dim=1).double()
         sizes = [len(bucket.patterns) for bucket in self.layout.buckets]
         self.members = members.split(sizes)
         self._weighted_members = (members * blocks.pattern_counts[order, None]).split(sizes)
@@ -150,21 +150,16 @@ class PatternStep(RowwiseStep):
 
 
 class FeatureStep(RowwiseStep):
-    """For data in which single features are missing: every feature is a group of its own, so M-steps are one each."""
+    """For data in which single features are missing: two products over all rows, and as many M-steps as groups."""
 
     def __init__(self, blocks: FeatureBlocks, latent_dim: int, layout: PatternLayout | None = None) -> None:
         super().__init__(blocks, latent_dim, layout)
-        self.feature_group = torch.arange(self.shape.total, device=blocks.device)
         self._values = blocks.values
         self.totals = Totals(
-            blocks.feature_mask.sum(0).double(),
+            blocks.feature_mask.sum(0).double()[self.grouping.first],
             blocks.values.double().sum(0),
             blocks.values.double().square().sum(0),
         )
-
-    def group_precisions(self, weights: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """A^T W, shape (D, K, K), and A^T mu, shape (D, K): one outer product for each feature."""
-        return weights[:, :, None] * parameters.loadings[:, None, :], weights * parameters.intercepts[:, None]
 
     def to_slots(self, weights: Tensor) -> Tensor:
         """(X A)^T in every slot, (K, T)."""

@@ -21,6 +21,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian.blocks import ObservedBlocks, linked_groups
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, gram
 
@@ -251,7 +252,7 @@ class FromStatistics(ExpectationStep):
             raise ArgumentError("statistics: expected at least one instance, got none. Call update first.")
         device = next(iter(statistics.scatters.values())).device
         self.shape = Shape.of(statistics.dims, device)
-        self.feature_group = self.shape.feature_modality
+        self.grouping = Grouping.of_widths(statistics.dims, device)
         parts = [(scatter, pattern_features(self.shape, present)) for present, scatter in statistics.scatters.items()]
         members = torch.tensor(list(statistics.scatters), dtype=torch.float64, device=device)
         self._scatters = list(statistics.scatters.values())

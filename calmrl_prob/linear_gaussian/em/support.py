@@ -19,6 +19,7 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian.em.expectation import Moments
 from calmrl_prob.linear_gaussian.em.parameters import Shape
+from calmrl_prob.linear_gaussian.grouping import Grouping
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Support:
             name = list(shape.dims)[int(shape.feature_modality[feature])]
             raise ArgumentError(f"start: modality '{name}' loads on latent {latent}, which support does not let it.")
 
-    def restrict(self, shape: Shape, moments: Moments) -> Moments:
+    def restrict(self, shape: Shape, grouping: Grouping, moments: Moments) -> Moments:
         """Moments whose M-step has its zeros where they must be.
 
         With C and b the matrix and right-hand side of a group's least squares and s what serves it, s s^T * C +
@@ -73,12 +74,11 @@ class Support:
 
         Args:
             shape: the stacked layout.
+            grouping: the groups of the moments.
             moments: of an E-step; the last of ``latent``, over all rows, stays as it is.
         """
         modality = shape.feature_modality
-        served = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        if len(moments.latent) - 1 == len(modality):  # groups are features
-            served = served[modality]
+        served = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)[modality[grouping.first]]
         kept = served[:, :, None] & served[:, None, :]
         latent = moments.latent.clone()
         latent[:-1] = torch.where(kept, latent[:-1], torch.diag_embed((~served).to(latent.dtype)))

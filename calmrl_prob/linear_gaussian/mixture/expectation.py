@@ -116,7 +116,7 @@ class MixtureStep:
     @classmethod
     def of_mixture(cls, rowwise: RowwiseStep, num_components: int, num_patterns: int) -> MixtureStep:
         """Every instance may have every component."""
-        every = torch.arange(num_components, device=rowwise.feature_group.device)
+        every = torch.arange(num_components, device=rowwise.grouping.feature_group.device)
         return cls(rowwise, every[:, None].expand(-1, num_patterns))
 
     def __call__(self, parameters: Parameters, components: LatentComponents) -> MixtureMoments:

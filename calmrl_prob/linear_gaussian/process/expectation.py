@@ -37,14 +37,12 @@ class ProcessStep(ExpectationStep):
 
     def __init__(self, blocks: ObservedBlocks | FeatureBlocks) -> None:
         self.blocks = blocks
-        self.shape = Shape.of(blocks.dims, blocks.device)
+        self.shape, self.grouping = Shape.of(blocks.dims, blocks.device), blocks.grouping
         if isinstance(blocks, FeatureBlocks):
-            self.feature_group = torch.arange(self.shape.total, device=blocks.device)
-            self._members = blocks.feature_mask
+            self._members = blocks.feature_mask[:, self.grouping.first]
             values = blocks.values.double()
-            self.totals = Totals(blocks.feature_mask.sum(0).double(), values.sum(0), values.square().sum(0))
+            self.totals = Totals(self._members.sum(0).double(), values.sum(0), values.square().sum(0))
         else:
-            self.feature_group = self.shape.feature_modality
             self._members = blocks.observed_mask
             self.totals = block_totals(blocks)
 

@@ -72,14 +72,12 @@ class LatentLikelihood:
         projection = project_data(linear_gaussian, blocks)
         noise = linear_gaussian.noise_variance
         density = -0.5 * (math.log(2 * math.pi) + torch.cat(list(noise.values())).log())
-        if len(projection.group_precision) != len(density):  # groups are modalities
-            density = torch.stack([part.sum() for part in density.split(list(linear_gaussian.dims.values()))])
-        constants = blocks.patterns.to(density.dtype) @ density
+        constants = blocks.group_patterns.to(density.dtype) @ blocks.grouping.sums(density)
         nothing = torch.zeros_like(projection.group_precision[:1])  # where a prior's would stand
         return cls(
             constants[blocks.pattern_index] - 0.5 * projection.squares,
             projection.natural,
-            assemble_precision(blocks.patterns, torch.cat([projection.group_precision, nothing])),
+            assemble_precision(blocks.group_patterns, torch.cat([projection.group_precision, nothing])),
             blocks.pattern_index,
             blocks.pattern_counts,
         )

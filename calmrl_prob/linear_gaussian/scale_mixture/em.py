@@ -40,6 +40,7 @@ from calmrl_prob.linear_gaussian.em.preparation import (
     require_usable,
 )
 from calmrl_prob.linear_gaussian.em.rowwise import ModalityStep
+from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import MOST, START_FREEDOM, from_expected_scales
 from calmrl_prob.linear_gaussian.scale_mixture.expectation import PRIOR, ScaleMoments, scale_moments
 from calmrl_prob.linear_gaussian.scale_mixture.model import ScaleMixture
@@ -96,7 +97,7 @@ class ScaleStep:
         """The moments as the M-step takes them."""
         totals = Totals(self.rows.totals.count, moments.total, moments.square)
         latent = torch.cat([moments.latent[name] for name in (*self.shape.dims, PRIOR)])
-        summary = WeightedTotals(self.shape, totals, self.rows.feature_count, self.rows.feature_group)
+        summary = WeightedTotals(self.shape, totals, self.rows.feature_count, self.rows.grouping)
         return summary, Moments(moments.evidence, moments.cross, latent)
 
 
@@ -107,7 +108,7 @@ class WeightedTotals:
     shape: Shape
     totals: Totals
     feature_count: Tensor
-    feature_group: Tensor
+    grouping: Grouping
 
 
 @torch.no_grad()

@@ -98,6 +98,28 @@ class ScalePosterior:
                 location = _by_pattern(part, mean, turned) + lg.intercepts[name]
                 yield log_weight, location, _by_pattern(part, variance, turned.square())
 
+    def components(self, budget: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """The posteriors chunk of instances by chunk, as mixtures of J Gaussians N(P^-1 h, P^-1).
+
+        Args:
+            budget: numbers that the precisions of a chunk may hold.
+
+        Yields:
+            Which instances, log weights (n, J), natural means h (n, J, K) and precisions P (n, J, K, K).
+        """
+        latent_dim, nodes = self.mean.shape[1], len(self._parts[0][1].log_scale)
+        for rows, whole in self._parts:
+            step = max(1, budget // (nodes * latent_dim**2))
+            for start in range(rows.start, rows.stop, step):
+                stop = min(start + step, rows.stop)
+                part = _cut(whole, slice(start - rows.start, stop - rows.start))
+                back = torch.linalg.inv(part.basis)[part.pattern]
+                found = [part.node(log_scale) for log_scale in part.log_scale]
+                mean, variance = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+                natural = (mean / variance) @ back
+                precision = back.mT[:, None] @ (back[:, None] / variance[..., None])
+                yield slice(start, stop), part.log_weight.mT, natural, precision
+
     def chunks(self, size: int) -> Iterator[slice]:
         """Ranges of at most ``size`` instances, none across two parts."""
         for rows, _ in self._parts:

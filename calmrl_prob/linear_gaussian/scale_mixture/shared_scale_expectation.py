@@ -20,6 +20,7 @@ from calmrl_prob.linear_gaussian.em.expectation import Moments, Totals, augment
 from calmrl_prob.linear_gaussian.em.forms import ROW_FORMS, prepare
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
+from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.scale_mixture.degrees_of_freedom import from_distances
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import count_features
@@ -35,7 +36,7 @@ class WeightedMoments:
     shape: Shape
     totals: Totals
     feature_count: Tensor
-    feature_group: Tensor
+    grouping: Grouping
     latent: Moments
     mean_weight: float
 
@@ -122,7 +123,7 @@ class StudentTStep:
             self.shape,
             Totals(rowwise.totals.count, cross[:, -1], square),
             rowwise.feature_count,
-            rowwise.feature_group,
+            rowwise.grouping,
             Moments(evidence, cross[:, :-1], augment(first, second, total)),
             float(total[-1]) / len(self._slot),
         )
@@ -131,8 +132,8 @@ class StudentTStep:
     def _group_constants(self, parameters: Parameters, scaled: Tensor) -> Tensor:
         """mu^T Psi^-1 mu and half of logdet Psi, of each group, (G, 2)."""
         terms = torch.stack([parameters.intercepts * scaled, 0.5 * parameters.noise_variance.log()], dim=1)
-        groups = int(self.rowwise.feature_group.max()) + 1
-        return terms.new_zeros(groups, 2).index_add_(0, self.rowwise.feature_group, terms)
+        grouping = self.rowwise.grouping
+        return terms.new_zeros(len(grouping), 2).index_add_(0, grouping.feature_group, terms)
 
     def _by_square(self, values: Tensor) -> Tensor:
         """From a number for each feature, equal within a modality where squares are pooled, to one for each square."""
