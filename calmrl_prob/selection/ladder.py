@@ -1,10 +1,10 @@
 """Which settings are tried, and in which order.
 
-The weight of the pseudo-rows is climbed along a geometric ladder, at few latents, where a fit is cheap; then with more
-latents as long as that is better, the weight climbed again each time, since shrinkage, not a small K, is what keeps
-imputations from overfitting (a small K without it makes them wrong, not only poor: one latent serves two modalities'
-own variation). Then, at the best: variances of features instead of modalities in the prior, noise by feature, automatic
-relevance determination, and the weight in small steps. Ranges have no ends: what is best at an edge is gone beyond.
+At a moderate K the weight of the pseudo-rows goes down a whole ladder, from a prior of many times the rows to one of a
+few, and beyond while an end of it is best: scores along it can have several tops. Then other forms of prior and noise at
+the best weight; more latents, and fewer, the weight climbed from there; automatic relevance determination; and the
+weight in small steps. Shrinkage, not a small K, is what keeps imputations from overfitting: with few latents and no
+prior they are wrong, not only poor, since one latent then serves two modalities' own variation.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from calmrl_prob.selection.settings import Setting
 Step = Callable[[Setting, int], Setting | None]
 
 #: Latents to begin with, most that are tried, and the factor between.
-_FIRST_LATENTS, MOST_LATENTS, _TIMES = 16, 256, 4
-#: Factors of the weight of pseudo-rows between neighbours, in large steps and in small ones.
+_FIRST_LATENTS, MOST_LATENTS, _TIMES = 64, 256, 4
+#: Weights of the pseudo-rows on the ladder, in rows of data; beyond its ends by the last factor, within these limits.
+_LADDER, _LIMITS = (3.0, 1.0, 0.3, 0.1, 0.03), (1e-4, 1e4)
+#: Factors of the weight between neighbours, in large steps and in small ones.
 _LARGE, _SMALL = 10**0.5, 10**0.25
-#: The weight to begin with, as a share of the rows, the least, and the most in rows of data.
-_SHARE, _LEAST, _MOST_ROWS = 0.3, 1.0, 1e4
-#: Most latents at which the weight is climbed in large steps.
-_CLIMBED_LATENTS = 64
-#: What more latents, or another form, have to gain in score; and what a setting may be behind to be worth a climb.
-_GAIN, _PROMISING = 1e-3, 0.03
+#: What another number of latents, or another form, has to gain in score.
+_GAIN = 1e-3
 #: Most latents of automatic relevance determination: its steps turn the latents.
 _ARD_LATENTS = 32
 
@@ -56,7 +54,7 @@ def first_setting(num_instances: int, num_features: int, latent_dim: int | None,
     return Setting(
         latent_dim if latent_dim is not None else min(_FIRST_LATENTS, most_latents(num_instances, num_features)),
         noise if noise != "auto" else "isotropic",
-        pseudo_rows=max(_LEAST, round(_SHARE * num_instances, 1)),
+        pseudo_rows=_rounded(_LADDER[0] * num_instances),
     )
 
 
@@ -73,19 +71,30 @@ def walk(search: Search, first: Setting, freedom: Freedom, num_instances: int, m
     Raises:
         BudgetSpentError: the time is spent; what was tried until then is in the search.
     """
-    step = _weight_step(_LARGE, num_instances)
     best = search.try_(first, "the first")
     if freedom.shrinkage:
-        best = search.climb(best, step, "weight of the prior")
+        best = _down_the_ladder(search, best, num_instances)
     best = _forms(search, best, freedom)
     if freedom.latent_dim:
-        best = _latents(search, best, freedom, step, most)
+        best = _latents(search, best, freedom, num_instances, most)
     if freedom.shrinkage:
         latents = min(_ARD_LATENTS, most) if freedom.latent_dim else best.setting.latent_dim
         search.try_(Setting(latents, best.setting.noise, ard=True), "automatic relevance determination")
         best = search.best
     if freedom.shrinkage and not best.setting.ard:
         search.climb(best, _weight_step(_SMALL, num_instances), "weight of the prior, small steps")
+
+
+def _down_the_ladder(search: Search, first: Tried, num_instances: int) -> Tried:
+    """All weights of the ladder, each fit from the one before, and on beyond an end that is best."""
+    tried = [first]
+    for share in _LADDER[1:]:
+        setting = first.setting.but(pseudo_rows=_rounded(share * num_instances))
+        tried.append(search.try_(setting, "weight of the prior", near=tried[-1]))
+    best = max(tried, key=search.value)
+    if best in (tried[0], tried[-1]):
+        best = search.climb(best, _weight_step(_LARGE, num_instances), "weight of the prior, beyond the ladder")
+    return best
 
 
 def _forms(search: Search, best: Tried, freedom: Freedom) -> Tried:
@@ -102,30 +111,25 @@ def _forms(search: Search, best: Tried, freedom: Freedom) -> Tried:
     return best
 
 
-def _latents(search: Search, best: Tried, freedom: Freedom, step: Step, most: int) -> Tried:
-    """More latents as long as that is better; else fewer; then half as many if that is as good."""
-    begun = best.setting.latent_dim
-
-    def at(latent_dim: int, reason: str) -> Tried:
-        found = search.try_(best.setting.but(latent_dim=latent_dim), reason, near=best)
-        cheap = latent_dim <= _CLIMBED_LATENTS  # beyond, the weight hardly moves, and each fit costs more
-        if freedom.shrinkage and cheap and search.value(found) > search.value(best) - _PROMISING:
-            found = search.climb(found, step, f"weight of the prior, {reason}")
-        return found
-
-    while best.setting.latent_dim < most:
-        more = at(min(_TIMES * best.setting.latent_dim, most), "more latents")
-        if search.value(more) <= search.value(best) + _GAIN:
-            break
-        best = more
-    if best.setting.latent_dim > begun:
-        half = search.try_(best.setting.but(latent_dim=best.setting.latent_dim // 2), "fewer latents")
-        return half if search.value(half) > search.value(best) - _GAIN else best
+def _latents(search: Search, best: Tried, freedom: Freedom, num_instances: int, most: int) -> Tried:
+    """Many latents, or few with the weight climbed, where that is better; then half as many if that is as good."""
+    step = _weight_step(_LARGE, num_instances)
+    begun = best
+    few = search.try_(best.setting.but(latent_dim=max(1, best.setting.latent_dim // _TIMES)), "few latents")
+    if freedom.shrinkage:
+        few = search.climb(few, step, "weight of the prior with few latents")
+    if best.setting.latent_dim < most:
+        many = search.try_(best.setting.but(latent_dim=min(_TIMES * best.setting.latent_dim, most)), "many latents")
+        best = many if search.value(many) > search.value(best) + _GAIN else best
+    if search.value(few) > search.value(best) + _GAIN:
+        best = few
+    if best is begun and freedom.shrinkage:
+        return best
     while best.setting.latent_dim > 1:
-        fewer = at(best.setting.latent_dim // 2, "fewer latents")
-        if search.value(fewer) < search.value(best) - _GAIN:
+        half = search.try_(best.setting.but(latent_dim=best.setting.latent_dim // 2), "half as many latents")
+        if search.value(half) < search.value(best) - _GAIN:
             break
-        best = fewer
+        best = half
     return best
 
 
@@ -134,8 +138,13 @@ def _weight_step(factor: float, num_instances: int) -> Step:
 
     def step(setting: Setting, direction: int) -> Setting | None:
         weight = setting.pseudo_rows * factor**direction
-        if not 0.1 * _LEAST <= weight <= _MOST_ROWS * num_instances:
+        if not _LIMITS[0] * num_instances <= weight <= _LIMITS[1] * num_instances:
             return None
-        return setting.but(pseudo_rows=float(f"{weight:.3g}"))
+        return setting.but(pseudo_rows=_rounded(weight))
 
     return step
+
+
+def _rounded(weight: float) -> float:
+    """To three digits, as tables show it."""
+    return float(f"{weight:.3g}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from calmrl_prob.errors import NumericalError
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from calmrl_prob.selection.folds import Fold
 from calmrl_prob.selection.held_out import HeldOutSums
@@ -43,6 +44,10 @@ class Tried:
     sums: Sequence[Sequence[HeldOutSums]]
     seconds: float
     reason: str
+
+
+#: Score of what could not be fitted.
+_FAILED = Score(-math.inf, {}, {}, {}, -math.inf)
 
 
 class BudgetSpentError(Exception):
@@ -93,11 +98,16 @@ class Search:
         if time.perf_counter() > self.deadline:
             raise BudgetSpentError
         begun = time.process_time()
-        warm = near is not None and near.setting.latent_dim == setting.latent_dim
+        warm = near is not None and bool(near.fits) and near.setting.latent_dim == setting.latent_dim
         fits, scores, sums = [], [], []
         for k, fold in enumerate(self.folds):
             start = near.fits[k] if warm and near is not None else None
-            lg = self._fit(fold, setting, start)
+            try:
+                lg = self._fit(fold, setting, start)
+            except NumericalError:  # a setting that cannot be computed with is none to choose
+                scores = [_FAILED] * len(self.folds)
+                reason += "; failed: not positive definite in floating point"
+                break
             parts = fold.sums(lg)
             fits.append(lg)
             sums.append(parts)
