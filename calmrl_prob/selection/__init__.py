@@ -1,7 +1,7 @@
 """Settings of a fit, chosen by how well held-out rows are imputed, and the intervals learned beside.
 
-A reader begins with ``fit.py``, which users call as ``calmrl_prob.fit``; ``ladder.py`` says what is tried, ``scores.py``
-by what it is judged, ``held_out.py`` has the closed forms, ``intervals.py`` what makes intervals hold.
+A reader begins with ``fit.py``, which users call as ``calmrl_prob.fit``; ``ladder.py`` says what is tried,
+``scores.py`` by what it is judged, ``held_out.py`` has the closed forms, ``intervals.py`` what makes intervals hold.
 """
 
 from __future__ import annotations

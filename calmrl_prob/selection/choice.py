@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Choice:
-    """The settings that a fit chose by held-out imputations; :func:`calmrl_prob.plots.choice` draws it.
+    """The settings that a fit chose by held-out imputations; ``cal.plots.choice`` draws it.
 
     Attributes:
         setting: what was chosen.

@@ -11,11 +11,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
@@ -121,7 +122,7 @@ def fit(
 
 
 def _freedom(model: object, shrinkage: object, options: Mapping[str, Any]) -> Freedom | None:
-    """What is open; None if nothing is."""
+    """Parts of the settings that are open; None if nothing is."""
     if shrinkage not in ("auto", "held-out", None):
         raise ArgumentError(f"shrinkage: expected 'auto', 'held-out' or None, got {shrinkage!r}.")
     if not isinstance(model, SharedLatentModel):
@@ -143,7 +144,7 @@ def _checked(data: object, model: SharedLatentModel) -> MultimodalData | FoldedS
         )
     if isinstance(data, FoldedStatistics):
         if list(data.dims.items()) != list(model.dims.items()):
-            raise ArgumentError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
+            raise SchemaError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
         return data
     if not isinstance(data, MultimodalData):
         fit_settled(model, data)  # type: ignore[arg-type]  # refuses it in its own words
@@ -231,9 +232,9 @@ class _Chosen:
             for part in fold.rows(lg)
         )
         scales = scales_of_rows(rows, slopes) or scales_of_sums(sums, slopes)
-        centres = {name: sum(fold.centre[name] for fold in folds) / len(folds) for name in folds[0].centre}
-        centres = self._scaling.unscale_centres(centres)  # type: ignore[arg-type]
-        return HeldOutIntervals(self._model.dims.keys(), scales, slopes, centres, len(folds))  # type: ignore[arg-type]
+        centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
+        centres = self._scaling.unscale_centres(centres)
+        return HeldOutIntervals(self._model.names, scales, slopes, centres, len(folds))
 
     def _final(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:
         """The fit to all rows, in the units of the scaling, loaded in the data's own."""
@@ -261,7 +262,7 @@ def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scorable(data: MultimodalData | FoldedStatistics) -> int:
-    """How many instances have two modalities or more."""
+    """Number of instances that have two modalities or more."""
     if isinstance(data, MultimodalData):
         return int((data.observed_mask.sum(1) > 1).sum())
     return int(sum(float(s[-1, -1]) for fold in data.folds for p, s in fold.scatters.items() if sum(p) > 1))

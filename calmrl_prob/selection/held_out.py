@@ -1,8 +1,9 @@
-"""How well a model imputes whole modalities of rows that it was not fitted to, from rows or from their statistics.
+"""Held-out imputations of whole modalities, and their squared errors, from rows or from their statistics.
 
 For a modality m of the rows that have it and other modalities r, the imputation from the others is linear in x_r,
 
-    x^m - mu^m = W^m V_r h_r + error,    V_r = (S0^-1 + sum_{o in r} A^o)^-1,  h_r = sum_{o in r} W^oT Psi^o^-1 (x^o - mu^o)
+    x^m - mu^m = W^m V_r h_r + error,    V_r = (S0^-1 + sum_{o in r} A^o)^-1,
+    h_r = sum_{o in r} W^oT Psi^o^-1 (x^o - mu^o)
 
 so the sums of squared errors are quadratic forms in the scatter of the rows: with H~ [x_r; 1] = h_r and T the augmented
 scatter, sum e e^T needs H~ T_rm and H~ T_rr H~^T alone. From statistics, scoring costs the same however many rows there

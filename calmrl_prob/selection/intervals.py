@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,6 +22,9 @@ from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
 from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Levels of the central intervals whose half-widths are kept.
 LEVELS = torch.cat(
@@ -56,7 +58,7 @@ class ErrorScale:
 
 
 class HeldOutIntervals:
-    """What ``cal.impute`` puts the stated uncertainty of a chosen fit right by.
+    """Errors of held-out imputations, by which ``cal.impute`` puts the stated uncertainty of a chosen fit right.
 
     Attributes:
         names: the modalities of the model.
@@ -142,6 +144,8 @@ class HeldOutIntervals:
             over features; half_width of each level in standard deviations of the model (a normal's: 0.67, 1.64, 1.96);
             slope.
         """
+        import pandas as pd
+
         rows = []
         for groups in self.scales.values():
             for group in groups.values():
@@ -197,7 +201,8 @@ def scales_of_sums(sums: Sequence[HeldOutSums], slopes: Mapping[str, float]) -> 
     found: dict[str, dict[str | None, ErrorScale]] = {}
     for name in dict.fromkeys(part.modality for part in sums):
         own = [part for part in sums if part.modality == name]
-        groups = {None: own, **{pattern: [p for p in own if "+".join(p.seen) == pattern] for pattern in _patterns(own)}}
+        groups: dict[str | None, list[HeldOutSums]] = {None: own}
+        groups |= {pattern: [p for p in own if "+".join(p.seen) == pattern] for pattern in _patterns(own)}
         found[name] = {}
         for pattern, parts in groups.items():
             count = int(sum(float(part.count.max()) for part in parts))

@@ -1,8 +1,8 @@
-"""Which settings are tried, and in which order.
+"""The settings that are tried, and their order.
 
 At a moderate K the weight of the pseudo-rows goes down a whole ladder, from a prior of many times the rows to one of a
-few, and beyond while an end of it is best: scores along it can have several tops. Then other forms of prior and noise at
-the best weight; more latents, and fewer, the weight climbed from there; automatic relevance determination; and the
+few, and beyond while an end of it is best: scores along it can have several tops. Then other forms of prior and noise
+at the best weight; more latents, and fewer, the weight climbed from there; automatic relevance determination; and the
 weight in small steps. Shrinkage, not a small K, is what keeps imputations from overfitting: with few latents and no
 prior they are wrong, not only poor, since one latent then serves two modalities' own variation.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from calmrl_prob.selection.search import Search, Tried
 from calmrl_prob.selection.settings import Setting
@@ -31,7 +32,7 @@ _ARD_LATENTS = 32
 
 @dataclass(frozen=True)
 class Freedom:
-    """What is to be chosen; the rest stays as it is in the first setting.
+    """Parts of a setting that are to be chosen; the rest stays as it is in the first setting.
 
     Attributes:
         latent_dim: K.
@@ -99,7 +100,7 @@ def _down_the_ladder(search: Search, first: Tried, num_instances: int) -> Tried:
 
 def _forms(search: Search, best: Tried, freedom: Freedom) -> Tried:
     """Variances of features in the prior, and noise by feature, where that is better."""
-    forms = []
+    forms: list[tuple[dict[str, Any], str]] = []
     if freedom.shrinkage:
         forms.append(({"pooling": 0.0}, "variances of features in the prior"))
     if freedom.noise:

@@ -17,7 +17,7 @@ Criterion = Literal["imputation", "retrieval"]
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(Options):
-    """How :func:`calmrl_prob.fit` chooses what was left open; it takes each of these by keyword.
+    """Options of the choice that :func:`calmrl_prob.fit` makes, which takes each of them by keyword too.
 
     Attributes:
         criterion: "imputation", squared error and log score of imputing whole modalities of held-out rows; or

@@ -59,7 +59,7 @@ def warn_of_plain_likelihood(found: FitResult, data: object) -> None:
 
 
 def _rows(data: object) -> dict[str, int]:
-    """How many instances have each modality."""
+    """Numbers of instances that have each modality."""
     if isinstance(data, MultimodalData):
         return {name: int(data.observed(name).sum()) for name in data.names}
     if isinstance(data, FoldedStatistics):

@@ -1,4 +1,4 @@
-"""How well held-out rows find each other across modalities, by likelihood ratio.
+"""Retrieval of held-out rows across modalities, by likelihood ratio.
 
 For a query with modality i and candidates with modality j, log p(x^j | x^i) - log p(x^j) up to what is the same for all
 candidates of a query is, with V_ij = (I + A_i + A_j)^-1 and V_j = (I + A_j)^-1,

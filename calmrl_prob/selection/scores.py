@@ -6,9 +6,11 @@ For each modality, over held-out rows and the modalities that they were imputed 
     R_log  = 1 - exp(-2 G),   G = mean over features of log p(x | others) - log N(x; mean, variance), nats
 
 R_log is the same share in terms of log score (Cox & Snell, Analysis of Binary Data, 1989, whose R^2 it is): equal to
-R^2 for one feature with a normal error of the right size. The log score is that of variances put right by one factor for
-each modality and pattern, as the intervals of a fit are, so that neither a setting that claims too much nor one that
-claims too little is charged for what is mended anyway. The score is the mean of both over modalities.
+R^2 for one feature with a normal error of the right size. The log score is that of variances put right feature by
+feature, as the intervals of a fit are, so that neither a setting that claims too much nor one that claims too little is
+charged for what is mended anyway: G = 1/2 mean over features of log (sum (x - mean)^2 / sum (x - imputed)^2), for each
+pattern of others. The score is 3/4 R^2 + 1/4 R_log, mean over modalities: squared error is what imputations are judged
+by, in the units of the modality; the other does not depend on units, and keeps small features from being forgotten.
 
 The evidence of held-out rows is not used: how features of one modality go together outweighs there what modalities tell
 of each other, and fits whose imputations are worse than the mean have had the best of it.
@@ -91,5 +93,5 @@ def mean_score(scores: Sequence[Score]) -> Score:
 
     value = float(torch.tensor([score.value for score in scores]).nanmean())
     retrieval = float(torch.tensor([score.retrieval for score in scores]).nanmean())
-    parts = ([s.r2 for s in scores], [s.log_score for s in scores], [s.calibration for s in scores])
-    return Score(value, *map(mean, parts), retrieval)
+    r2, log_score = mean([s.r2 for s in scores]), mean([s.log_score for s in scores])
+    return Score(value, r2, log_score, mean([s.calibration for s in scores]), retrieval)

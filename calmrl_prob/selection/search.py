@@ -84,7 +84,7 @@ class Search:
         return score.retrieval if self.criterion == "retrieval" else score.value
 
     def value(self, tried: Tried) -> float:
-        """What is to be high, mean over folds."""
+        """Value that is to be high, mean over folds."""
         return float(np.mean([self.value_of_fold(fold) for fold in tried.folds]))
 
     def try_(self, setting: Setting, reason: str, near: Tried | None = None) -> Tried:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setting:
-    """What is chosen of a fit.
+    """A setting of a fit: all that is chosen.
 
     Attributes:
         latent_dim: K.

@@ -86,6 +86,7 @@ FLOORS: dict[str, dict[str, str]] = {
     "on top": {
         "plots":                         "errors _support data alignment posteriors inference evaluation",
         "recalibration":                 "errors _support data posteriors inference evaluation",
+        "selection":                     "errors _support linear_gaussian data model posteriors inference",
         "training":                      "errors _support linear_gaussian data alignment evaluation",
     },
 }

@@ -58,7 +58,7 @@ def test_what_it_chooses_covers_more_than_maximum_likelihood(data: MultimodalDat
     coverage = {}
     for kind, options in {"likelihood": FAST, "shrunk": dict(found.options)}.items():
         own = cal.SharedLatentModel(data.dims, 10)
-        cal.fit(own, train, **options)  # type: ignore[arg-type]
+        cal.inference.fit(own, train, **options)  # type: ignore[arg-type]  # cal.fit warns of the likelihood's
         table = masked_validation(own, new, num_draws=0).summary()
         coverage[kind] = table["coverage"].mean(), table["crps"].mean()
     assert coverage["likelihood"][0] < 0.82

@@ -1,0 +1,64 @@
+"""Folds: dealt evenly, whole groups together, and the same from rows and from statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import calmrl_prob as cal
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.linear_gaussian import SufficientStatistics, fit_em
+from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, make_folds
+
+
+@pytest.fixture(scope="module")
+def data() -> cal.MultimodalData:
+    return cal.datasets.make_synthetic(150, {"a": 5, "b": 4}, latent_dim=2, missing_rate=0.3, seed=0).data
+
+
+def test_rows_are_dealt_evenly_and_by_seed() -> None:
+    fold = deal(100, 3, seed=1)
+    assert sorted(np.bincount(fold).tolist()) == [33, 33, 34]
+    assert (fold == deal(100, 3, seed=1)).all()
+    assert (fold != deal(100, 3, seed=2)).any()
+
+
+def test_rows_of_a_group_share_a_fold() -> None:
+    groups = np.repeat([f"subject {n}" for n in range(12)], np.arange(1, 13))
+    fold = deal(len(groups), 3, 0, groups)
+    assert all(len(set(fold[groups == group].tolist())) == 1 for group in set(groups.tolist()))
+    assert np.bincount(fold).max() - np.bincount(fold).min() <= 12  # the largest group
+
+
+@pytest.mark.parametrize("groups", [["a"] * 9, ["a", "b"] * 5])
+def test_groups_that_do_not_serve_are_refused(groups: list[str]) -> None:
+    with pytest.raises(ArgumentError, match="groups"):
+        deal(10, 3, 0, groups)
+
+
+def test_a_fold_of_rows_and_one_of_statistics_are_the_same(data: cal.MultimodalData) -> None:
+    rows = [RowFold(data.subset(deal(150, 3, 0) != k), data.subset(deal(150, 3, 0) == k)) for k in range(3)]
+    statistics = make_folds(FoldedStatistics.of(data, 3, 0), 2, 3, 0)
+    for one, other in zip(rows, statistics, strict=True):
+        assert isinstance(other, StatisticsFold)
+        for name in data.names:
+            torch.testing.assert_close(one.centre[name], other.centre[name])
+            torch.testing.assert_close(one.spread[name], other.spread[name])
+        lg = fit_em(other.train, 2).linear_gaussian
+        by_key = {(p.modality, p.seen): p for p in other.sums(lg)}
+        for part in one.sums(lg):
+            torch.testing.assert_close(part.square_error, by_key[part.modality, part.seen].square_error)
+
+
+def test_what_is_no_set_of_folds_is_refused(data: cal.MultimodalData) -> None:
+    whole = SufficientStatistics.from_blocks(data.blocks)
+    other = SufficientStatistics({"a": 5})
+    with pytest.raises(ArgumentError, match="2 or more"):
+        FoldedStatistics([whole])
+    with pytest.raises(SchemaError, match="modalities"):
+        FoldedStatistics([whole, other])
+    with pytest.raises(ArgumentTypeError, match="SufficientStatistics"):
+        FoldedStatistics([whole, data])  # type: ignore[list-item]
+    with pytest.raises(ArgumentError, match="single features"):
+        FoldedStatistics.of(cal.MultimodalData({"a": np.array([[1.0, np.nan], [2.0, 3.0]])}, missing="features"))

@@ -1,0 +1,85 @@
+"""Predictives put right by held-out errors: quantiles, levels, and imputations drawn to the mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from calmrl_prob.posteriors.predictive import NormalPredictive
+from calmrl_prob.selection.error_predictive import HeldOutPredictive
+from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
+from calmrl_prob.selection.intervals import LEVELS, scales_of_rows, scales_of_sums, slopes_to_the_mean
+
+
+def sums(error: float, square: float, product: float) -> HeldOutSums:
+    one = torch.ones(1, dtype=torch.float64)
+    return HeldOutSums("a", ("b",), 100 * one, error * one, square * one, product * one, one)
+
+
+def test_slopes_are_those_of_least_squares_where_imputations_lose() -> None:
+    assert slopes_to_the_mean([sums(50.0, 100.0, 75.0)]) == {"a": 1.0}
+    # sum of squared imputations: error - square + 2 product = 150 - 100 + 2 * 20 = 90
+    assert slopes_to_the_mean([sums(150.0, 100.0, 20.0)])["a"] == pytest.approx(20 / 90)
+    assert slopes_to_the_mean([sums(150.0, 100.0, -5.0)]) == {"a": 0.0}
+
+
+def errors(number: int, width: int, scale: float) -> HeldOutRows:
+    generator = torch.Generator().manual_seed(0)
+    truth = scale * torch.randn(number, width, generator=generator, dtype=torch.float64)
+    return HeldOutRows("a", ("b",), truth, torch.zeros_like(truth), torch.ones(width, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("number", "lists"), [(100, 1), (2000, 3)])
+def test_half_widths_of_normal_errors_are_those_of_a_normal(number: int, lists: int) -> None:
+    centre = torch.zeros(3, dtype=torch.float64)
+    found = scales_of_rows([(errors(number, 3, 2.0), centre)], {"a": 1.0})["a"]
+    assert found.keys() == {None, "b"}
+    scale = found["b"]
+    assert scale.half_widths is not None
+    assert len(scale.factor) == len(scale.half_widths) == lists
+    normal = 2 * torch.special.ndtri((1 + LEVELS) / 2)
+    middle = LEVELS < 0.96  # quantiles of 300 numbers at least; their standard errors are below 5% there
+    torch.testing.assert_close(
+        scale.half_widths[:, middle], normal[middle].expand(lists, -1), rtol=0.15, atol=0.06
+    )
+    torch.testing.assert_close(scale.factor, torch.full((lists,), 4.0).double(), rtol=0.25, atol=0)
+
+
+def test_statistics_give_the_factors_that_rows_give() -> None:
+    rows, centre = errors(2000, 3, 2.0), torch.zeros(3, dtype=torch.float64)
+    one = scales_of_rows([(rows, centre)], {"a": 1.0})["a"]["b"]
+    other = scales_of_sums([rows.sums(centre)], {"a": 1.0})["a"]["b"]
+    assert other.half_widths is None
+    torch.testing.assert_close(one.factor, other.factor, rtol=1e-5, atol=0)  # scores are kept in single precision
+
+
+def predictive(slope: float = 1.0) -> HeldOutPredictive:
+    mean = torch.tensor([[0.0, 1.0], [2.0, -1.0]]).double()
+    base = NormalPredictive(mean, torch.zeros_like(mean), torch.tensor([1.0, 4.0]).double())
+    widths = 3 * torch.special.ndtri((1 + LEVELS) / 2)
+    tables = [widths[None], torch.stack([widths, 2 * widths])]
+    factor = torch.full_like(mean, 9.0)
+    return HeldOutPredictive(base, factor, torch.ones(2).double(), slope, LEVELS, tables, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("probability", [0.0001, 0.03, 0.3, 0.5, 0.7, 0.97, 0.9999])
+def test_levels_invert_quantiles(probability: float) -> None:
+    found = predictive()
+    torch.testing.assert_close(found.cdf(found.quantile(probability)), torch.full((2, 2), probability).double())
+
+
+def test_quantiles_rise_and_are_as_wide_as_the_tables_say() -> None:
+    found = predictive()
+    quantiles = torch.stack([found.quantile(p) for p in torch.linspace(0.001, 0.999, 60).tolist()])
+    assert bool((quantiles.diff(dim=0) > 0).all())
+    half = found.quantile(0.95) - found.mean
+    torch.testing.assert_close(half, 3 * 1.6449 * torch.tensor([[1.0, 2.0], [1.0, 4.0]]).double(), rtol=1e-4, atol=0)
+    assert not found.normal
+
+
+def test_means_are_drawn_to_the_centre_and_draws_with_them() -> None:
+    found = predictive(slope=0.5)
+    torch.testing.assert_close(found.mean, torch.tensor([[0.5, 1.0], [1.5, 0.0]]).double())
+    torch.testing.assert_close(found.spread(found.base.mean), found.mean)
+    values = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(found.restore(found.spread(values)), values)
