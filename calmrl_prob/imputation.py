@@ -437,7 +437,7 @@ def _recalibrator(model: object, recalibrated: Recalibrator | bool | None) -> Re
 
 
 def _own_intervals(model: object) -> Recalibrator | None:
-    """Intervals that a fit which chose its settings learned of its errors; None once the parameters have changed since."""
+    """Intervals that a fit which chose its settings learned of its errors; None once its parameters have changed."""
     found: Any = getattr(model, "intervals", None)
     if found is None:
         model = getattr(model, "model", model)  # a FitResult stands for its model

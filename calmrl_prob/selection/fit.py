@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from types import MappingProxyType
+from dataclasses import fields
 from typing import Any, Literal
-
-import numpy as np
-import torch
 
 from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob._support.progress import Callback, progress_bar
@@ -19,21 +14,15 @@ from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
+from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.selection.choice import Choice, choice_of, no_choice
-from calmrl_prob.selection.folds import Fold, FoldedStatistics, make_folds
-from calmrl_prob.selection.held_out import added
-from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums, slopes_to_the_mean
-from calmrl_prob.selection.ladder import Freedom, first_setting, most_latents, walk
+from calmrl_prob.selection.chosen_fit import ChosenFit
+from calmrl_prob.selection.folds import FoldedStatistics
+from calmrl_prob.selection.ladder import Freedom
 from calmrl_prob.selection.options import ChoiceOptions
-from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_plain_likelihood
-from calmrl_prob.selection.scaling import Scaling
-from calmrl_prob.selection.search import BudgetSpentError, Search
-from calmrl_prob.selection.settings import Setting
+from calmrl_prob.selection.reliability import warn_of_plain_likelihood
+from calmrl_prob.selection.settings import SETTLES_PRIOR
 
-#: Options of the fit that settle the prior, so that it is not chosen.
-_SETTLES_PRIOR = ("pseudo_rows", "pseudo_row_pooling", "loadings_prior", "loadings_precision", "noise_pseudo_count")
 #: A bar is shown by default from so many numbers on: what takes more than a few seconds.
 _LONG = 5_000_000
 
@@ -118,7 +107,7 @@ def fit(
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
     data = _checked(data, model)
     with _bar(progress, data) as callback:
-        return _Chosen(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+        return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
 
 def _freedom(model: object, shrinkage: object, options: Mapping[str, Any]) -> Freedom | None:
@@ -130,7 +119,7 @@ def _freedom(model: object, shrinkage: object, options: Mapping[str, Any]) -> Fr
             raise ArgumentError("shrinkage: 'held-out' serves a SharedLatentModel; of others see cal.choose_shrinkage.")
         return None
     latent_dim, noise = model.requested
-    given = any(key in options for key in _SETTLES_PRIOR)
+    given = any(key in options for key in SETTLES_PRIOR)
     shrunk = not given and (shrinkage == "held-out" or (shrinkage == "auto" and latent_dim is None))
     freedom = Freedom(latent_dim is None, latent_dim is None and noise is None, shrunk)
     return freedom if freedom.latent_dim or freedom.shrinkage else None
@@ -164,114 +153,3 @@ def _bar(progress: bool | None, data: MultimodalData | FoldedStatistics) -> Iter
         return
     with progress_bar("choosing settings", None) as callback:
         yield callback
-
-
-class _Chosen:
-    """One choice and the fit that follows."""
-
-    def __init__(
-        self,
-        model: SharedLatentModel,
-        data: MultimodalData | FoldedStatistics,
-        seed: int,
-        how: ChoiceOptions,
-        freedom: Freedom,
-        callback: Callback | None,
-    ) -> None:
-        self._model, self._seed, self._how, self._freedom, self._callback = model, seed, how, freedom, callback
-        self._begun = time.perf_counter()
-        self._scaling = Scaling.of(data, how.scale)
-        self._data, self._scaled = data, self._scaling.scaled(data)
-        if freedom.noise is False and self._scaling.divisors and model.requested[1] == "isotropic":
-            self._scaling, self._scaled = Scaling("none", {}), data  # asked for: one variance in the data's own units
-
-    def fit(self, options: Mapping[str, Any]) -> FitResult:
-        """Choose, fit to all rows, and attach choice and intervals."""
-        latent_dim, noise = self._model.requested
-        scorable = _scorable(self._data)
-        folds = self._how.folds if isinstance(self._data, MultimodalData) else len(self._data.folds)
-        trained = max(1, round(self._data.num_instances * (folds - 1) / folds))
-        num_features = sum(self._data.dims.values())
-        first = first_setting(trained, num_features, latent_dim, noise or "auto")
-        fixed = _fixed(options)
-        if not self._freedom.shrinkage:
-            first = first.but(**{"pseudo_rows": 0.0, **fixed})
-        if reason := _unscorable(scorable, folds):
-            choice, intervals = no_choice(first, self._how.criterion, self._scaling.kind, reason), None
-        else:
-            choice, intervals = self._choose(first, trained, most_latents(trained, num_features))
-        rest = {key: value for key, value in options.items() if key not in _SETTLES_PRIOR}
-        found = self._final(choice.setting, {**rest, **choice.options})
-        warn_of_a_choice(choice, {} if intervals is None else intervals.slopes)
-        if intervals is not None:
-            intervals = intervals.of(found.model)
-        found.model.intervals = intervals
-        return replace(found, choice=choice, intervals=intervals, seconds=time.perf_counter() - self._begun)
-
-    def _choose(self, first: Setting, trained: int, most: int) -> tuple[Choice, HeldOutIntervals | None]:
-        folds = make_folds(self._scaled, 64, self._how.folds, self._seed, self._how.groups)
-        deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
-        search = Search(folds, self._seed, self._how.criterion, deadline, self._callback)
-        not_tried = ""
-        try:
-            walk(search, first, self._freedom, trained, most)
-        except BudgetSpentError:
-            not_tried = f"the budget of {self._how.budget:g} s was spent after {len(search.tried)} settings"
-        if not search.tried:
-            return no_choice(first, self._how.criterion, self._scaling.kind, not_tried), None
-        choice = choice_of(search, self._how.criterion, self._scaling.kind, not_tried)
-        return choice, self._intervals(folds, search)
-
-    def _intervals(self, folds: list[Fold], search: Search) -> HeldOutIntervals:
-        best = search.best
-        sums = list(added(part for parts in best.sums for part in parts).values())
-        slopes = slopes_to_the_mean(sums)
-        rows = (
-            (part, fold.centre[part.modality])
-            for fold, lg in zip(folds, best.fits, strict=True)
-            for part in fold.rows(lg)
-        )
-        scales = scales_of_rows(rows, slopes) or scales_of_sums(sums, slopes)
-        centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
-        centres = self._scaling.unscale_centres(centres)
-        return HeldOutIntervals(self._model.names, scales, slopes, centres, len(folds))
-
-    def _final(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:
-        """The fit to all rows, in the units of the scaling, loaded in the data's own."""
-        data = self._scaled if isinstance(self._scaled, MultimodalData) else self._scaled.total
-        noise: Any = setting.noise
-        working = SharedLatentModel(self._model.dims, setting.latent_dim, noise, seed=0, dtype=self._model.dtype)
-        found = fit_settled(working, data, "em", seed=self._seed, **options)
-        form: LinearGaussian = self._scaling.unscaled(working.linear_gaussian().detach())
-        prior = self._model.prior if self._model.requested[0] is not None else None
-        self._model.settle(setting.latent_dim, "diagonal" if self._scaling.divisors else noise, prior)
-        self._model.load_linear_gaussian(form)
-        return replace(found, model=self._model, options=MappingProxyType(dict(options)))
-
-
-def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of a setting that the options of a fit give."""
-    found: dict[str, Any] = {}
-    if "pseudo_rows" in options:
-        found["pseudo_rows"] = float(options["pseudo_rows"])
-    if "pseudo_row_pooling" in options:
-        found["pooling"] = float(options["pseudo_row_pooling"])
-    if options.get("loadings_prior") == "ard":
-        found["ard"] = True
-    return found
-
-
-def _scorable(data: MultimodalData | FoldedStatistics) -> int:
-    """Number of instances that have two modalities or more."""
-    if isinstance(data, MultimodalData):
-        return int((data.observed_mask.sum(1) > 1).sum())
-    return int(sum(float(s[-1, -1]) for fold in data.folds for p, s in fold.scatters.items() if sum(p) > 1))
-
-
-def _unscorable(scorable: int, folds: int) -> str:
-    """Why nothing can be held out, in words; empty if it can."""
-    if scorable == 0:
-        return "no instance has two modalities, so that no imputation can be compared with the truth"
-    if scorable < 2 * folds:
-        return f"only {scorable} instances have two modalities, too few for {folds} folds"
-    return ""

@@ -64,6 +64,7 @@ class Search:
         criterion: "imputation" or "retrieval": what is to be high.
         deadline: seconds of ``time.perf_counter`` after which nothing more is begun.
         callback: told of every setting tried.
+        fixed: options of every fit.
         tried: all settings, in order.
     """
 
@@ -72,6 +73,7 @@ class Search:
     criterion: str = "imputation"
     deadline: float = float("inf")
     callback: Callable[[int, float], None] | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     tried: dict[Setting, Tried] = field(default_factory=dict)
 
     @property
@@ -120,6 +122,7 @@ class Search:
 
     def _fit(self, fold: Fold, setting: Setting, start: LinearGaussian | None) -> LinearGaussian:
         settings: Mapping[str, Any] = {
+            **self.fixed,
             **setting.options(),
             "noise": setting.noise,
             "seed": self.seed,

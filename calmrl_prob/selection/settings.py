@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+#: Options of a fit that settle the prior, so that it is not chosen.
+SETTLES_PRIOR = ("pseudo_rows", "pseudo_row_pooling", "loadings_prior", "loadings_precision", "noise_pseudo_count")
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -62,7 +62,7 @@ def test_imputations_are_better_than_the_mean_where_plain_likelihood_is_worse(fi
 
 @pytest.mark.parametrize(("level", "room"), [(0.5, 0.08), (0.9, 0.045), (0.95, 0.035)])
 def test_intervals_hold(fit: cal.FitResult, level: float, room: float) -> None:
-    """Three standard errors of a quantile learned from 100 held-out rows of a pattern, with 4 numbers in each to tell."""
+    """Three standard errors of a quantile learned from 100 held-out rows of a pattern, 4 numbers in each to tell."""
     test = private(1000, seed=1, missing=0.0)
     for name in DIMS:
         others = [other for other in DIMS if other != name]
@@ -196,7 +196,7 @@ def test_an_open_model_has_no_parameters_until_it_is_fitted(data: cal.Multimodal
     model = cal.SharedLatentModel(DIMS)
     assert not model.settled
     for call in (model.linear_gaussian, lambda: model(3), lambda: cal.impute(model, data)):
-        with pytest.raises(ModelError, match="cal.fit"):
+        with pytest.raises(ModelError, match=r"cal\.fit"):
             call()
     cal.fit(model, data.subset(slice(0, 100)))
     assert model.settled
@@ -263,7 +263,7 @@ def test_single_features_may_be_missing(data: cal.MultimodalData) -> None:
 def test_choice_and_intervals_can_be_copied_and_pickled(fit: cal.FitResult, data: cal.MultimodalData) -> None:
     seen = data.subset(data.rows_with("a")).select(["a"])
     expected = cal.impute(fit, seen, names=["b"]).interval(0.9)["b"][1]
-    for copied in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):  # noqa: S301 - our own
+    for copied in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         other = cal.impute(fit.model, seen, names=["b"], recalibrated=copied(fit.intervals)).interval(0.9)["b"][1]
         torch.testing.assert_close(other, expected)
         assert repr(copied(fit.choice)) == repr(fit.choice)

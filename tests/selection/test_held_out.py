@@ -90,7 +90,11 @@ def test_the_shift_of_statistics_changes_nothing() -> None:
 def test_sums_of_parts_are_the_sum_of_the_whole() -> None:
     lg, data = model(), rows()
     centre = {name: torch.zeros(width, dtype=torch.float64) for name, width in DIMS.items()}
-    parts = [p.sums(centre[p.modality]) for half in (slice(0, 25), slice(25, 60)) for p in imputed_rows(lg, data.subset(half))]
+    parts = [
+        p.sums(centre[p.modality])
+        for half in (slice(0, 25), slice(25, 60))
+        for p in imputed_rows(lg, data.subset(half))
+    ]
     whole = {(p.modality, p.seen): p.sums(centre[p.modality]) for p in imputed_rows(lg, data)}
     for key, found in added(parts).items():
         torch.testing.assert_close(found.square_error, whole[key].square_error)

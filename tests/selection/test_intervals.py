@@ -39,9 +39,7 @@ def test_half_widths_of_normal_errors_are_those_of_a_normal(number: int, lists: 
     assert len(scale.factor) == len(scale.half_widths) == lists
     normal = 2 * torch.special.ndtri((1 + LEVELS) / 2)
     middle = LEVELS < 0.96  # quantiles of 300 numbers at least; their standard errors are below 5% there
-    torch.testing.assert_close(
-        scale.half_widths[:, middle], normal[middle].expand(lists, -1), rtol=0.15, atol=0.06
-    )
+    torch.testing.assert_close(scale.half_widths[:, middle], normal[middle].expand(lists, -1), rtol=0.15, atol=0.06)
     torch.testing.assert_close(scale.factor, torch.full((lists,), 4.0).double(), rtol=0.25, atol=0)
 
 

@@ -18,7 +18,7 @@ import calmrl_prob as cal
 from calmrl_prob import MultimodalData, masked_validation
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.datasets import make_synthetic
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, ReliabilityWarning
 from calmrl_prob.evaluation.imputation.held_out import energy_score
 from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation
 from calmrl_prob.evaluation.imputation.masking import hidings
