@@ -80,10 +80,15 @@ class CorrelatedNoise:
         scores = torch.cholesky_solve(self.factor.mT @ (right / self.specific[:, None]), self._lower)
         return (right - self.factor @ scores) / self.specific[:, None]
 
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """Psi^-1, (D, D), where Psi itself is factored."""
+        return torch.cholesky_inverse(self._lower)
+
     def inverse_diagonal(self) -> Tensor:
         """diag(Psi^-1), (D,)."""
         if self.dense:
-            return torch.cholesky_inverse(self._lower).diagonal()
+            return self._inverse.diagonal()
         whitened = torch.linalg.solve_triangular(self._lower, self.factor.mT, upper=False)
         return 1 / self.specific - whitened.square().sum(0) / self.specific.square()
 
@@ -105,11 +110,14 @@ class CorrelatedNoise:
             diagonal: of S, (D,).
         """
         if self.dense:
-            identity = torch.eye(len(diagonal), dtype=diagonal.dtype, device=diagonal.device)
-            return torch.cholesky_solve(times(identity), self._lower).diagonal().sum()
+            return times(self._inverse).diagonal().sum()
         scaled = self.factor / self.specific[:, None]
         inner = torch.cholesky_solve(scaled.mT @ times(scaled), self._lower)
         return (diagonal / self.specific).sum() - inner.diagonal().sum()
+
+    def trace_product(self, matrix: Tensor) -> Tensor:
+        """tr(Psi^-1 S), (), of a matrix S (D, D) at hand, where Psi itself is factored."""
+        return (self._inverse * matrix).sum()
 
     def draw(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise of n rows, (n, D)."""

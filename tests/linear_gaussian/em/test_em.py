@@ -18,7 +18,8 @@ from calmrl_prob.linear_gaussian import (
     log_marginal,
 )
 from calmrl_prob.linear_gaussian.em.cost import choose_form
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.em.maximization import maximize
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.rowwise import ModalityStep
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
