@@ -13,12 +13,12 @@ import copy
 import weakref
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import TorchDistribution, constraints
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
@@ -29,10 +29,13 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateErr
 from calmrl_prob.linear_gaussian import (
     LinearGaussian,
     LinearGaussianMixture,
+    NoiseForm,
     ScaleMixture,
     Structure,
     StructuresByInstance,
+    require_diagonal_noise,
 )
+from calmrl_prob.noise_parameters import NoiseParameters, with_noise
 from calmrl_prob.priors import NormalPrior, Prior
 
 #: Names of Pyro sites that no modality may take.
@@ -58,10 +61,15 @@ class SharedLatentModel(PyroModule):
     Args:
         dims: number of features D_m of each modality.
         latent_dim: K.
-        noise: "isotropic", one noise variance per modality (the paper), or "diagonal", one per feature.
+        noise: "isotropic", one noise variance per modality (the paper), "diagonal", one per feature, or noise that is
+            correlated within a modality: "full", a covariance of its features, or "low_rank", factors of its own
+            besides a variance per feature. The latter two carry what a modality shares with no other; they take the
+            normal prior.
         prior: p(z); the standard normal if not given.
         seed: of the small random loadings it starts from (intercepts 0, noise variances 1).
         dtype: of the parameters and all K-dimensional algebra.
+        noise_rank: how many factors "low_rank" noise has, for all modalities or by name; by default K, or a third of
+            the features where that is less.
 
     Raises:
         ArgumentError: no modality, a width or K below 1, an unknown kind of noise, a prior for another K, a modality
@@ -85,20 +93,20 @@ class SharedLatentModel(PyroModule):
         self,
         dims: Mapping[str, int],
         latent_dim: int = 16,
-        noise: Literal["isotropic", "diagonal"] = "isotropic",
+        noise: NoiseForm = "isotropic",
         prior: Prior | None = None,
         *,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
+        noise_rank: int | Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.dims = _checked_dims(dims)
         latent_dim = whole_number("latent_dim", latent_dim, least=1)
         seed, dtype = checked_seed(seed), checked_dtype(dtype)
-        if noise not in ("isotropic", "diagonal"):
-            raise ArgumentError(f"noise: expected 'isotropic' or 'diagonal', got {noise!r}.")
+        self._noise_parameters = NoiseParameters.of(noise, noise_rank, self.dims, latent_dim)
         self.latent_dim = latent_dim
-        self.noise: Literal["isotropic", "diagonal"] = noise
+        self.noise: NoiseForm = noise
         self._seed, self._start_dtype = seed, dtype
         if prior is None:
             prior = NormalPrior(latent_dim, dtype=dtype)
@@ -108,14 +116,22 @@ class SharedLatentModel(PyroModule):
             raise ArgumentError(
                 f"prior: it has {prior.latent_dim} latents, the model {latent_dim}; use the same number."
             )
+        if self._noise_parameters.ranks is not None and not isinstance(prior, NormalPrior):
+            raise ArgumentError(
+                f"noise: {noise!r} goes with a normal prior, and the prior is {prior.name}; use noise='isotropic' or "
+                "'diagonal', and more latents for what modalities do not share."
+            )
         self.prior = copy.deepcopy(prior).to(dtype)
         generator = torch.Generator().manual_seed(seed)
         for name, width in self.dims.items():
             loadings = _start(width, latent_dim, generator, dtype)
-            noise_shape = (width,) if noise == "diagonal" else ()
+            noise_shape = self._noise_parameters.log_shape(width)
             self.register_parameter(_key("loadings", name), nn.Parameter(loadings))
             self.register_parameter(_key("intercepts", name), nn.Parameter(torch.zeros(width, dtype=dtype)))
             self.register_parameter(_key("log_noise", name), nn.Parameter(torch.zeros(noise_shape, dtype=dtype)))
+            if self._noise_parameters.ranks is not None:
+                factor = _start(width, self._noise_parameters.ranks[name], generator, dtype)
+                self.register_parameter(_key("noise_factor", name), nn.Parameter(factor))
         taken = {LATENT_SITE, PLATE, *(name for name, _ in self.named_parameters())}
         for name in self.dims:
             if name in taken:
@@ -132,6 +148,11 @@ class SharedLatentModel(PyroModule):
     def names(self) -> tuple[str, ...]:
         """The modalities."""
         return tuple(self.dims)
+
+    @property
+    def noise_rank(self) -> dict[str, int] | None:
+        """How many factors the noise of each modality has, of "low_rank" noise; None of any other."""
+        return dict(self._noise_parameters.ranks or {}) if self.noise == "low_rank" else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,7 +247,7 @@ class SharedLatentModel(PyroModule):
         Raises:
             ArgumentTypeError: it is not a LinearGaussian.
             SchemaError: the modalities or their widths differ.
-            ArgumentError: K differs, or the noise of some modality differs by feature while this model's is isotropic.
+            ArgumentError: K differs, or this model's form of the noise cannot say what the other's is.
 
         Example:
             >>> source = SharedLatentModel({"image": 3}, latent_dim=2, seed=1)
@@ -250,7 +271,7 @@ class SharedLatentModel(PyroModule):
                 f"linear_gaussian: expected {self.latent_dim} latents, got {linear_gaussian.latent_dim}; "
                 f"make a model with latent_dim={linear_gaussian.latent_dim}."
             )
-        noise = self._own_noise(linear_gaussian)
+        self._noise_parameters.own(linear_gaussian)  # refused before anything is changed
         given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
         mean, covariance = self._require_gaussian("take over another model's coordinates of z")
         same_prior = torch.equal(given.prior_mean, mean) and torch.equal(given.prior_covariance, covariance)
@@ -265,33 +286,27 @@ class SharedLatentModel(PyroModule):
                 loadings = moved
             getattr(self, _key("loadings", name)).copy_(loadings)
             getattr(self, _key("intercepts", name)).copy_(intercept)
-            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+        self._load_noise(given)
 
     @torch.no_grad()
     def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
         """Take over loadings, intercepts and noise as they are, in the coordinates of this model's own prior.
 
         Raises:
-            ArgumentError: the noise of some modality differs by feature while this model's is isotropic.
+            ArgumentError: this model's form of the noise cannot say what the other's is.
         """
         given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
-        noise = self._own_noise(given)
+        self._noise_parameters.own(given)  # refused before anything is changed
         for name in self.dims:
             getattr(self, _key("loadings", name)).copy_(given.loadings[name])
             getattr(self, _key("intercepts", name)).copy_(given.intercepts[name])
-            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+        self._load_noise(given)
 
-    def _own_noise(self, linear_gaussian: LinearGaussian) -> dict[str, Tensor]:
-        """Noise variances in the shape of this model's, () or (D_m,)."""
-        noise = {}
-        for name, variance in linear_gaussian.noise_variance.items():
-            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
-                raise ArgumentError(
-                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
-                    "are isotropic; make a model with noise='diagonal'."
-                )
-            noise[name] = variance if self.noise == "diagonal" else variance[0]
-        return noise
+    def _load_noise(self, given: LinearGaussian) -> None:
+        for name, (specific, factor) in self._noise_parameters.own(given).items():
+            getattr(self, _key("log_noise", name)).copy_(specific.log())
+            if factor is not None:
+                getattr(self, _key("noise_factor", name)).copy_(factor)
 
     def forward(self, data: MultimodalData | int) -> Tensor:
         """The generative process, for Pyro.
@@ -307,6 +322,7 @@ class SharedLatentModel(PyroModule):
             ArgumentTypeError: ``data`` is neither.
             ArgumentError: the number is below 1.
             SchemaError: the data have a modality that the model does not know, or of another width.
+            ArgumentError: single features are missing, and noise is correlated within a modality.
         """
         if not isinstance(data, MultimodalData):
             if isinstance(data, bool) or not isinstance(data, Integral):
@@ -326,26 +342,27 @@ class SharedLatentModel(PyroModule):
             z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution(given))
             for name in self.names:
                 location = z @ lg.loadings[name].mT + lg.intercepts[name]
-                features = dist.Normal(location, lg.noise_variance[name].sqrt())
+                features = _features(lg, name, location)
                 if given is None:
-                    pyro.sample(name, features.to_event(1))
+                    pyro.sample(name, features)
                     continue
                 # A finite value first, then the mask: masking NaN would give a finite density with NaN gradients.
                 values = given.filled(name).to(location.dtype)
                 if given.missing == "features":
-                    observed = features.mask(given.feature_mask(name)).to_event(1)
+                    require_diagonal_noise(lg, "data")
+                    observed = features.base_dist.mask(given.feature_mask(name)).to_event(1)
                 else:
-                    observed = features.to_event(1).mask(given.observed(name))
+                    observed = features.mask(given.observed(name))
                 pyro.sample(name, observed, obs=values)
         return z
 
     def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
-        return LinearGaussian(
-            {name: parameters[_key("loadings", name)] for name in self.dims},
-            {name: parameters[_key("intercepts", name)] for name in self.dims},
-            {name: parameters[_key("log_noise", name)].exp() for name in self.dims},
-            *(self.prior.gaussian() or ()),
-        )
+        def of(kind: str) -> dict[str, Tensor]:
+            return {name: parameters[_key(kind, name)] for name in self.dims}
+
+        noise = {name: value.exp() for name, value in of("log_noise").items()}
+        form = LinearGaussian(of("loadings"), of("intercepts"), noise, *(self.prior.gaussian() or ()))
+        return with_noise(form, None if self._noise_parameters.ranks is None else of("noise_factor"))
 
     def _require_gaussian(self, purpose: str) -> tuple[Tensor, Tensor]:
         found = self.prior.gaussian()
@@ -368,6 +385,18 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
     return {name: whole_number(f"dims[{name!r}]", width, least=1) for name, width in dims.items()}
+
+
+def _features(lg: LinearGaussian, name: str, location: Tensor) -> TorchDistribution:
+    """The distribution of one modality's features, an event of D_m, given their location (N, D_m)."""
+    correlated = lg.noise(name)
+    if correlated is None:
+        features: TorchDistribution = dist.Normal(location, lg.noise_variance[name].sqrt()).to_event(1)
+    elif correlated.dense:
+        features = dist.MultivariateNormal(location, covariance_matrix=correlated.covariance())
+    else:
+        features = dist.LowRankMultivariateNormal(location, correlated.factor, correlated.specific)
+    return features
 
 
 def _start(width: int, latent_dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

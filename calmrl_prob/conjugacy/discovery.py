@@ -298,15 +298,7 @@ def _form(prober: Prober, components: list[Component]) -> LinearGaussian | Linea
             for name in first.names
         )
         likelihood = first if same else form
-        shared.append(
-            LinearGaussian(
-                likelihood.loadings,
-                likelihood.intercepts,
-                likelihood.noise_variance,
-                form.prior_mean,
-                form.prior_covariance,
-            )
-        )
+        shared.append(replace(likelihood, prior_mean=form.prior_mean, prior_covariance=form.prior_covariance))
     weights = torch.stack([component.log_weight.double() for component in components])
     return LinearGaussianMixture(weights, tuple(shared))
 

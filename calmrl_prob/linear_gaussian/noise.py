@@ -13,6 +13,7 @@ is factored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,31 +77,38 @@ class CorrelatedNoise:
     def solve(self, right: Tensor) -> Tensor:
         """Psi^-1 Y for Y of shape (D, L)."""
         if self.dense:
-            return torch.cholesky_solve(right, self._lower)
+            found: Tensor = torch.cholesky_solve(right, self._lower)
+            return found
         scores = torch.cholesky_solve(self.factor.mT @ (right / self.specific[:, None]), self._lower)
         return (right - self.factor @ scores) / self.specific[:, None]
 
     @cached_property
     def _inverse(self) -> Tensor:
         """Psi^-1, (D, D), where Psi itself is factored."""
-        return torch.cholesky_inverse(self._lower)
+        inverse: Tensor = torch.cholesky_inverse(self._lower)
+        return inverse
 
     def inverse_diagonal(self) -> Tensor:
         """diag(Psi^-1), (D,)."""
         if self.dense:
             return self._inverse.diagonal()
-        whitened = torch.linalg.solve_triangular(self._lower, self.factor.mT, upper=False)
+        whitened: Tensor = torch.linalg.solve_triangular(self._lower, self.factor.mT, upper=False)
         return 1 / self.specific - whitened.square().sum(0) / self.specific.square()
 
     def squares(self, rows: Tensor) -> Tensor:
         """x^T Psi^-1 x of each row of ``rows`` (n, D), in their type; (n,)."""
         if self.dense:
-            half = torch.linalg.solve_triangular(self._lower.to(rows.dtype), rows.mT, upper=False)
+            half: Tensor = torch.linalg.solve_triangular(self._lower.to(rows.dtype), rows.mT, upper=False)
             return half.square().sum(0)
         to_scores = torch.cholesky_solve((self.factor / self.specific[:, None]).mT, self._lower).mT.to(rows.dtype)
-        scores = rows @ to_scores
+        scores: Tensor = rows @ to_scores
         left = rows - scores @ self.factor.mT.to(rows.dtype)
         return left.square() @ (1 / self.specific).to(rows.dtype) + scores.square().sum(1)
+
+    def log_density(self, rows: Tensor) -> Tensor:
+        """log N(x; 0, Psi) of each row of ``rows`` (n, D), nats; (n,)."""
+        constant = rows.shape[1] * math.log(2 * math.pi) + self.log_determinant()
+        return -0.5 * (self.squares(rows) + constant)
 
     def trace_solve(self, times: Callable[[Tensor], Tensor], diagonal: Tensor) -> Tensor:
         """tr(Psi^-1 S), (), of a symmetric S that is known by its products with blocks and its diagonal.
@@ -121,9 +129,13 @@ class CorrelatedNoise:
 
     def draw(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise of n rows, (n, D)."""
-        like = {"generator": generator, "dtype": self.specific.dtype, "device": self.specific.device}
-        own = torch.randn(num_rows, len(self.specific), **like) * self.specific.sqrt()
-        return own + torch.randn(num_rows, self.factor.shape[1], **like) @ self.factor.mT
+        own = torch.empty(num_rows, len(self.specific)).to(self.specific).normal_(generator=generator)
+        return own * self.specific.sqrt() + self.draw_shared(num_rows, generator)
+
+    def draw_shared(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
+        """What features share of the noise of n rows, B y with y ~ N(0, I); (n, D)."""
+        scores = torch.empty(num_rows, self.factor.shape[1]).to(self.factor).normal_(generator=generator)
+        return scores @ self.factor.mT
 
 
 def _factorized(matrix: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.layout import PatternLayout
 from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, row_chunks
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, require_diagonal_noise, solve_noise
 
 
 class Posterior:
@@ -214,7 +214,7 @@ def posterior(
 def project_data(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Projection:
     """The products of the data with loadings and noise: all that is large in :func:`posterior`."""
     if isinstance(blocks, FeatureBlocks):
-        require_diagonal_noise(linear_gaussian)
+        require_diagonal_noise(linear_gaussian, "blocks")
         natural, squares = _project_features(linear_gaussian, blocks)
         return Projection(natural, squares, feature_precisions(linear_gaussian)[:-1])
     natural, squares = _project(linear_gaussian, blocks)
@@ -230,11 +230,7 @@ def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:
     """W^mT Psi^m^-1 W^m for each modality and, last, S0^-1; shape (M + 1, K, K)."""
     parts = []
     for name, loadings in linear_gaussian.loadings.items():
-        correlated = linear_gaussian.noise(name)
-        if correlated is None:
-            parts.append(loadings.mT @ (loadings / linear_gaussian.noise_variance[name][:, None]))
-        else:
-            parts.append(loadings.mT @ correlated.solve(loadings))
+        parts.append(loadings.mT @ solve_noise(linear_gaussian, name, loadings))
     parts.append(torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance)))
     return torch.stack(parts)
 
@@ -245,19 +241,6 @@ def feature_precisions(linear_gaussian: LinearGaussian) -> Tensor:
     weights = loadings / torch.cat(list(linear_gaussian.noise_variance.values()))[:, None]
     prior = torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance))
     return torch.cat([weights[:, :, None] * loadings[:, None, :], prior[None]])
-
-
-def require_diagonal_noise(linear_gaussian: LinearGaussian) -> None:
-    """Refuse noise that is correlated within a modality, where single features may be missing.
-
-    Raises:
-        ArgumentError: it is.
-    """
-    if linear_gaussian.noise_factor is not None:
-        raise ArgumentError(
-            "linear_gaussian: expected noise that is not correlated within a modality, since single features are "
-            "missing; use linear_gaussian.expanded(), which says the same with latents in its place."
-        )
 
 
 def assemble_precision(patterns: Tensor, group_precision: Tensor) -> Tensor:
@@ -351,9 +334,7 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
     return natural, squares
 
 
-def _project_correlated(
-    lg: LinearGaussian, name: str, noise: CorrelatedNoise, values: Tensor
-) -> tuple[Tensor, Tensor]:
+def _project_correlated(lg: LinearGaussian, name: str, noise: CorrelatedNoise, values: Tensor) -> tuple[Tensor, Tensor]:
     """W^T Psi^-1 (x - mu), (n, K), and (x - mu)^T Psi^-1 (x - mu), (n,), of one modality; as :func:`_project`."""
     shift = lg.intercepts[name].to(values.dtype)
     rest = lg.intercepts[name] - shift

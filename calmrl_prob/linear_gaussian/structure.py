@@ -4,10 +4,11 @@
     x^m | z ~ N(loadings^m z + intercepts^m, Psi^m)                           D_m features
 
 with Psi^m = diag(noise_variance^m) or, where noise is correlated within a modality, B^m B^mT with noise_variance^m put
-on its diagonal. With diagonal noise this is probabilistic PCA (Tipping & Bishop, Probabilistic Principal Component Analysis, 1999) or factor analysis, with
-features in named groups; with correlated noise probabilistic canonical correlation analysis (Bach & Jordan, A
-probabilistic interpretation of canonical correlation analysis, 2005); as the generative part of CalMRL: Liu et al., Calibrated Multimodal Representation Learning
-with Missing Modalities, arXiv 2511.12034.
+on its diagonal. With diagonal noise this is probabilistic PCA (Tipping & Bishop, Probabilistic Principal Component
+Analysis, 1999) or factor analysis, with features in named groups; with correlated noise probabilistic canonical
+correlation analysis (Bach & Jordan, A probabilistic interpretation of canonical correlation analysis, 2005); as the
+generative part of CalMRL: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv
+2511.12034.
 """
 
 from __future__ import annotations
@@ -109,8 +110,7 @@ class LinearGaussian:
         object.__setattr__(self, "loadings", MappingProxyType(dict(self.loadings)))
         object.__setattr__(self, "intercepts", MappingProxyType({name: self.intercepts[name] for name in names}))
         object.__setattr__(self, "noise_variance", MappingProxyType(noise))
-        if self.noise_factor is not None:
-            object.__setattr__(self, "noise_factor", MappingProxyType(self._checked_factors(self.noise_factor)))
+        object.__setattr__(self, "noise_factor", self._checked_factors())
         like = self.loadings[names[0]]
         if self.prior_mean is None:
             object.__setattr__(self, "prior_mean", like.new_zeros(latent_dim))
@@ -137,7 +137,10 @@ class LinearGaussian:
             )
         return variance
 
-    def _checked_factors(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _checked_factors(self) -> Mapping[str, Tensor] | None:
+        given = self.noise_factor
+        if given is None:
+            return None
         if set(given) != set(self.loadings):
             raise ArgumentError(
                 f"noise_factor: expected the modalities of loadings, {list(self.loadings)}, got {list(given)}."
@@ -153,7 +156,7 @@ class LinearGaussian:
                     f"which is their sum and the feature's own; got a remainder of {float(rest.detach().min()):.3g}. "
                     "Use float64, or give more of the variance to noise_variance."
                 )
-        return {name: given[name] for name in self.loadings}
+        return MappingProxyType({name: given[name] for name in self.loadings})
 
     def noise(self, name: str) -> CorrelatedNoise | None:
         """The noise of a modality where it is correlated between features; None where it is diagonal."""
@@ -292,14 +295,48 @@ class LinearGaussian:
 
         scale = torch.linalg.cholesky(self.prior_covariance)
         latents = self.prior_mean + normal(num_instances, self.latent_dim) @ scale.mT
-        features = {}
-        for name, width in self.dims.items():
-            location, correlated = latents @ self.loadings[name].mT + self.intercepts[name], self.noise(name)
-            if correlated is None:
-                features[name] = location + normal(num_instances, width) * self.noise_variance[name].sqrt()
-            else:
-                features[name] = location + correlated.draw(num_instances, generator)
+        features = {
+            name: latents @ self.loadings[name].mT
+            + self.intercepts[name]
+            + draw_noise(self, name, num_instances, generator)
+            for name in self.names
+        }
         return Sample(latents, features)
+
+
+def solve_noise(linear_gaussian: LinearGaussian, name: str, right: Tensor) -> Tensor:
+    """Psi^-1 Y of one modality, for Y of shape (D_m, L)."""
+    correlated = linear_gaussian.noise(name)
+    return right / linear_gaussian.noise_variance[name][:, None] if correlated is None else correlated.solve(right)
+
+
+def draw_noise(
+    linear_gaussian: LinearGaussian, name: str, num_rows: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise of one modality, n rows of it, (n, D_m)."""
+    correlated, variance = linear_gaussian.noise(name), linear_gaussian.noise_variance[name]
+    if correlated is not None:
+        return correlated.draw(num_rows, generator)
+    shape = (num_rows, len(variance))
+    return torch.randn(shape, generator=generator, dtype=variance.dtype, device=variance.device) * variance.sqrt()
+
+
+def require_diagonal_noise(linear_gaussian: LinearGaussian, argument: str) -> None:
+    """Refuse noise that is correlated within a modality, where it has no closed form.
+
+    Args:
+        linear_gaussian: the model.
+        argument: that does not go with such noise, for the message.
+
+    Raises:
+        ArgumentError: the noise is correlated.
+    """
+    if linear_gaussian.noise_factor is not None:
+        raise ArgumentError(
+            f"{argument}: noise that is correlated within a modality, as noise='full' and 'low_rank' make it, is for "
+            "whole modalities and a normal prior; here expected diagonal noise. linear_gaussian.expanded() says the "
+            "same with latents in its place."
+        )
 
 
 class AboutGaussian:

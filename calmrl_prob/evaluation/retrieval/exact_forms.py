@@ -179,4 +179,4 @@ def _padded(lg: LinearGaussian, latent_dim: int, before: int, after: int) -> Lin
     unused[latent_dim + before : latent_dim + before + lg.latent_dim - latent_dim] = 0
     covariance = spread(spread(lg.prior_covariance).mT).mT + torch.diag(unused)
     loadings = {name: spread(values) for name, values in lg.loadings.items()}
-    return LinearGaussian(loadings, lg.intercepts, lg.noise_variance, spread(lg.prior_mean), covariance)
+    return replace(lg, loadings=loadings, prior_mean=spread(lg.prior_mean), prior_covariance=covariance)

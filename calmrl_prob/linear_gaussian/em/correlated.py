@@ -126,9 +126,7 @@ def maximize_correlated(
     return found
 
 
-def penalised_joint(
-    factor: Tensor, right: Tensor, precision: Tensor, scale: Tensor, noise: CorrelatedNoise
-) -> Tensor:
+def penalised_joint(factor: Tensor, right: Tensor, precision: Tensor, scale: Tensor, noise: CorrelatedNoise) -> Tensor:
     """[W, mu] of one modality under a normal prior of the loadings, (D, K + 1): J C + Psi T^-1 J A = r.
 
     With X such that X^T C X = I and X^T A X = diag(sigma), J = V X^T has columns v_k = T (T + sigma_k Psi)^-1 (r X)_k.
@@ -149,9 +147,11 @@ def penalised_joint(
         unit = scale.rsqrt()
         values, axes = torch.linalg.eigh(noise.covariance() * unit[:, None] * unit)
         inner = axes.mT @ (turned * unit[:, None]) / (1 + values[:, None] * sigma)
-        return ((axes @ inner) / unit[:, None]) @ basis.mT
+        found: Tensor = ((axes @ inner) / unit[:, None]) @ basis.mT
+        return found
     columns = [
         scale * CorrelatedNoise(scale + s * noise.specific, s.sqrt() * noise.factor).solve(column[:, None]).squeeze(1)
         for s, column in zip(sigma, turned.mT, strict=True)
     ]
-    return torch.stack(columns, dim=1) @ basis.mT
+    joint: Tensor = torch.stack(columns, dim=1) @ basis.mT
+    return joint

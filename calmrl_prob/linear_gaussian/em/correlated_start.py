@@ -96,7 +96,7 @@ class CorrelatedStart:
 
     def __call__(self, latent_dim: int) -> Parameters:
         """Loadings, intercepts and noise to start EM from."""
-        shape, total = self._shape, self._shape.total
+        total = self._shape.total
         loadings = self._model.floor.new_zeros(total, latent_dim)
         noises = self.noise_beside(loadings[:, :0])
         found = with_noises(Parameters(loadings, self._covariance.mean.clone(), self._model.floor), noises)
@@ -124,4 +124,5 @@ class CorrelatedStart:
         basis = torch.linalg.qr(block).Q
         parts = basis.split([len(noise.specific) for noise in noises])
         image = torch.cat([noise.times(part) for noise, part in zip(noises, parts, strict=True)])
-        return torch.linalg.solve_triangular(factorize(basis.mT @ image), basis.mT, upper=False).mT
+        found: Tensor = torch.linalg.solve_triangular(factorize(basis.mT @ image), basis.mT, upper=False).mT
+        return found

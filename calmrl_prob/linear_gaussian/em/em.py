@@ -225,15 +225,14 @@ class _Fit:
             if found.noise_factor is None:
                 return found
             return Parameters(found.loadings, found.intercepts, torch.cat([part.variance for part in found.noises]))
-        widths, ranks = self._step.shape.dims.values(), self._noise.ranks
+        ranks = self._noise.ranks
         if ranks is None and found.noise_factor is not None:
-            floors = self._noise.floor.split(list(widths))
-            noises = tuple(full_noise(noise.covariance(), floor) for noise, floor in zip(found.noises, floors, strict=True))
-        elif ranks is not None and ranks == tuple(part.shape[1] for part in found.noise_factor or ()):
+            floors = self._noise.floor.split(list(self._step.shape.dims.values()))
+            parts = zip(found.noises, floors, strict=True)
+            return with_noises(found, tuple(full_noise(noise.covariance(), floor) for noise, floor in parts))
+        if ranks is not None and ranks == tuple(part.shape[1] for part in found.noise_factor or ()):
             return found
-        else:
-            noises = self._correlated_start(generator).noise_beside(found.loadings)
-        return with_noises(found, noises)
+        return with_noises(found, self._correlated_start(generator).noise_beside(found.loadings))
 
     def evaluate(self, point: Parameters) -> Evaluation[Parameters, Moments]:
         """The E-step."""

@@ -153,15 +153,9 @@ class PenalisedStep:
         L^-1 A L^-T = U S U^T, found once for each group, leaves a division for each feature: with X = L^-T U,
         (C + r A)^-1 = X (I + r S)^-1 X^T.
         """
-        first = torch.tensor([part.start for part in step.shape.slices], device=right.device)
         if self.noises:
-            parts = zip(step.shape.slices, factor, first, self.noises, strict=True)
-            return torch.cat(
-                [
-                    penalised_joint(lower, right[part], self.precision[at], self.scale[part], noise)
-                    for part, lower, at, noise in parts
-                ]
-            )
+            return self._solve_correlated(step, factor, right)
+        first = torch.tensor([part.start for part in step.shape.slices], device=right.device)
         per_group = self.precision if len(factor) == len(right) else self.precision[first]
         root = torch.diag_embed(torch.cat([per_group.sqrt(), per_group.new_zeros(len(per_group), 1)], dim=1))
         half = torch.linalg.solve_triangular(factor, root, upper=False)
@@ -173,6 +167,16 @@ class PenalisedStep:
             return torch.bmm(basis, turned[:, :, None]).squeeze(2)
         parts = zip(step.shape.slices, basis, strict=True)
         return torch.cat([(right[part] @ inner / shrink[part]) @ inner.mT for part, inner in parts])
+
+    def _solve_correlated(self, step: Summary, factor: Tensor, right: Tensor) -> Tensor:
+        """The same where noise is correlated within modalities, which couples their features."""
+        parts = zip(step.shape.slices, factor, self.noises, strict=True)
+        return torch.cat(
+            [
+                penalised_joint(lower, right[part], self.precision[part.start], self.scale[part], noise)
+                for part, lower, noise in parts
+            ]
+        )
 
     def pull(self, loadings: Tensor) -> Tensor:
         """r_d w_d^T A w_d, shape (D,): what w^T C w falls short of w^T b, since (C + r A) w = b."""

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Literal
 
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.em.pseudo_rows import require_prior_of_covariance
 from calmrl_prob.linear_gaussian.options import Options
 
 #: Forms of the noise of the plain Gaussian model.
-NOISES = ("isotropic", "diagonal", "full", "low_rank")
+NoiseForm = Literal["isotropic", "diagonal", "full", "low_rank"]
+NOISES: tuple[NoiseForm, ...] = ("isotropic", "diagonal", "full", "low_rank")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +150,7 @@ class EMOptions(CommonOptions):
         return checked_ranks(self.noise_rank, dims, latent_dim) if self.noise == "low_rank" else None
 
 
-def checked_ranks(
-    given: int | Mapping[str, int] | None, dims: Mapping[str, int], latent_dim: int
-) -> tuple[int, ...]:
+def checked_ranks(given: int | Mapping[str, int] | None, dims: Mapping[str, int], latent_dim: int) -> tuple[int, ...]:
     """R_m of each modality of low-rank noise: as given, or min(K, D_m / 3).
 
     Raises:
@@ -158,13 +158,13 @@ def checked_ranks(
     """
     if isinstance(given, Mapping) and set(given) != set(dims):
         raise ArgumentError(f"noise_rank: expected a rank for each of {list(dims)}, got {dict(given)}.")
-    ranks = []
+    ranks: list[int] = []
     for name, width in dims.items():
         rank = given[name] if isinstance(given, Mapping) else given
         rank = min(latent_dim, width // 3) if rank is None else rank
         if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank <= width:
             raise ArgumentError(
-                f"noise_rank: of modality {name!r} expected a whole number from 0 to its {width} features, got {rank!r}."
+                f"noise_rank: of modality {name!r} expected a whole number from 0 to {width}, its width, got {rank!r}."
             )
         ranks.append(int(rank))
     return tuple(ranks)

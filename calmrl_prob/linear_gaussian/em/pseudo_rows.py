@@ -93,7 +93,9 @@ class WithPseudoRows(ExpectationStep):
             step.totals.count + nu,
             step.totals.total + nu * mean,
             step.totals.square + nu * (pseudo_rows.variance + mean.square()),
-            None if step.totals.scatters is None else tuple(
+            None
+            if step.totals.scatters is None
+            else tuple(
                 scatter.plus(nu * mean[part, None], mean[part, None], nu * pseudo_rows.variance[part])
                 for part, scatter in zip(step.shape.slices, step.totals.scatters, strict=True)
             ),

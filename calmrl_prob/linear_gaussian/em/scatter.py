@@ -110,9 +110,7 @@ def _gram(values: Tensor) -> Tensor:
     return total
 
 
-def scatters_of_statistics(
-    dims: Mapping[str, int], scatters: Mapping[tuple[bool, ...], Tensor]
-) -> tuple[Scatter, ...]:
+def scatters_of_statistics(dims: Mapping[str, int], scatters: Mapping[tuple[bool, ...], Tensor]) -> tuple[Scatter, ...]:
     """S of each modality: the diagonal blocks of the augmented scatters by pattern, summed."""
     device = next(iter(scatters.values())).device
     out = [torch.zeros(width, width, dtype=torch.float64, device=device) for width in dims.values()]
