@@ -102,6 +102,7 @@ class CorrelatedStart:
         found = with_noises(Parameters(loadings, self._covariance.mean.clone(), self._model.floor), noises)
         oversampled = min(latent_dim + max(4, latent_dim // 4), total)
         block = torch.randn(total, oversampled, generator=self._generator, dtype=torch.float64).to(loadings.device)
+        block = block / torch.cat([noise.variance for noise in noises]).sqrt()[:, None]
         for _ in range(_PRODUCTS):
             block = found.solve(self._covariance.times(self._orthonormal(noises, block)))
         basis = self._orthonormal(noises, block)
@@ -121,7 +122,8 @@ class CorrelatedStart:
     @staticmethod
     def _orthonormal(noises: tuple[CorrelatedNoise, ...], block: Tensor) -> Tensor:
         """A basis Q of the span of ``block`` with Q^T T Q = I."""
-        basis = torch.linalg.qr(block).Q
+        unit = torch.cat([noise.variance for noise in noises]).sqrt()[:, None]
+        basis = torch.linalg.qr(block * unit).Q / unit  # whatever the units of the features
         parts = basis.split([len(noise.specific) for noise in noises])
         image = torch.cat([noise.times(part) for noise, part in zip(noises, parts, strict=True)])
         found: Tensor = torch.linalg.solve_triangular(factorize(basis.mT @ image), basis.mT, upper=False).mT

@@ -174,6 +174,8 @@ class _Fit:
         step, variance = prepared.step, self._covariance.variance
         own, pooled = (feature_scale(variance, step, isotropic) for isotropic in (False, True))
         scale = pooled if options.isotropic else own
+        if options.correlated:
+            scale = torch.where(variance > 0, variance, own)  # no feature's floor depends on another's units
         settings = (options.isotropic, options.noise_floor * scale, options.noise_pseudo_count, 0.5 * scale)
         self._noise = NoiseModel(*settings)
         if options.correlated:

@@ -58,7 +58,7 @@ def test_all_forms_are_the_same_iteration(
 
 @laws
 @given(
-    noise=st.sampled_from(["isotropic", "diagonal"]),
+    noise=st.sampled_from(["isotropic", "diagonal", "full", "low_rank"]),
     expand=st.booleans(),
     memory=st.sampled_from([0, 3, 10]),
     pseudo_count=st.sampled_from([0.0, 5.0]),
@@ -293,7 +293,7 @@ def test_errors() -> None:
     blocks = random_blocks(random_model(DIMS, 2), 50, rate=0.3)
     with pytest.raises(ArgumentError, match="latent_dim: expected 1 to 22"):
         fit_em(blocks, 23)
-    with pytest.raises(ArgumentError, match="noise: expected one of .*'low_rank'"):
+    with pytest.raises(ArgumentError, match=r"noise: expected one of .*'low_rank'"):
         fit_em(blocks, 2, noise="dense")
     with pytest.raises(ArgumentError, match="form: expected one of"):
         fit_em(blocks, 2, form="rows")
