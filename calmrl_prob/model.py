@@ -151,7 +151,7 @@ class SharedLatentModel(PyroModule):
 
     @property
     def noise_rank(self) -> dict[str, int] | None:
-        """How many factors the noise of each modality has, of "low_rank" noise; None of any other."""
+        """The number of factors that the noise of each modality has, if "low_rank"; None of any other form."""
         return dict(self._noise_parameters.ranks or {}) if self.noise == "low_rank" else None
 
     @property

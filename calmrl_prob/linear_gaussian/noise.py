@@ -133,7 +133,7 @@ class CorrelatedNoise:
         return own * self.specific.sqrt() + self.draw_shared(num_rows, generator)
 
     def draw_shared(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """What features share of the noise of n rows, B y with y ~ N(0, I); (n, D)."""
+        """The part of the noise of n rows that features share, B y with y ~ N(0, I); (n, D)."""
         scores = torch.empty(num_rows, self.factor.shape[1]).to(self.factor).normal_(generator=generator)
         return scores @ self.factor.mT
 
