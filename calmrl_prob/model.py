@@ -389,7 +389,7 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
 
 def _features(lg: LinearGaussian, name: str, location: Tensor) -> TorchDistribution:
     """The distribution of one modality's features, an event of D_m, given their location (N, D_m)."""
-    correlated = lg.noise(name)
+    correlated = lg.correlated_noise(name)
     if correlated is None:
         features: TorchDistribution = dist.Normal(location, lg.noise_variance[name].sqrt()).to_event(1)
     elif correlated.dense:

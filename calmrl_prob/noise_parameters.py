@@ -65,7 +65,7 @@ class NoiseParameters:
         return {name: self._own(linear_gaussian, name) for name in linear_gaussian.names}
 
     def _own(self, lg: LinearGaussian, name: str) -> tuple[Tensor, Tensor | None]:
-        variance, correlated = lg.noise_variance[name], lg.noise(name)
+        variance, correlated = lg.noise_variance[name], lg.correlated_noise(name)
         if self.ranks is None:
             if correlated is not None:
                 raise ArgumentError(

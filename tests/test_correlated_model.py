@@ -60,7 +60,7 @@ def test_imputations_equal_dense_conditioning(noise: str) -> None:
         mean, covariance = conditioned(lg, row, present)
         assert_close(torch.cat([imputed.mean[name][n] for name in DIMS])[~present], mean)
         assert_close(torch.cat([imputed.variance[name][n] for name in DIMS])[~present], covariance.diagonal())
-    own = torch.cat([lg.noise(name).variance for name in DIMS])
+    own = torch.cat([lg.correlated_noise(name).variance for name in DIMS])
     assert_close(torch.cat([imputed.noise_variance[name] for name in DIMS]), own)
 
 
@@ -158,7 +158,9 @@ def test_log_likelihood_of_draws_is_that_of_the_correlated_noise(noise: str) -> 
     latents = torch.as_tensor(np.asarray(exported.posterior["z"]))[0]
     for name in DIMS:
         density = torch.as_tensor(np.asarray(exported.log_likelihood[name]))[0]
-        normal = MultivariateNormal(latents @ lg.loadings[name].mT + lg.intercepts[name], lg.noise(name).covariance())
+        normal = MultivariateNormal(
+            latents @ lg.loadings[name].mT + lg.intercepts[name], lg.correlated_noise(name).covariance()
+        )
         expected = normal.log_prob(data.filled(name))
         here = data.observed(name)
         assert_close(density[:, here], expected[:, here], 1e-8)

@@ -145,7 +145,7 @@ def _predictive_scatter(completion: Completion, pattern: int) -> ScatterFactor:
         return ScatterFactor(empty, empty[0], empty.sum())
     root = factorize(completion.posterior.pattern_covariance[pattern].detach().double())
     factor = torch.cat([lg.loadings[name] @ root for name in absent], dim=1)
-    correlated = {name: lg.noise(name) for name in absent}
+    correlated = {name: lg.correlated_noise(name) for name in absent}
     shared = [part.factor for part in correlated.values() if part is not None]
     factor = torch.cat([factor, *shared], dim=1)
     own = [lg.noise_variance[name] if part is None else part.specific for name, part in correlated.items()]

@@ -293,7 +293,7 @@ def _pattern_constants(lg: LinearGaussian, patterns: Tensor, logdets: Tensor) ->
 
 def _group_constant(lg: LinearGaussian, name: str, diagonal: Tensor) -> Tensor:
     """-1/2 logdet(2 pi Psi^m), given what it is for each feature where noise is diagonal."""
-    correlated = lg.noise(name)
+    correlated = lg.correlated_noise(name)
     if correlated is None:
         return diagonal.sum()
     return -0.5 * (len(diagonal) * math.log(2 * math.pi) + correlated.log_determinant())
@@ -308,7 +308,7 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
     natural = lg.prior_mean.new_zeros(blocks.num_instances, lg.latent_dim)
     squares = natural.new_zeros(blocks.num_instances)
     for name, values in blocks.values.items():
-        correlated = lg.noise(name)
+        correlated = lg.correlated_noise(name)
         if correlated is not None:
             product, square = _project_correlated(lg, name, correlated, values)
             natural = natural.index_add(0, blocks.rows[name], product)

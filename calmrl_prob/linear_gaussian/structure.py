@@ -158,7 +158,7 @@ class LinearGaussian:
                 )
         return MappingProxyType({name: given[name] for name in self.loadings})
 
-    def noise(self, name: str) -> CorrelatedNoise | None:
+    def correlated_noise(self, name: str) -> CorrelatedNoise | None:
         """The noise of a modality where it is correlated between features; None where it is diagonal."""
         if self.noise_factor is None or self.noise_factor[name].shape[1] == 0:
             return None
@@ -306,7 +306,7 @@ class LinearGaussian:
 
 def solve_noise(linear_gaussian: LinearGaussian, name: str, right: Tensor) -> Tensor:
     """Psi^-1 Y of one modality, for Y of shape (D_m, L)."""
-    correlated = linear_gaussian.noise(name)
+    correlated = linear_gaussian.correlated_noise(name)
     return right / linear_gaussian.noise_variance[name][:, None] if correlated is None else correlated.solve(right)
 
 
@@ -314,7 +314,7 @@ def draw_noise(
     linear_gaussian: LinearGaussian, name: str, num_rows: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Noise of one modality, n rows of it, (n, D_m)."""
-    correlated, variance = linear_gaussian.noise(name), linear_gaussian.noise_variance[name]
+    correlated, variance = linear_gaussian.correlated_noise(name), linear_gaussian.noise_variance[name]
     if correlated is not None:
         return correlated.draw(num_rows, generator)
     shape = (num_rows, len(variance))

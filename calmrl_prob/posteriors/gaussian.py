@@ -93,7 +93,7 @@ class GaussianPosterior(PosteriorResult):
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Joint draws: each modality's location is W z + mu, and what its correlated noise adds, drawn afresh."""
         lg, own = self.linear_gaussian, self._latent_dim
-        found = {name: lg.noise(name) for name in names}
+        found = {name: lg.correlated_noise(name) for name in names}
         correlated = {name: part for name, part in found.items() if part is not None}
         own_noise = {name: part.specific for name, part in correlated.items()}
         noise: Mapping[str, Tensor] = {name: lg.noise_variance[name] for name in names} | own_noise

@@ -27,7 +27,7 @@ def with_correlated_noise(lg: LinearGaussian, seed: int) -> LinearGaussian:
 
 def noise_covariance(lg: LinearGaussian, names: list[str]) -> np.ndarray:
     """Of measurements of these modalities, one after the other; dense."""
-    found = [(name, lg.noise(name)) for name in names]
+    found = [(name, lg.correlated_noise(name)) for name in names]
     parts = [torch.diag(lg.noise_variance[name]) if own is None else own.covariance() for name, own in found]
     return torch.block_diag(*parts).numpy()
 

@@ -108,7 +108,7 @@ def test_pyro_gaussian_agrees(case: dict) -> None:
         for name, values in blocks.values.items():
             here = (blocks.rows[name] == n).nonzero().flatten()
             if len(here):
-                own = model.noise(name)
+                own = model.correlated_noise(name)
                 covariance = torch.diag(model.noise_variance[name]) if own is None else own.covariance()
                 noise = MultivariateNormal(model.intercepts[name], covariance)
                 factor = factor + matrix_and_mvn_to_gaussian(model.loadings[name].mT, noise).condition(values[here[0]])

@@ -161,6 +161,8 @@ def _by_autograd(prepared: Prepared, parameters: Parameters) -> Tensor:
     step, statistics = prepared.step, prepared.data
     if not isinstance(statistics, SufficientStatistics):
         about_shift = parameters.to_linear_gaussian(step.shape, torch.zeros_like(parameters.intercepts))
+        if isinstance(statistics, FeatureBlocks):
+            about_shift = about_shift.expanded()
         return log_marginal(about_shift, statistics).sum()
     if parameters.noise_factor is not None and step.totals.scatters is None:
         step.totals = replace(step.totals, scatters=prepared.scatters(dense=False))

@@ -240,7 +240,7 @@ def test_starts_of_other_forms_are_taken() -> None:
         assert float(same.log_likelihood[0]) == pytest.approx(float(fits[noise].log_likelihood[-1]), rel=1e-10)
     low = fit_em(blocks, 2, noise="low_rank", noise_rank={"a": 1, "b": 0, "c": 2}).linear_gaussian
     assert [low.noise_factor[name].shape[1] for name in DIMS] == [1, 0, 2]
-    assert low.noise("b") is None
+    assert low.correlated_noise("b") is None
 
 
 def test_what_is_refused() -> None:
