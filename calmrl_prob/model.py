@@ -189,7 +189,8 @@ class SharedLatentModel(PyroModule):
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
-        settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}, prior={self.prior.name}"
+        rank = "" if self.noise_rank is None else f", noise_rank={self.noise_rank}"
+        settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}{rank}, prior={self.prior.name}"
         return f"SharedLatentModel({widths}; {settings})"
 
     def linear_gaussian(self) -> LinearGaussian:

@@ -30,7 +30,6 @@ from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.scatter import Scatter
 from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
-from calmrl_prob.linear_gaussian.posterior import factorize
 
 #: Steps of factor analysis in one M-step.
 _INNER_STEPS = 3
@@ -82,12 +81,14 @@ def full_noise(covariance: Tensor, floor: Tensor) -> CorrelatedNoise:
 
 
 def _factor_step(covariance: Scatter, floor: Tensor, current: CorrelatedNoise) -> CorrelatedNoise:
-    """One step of factor analysis."""
+    """One step of factor analysis; none where R is no covariance, as what the loadings of a start leave may be."""
     solved = current.solve(current.factor)
     cross = covariance.times(solved)
     identity = torch.eye(solved.shape[1], dtype=solved.dtype, device=solved.device)
     second = identity - current.factor.mT @ solved + solved.mT @ cross
-    lower = factorize((second + second.mT) / 2)
+    lower, failure = torch.linalg.cholesky_ex((second + second.mT) / 2)
+    if bool(failure):
+        return current
     factor = torch.cholesky_solve(cross.mT, lower).mT
     specific = torch.maximum(covariance.diagonal - (factor * cross).sum(1), floor)
     return CorrelatedNoise(specific, factor @ lower)

@@ -113,9 +113,10 @@ class CorrelatedStart:
         gain = (eigenvalues.flip(0)[:latent_dim] - 1).clamp(min=0.05) * (sets / max(sets - 1, 1))
         parts = []
         for noise, directions in zip(noises, leading, strict=True):
-            image = noise.times(directions)
-            share = gain * (image * directions).sum(0)
-            parts.append(image * (gain * (_MOST_SHARED / share.clamp(min=_MOST_SHARED))).sqrt())
+            scaled = directions * gain.sqrt()
+            image = noise.times(scaled)
+            share = torch.linalg.eigvalsh(scaled.mT @ image)[-1]  # of the variance of any direction: W^T T^-1 W
+            parts.append(image * (_MOST_SHARED / share.clamp(min=_MOST_SHARED)).sqrt())
         loadings = torch.cat(parts)
         return with_noises(replace(found, loadings=loadings), self.noise_beside(loadings))
 

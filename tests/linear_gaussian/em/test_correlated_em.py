@@ -229,6 +229,32 @@ def test_pseudo_rows_make_full_noise_of_few_rows_possible() -> None:
     assert_close(fitted, expected, 1e-3)
 
 
+@pytest.mark.parametrize("noise", NOISES)
+def test_hard_data_are_fitted_all_the_same(noise: str) -> None:
+    """Few rows, as many latents as features, equal features, single precision far from zero, narrow modalities."""
+    few = random_blocks(random_model(DIMS, 3), 8, rate=0.4)
+    equal = random_blocks(random_model(DIMS, 3), 60, rate=0.3)
+    equal.values["a"][:, 1] = equal.values["a"][:, 0]
+    far = random_blocks(random_model(DIMS, 3), 200, rate=0.3)
+    far.values = {name: (values + 1e3).float() for name, values in far.values.items()}
+    narrow = random_blocks(random_model({"a": 1, "b": 2, "c": 1}, 1), 50, rate=0.2)
+    cases: list[tuple[ObservedBlocks, int, dict[str, Any]]] = [
+        (few, 3, {"pseudo_rows": 5.0}),
+        (few, 22, {"pseudo_rows": 10.0}),
+        (equal, 3, {}),
+        (far, 3, {}),
+        (narrow, 1, {}),
+        (random_blocks(random_model({"x": 8}, 2), 100, rate=0.0), 2, {}),
+    ]
+    for blocks, latent_dim, options in cases:
+        for form in FORMS:
+            found = fit_em(blocks, latent_dim, noise=noise, form=form, max_iterations=40, **options)
+            assert bool((found.objective.diff() >= 0).all())
+            evidence = float(log_marginal(found.linear_gaussian, blocks).sum())
+            # float32 data enter products in their own type: 6e-8 of a sum of squares of a few times the evidence
+            assert evidence == pytest.approx(float(found.log_likelihood[-1]), rel=1e-8 if blocks is not far else 1e-5)
+
+
 def test_starts_of_other_forms_are_taken() -> None:
     blocks = random_blocks(random_model(DIMS, 2, noise="low_rank"), 200, rate=0.3)
     fits = {noise: fit_em(blocks, 2, noise=noise) for noise in ("diagonal", "full", "low_rank")}
