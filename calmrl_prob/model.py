@@ -13,12 +13,12 @@ import copy
 import weakref
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import TorchDistribution, constraints
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
@@ -27,16 +27,18 @@ from calmrl_prob._support.arguments import checked_dtype, checked_seed, describe
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, NotConjugateError, SchemaError
 from calmrl_prob.linear_gaussian import (
+    NOISES,
     LinearGaussian,
     LinearGaussianMixture,
+    NoiseForm,
     ScaleMixture,
     Structure,
     StructuresByInstance,
+    require_diagonal_noise,
 )
+from calmrl_prob.noise_parameters import NoiseParameters, with_noise
 from calmrl_prob.priors import NormalPrior, Prior
 
-#: The forms of the noise.
-Noise = Literal["isotropic", "diagonal"]
 #: Names of Pyro sites that no modality may take.
 LATENT_SITE, PLATE = "z", "instances"
 #: Standard deviation of the loadings that a new model starts from.
@@ -61,11 +63,15 @@ class SharedLatentModel(PyroModule):
         dims: number of features D_m of each modality.
         latent_dim: K; None leaves it to ``calmrl_prob.fit``, which chooses it by held-out imputations. Until then the
             model has no parameters.
-        noise: "isotropic", one noise variance per modality (the paper), or "diagonal", one per feature. "auto" is
-            chosen by the fit where ``latent_dim`` is, and isotropic where that is given.
+        noise: "isotropic", one noise variance per modality (the paper), "diagonal", one per feature, or noise that is
+            correlated within a modality: "full", a covariance of its features, or "low_rank", factors of its own
+            besides a variance per feature. The latter two carry what a modality shares with no other; they take the
+            normal prior. "auto" is chosen by the fit where ``latent_dim`` is, and isotropic where that is given.
         prior: p(z); the standard normal if not given.
         seed: of the small random loadings it starts from (intercepts 0, noise variances 1).
         dtype: of the parameters and all K-dimensional algebra.
+        noise_rank: how many factors "low_rank" noise has, for all modalities or by name; by default K, or a third of
+            the features where that is less.
 
     Raises:
         ArgumentError: no modality, a width or K below 1, an unknown kind of noise, a prior for another K, a modality
@@ -91,11 +97,12 @@ class SharedLatentModel(PyroModule):
         self,
         dims: Mapping[str, int],
         latent_dim: int | None = None,
-        noise: Noise | Literal["auto"] = "auto",
+        noise: NoiseForm | Literal["auto"] = "auto",
         prior: Prior | None = None,
         *,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
+        noise_rank: int | Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.dims = _checked_dims(dims)
@@ -105,30 +112,42 @@ class SharedLatentModel(PyroModule):
                     f"dims: the modality name {name!r} is taken by a site of the model; rename the modality."
                 )
         self._seed, self._start_dtype = checked_seed(seed), checked_dtype(dtype)
-        if noise not in ("auto", *get_args(Noise)):
-            raise ArgumentError(f"noise: expected one of {['auto', *get_args(Noise)]}, got {noise!r}.")
+        if noise not in ("auto", *NOISES):
+            raise ArgumentError(f"noise: expected one of {['auto', *NOISES]}, got {noise!r}.")
         if prior is not None and not isinstance(prior, Prior):
             raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {described(prior)}.")
         if latent_dim is None and prior is not None:
             latent_dim = prior.latent_dim
         #: What was asked for, None for what a fit is to choose: (latent_dim, noise).
-        self.requested: tuple[int | None, Noise | None] = (latent_dim, None if noise == "auto" else noise)
-        self.latent_dim, self.noise = 0, "isotropic"
+        self.requested: tuple[int | None, NoiseForm | None] = (latent_dim, None if noise == "auto" else noise)
+        self.requested_rank = noise_rank
+        self.latent_dim: int = 0
+        self.noise: NoiseForm = "isotropic"
+        self._noise_parameters = NoiseParameters.of("isotropic", None, self.dims, 1)
         if latent_dim is not None:
-            self.settle(latent_dim, "isotropic" if noise == "auto" else noise, prior)
+            self.settle(latent_dim, "isotropic" if noise == "auto" else noise, prior, noise_rank)
+        elif noise == "low_rank":  # refuses ranks that do not go with the widths
+            NoiseParameters.of(noise, noise_rank, self.dims, 1)
 
     @property
     def settled(self) -> bool:
         """Whether K and the form of the noise are known, so that there are parameters."""
         return self.latent_dim > 0
 
-    def settle(self, latent_dim: int, noise: Noise, prior: Prior | None = None) -> None:
+    def settle(
+        self,
+        latent_dim: int,
+        noise: NoiseForm,
+        prior: Prior | None = None,
+        noise_rank: int | Mapping[str, int] | None = None,
+    ) -> None:
         """Give a model of open K its parameters, all at their starts; ``calmrl_prob.fit`` does so with what it chose.
 
         Args:
             latent_dim: K.
             noise: its form.
             prior: p(z); the standard normal if not given.
+            noise_rank: of "low_rank" noise.
 
         Raises:
             ArgumentError: K is below 1, the noise or the prior is not one that serves, or a parameter would have the
@@ -141,23 +160,31 @@ class SharedLatentModel(PyroModule):
             SharedLatentModel(image: 3; latent_dim=2, noise='isotropic', prior=normal)
         """
         latent_dim = whole_number("latent_dim", latent_dim, least=1)
-        if noise not in get_args(Noise):
-            raise ArgumentError(f"noise: expected one of {list(get_args(Noise))}, got {noise!r}.")
         dtype = self._start_dtype
         prior = NormalPrior(latent_dim, dtype=dtype) if prior is None else prior
         if prior.latent_dim != latent_dim:
             raise ArgumentError(
                 f"prior: it has {prior.latent_dim} latents, the model {latent_dim}; use the same number."
             )
+        self._noise_parameters = NoiseParameters.of(noise, noise_rank, self.dims, latent_dim)
+        if self._noise_parameters.ranks is not None and not isinstance(prior, NormalPrior):
+            raise ArgumentError(
+                f"noise: {noise!r} goes with a normal prior, and the prior is {prior.name}; use noise='isotropic' or "
+                "'diagonal', and more latents for what modalities do not share."
+            )
         self.latent_dim, self.noise = latent_dim, noise
         self.prior = copy.deepcopy(prior).to(dtype)
+        self._parameters.clear()  # those of another form, where it was fitted before
         generator = torch.Generator().manual_seed(self._seed)
         for name, width in self.dims.items():
             loadings = _start(width, latent_dim, generator, dtype)
-            noise_shape = (width,) if noise == "diagonal" else ()
+            noise_shape = self._noise_parameters.log_shape(width)
             self.register_parameter(_key("loadings", name), nn.Parameter(loadings))
             self.register_parameter(_key("intercepts", name), nn.Parameter(torch.zeros(width, dtype=dtype)))
             self.register_parameter(_key("log_noise", name), nn.Parameter(torch.zeros(noise_shape, dtype=dtype)))
+            if self._noise_parameters.ranks is not None:
+                factor = _start(width, self._noise_parameters.ranks[name], generator, dtype)
+                self.register_parameter(_key("noise_factor", name), nn.Parameter(factor))
         taken = {name for name, _ in self.named_parameters()}
         for name in self.dims:
             if name in taken:
@@ -174,6 +201,11 @@ class SharedLatentModel(PyroModule):
     def names(self) -> tuple[str, ...]:
         """The modalities."""
         return tuple(self.dims)
+
+    @property
+    def noise_rank(self) -> dict[str, int] | None:
+        """The number of factors that the noise of each modality has, if "low_rank"; None of any other form."""
+        return dict(self._noise_parameters.ranks or {}) if self.noise == "low_rank" else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -213,7 +245,8 @@ class SharedLatentModel(PyroModule):
     def __repr__(self) -> str:
         widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
         if self.settled:
-            settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}, prior={self.prior.name}"
+            rank = "" if self.noise_rank is None else f", noise_rank={self.noise_rank}"
+            settings = f"latent_dim={self.latent_dim}, noise={self.noise!r}{rank}, prior={self.prior.name}"
         else:
             known = "latent_dim and noise" if self.requested[1] is None else f"noise={self.requested[1]!r}, latent_dim"
             settings = f"{known} to be chosen by cal.fit, prior=normal"
@@ -275,7 +308,7 @@ class SharedLatentModel(PyroModule):
         Raises:
             ArgumentTypeError: it is not a LinearGaussian.
             SchemaError: the modalities or their widths differ.
-            ArgumentError: K differs, or the noise of some modality differs by feature while this model's is isotropic.
+            ArgumentError: K differs, or this model's form of the noise cannot say what the other's is.
 
         Example:
             >>> source = SharedLatentModel({"image": 3}, latent_dim=2, seed=1)
@@ -299,7 +332,7 @@ class SharedLatentModel(PyroModule):
                 f"linear_gaussian: expected {self.latent_dim} latents, got {linear_gaussian.latent_dim}; "
                 f"make a model with latent_dim={linear_gaussian.latent_dim}."
             )
-        noise = self._own_noise(linear_gaussian)
+        self._noise_parameters.own(linear_gaussian)  # refused before anything is changed
         given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
         mean, covariance = self._require_gaussian("take over another model's coordinates of z")
         same_prior = torch.equal(given.prior_mean, mean) and torch.equal(given.prior_covariance, covariance)
@@ -314,33 +347,27 @@ class SharedLatentModel(PyroModule):
                 loadings = moved
             getattr(self, _key("loadings", name)).copy_(loadings)
             getattr(self, _key("intercepts", name)).copy_(intercept)
-            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+        self._load_noise(given)
 
     @torch.no_grad()
     def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:
         """Take over loadings, intercepts and noise as they are, in the coordinates of this model's own prior.
 
         Raises:
-            ArgumentError: the noise of some modality differs by feature while this model's is isotropic.
+            ArgumentError: this model's form of the noise cannot say what the other's is.
         """
         given = linear_gaussian.to(dtype=self.dtype, device=next(self.parameters()).device)
-        noise = self._own_noise(given)
+        self._noise_parameters.own(given)  # refused before anything is changed
         for name in self.dims:
             getattr(self, _key("loadings", name)).copy_(given.loadings[name])
             getattr(self, _key("intercepts", name)).copy_(given.intercepts[name])
-            getattr(self, _key("log_noise", name)).copy_(noise[name].log())
+        self._load_noise(given)
 
-    def _own_noise(self, linear_gaussian: LinearGaussian) -> dict[str, Tensor]:
-        """Noise variances in the shape of this model's, () or (D_m,)."""
-        noise = {}
-        for name, variance in linear_gaussian.noise_variance.items():
-            if self.noise == "isotropic" and bool((variance != variance[0]).any()):
-                raise ArgumentError(
-                    f"linear_gaussian: the noise variances of modality {name!r} differ by feature, but this model's "
-                    "are isotropic; make a model with noise='diagonal'."
-                )
-            noise[name] = variance if self.noise == "diagonal" else variance[0]
-        return noise
+    def _load_noise(self, given: LinearGaussian) -> None:
+        for name, (specific, factor) in self._noise_parameters.own(given).items():
+            getattr(self, _key("log_noise", name)).copy_(specific.log())
+            if factor is not None:
+                getattr(self, _key("noise_factor", name)).copy_(factor)
 
     def forward(self, data: MultimodalData | int) -> Tensor:
         """The generative process, for Pyro.
@@ -356,6 +383,7 @@ class SharedLatentModel(PyroModule):
             ArgumentTypeError: ``data`` is neither.
             ArgumentError: the number is below 1.
             SchemaError: the data have a modality that the model does not know, or of another width.
+            ArgumentError: single features are missing, and noise is correlated within a modality.
         """
         if not isinstance(data, MultimodalData):
             if isinstance(data, bool) or not isinstance(data, Integral):
@@ -375,27 +403,29 @@ class SharedLatentModel(PyroModule):
             z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution(given))
             for name in self.names:
                 location = z @ lg.loadings[name].mT + lg.intercepts[name]
-                features = dist.Normal(location, lg.noise_variance[name].sqrt())
+                features = _features(lg, name, location)
                 if given is None:
-                    pyro.sample(name, features.to_event(1))
+                    pyro.sample(name, features)
                     continue
                 # A finite value first, then the mask: masking NaN would give a finite density with NaN gradients.
                 values = given.filled(name).to(location.dtype)
                 if given.missing == "features":
-                    observed = features.mask(given.feature_mask(name)).to_event(1)
+                    require_diagonal_noise(lg, "data")
+                    observed = features.base_dist.mask(given.feature_mask(name)).to_event(1)
                 else:
-                    observed = features.to_event(1).mask(given.observed(name))
+                    observed = features.mask(given.observed(name))
                 pyro.sample(name, observed, obs=values)
         return z
 
     def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
         self._require_settled()
-        return LinearGaussian(
-            {name: parameters[_key("loadings", name)] for name in self.dims},
-            {name: parameters[_key("intercepts", name)] for name in self.dims},
-            {name: parameters[_key("log_noise", name)].exp() for name in self.dims},
-            *(self.prior.gaussian() or ()),
-        )
+
+        def of(kind: str) -> dict[str, Tensor]:
+            return {name: parameters[_key(kind, name)] for name in self.dims}
+
+        noise = {name: value.exp() for name, value in of("log_noise").items()}
+        form = LinearGaussian(of("loadings"), of("intercepts"), noise, *(self.prior.gaussian() or ()))
+        return with_noise(form, None if self._noise_parameters.ranks is None else of("noise_factor"))
 
     def _require_settled(self) -> None:
         if not self.settled:
@@ -426,6 +456,18 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
     return {name: whole_number(f"dims[{name!r}]", width, least=1) for name, width in dims.items()}
+
+
+def _features(lg: LinearGaussian, name: str, location: Tensor) -> TorchDistribution:
+    """The distribution of one modality's features, an event of D_m, given their location (N, D_m)."""
+    correlated = lg.correlated_noise(name)
+    if correlated is None:
+        features: TorchDistribution = dist.Normal(location, lg.noise_variance[name].sqrt()).to_event(1)
+    elif correlated.dense:
+        features = dist.MultivariateNormal(location, covariance_matrix=correlated.covariance())
+    else:
+        features = dist.LowRankMultivariateNormal(location, correlated.factor, correlated.specific)
+    return features
 
 
 def _start(width: int, latent_dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -56,11 +56,12 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
         SharedLatentModel(image: 3; latent_dim=2, noise='isotropic', prior=normal)
     """
     if isinstance(model, SharedLatentModel):
-        config = {
+        config: dict[str, Any] = {
             "kind": _MODEL,
             "dims": model.dims,
             "latent_dim": model.latent_dim,
             "noise": model.noise,
+            **({"noise_rank": model.noise_rank} if model.noise == "low_rank" else {}),
             "prior": model.prior.name,
             "prior_config": model.prior.config(),
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -73,6 +74,8 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
             tensors[f"loadings/{name}"] = model.loadings[name]
             tensors[f"intercepts/{name}"] = model.intercepts[name]
             tensors[f"noise_variance/{name}"] = model.noise_variance[name]
+            if model.noise_factor is not None:
+                tensors[f"noise_factor/{name}"] = model.noise_factor[name]
     else:
         raise ArgumentTypeError(
             f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}; "
@@ -166,7 +169,8 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SharedLatentModel:
     dtype = {"float32": torch.float32, "float64": torch.float64}[config["dtype"]]
     prior = PRIORS[config["prior"]](config["latent_dim"], **config.get("prior_config", {}))
-    model = SharedLatentModel(config["dims"], config["latent_dim"], config["noise"], prior, dtype=dtype)
+    settings = (config["dims"], config["latent_dim"], config["noise"], prior)
+    model = SharedLatentModel(*settings, dtype=dtype, noise_rank=config.get("noise_rank"))
     model.load_state_dict(tensors)
     return model
 
@@ -179,6 +183,7 @@ def _build_structure(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
         {name: tensors[f"noise_variance/{name}"] for name in names},
         tensors["prior_mean"],
         tensors["prior_covariance"],
+        {n: tensors[f"noise_factor/{n}"] for n in names} if f"noise_factor/{names[0]}" in tensors else None,
     )
 
 

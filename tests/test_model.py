@@ -285,7 +285,7 @@ def test_loading_what_does_not_fit_is_refused() -> None:
         ({"dims": {"": 2}}, ArgumentTypeError, "not empty"),
         ({"dims": [3, 4]}, ArgumentTypeError, "mapping"),
         ({"dims": {"image": 3}, "latent_dim": 0}, ArgumentError, "latent_dim.*got 0"),
-        ({"dims": {"image": 3}, "noise": "full"}, ArgumentError, "noise.*'full'"),
+        ({"dims": {"image": 3}, "noise": "dense"}, ArgumentError, "noise.*'dense'"),
         ({"dims": {"image": 3}, "latent_dim": 2, "prior": NormalPrior(3)}, ArgumentError, "3 latents, the model 2"),
         ({"dims": {"image": 3}, "latent_dim": 2, "prior": "normal"}, ArgumentTypeError, "prior.*'normal'"),
         ({"dims": {"image": 3}, "dtype": "float32"}, ArgumentTypeError, "dtype: expected torch.float32 .*'float32'"),

@@ -27,7 +27,7 @@ from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.expected_scatter import expected_scatter_anchor
 from calmrl_prob.alignment.views import Views, require_matching
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
+from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, draw_noise, posterior
 from calmrl_prob.linear_gaussian.posterior import Posterior
 
 
@@ -166,9 +166,12 @@ class ImputedDraw(Calibration):
         scale = torch.stack([model.noise_variance[name].sqrt() for name in model.names])
         for latents in given.sample(self.num_draws, generator):
             filled = _means(model, latents)
-            if self.noise:
+            if self.noise and model.noise_factor is None:
                 noise = torch.randn(filled.shape, generator=generator, dtype=filled.dtype, device=filled.device)
                 filled = filled + scale * noise
+            elif self.noise:
+                drawn = [draw_noise(model, name, len(filled), generator) for name in model.names]
+                filled = filled + torch.stack(drawn, dim=1)
             ones.append((filled, full))
         return ones
 

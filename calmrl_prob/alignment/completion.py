@@ -12,7 +12,7 @@ from calmrl_prob._support.arguments import real_number
 from calmrl_prob.alignment.anchors import Anchors, leading_vector
 from calmrl_prob.alignment.views import require_matching
 from calmrl_prob.errors import ArgumentError, SchemaError
-from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, Posterior, posterior
+from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, Posterior, draw_noise, posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +122,7 @@ class Completion:
     def draw_given(self, name: str, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A draw of x^m given latents (n, K), shape (n, D)."""
         location = _location(self.linear_gaussian, name, latents)
-        noise = torch.randn(location.shape, generator=generator, dtype=location.dtype, device=location.device)
-        return location + noise * self.linear_gaussian.noise_variance[name].sqrt()
+        return location + draw_noise(self.linear_gaussian, name, len(location), generator)
 
 
 def _location(lg: LinearGaussian, name: str, latents: Tensor) -> Tensor:

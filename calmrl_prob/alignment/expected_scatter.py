@@ -145,7 +145,11 @@ def _predictive_scatter(completion: Completion, pattern: int) -> ScatterFactor:
         return ScatterFactor(empty, empty[0], empty.sum())
     root = factorize(completion.posterior.pattern_covariance[pattern].detach().double())
     factor = torch.cat([lg.loadings[name] @ root for name in absent], dim=1)
-    noise = torch.stack([lg.noise_variance[name] for name in absent]).sum(0)
+    correlated = {name: lg.correlated_noise(name) for name in absent}
+    shared = [part.factor for part in correlated.values() if part is not None]
+    factor = torch.cat([factor, *shared], dim=1)
+    own = [lg.noise_variance[name] if part is None else part.specific for name, part in correlated.items()]
+    noise = torch.stack(own).sum(0)
     shift = noise.min()
     if bool(noise.max() - shift <= 1e-12 * shift):
         basis, singular, _ = torch.linalg.svd(factor, full_matrices=False)

@@ -134,11 +134,15 @@ def draw_arrays(
             under.append(draw.number)
         for name, location in draw.location.items():
             variance = draw.noise_variance[name]
-            cells = normal_log_density(values[name], location.double(), variance.double())
-            density = torch.where(present[name], cells, 0).sum(dim=1)
+            signal = draw.signal.get(name, location)
+            if name in draw.correlated:  # a modality is there as a whole, or not at all
+                density = draw.correlated[name].log_density(values[name] - signal.double())
+            else:
+                cells = normal_log_density(values[name], location.double(), variance.double())
+                density = torch.where(present[name], cells, 0).sum(dim=1)
             densities[name][s] = density.masked_fill(~data.observed(name), torch.nan)
             if name in signals:
-                signals[name][s] = location
+                signals[name][s] = signal
             if name in predictions and s in slots:
                 noise = torch.randn(location.shape, generator=generator, dtype=data.dtype, device=device)
                 drawn = location.to(data.dtype) + variance.sqrt().to(data.dtype) * noise

@@ -37,10 +37,10 @@ class Component:
 
 
 def assemble(component: Component, latents: Collection[str]) -> LinearGaussian:
-    """A component as the engine takes it: one latent, noise diagonal, all in float64.
+    """A component as the engine takes it: one latent, noise diagonal or within modalities, all in float64.
 
     Latents that depend on earlier ones, z = m + A z + e, are solved for: mean (I - A)^-1 m, covariance (I - A)^-1 S
-    (I - A)^-T. Correlated noise diag(d) + F F^T of a modality becomes latents of its own, N(0, I) with loadings F.
+    (I - A)^-T. Noise of a modality may be correlated, diag(d) + F F^T.
 
     Args:
         component: its sites.
@@ -59,25 +59,18 @@ def assemble(component: Component, latents: Collection[str]) -> LinearGaussian:
         covariance = torch.linalg.solve(system, torch.linalg.solve(system, covariance).mT)
         covariance = (covariance + covariance.mT) / 2
     noise = {name: _split_noise(sites[name]) for name in modalities}
-    extra = sum(factor.shape[1] for _, factor in noise.values())
-    loadings, start = {}, latent_dim
-    for name, (_, factor) in noise.items():
-        own = sites[name].slope.mT.double().contiguous()  # as strided, products with the data take a fifth longer
-        wide = torch.cat([own, own.new_zeros(len(own), extra)], dim=1) if extra else own
-        if factor.shape[1]:
-            wide = torch.cat([wide[:, :start], factor, wide[:, start + factor.shape[1] :]], dim=1)
-            start += factor.shape[1]
-        loadings[name] = wide
-    if extra:
-        mean = torch.cat([mean, mean.new_zeros(extra)])
-        identity = torch.eye(extra, dtype=mean.dtype, device=mean.device)
-        covariance = torch.block_diag(covariance, identity)
+    factors = {name: factor for name, (_, factor) in noise.items()}
+    correlated = any(factor.shape[1] for factor in factors.values())
     return LinearGaussian(
-        loadings,
+        # as strided, products with the data take a fifth longer
+        {name: sites[name].slope.mT.double().contiguous() for name in modalities},
         {name: sites[name].intercept.double() for name in modalities},
-        {name: diagonal for name, (diagonal, _) in noise.items()},
+        {name: diagonal + factor.square().sum(1) for name, (diagonal, factor) in noise.items()}
+        if correlated
+        else {name: diagonal for name, (diagonal, _) in noise.items()},
         mean,
         covariance,
+        factors if correlated else None,
     )
 
 

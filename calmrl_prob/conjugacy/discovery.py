@@ -41,10 +41,10 @@ class ConjugateForm:
 
     Attributes:
         latents: for each continuous latent site its columns in z.
-        latent_dim: K, of the model's own latents; correlated noise has more (see ``structures``).
+        latent_dim: K, of the model's own latents; mixtures whose noise is correlated have more (see ``structures``).
         globals: sites outside the plate: loadings, noise and so on with priors of their own.
-        structures: for each distinct structure its form. Latents of correlated noise, if any, come after the model's
-            own.
+        structures: for each distinct structure its form. Of mixtures, latents of correlated noise, if any, come after
+            the model's own.
         structure_index: (N,) int64, the structure of each instance; None if there is one.
         offsets: for each modality what is added to its mean row by row, (N, D_m); None if nothing is.
         latent_offset: what is added to the prior mean row by row, (N, K); None if nothing is.
@@ -289,6 +289,7 @@ def _form(prober: Prober, components: list[Component]) -> LinearGaussian | Linea
     forms = [prober.assemble(component) for component in components]
     if len(forms) == 1:
         return forms[0]
+    forms = [form.expanded() for form in forms]  # mixtures have correlated noise as latents
     first = forms[0]
     shared = []
     for form in forms:
@@ -298,15 +299,7 @@ def _form(prober: Prober, components: list[Component]) -> LinearGaussian | Linea
             for name in first.names
         )
         likelihood = first if same else form
-        shared.append(
-            LinearGaussian(
-                likelihood.loadings,
-                likelihood.intercepts,
-                likelihood.noise_variance,
-                form.prior_mean,
-                form.prior_covariance,
-            )
-        )
+        shared.append(replace(likelihood, prior_mean=form.prior_mean, prior_covariance=form.prior_covariance))
     weights = torch.stack([component.log_weight.double() for component in components])
     return LinearGaussianMixture(weights, tuple(shared))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import checked_seed, constructed, described, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
 from calmrl_prob.linear_gaussian.posterior import factorize
 
 
@@ -189,20 +189,21 @@ def posterior_mean_encoders(
         >>> posterior_mean_encoders(lg)["x"](torch.tensor([[4.0]]))  # shrunk by half: signal and noise are alike
         tensor([[2.]], grad_fn=...)
     """
-    prior = factorize(linear_gaussian.prior_covariance.double())
+    linear_gaussian = linear_gaussian.to(torch.float64)
+    prior = factorize(linear_gaussian.prior_covariance)
     precision = torch.cholesky_inverse(prior)
     encoders = nn.ModuleDict()
     for name, loadings in linear_gaussian.loadings.items():
-        weighted = loadings.double() / linear_gaussian.noise_variance[name].double()[:, None]
-        factor = factorize(precision + loadings.double().mT @ weighted)
+        weighted = solve_noise(linear_gaussian, name, loadings)
+        factor = factorize(precision + loadings.mT @ weighted)
         weight = torch.cholesky_solve(weighted.mT, factor)
-        mean = linear_gaussian.prior_mean.double()
+        mean = linear_gaussian.prior_mean
         offset = torch.cholesky_solve((precision @ mean)[:, None], factor).squeeze(1)
         if whiten:
             weight = torch.linalg.solve_triangular(prior, weight, upper=False)
             offset = torch.linalg.solve_triangular(prior, (offset - mean)[:, None], upper=False).squeeze(1)
         encoder = nn.Linear(weight.shape[1], weight.shape[0], dtype=dtype)
         encoder.weight.copy_(weight)
-        encoder.bias.copy_(offset - weight @ linear_gaussian.intercepts[name].double())
+        encoder.bias.copy_(offset - weight @ linear_gaussian.intercepts[name])
         encoders[name] = encoder
     return encoders

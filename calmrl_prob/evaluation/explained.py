@@ -9,6 +9,7 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.linear_gaussian import solve_noise
 
 
 @torch.no_grad()
@@ -58,7 +59,7 @@ def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.D
         scale = lg.prior_covariance.diagonal().sqrt().diag()
     loadings = {name: weights @ scale for name, weights in lg.loadings.items()}
     if rotate:
-        known = torch.stack([b.mT @ (b / lg.noise_variance[name][:, None]) for name, b in loadings.items()]).sum(0)
+        known = torch.stack([b.mT @ solve_noise(lg, name, b) for name, b in loadings.items()]).sum(0)
         turn = torch.linalg.eigh(known).eigenvectors
         loadings = {name: b @ turn for name, b in loadings.items()}
     explained = torch.stack([b.square().sum(0) for b in loadings.values()])

@@ -25,7 +25,7 @@ def fingerprint(model: object) -> str | None:
         form: Any = getattr(model, "linear_gaussian", None)
         try:
             lg: Any = form() if callable(form) else model
-            parts = [lg.loadings, lg.intercepts, lg.noise_variance]
+            parts = [lg.loadings, lg.intercepts, lg.noise_variance, lg.noise_factor or {}]
         except (AttributeError, CalmrlError):
             return None
     digest = hashlib.sha256()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian, Structure, StructuresByInstance, SufficientStatistics
+from calmrl_prob.linear_gaussian import LinearGaussian, NoiseForm, Structure, StructuresByInstance, SufficientStatistics
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.programs.bound import PyroModel
 
@@ -37,7 +37,7 @@ class Loads(Protocol):
 
     dims: dict[str, int]
     latent_dim: int
-    noise: Literal["isotropic", "diagonal"]
+    noise: NoiseForm
 
     def load(self, structure: Any) -> None:  # noqa: ANN401 - a structure of the family that it states
         """Take over parameters."""
@@ -50,7 +50,7 @@ class Fittable(Protocol):
 
     dims: dict[str, int]
     latent_dim: int
-    noise: Literal["isotropic", "diagonal"]
+    noise: NoiseForm
 
     def load_linear_gaussian(self, linear_gaussian: LinearGaussian) -> None:
         """Take over parameters."""

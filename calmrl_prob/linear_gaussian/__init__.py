@@ -10,11 +10,12 @@ from calmrl_prob.linear_gaussian.by_instance import StructuresByInstance
 from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.em.convergence import Trace
 from calmrl_prob.linear_gaussian.em.em import EMResult, fit_em
-from calmrl_prob.linear_gaussian.em.options import EMOptions
+from calmrl_prob.linear_gaussian.em.options import NOISES, EMOptions, NoiseForm, checked_ranks
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.mixture.em import MixtureEMOptions, fit_mixture_em, split_by_labels
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.mixture.posterior import MixturePosterior, mixture_posterior
+from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 from calmrl_prob.linear_gaussian.posterior import Posterior, log_marginal, posterior
 from calmrl_prob.linear_gaussian.scale_mixture.draws import scale_draws
 from calmrl_prob.linear_gaussian.scale_mixture.em import fit_scale_em
@@ -27,13 +28,21 @@ from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import (
     student_t_posterior,
 )
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale_em import fit_student_t_em
-from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
+from calmrl_prob.linear_gaussian.structure import (
+    LinearGaussian,
+    Sample,
+    draw_noise,
+    require_diagonal_noise,
+    solve_noise,
+)
 
 #: A closed form of instances, of whatever family: all have names, dims, latent_dim, dtype, device, to, detach, select
 #: and sample.
 Structure = LinearGaussian | LinearGaussianMixture | ScaleMixture | StudentTModel
 
 __all__ = [
+    "NOISES",
+    "CorrelatedNoise",
     "EMOptions",
     "EMResult",
     "Evidence",
@@ -42,6 +51,7 @@ __all__ = [
     "LinearGaussianMixture",
     "MixtureEMOptions",
     "MixturePosterior",
+    "NoiseForm",
     "ObservedBlocks",
     "Posterior",
     "Sample",
@@ -55,6 +65,8 @@ __all__ = [
     "StudentTPosterior",
     "SufficientStatistics",
     "Trace",
+    "checked_ranks",
+    "draw_noise",
     "fit_em",
     "fit_mixture_em",
     "fit_scale_em",
@@ -64,8 +76,10 @@ __all__ = [
     "log_marginal",
     "mixture_posterior",
     "posterior",
+    "require_diagonal_noise",
     "scale_draws",
     "scale_posterior",
+    "solve_noise",
     "split_by_labels",
     "student_t_posterior",
 ]

@@ -1,6 +1,6 @@
 """The exact posterior of the latents, and the log marginal likelihood.
 
-With Omega_n the modalities that instance n has, and Psi^m the diagonal noise covariance:
+With Omega_n the modalities that instance n has, and Psi^m the noise covariance (diagonal, or as ``noise.py`` has it):
 
     P_n = S0^-1 + sum_{m in Omega_n} W^mT Psi^m^-1 W^m                         (one for each missing pattern)
     h_n = S0^-1 m0 + sum_{m in Omega_n} W^mT Psi^m^-1 (x_n^m - mu^m)
@@ -25,8 +25,9 @@ from calmrl_prob.errors import NumericalError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, Patterned
 from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.layout import PatternLayout
+from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, row_chunks
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, require_diagonal_noise, solve_noise
 
 
 class Posterior:
@@ -218,6 +219,7 @@ def posterior(
 def project_data(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Projection:
     """The products of the data with loadings and noise: all that is large in :func:`posterior`."""
     if isinstance(blocks, FeatureBlocks):
+        require_diagonal_noise(linear_gaussian, "blocks")
         natural, squares = _project_features(linear_gaussian, blocks)
         return Projection(natural, squares, group_precisions(linear_gaussian, blocks.grouping))
     natural, squares = _project(linear_gaussian, blocks)
@@ -231,10 +233,9 @@ def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | Featu
 
 def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:
     """W^mT Psi^m^-1 W^m for each modality and, last, S0^-1; shape (M + 1, K, K)."""
-    parts = [
-        loadings.mT @ (loadings / linear_gaussian.noise_variance[name][:, None])
-        for name, loadings in linear_gaussian.loadings.items()
-    ]
+    parts = []
+    for name, loadings in linear_gaussian.loadings.items():
+        parts.append(loadings.mT @ solve_noise(linear_gaussian, name, loadings))
     parts.append(torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance)))
     return torch.stack(parts)
 
@@ -284,10 +285,22 @@ def require_definite(failures: Tensor) -> None:
 def _pattern_constants(lg: LinearGaussian, blocks: Patterned, logdets: Tensor) -> Tensor:
     """Constants of log p(x_n) beside the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
     per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
-    per_group = blocks.grouping.sums(per_group)
+    if lg.noise_factor is not None:
+        by_name = zip(lg.names, per_group.split(list(lg.dims.values())), strict=True)
+        per_group = torch.stack([_group_constant(lg, name, part) for name, part in by_name])
+    else:
+        per_group = blocks.grouping.sums(per_group)
     prior_logdet = torch.linalg.slogdet(lg.prior_covariance).logabsdet
     constants: Tensor = blocks.group_patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_logdet)
     return constants
+
+
+def _group_constant(lg: LinearGaussian, name: str, diagonal: Tensor) -> Tensor:
+    """-1/2 logdet(2 pi Psi^m), given what it is for each feature where noise is diagonal."""
+    correlated = lg.correlated_noise(name)
+    if correlated is None:
+        return diagonal.sum()
+    return -0.5 * (len(diagonal) * math.log(2 * math.pi) + correlated.log_determinant())
 
 
 def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor]:
@@ -299,6 +312,12 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
     natural = lg.prior_mean.new_zeros(blocks.num_instances, lg.latent_dim)
     squares = natural.new_zeros(blocks.num_instances)
     for name, values in blocks.values.items():
+        correlated = lg.correlated_noise(name)
+        if correlated is not None:
+            product, square = _project_correlated(lg, name, correlated, values)
+            natural = natural.index_add(0, blocks.rows[name], product)
+            squares = squares.index_add(0, blocks.rows[name], square)
+            continue
         precision = 1 / lg.noise_variance[name]
         weights = lg.loadings[name] * precision[:, None]
         shift = lg.intercepts[name].to(values.dtype)
@@ -317,6 +336,22 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
         natural = natural.index_add(0, rows, product[:, :-1] - rest_projected)
         squares = squares.index_add(0, rows, torch.cat(norms) - 2 * product[:, -1] + rest_square)
     return natural, squares
+
+
+def _project_correlated(lg: LinearGaussian, name: str, noise: CorrelatedNoise, values: Tensor) -> tuple[Tensor, Tensor]:
+    """W^T Psi^-1 (x - mu), (n, K), and (x - mu)^T Psi^-1 (x - mu), (n,), of one modality; as :func:`_project`."""
+    shift = lg.intercepts[name].to(values.dtype)
+    rest = lg.intercepts[name] - shift
+    weights = noise.solve(torch.cat([lg.loadings[name], rest[:, None]], dim=1))
+    right = weights.to(values.dtype)
+    products, norms = [], []
+    for chunk in row_chunks(len(values), values.shape[1]):
+        centred = values[chunk] - shift
+        products.append((centred @ right).to(lg.dtype))
+        norms.append(noise.squares(centred).to(lg.dtype))
+    product = torch.cat(products)
+    square = torch.cat(norms) - 2 * product[:, -1] + rest @ weights[:, -1]
+    return product[:, :-1] - rest @ weights[:, :-1], square
 
 
 def _project_features(lg: LinearGaussian, blocks: FeatureBlocks) -> tuple[Tensor, Tensor]:

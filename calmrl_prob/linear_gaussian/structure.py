@@ -1,11 +1,14 @@
 """The linear-Gaussian structure: a shared Gaussian latent seen through one affine map per modality.
 
     z   ~ N(prior_mean, prior_covariance)                                     K latents
-    x^m | z ~ N(loadings^m z + intercepts^m, diag(noise_variance^m))          D_m features
+    x^m | z ~ N(loadings^m z + intercepts^m, Psi^m)                           D_m features
 
-This is probabilistic PCA (Tipping & Bishop, Probabilistic Principal Component Analysis, 1999) or factor analysis, with
-features in named groups; as the generative part of CalMRL: Liu et al., Calibrated Multimodal Representation Learning
-with Missing Modalities, arXiv 2511.12034.
+with Psi^m = diag(noise_variance^m) or, where noise is correlated within a modality, B^m B^mT with noise_variance^m put
+on its diagonal. With diagonal noise this is probabilistic PCA (Tipping & Bishop, Probabilistic Principal Component
+Analysis, 1999) or factor analysis, with features in named groups; with correlated noise probabilistic canonical
+correlation analysis (Bach & Jordan, A probabilistic interpretation of canonical correlation analysis, 2005); as the
+generative part of CalMRL: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities, arXiv
+2511.12034.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,17 @@ class LinearGaussian:
     Args:
         loadings: for each modality the map from latent to features, shape (D_m, K).
         intercepts: for each modality the mean of its features at z = 0, shape (D_m,), in the data's units.
-        noise_variance: for each modality the noise variance, shape (D_m,) or a scalar (isotropic; expanded here), in
-            the data's units squared.
+        noise_variance: for each modality the noise variance of each feature, diag(Psi^m), shape (D_m,) or a scalar
+            (isotropic; expanded here), in the data's units squared.
         prior_mean: shape (K,); zeros if not given.
         prior_covariance: shape (K, K), positive definite; the identity if not given.
+        noise_factor: for each modality B^m, shape (D_m, R_m), where its noise is correlated: Psi^m is B^m B^mT off the
+            diagonal and ``noise_variance`` on it. R_m of 0 for one whose noise is not; R_m = D_m can say any
+            covariance. None, the default, where no modality's is.
 
     Raises:
-        ArgumentError: a shape does not fit, modalities differ between the mappings, or a noise variance is not
-            positive.
+        ArgumentError: a shape does not fit, modalities differ between the mappings, a noise variance is not positive,
+            or below what ``noise_factor`` says that the feature shares with others.
 
     Example:
         >>> import torch
@@ -77,6 +84,7 @@ class LinearGaussian:
     noise_variance: Mapping[str, Tensor]
     prior_mean: Tensor = field(default=None)  # type: ignore[assignment]  # filled in by __post_init__
     prior_covariance: Tensor = field(default=None)  # type: ignore[assignment]  # filled in by __post_init__
+    noise_factor: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, expand scalar noise variances and fill in the standard normal prior."""
@@ -102,6 +110,7 @@ class LinearGaussian:
         object.__setattr__(self, "loadings", MappingProxyType(dict(self.loadings)))
         object.__setattr__(self, "intercepts", MappingProxyType({name: self.intercepts[name] for name in names}))
         object.__setattr__(self, "noise_variance", MappingProxyType(noise))
+        object.__setattr__(self, "noise_factor", self._checked_factors())
         like = self.loadings[names[0]]
         if self.prior_mean is None:
             object.__setattr__(self, "prior_mean", like.new_zeros(latent_dim))
@@ -127,6 +136,34 @@ class LinearGaussian:
                 f"noise_variance['{name}']: expected positive values, got {float(variance.detach().min()):.3g}."
             )
         return variance
+
+    def _checked_factors(self) -> Mapping[str, Tensor] | None:
+        given = self.noise_factor
+        if given is None:
+            return None
+        if set(given) != set(self.loadings):
+            raise ArgumentError(
+                f"noise_factor: expected the modalities of loadings, {list(self.loadings)}, got {list(given)}."
+            )
+        for name, variance in self.noise_variance.items():
+            shape = tuple(given[name].shape)
+            if len(shape) != 2 or shape[0] != len(variance):
+                raise ArgumentError(f"noise_factor['{name}']: expected shape ({len(variance)}, R_m), got {shape}.")
+            rest = variance - given[name].square().sum(1)
+            if not bool((rest > 0).all()):
+                raise ArgumentError(
+                    f"noise_factor['{name}']: expected rows whose squares sum to less than noise_variance['{name}'], "
+                    f"which is their sum and the feature's own; got a remainder of {float(rest.detach().min()):.3g}. "
+                    "Use float64, or give more of the variance to noise_variance."
+                )
+        return MappingProxyType({name: given[name] for name in self.loadings})
+
+    def correlated_noise(self, name: str) -> CorrelatedNoise | None:
+        """The noise of a modality where it is correlated between features; None where it is diagonal."""
+        if self.noise_factor is None or self.noise_factor[name].shape[1] == 0:
+            return None
+        factor = self.noise_factor[name]
+        return CorrelatedNoise(self.noise_variance[name] - factor.square().sum(1), factor)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +203,7 @@ class LinearGaussian:
             {name: function(value) for name, value in self.noise_variance.items()},
             function(self.prior_mean),
             function(self.prior_covariance),
+            None if self.noise_factor is None else {n: function(factor) for n, factor in self.noise_factor.items()},
         )
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LinearGaussian:
@@ -191,12 +229,45 @@ class LinearGaussian:
             {name: self.noise_variance[name] for name in names},
             self.prior_mean,
             self.prior_covariance,
+            None if self.noise_factor is None else {name: self.noise_factor[name] for name in names},
+        )
+
+    def expanded(self) -> LinearGaussian:
+        """The same density of the data, with correlated noise written as latents of its own.
+
+        x^m = W^m z + mu^m + B^m y^m + e^m with y^m ~ N(0, I) of R_m dimensions and e^m of the variance that B^m leaves:
+        latents (z, y^1, .., y^M), K of the model's own first, and diagonal noise. It is what to use where single
+        features are missing. The same model where no noise is correlated.
+
+        Example:
+            >>> import torch
+            >>> one = {"x": torch.ones(2)}
+            >>> lg = LinearGaussian({"x": torch.ones(2, 1)}, one, {"x": 2 * torch.ones(2)}, None, None,
+            ...                     {"x": torch.ones(2, 1)})
+            >>> lg.expanded().loadings["x"].tolist(), torch.equal(lg.expanded().joint()[1], lg.joint()[1])
+            ([[1.0, 1.0], [1.0, 1.0]], True)
+        """
+        if self.noise_factor is None:
+            return self
+        ranks = [factor.shape[1] for factor in self.noise_factor.values()]
+        loadings, variance = {}, {}
+        for m, (name, factor) in enumerate(self.noise_factor.items()):
+            own = [factor if m == other else factor.new_zeros(len(factor), rank) for other, rank in enumerate(ranks)]
+            loadings[name] = torch.cat([self.loadings[name], *own], dim=1)
+            variance[name] = self.noise_variance[name] - factor.square().sum(1)
+        identity = torch.eye(sum(ranks), dtype=self.dtype, device=self.device)
+        return LinearGaussian(
+            loadings,
+            self.intercepts,
+            variance,
+            torch.cat([self.prior_mean, self.prior_mean.new_zeros(sum(ranks))]),
+            torch.block_diag(self.prior_covariance, identity),
         )
 
     def joint(self, names: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and covariance of the stacked modalities with z integrated out.
 
-        With W, mu and psi stacked over ``names``: mean W m0 + mu and covariance W S0 W^T + diag(psi). Dense in the
+        With W and mu stacked over ``names``: mean W m0 + mu and covariance W S0 W^T + Psi. Dense in the
         number of features: an oracle and a teaching aid, not the way anything is computed here.
 
         Returns:
@@ -205,8 +276,11 @@ class LinearGaussian:
         chosen = self.select(self.names if names is None else names)
         loadings = torch.cat(list(chosen.loadings.values()))
         mean = loadings @ self.prior_mean + torch.cat(list(chosen.intercepts.values()))
-        noise = torch.cat(list(chosen.noise_variance.values()))
-        return mean, loadings @ self.prior_covariance @ loadings.mT + torch.diag(noise)
+        noise = torch.diag(torch.cat(list(chosen.noise_variance.values())))
+        if chosen.noise_factor is not None:
+            shared = torch.block_diag(*(factor @ factor.mT for factor in chosen.noise_factor.values()))
+            noise = noise + shared - torch.diag(shared.diagonal())
+        return mean, loadings @ self.prior_covariance @ loadings.mT + noise
 
     def sample(self, num_instances: int, generator: torch.Generator | None = None) -> Sample:
         """N instances drawn: the latent first, then all modalities given it.
@@ -224,10 +298,45 @@ class LinearGaussian:
         features = {
             name: latents @ self.loadings[name].mT
             + self.intercepts[name]
-            + normal(num_instances, width) * self.noise_variance[name].sqrt()
-            for name, width in self.dims.items()
+            + draw_noise(self, name, num_instances, generator)
+            for name in self.names
         }
         return Sample(latents, features)
+
+
+def solve_noise(linear_gaussian: LinearGaussian, name: str, right: Tensor) -> Tensor:
+    """Psi^-1 Y of one modality, for Y of shape (D_m, L)."""
+    correlated = linear_gaussian.correlated_noise(name)
+    return right / linear_gaussian.noise_variance[name][:, None] if correlated is None else correlated.solve(right)
+
+
+def draw_noise(
+    linear_gaussian: LinearGaussian, name: str, num_rows: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise of one modality, n rows of it, (n, D_m)."""
+    correlated, variance = linear_gaussian.correlated_noise(name), linear_gaussian.noise_variance[name]
+    if correlated is not None:
+        return correlated.draw(num_rows, generator)
+    shape = (num_rows, len(variance))
+    return torch.randn(shape, generator=generator, dtype=variance.dtype, device=variance.device) * variance.sqrt()
+
+
+def require_diagonal_noise(linear_gaussian: LinearGaussian, argument: str) -> None:
+    """Refuse noise that is correlated within a modality, where it has no closed form.
+
+    Args:
+        linear_gaussian: the model.
+        argument: that does not go with such noise, for the message.
+
+    Raises:
+        ArgumentError: the noise is correlated.
+    """
+    if linear_gaussian.noise_factor is not None:
+        raise ArgumentError(
+            f"{argument}: noise that is correlated within a modality, as noise='full' and 'low_rank' make it, is for "
+            "whole modalities and a normal prior; here expected diagonal noise. linear_gaussian.expanded() says the "
+            "same with latents in its place."
+        )
 
 
 class AboutGaussian:

@@ -24,6 +24,8 @@ class GaussianPosterior(PosteriorResult):
         exact: what the engine computed, with natural parameters and patterns.
         latent_dim: K, where that is less than the engine's: further latents carry noise that is correlated between
             features. They are not shown, and what they explain counts as noise.
+        keep_noise: whether what the data tell of those further latents is used for the features that they lack, as
+            where single features of a modality are missing; else a modality is predicted as measured anew.
 
     Attributes:
         exact: the same.
@@ -31,10 +33,11 @@ class GaussianPosterior(PosteriorResult):
 
     route = "exact"
 
-    def __init__(self, exact: Posterior, latent_dim: int | None = None) -> None:
+    def __init__(self, exact: Posterior, latent_dim: int | None = None, *, keep_noise: bool = False) -> None:
         self.exact = exact
         self.dims = exact.linear_gaussian.dims
         self._latent_dim = exact.linear_gaussian.latent_dim if latent_dim is None else latent_dim
+        self._keep_noise = keep_noise
 
     @property
     def latent_dim(self) -> int:
@@ -73,7 +76,8 @@ class GaussianPosterior(PosteriorResult):
 
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
         """N(W E[z_n] + mu, W V_n W^T + Psi) of one modality, feature by feature."""
-        return GaussianPredictive(self.exact, name, self.mean.dtype if dtype is None else dtype, self._latent_dim)
+        shown = None if self._keep_noise else self._latent_dim
+        return GaussianPredictive(self.exact, name, self.mean.dtype if dtype is None else dtype, shown)
 
     def log_density(self, latents: Tensor) -> Tensor:
         """log N(z_n; mean_n, V_n) at ``latents`` (N, K), nats, shape (N,)."""
@@ -94,14 +98,20 @@ class GaussianPosterior(PosteriorResult):
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Joint draws: each modality's location is W z + mu, and what its correlated noise adds, drawn afresh."""
         lg, own = self.linear_gaussian, self._latent_dim
-        noise: Mapping[str, Tensor] = {name: lg.noise_variance[name] for name in names}
+        found = {name: lg.correlated_noise(name) for name in names}
+        correlated = {name: part for name, part in found.items() if part is not None}
+        own_noise = {name: part.specific for name, part in correlated.items()}
+        noise: Mapping[str, Tensor] = {name: lg.noise_variance[name] for name in names} | own_noise
         step = max(1, _CHUNK_BUDGET // max(1, self.exact.mean.numel()))  # (S, N, K) may not fit
         for start in range(0, num_draws, step):
             for latents in self.exact.sample(min(step, num_draws - start), generator):
-                if own < lg.latent_dim:
+                if own < lg.latent_dim and not self._keep_noise:
                     latents[:, own:].normal_(generator=generator)
                 location = {name: torch.addmm(lg.intercepts[name], latents, lg.loadings[name].mT) for name in names}
-                yield Draw(latents[:, :own], location, noise)
+                signal = {name: location[name] for name in correlated}
+                for name, part in correlated.items():
+                    location[name] = signal[name] + part.draw_shared(len(latents), generator)
+                yield Draw(latents[:, :own], location, noise, signal=signal, correlated=correlated)
 
 
 class GaussianPredictive(Predictive):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.linear_gaussian import CorrelatedNoise
 from calmrl_prob.posteriors.predictive import Predictive
 
 
@@ -25,12 +26,17 @@ class Draw:
         location: for each modality E[x_n^m | z_n], shape (N, D_m), data units.
         noise_variance: for each modality, (D_m,) or (N, D_m), data units squared; the noise is normal.
         number: of the draw of the parameters that it was made under; None where these are fixed.
+        signal: E[x_n^m | z_n] where ``location`` has a draw of noise that is correlated between features added to it;
+            ``noise_variance`` is then what is left.
+        correlated: that noise of each modality which has some.
     """
 
     latents: Tensor
     location: Mapping[str, Tensor]
     noise_variance: Mapping[str, Tensor]
     number: int | None = None
+    signal: Mapping[str, Tensor] = field(default_factory=dict)
+    correlated: Mapping[str, CorrelatedNoise] = field(default_factory=dict)
 
 
 class PosteriorResult(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -77,4 +78,4 @@ class Prior(nn.Module, ABC):
 
 def with_prior(likelihood: LinearGaussian, mean: Tensor, covariance: Tensor) -> LinearGaussian:
     """A likelihood under the prior N(mean, covariance); the one that it had is left out."""
-    return LinearGaussian(likelihood.loadings, likelihood.intercepts, likelihood.noise_variance, mean, covariance)
+    return replace(likelihood, prior_mean=mean, prior_covariance=covariance)

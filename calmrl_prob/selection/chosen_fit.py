@@ -21,7 +21,7 @@ from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.folds import FoldedStatistics, make_folds
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums, slopes_to_the_mean
-from calmrl_prob.selection.ladder import Freedom, first_setting, most_latents, walk
+from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_starts
 from calmrl_prob.selection.scaling import Scaling
@@ -30,6 +30,10 @@ from calmrl_prob.selection.settings import SETTLES_PRIOR, Setting
 
 #: Instances with two modalities or more, in all and as a share, below which the fit to all rows takes several starts.
 _FEW_LINKS, _SMALL_SHARE = 60, 0.1
+#: Held-out instances of a fold that tell enough, and the folds that are then fitted.
+_ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
+#: Tolerance of the fit to all rows, where none was asked for: settings differ by more than what is left.
+_TOLERANCE = 1e-5
 
 
 class ChosenFit:
@@ -66,8 +70,8 @@ class ChosenFit:
         scorable = _scorable(self._data)
         folds = self._how.folds if isinstance(self._data, MultimodalData) else len(self._data.folds)
         trained = max(1, round(self._data.num_instances * (folds - 1) / folds))
-        num_features = sum(self._data.dims.values())
-        first = first_setting(trained, num_features, latent_dim, noise or "auto")
+        size = Size(trained, self._data.dims)
+        first = first_setting(size, latent_dim, noise or "auto", self._model.requested_rank)
         fixed = {key: value for key, value in options.items() if key in SETTLES_PRIOR}
         if not self._freedom.shrinkage:
             first = first.but(**{"pseudo_rows": 0.0, **_attributes(fixed)})
@@ -75,7 +79,7 @@ class ChosenFit:
         if reason := _unscorable(scorable, folds):
             choice, intervals = no_choice(first, self._how.criterion, self._scaling.kind, reason), None
         else:
-            search, choice = self._choose(first, trained, most_latents(trained, num_features), fixed)
+            search, choice = self._choose(first, size, fixed, scorable)
             intervals = self._intervals(search) if search.tried else None
             if search.tried and scorable < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances):
                 starts = search.best.fits
@@ -86,13 +90,15 @@ class ChosenFit:
         found.model.intervals = intervals
         return replace(found, choice=choice, intervals=intervals, seconds=time.perf_counter() - self._begun)
 
-    def _choose(self, first: Setting, trained: int, most: int, fixed: Mapping[str, Any]) -> tuple[Search, Choice]:
+    def _choose(self, first: Setting, size: Size, fixed: Mapping[str, Any], scorable: int) -> tuple[Search, Choice]:
         folds = make_folds(self._scaled, first.latent_dim, self._how.folds, self._seed, self._how.groups)
+        if scorable >= _ENOUGH_ROWS * len(folds):  # each fold tells enough, and every fit costs the same
+            folds = folds[:_ENOUGH_FOLDS]
         deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
         not_tried = ""
         try:
-            walk(search, first, self._freedom, trained, most)
+            walk(search, first, self._freedom, size)
         except BudgetSpentError:
             not_tried = f"the budget of {self._how.budget:g} s was spent after {len(search.tried)} settings"
         if not search.tried:
@@ -119,13 +125,19 @@ class ChosenFit:
         noise: Any = setting.noise
         found = []
         for start in ({}, *({"start": lg} for lg in starts)):
-            working = SharedLatentModel(self._model.dims, setting.latent_dim, noise, dtype=self._model.dtype)
-            found.append(fit_settled(working, data, "em", seed=self._seed, **{**options, **start}))
+            working = SharedLatentModel(
+                self._model.dims, setting.latent_dim, noise, dtype=self._model.dtype, noise_rank=setting.noise_rank
+            )
+            found.append(
+                fit_settled(working, data, "em", seed=self._seed, **{"tolerance": _TOLERANCE, **options, **start})
+            )
         best = max(found, key=lambda one: float(one.objective[-1]))
         warn_of_starts(found, best)
         form: LinearGaussian = self._scaling.unscaled(best.linear_gaussian().detach())
         prior = self._model.prior if self._model.requested[0] is not None else None
-        self._model.settle(setting.latent_dim, "diagonal" if self._scaling.divisors else noise, prior)
+        if self._scaling.divisors and noise == "isotropic":
+            noise = "diagonal"  # one variance in units of the features' own spreads
+        self._model.settle(setting.latent_dim, noise, prior, setting.noise_rank)
         self._model.load_linear_gaussian(form)
         return replace(best, model=self._model, options=MappingProxyType(dict(options)))
 

@@ -91,7 +91,7 @@ def fit(
     by_name = {field.name for field in fields(ChoiceOptions)}
     asked = {key: options.pop(key) for key in [*options] if key in by_name}
     how = ChoiceOptions.of(choice, asked, "the choice")
-    freedom = _freedom(model, shrinkage, options)
+    freedom = _freedom(model, shrinkage, options, data)
     if freedom is None:
         if asked or choice is not None:
             raise ArgumentError(
@@ -110,7 +110,7 @@ def fit(
         return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
 
-def _freedom(model: object, shrinkage: object, options: Mapping[str, Any]) -> Freedom | None:
+def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data: object) -> Freedom | None:
     """Parts of the settings that are open; None if nothing is."""
     if shrinkage not in ("auto", "held-out", None):
         raise ArgumentError(f"shrinkage: expected 'auto', 'held-out' or None, got {shrinkage!r}.")
@@ -121,7 +121,8 @@ def _freedom(model: object, shrinkage: object, options: Mapping[str, Any]) -> Fr
     latent_dim, noise = model.requested
     given = any(key in options for key in SETTLES_PRIOR)
     shrunk = not given and (shrinkage == "held-out" or (shrinkage == "auto" and latent_dim is None))
-    freedom = Freedom(latent_dim is None, latent_dim is None and noise is None, shrunk)
+    correlated = not (isinstance(data, MultimodalData) and data.has_partial_rows)
+    freedom = Freedom(latent_dim is None, latent_dim is None and noise is None, shrunk, correlated)
     return freedom if freedom.latent_dim or freedom.shrinkage else None
 
 

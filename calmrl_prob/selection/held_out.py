@@ -21,6 +21,7 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics, posterior
 from calmrl_prob.linear_gaussian.posterior import factorize
+from calmrl_prob.linear_gaussian.structure import solve_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def sums_of_statistics(
         centre: for each modality the mean of the training rows (D_m,).
     """
     shift = dict(zip(statistics.dims, statistics.shift.split(list(statistics.dims.values())), strict=True))
-    weights = {name: lg.loadings[name] / lg.noise_variance[name][:, None] for name in lg.names}
+    weights = {name: solve_noise(lg, name, lg.loadings[name]) for name in lg.names}
     precision = {name: weights[name].mT @ lg.loadings[name] for name in lg.names}
     offset = {name: weights[name].mT @ (lg.intercepts[name] - shift[name]) for name in lg.names}
     identity = torch.eye(lg.latent_dim, dtype=lg.dtype, device=lg.device)

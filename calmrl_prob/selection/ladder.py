@@ -2,14 +2,14 @@
 
 At a moderate K the weight of the pseudo-rows goes down a whole ladder, from a prior of many times the rows to one of a
 few, and beyond while an end of it is best: scores along it can have several tops. Then other forms of prior and noise
-at the best weight; more latents, and fewer, the weight climbed from there; automatic relevance determination; and the
-weight in small steps. Shrinkage, not a small K, is what keeps imputations from overfitting: with few latents and no
+at the best weight, noise that is correlated within a modality among them; fewer latents, and more, the weight climbed
+from there; automatic relevance determination; and the weight in small steps. Shrinkage, not a small K, is what keeps imputations from overfitting: with few latents and no
 prior they are wrong, not only poor, since one latent then serves two modalities' own variation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,14 @@ from calmrl_prob.selection.settings import Setting
 
 Step = Callable[[Setting, int], Setting | None]
 
-#: Latents to begin with, most that are tried, and the factor between.
+#: Latents to begin with, most that are tried, and the factor down to few.
 _FIRST_LATENTS, MOST_LATENTS, _TIMES = 64, 256, 4
 #: Weights of the pseudo-rows on the ladder, in rows of data; beyond its ends by the last factor, within these limits.
 _LADDER, _LIMITS = (3.0, 1.0, 0.3, 0.1, 0.03), (1e-4, 1e4)
 #: Factors of the weight between neighbours, in large steps and in small ones.
 _LARGE, _SMALL = 10**0.5, 10**0.25
+#: Most features of a modality for which all their covariance is tried as its noise, and the rank beyond.
+_FULL_FEATURES, _RANK = 600, 16
 #: What another number of latents, or another form, has to gain in score.
 _GAIN = 1e-3
 #: Most latents of automatic relevance determination: its steps turn the latents.
@@ -32,58 +34,71 @@ _ARD_LATENTS = 32
 
 @dataclass(frozen=True)
 class Freedom:
-    """Parts of a setting that are to be chosen; the rest stays as it is in the first setting.
+    """Parts of a setting that are to be chosen; the rest stays as it is in the first.
 
     Attributes:
         latent_dim: K.
         noise: its form.
         shrinkage: the prior.
+        correlated: whether noise may be correlated within a modality, which whole modalities and a normal prior allow.
     """
 
     latent_dim: bool = True
     noise: bool = True
     shrinkage: bool = True
+    correlated: bool = True
 
 
-def most_latents(num_instances: int, num_features: int) -> int:
-    """The largest K that fits to that many instances can carry, under the cap."""
-    return min(MOST_LATENTS, max(1, min(num_instances, num_features) - 1))
+@dataclass(frozen=True)
+class Size:
+    """Size of what a fit of the search sees.
 
+    Attributes:
+        num_instances: N.
+        dims: number of features D_m of each modality.
+    """
 
-def first_setting(num_instances: int, num_features: int, latent_dim: int | None, noise: str) -> Setting:
-    """The setting to begin with, for fits to that many instances."""
+    num_instances: int
+    dims: Mapping[str, int]
+
+    @property
+    def first_setting(size: Size, latent_dim: int | None, noise: str, noise_rank: int | None = None) -> Setting:
+    """The setting to begin with, for fits to data of that size."""
     return Setting(
-        latent_dim if latent_dim is not None else min(_FIRST_LATENTS, most_latents(num_instances, num_features)),
+        latent_dim if latent_dim is not None else min(_FIRST_LATENTS, size.most_latents),
         noise if noise != "auto" else "isotropic",
-        pseudo_rows=_rounded(_LADDER[0] * num_instances),
+        pseudo_rows=_rounded(_LADDER[0] * size.num_instances),
+        noise_rank=noise_rank,
     )
 
 
-def walk(search: Search, first: Setting, freedom: Freedom, num_instances: int, most: int) -> None:
+def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> None:
     """Try settings, the best of what is free one after another.
 
     Args:
         search: keeps what was tried.
         first: the setting to begin with.
         freedom: what is to be chosen.
-        num_instances: that a fit of the search sees.
-        most: the largest K.
+        size: of what a fit of the search sees.
 
     Raises:
         BudgetSpentError: the time is spent; what was tried until then is in the search.
     """
     best = search.try_(first, "the first")
     if freedom.shrinkage:
-        best = _down_the_ladder(search, best, num_instances)
-    best = _forms(search, best, freedom)
+        best = _down_the_ladder(search, best, size.num_instances)
+    best = _forms(search, best, freedom, size)
     if freedom.latent_dim:
-        best = _latents(search, best, freedom, num_instances, most)
+        best = _latents(search, best, freedom, size)
     if freedom.shrinkage:
-        latents = min(_ARD_LATENTS, most) if freedom.latent_dim else best.setting.latent_dim
-        search.try_(Setting(latents, best.setting.noise, ard=True), "automatic relevance determination")
+        latents = min(_ARD_LATENTS, size.most_latents) if freedom.latent_dim else best.setting.latent_dim
+        relevant = best.setting.but(latent_dim=latents, ard=True, pseudo_rows=0.0, pooling=1.0)
+        if freedom.noise and relevant.noise in ("full", "low_rank"):
+            relevant = relevant.but(noise="isotropic", noise_rank=None)
+        search.try_(relevant, "automatic relevance determination")
         best = search.best
     if freedom.shrinkage and not best.setting.ard:
-        search.climb(best, _weight_step(_SMALL, num_instances), "weight of the prior, small steps")
+        search.climb(best, _weight_step(_SMALL, size.num_instances), "weight of the prior, small steps")
 
 
 def _down_the_ladder(search: Search, first: Tried, num_instances: int) -> Tried:
@@ -98,8 +113,8 @@ def _down_the_ladder(search: Search, first: Tried, num_instances: int) -> Tried:
     return best
 
 
-def _forms(search: Search, best: Tried, freedom: Freedom) -> Tried:
-    """Variances of features in the prior, and noise by feature, where that is better."""
+def _forms(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
+    """Variances of features in the prior, noise by feature, noise correlated within a modality, where that is better."""
     forms: list[tuple[dict[str, Any], str]] = []
     if freedom.shrinkage:
         forms.append(({"pooling": 0.0}, "variances of features in the prior"))
@@ -109,22 +124,33 @@ def _forms(search: Search, best: Tried, freedom: Freedom) -> Tried:
         other = search.try_(best.setting.but(**change), reason, near=best)
         if search.value(other) > search.value(best) + _GAIN:
             best = other
+    if freedom.noise and freedom.correlated:
+        full = max(size.dims.values()) <= _FULL_FEATURES
+        noise: dict[str, Any] = {"noise": "full"} if full else {"noise": "low_rank", "noise_rank": _RANK}
+        other = search.try_(best.setting.but(**noise), "noise correlated within a modality")
+        if freedom.shrinkage:
+            other = search.climb(other, _weight_step(_LARGE, size.num_instances), "weight of the prior, with that noise")
+        if search.value(other) > search.value(best) + _GAIN:
+            best = other
     return best
 
 
-def _latents(search: Search, best: Tried, freedom: Freedom, num_instances: int, most: int) -> Tried:
-    """Many latents, or few with the weight climbed, where that is better; then half as many if that is as good."""
-    step = _weight_step(_LARGE, num_instances)
+def _latents(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
+    """Few latents with the weight climbed, or more, where that is better; then half as many if that is as good."""
     begun = best
     few = search.try_(best.setting.but(latent_dim=max(1, best.setting.latent_dim // _TIMES)), "few latents")
     if freedom.shrinkage:
+        step = _weight_step(_LARGE, size.num_instances)
         few = search.climb(few, step, "weight of the prior with few latents")
-    if best.setting.latent_dim < most:
-        many = search.try_(best.setting.but(latent_dim=min(_TIMES * best.setting.latent_dim, most)), "many latents")
-        best = many if search.value(many) > search.value(best) + _GAIN else best
-    if search.value(few) > search.value(best) + _GAIN:
+    while best.setting.latent_dim < size.most_latents:
+        twice = min(2 * best.setting.latent_dim, size.most_latents)
+        more = search.try_(best.setting.but(latent_dim=twice), "more latents")
+        if search.value(more) <= search.value(best) + _GAIN:
+            break
+        best = more
+    if search.value(few) > search.value(best) - _GAIN:
         best = few
-    if best is begun and freedom.shrinkage:
+    elif best is not begun:
         return best
     while best.setting.latent_dim > 1:
         half = search.try_(best.setting.but(latent_dim=best.setting.latent_dim // 2), "half as many latents")

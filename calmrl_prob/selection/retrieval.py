@@ -16,6 +16,7 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.posterior import factorize
+from calmrl_prob.linear_gaussian.structure import solve_noise
 
 #: Rows of a pair of modalities that are ranked, at most.
 _MOST_ROWS = 2000
@@ -30,7 +31,7 @@ def mean_reciprocal_rank(lg: LinearGaussian, data: MultimodalData) -> float:
         lg: the model, with a standard normal prior of the latents.
         data: held-out rows.
     """
-    weights = {name: lg.loadings[name] / lg.noise_variance[name][:, None] for name in lg.names}
+    weights = {name: solve_noise(lg, name, lg.loadings[name]) for name in lg.names}
     precision = {name: weights[name].mT @ lg.loadings[name] for name in lg.names}
     identity = torch.eye(lg.latent_dim, dtype=lg.dtype, device=lg.device)
     found: list[float] = []

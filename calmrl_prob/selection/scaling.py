@@ -77,12 +77,14 @@ class Scaling:
         if not self.divisors:
             return lg
         s = {name: self.divisors[name].to(lg.loadings[name]) for name in lg.names}
+        factor = lg.noise_factor
         return LinearGaussian(
             {name: lg.loadings[name] * s[name][:, None] for name in lg.names},
             {name: lg.intercepts[name] * s[name] for name in lg.names},
             {name: lg.noise_variance[name] * s[name].square() for name in lg.names},
             lg.prior_mean,
             lg.prior_covariance,
+            None if factor is None else {name: factor[name] * s[name][:, None] for name in lg.names},
         )
 
     def unscale_centres(self, centres: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from calmrl_prob.selection.settings import Setting
 #: E-steps of a fit of the search, from the data and from a neighbour's parameters; what differs after is far below
 #: what settings differ by.
 _COLD, _WARM = 40, 12
+#: From the data with more latents than these, where a step costs much and the start is close.
+_MANY, _COLD_MANY = 64, 25
 _TOLERANCE = 1e-5
 
 
@@ -48,6 +50,12 @@ class Tried:
 
 #: Score of what could not be fitted.
 _FAILED = Score(-math.inf, {}, {}, {}, -math.inf)
+
+
+def _same_form(one: Setting, other: Setting) -> bool:
+    """Whether a fit of one can start from the parameters of the other."""
+    kinds = [(s.latent_dim, s.noise in ("full", "low_rank"), s.noise_rank) for s in (one, other)]
+    return kinds[0] == kinds[1]
 
 
 class BudgetSpentError(Exception):
@@ -100,7 +108,7 @@ class Search:
         if time.perf_counter() > self.deadline:
             raise BudgetSpentError
         begun = time.process_time()
-        warm = near is not None and bool(near.fits) and near.setting.latent_dim == setting.latent_dim
+        warm = near is not None and bool(near.fits) and _same_form(near.setting, setting)
         fits, scores, sums = [], [], []
         for k, fold in enumerate(self.folds):
             start = near.fits[k] if warm and near is not None else None
@@ -125,9 +133,10 @@ class Search:
             **self.fixed,
             **setting.options(),
             "noise": setting.noise,
+            "noise_rank": setting.noise_rank,
             "seed": self.seed,
             "tolerance": _TOLERANCE,
-            "max_iterations": _COLD if start is None else _WARM,
+            "max_iterations": _WARM if start is not None else _COLD if setting.latent_dim <= _MANY else _COLD_MANY,
         }
         return fit_em(fold.train, setting.latent_dim, start=start, **settings).linear_gaussian
 

@@ -15,10 +15,11 @@ class Setting:
 
     Attributes:
         latent_dim: K.
-        noise: the form of Psi^m: "isotropic" or "diagonal".
+        noise: the form of Psi^m: "isotropic", "diagonal", "full" or "low_rank".
         pseudo_rows: weight, in rows, of a prior of the joint covariance under which features are uncorrelated.
         pooling: how far the variances of that prior are pooled, 1 for one a modality, 0 for one a feature.
         ard: whether latents can be switched off for a modality (automatic relevance determination).
+        noise_rank: R of "low_rank" noise.
 
     Example:
         >>> setting = Setting(64, pseudo_rows=100.0)
@@ -33,6 +34,7 @@ class Setting:
     pseudo_rows: float = 0.0
     pooling: float = 1.0
     ard: bool = False
+    noise_rank: int | None = None
 
     def options(self) -> dict[str, Any]:
         """The options of ``fit_em``, besides K and the noise."""
@@ -58,4 +60,5 @@ class Setting:
 
     def __str__(self) -> str:
         """In a line."""
-        return f"K {self.latent_dim}, {self.noise} noise, {self.prior}"
+        rank = "" if self.noise_rank is None else f" of rank {self.noise_rank}"
+        return f"K {self.latent_dim}, {self.noise.replace('_', '-')} noise{rank}, {self.prior}"

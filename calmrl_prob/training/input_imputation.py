@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import real_number
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, posterior
+from calmrl_prob.linear_gaussian import LinearGaussian, ObservedBlocks, draw_noise, posterior
 from calmrl_prob.training.batches import Batch
 
 
@@ -68,8 +68,7 @@ class InputImputation:
             present, values = mask[:, m], batch.inputs[name]
             filled = torch.addmm(self.model.intercepts[name], latents, self.model.loadings[name].mT)
             if self.kind == "draw":
-                noise = torch.randn(filled.shape, generator=generator, dtype=filled.dtype, device=filled.device)
-                filled = filled + self.model.noise_variance[name].sqrt() * noise
+                filled = filled + draw_noise(self.model, name, len(filled), generator)
             whole = filled.to(values.dtype)
             whole[present] = values
             inputs[name] = whole

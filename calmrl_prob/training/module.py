@@ -37,6 +37,7 @@ def as_tensors(lg: LinearGaussian) -> dict[str, Any]:
         "noise_variance": dict(lg.noise_variance),
         "prior_mean": lg.prior_mean,
         "prior_covariance": lg.prior_covariance,
+        **({} if lg.noise_factor is None else {"noise_factor": dict(lg.noise_factor)}),
     }
 
 

@@ -30,8 +30,9 @@ def test_completions_hold_what_is_present_and_predictive_means() -> None:
         torch.testing.assert_close(completion.values[row].flatten(), mean, rtol=1e-9, atol=1e-9)
 
 
-def test_draws_have_the_moments_of_dense_conditioning() -> None:
-    completion = make_completion(width=3, noise="diagonal", rows=12)
+@pytest.mark.parametrize("noise", ["diagonal", "full"])
+def test_draws_have_the_moments_of_dense_conditioning(noise: str) -> None:
+    completion = make_completion(width=3, noise=noise, rows=12)
     num_draws = 4000
     draws = torch.stack(list(completion.draws(num_draws, torch.Generator().manual_seed(1)))).flatten(2)
     for row in range(len(completion.values)):
@@ -52,7 +53,7 @@ def test_completions_refuse_models_of_other_shapes() -> None:
         Completion.from_linear_gaussian(model, torch.zeros(2, 3, 4), torch.ones(2, 2, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("noise", ["isotropic", "diagonal"])
+@pytest.mark.parametrize("noise", ["isotropic", "diagonal", "full", "low_rank"])
 @pytest.mark.parametrize(("width", "latents"), [(6, 2), (4, 3), (30, 4), (1, 1)])
 def test_expected_scatter_anchor_is_the_leading_direction_of_the_dense_matrix(
     noise: str, width: int, latents: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,20 +18,25 @@ from calmrl_prob.linear_gaussian import (
 def random_model(
     dims: Mapping[str, int], latent_dim: int, seed: int = 0, *, prior: str = "full", noise: str = "diagonal"
 ) -> LinearGaussian:
-    """A model with random parameters; ``prior`` is "full" or "standard", ``noise`` "diagonal" or "isotropic"."""
+    """A model with random parameters; ``prior`` is "full" or "standard", ``noise`` a form of the noise."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     root = normal(latent_dim, latent_dim)
-    return LinearGaussian(
+    model = LinearGaussian(
         {name: normal(width, latent_dim) for name, width in dims.items()},
         {name: normal(width) for name, width in dims.items()},
-        {name: normal(width if noise == "diagonal" else 1).exp() for name, width in dims.items()},
+        {name: normal(1 if noise == "isotropic" else width).exp() for name, width in dims.items()},
         normal(latent_dim) if prior == "full" else None,
         root @ root.mT / latent_dim + 0.5 * torch.eye(latent_dim).double() if prior == "full" else None,
     )
+    if noise not in ("full", "low_rank"):
+        return model
+    factors = {name: normal(width, width if noise == "full" else width // 3) for name, width in dims.items()}
+    variance = {name: model.noise_variance[name] + factor.square().sum(1) for name, factor in factors.items()}
+    return replace(model, noise_variance=variance, noise_factor=factors)
 
 
 def random_mask(num_instances: int, num_modalities: int, rate: float, seed: int = 0, *, empty: bool = False) -> Tensor:

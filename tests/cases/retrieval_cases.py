@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,22 @@ from calmrl_prob.evaluation.retrieval.retrieval import retrieve
 from calmrl_prob.linear_gaussian import LinearGaussian
 
 WIDTHS = {"image": 4, "text": 3, "audio": 5}
+
+
+def with_correlated_noise(lg: LinearGaussian, seed: int) -> LinearGaussian:
+    """The same with noise that is correlated within modalities: of one factor in the first, any in the others."""
+    rng = np.random.default_rng(seed)
+    ranks = {name: 1 if m == 0 else width for m, (name, width) in enumerate(lg.dims.items())}
+    factors = {name: torch.tensor(rng.normal(size=(width, ranks[name]))) for name, width in lg.dims.items()}
+    variance = {name: lg.noise_variance[name] + factor.square().sum(1) for name, factor in factors.items()}
+    return replace(lg, noise_variance=variance, noise_factor=factors)
+
+
+def noise_covariance(lg: LinearGaussian, names: list[str]) -> np.ndarray:
+    """Of measurements of these modalities, one after the other; dense."""
+    found = [(name, lg.correlated_noise(name)) for name in names]
+    parts = [torch.diag(lg.noise_variance[name]) if own is None else own.covariance() for name, own in found]
+    return torch.block_diag(*parts).numpy()
 
 
 def make_model(seed: int, latent_dim: int = 2, widths: dict[str, int] | None = None) -> LinearGaussian:
@@ -57,19 +74,19 @@ def observed_parts(data: MultimodalData, row: int) -> Iterator[tuple[str, np.nda
 def dense_log_density(lg: LinearGaussian, parts: list[tuple[str, np.ndarray]]) -> float:
     """log p of stacked measurements with z integrated out; a modality may stand twice, as two measurements."""
     loadings = np.concatenate([lg.loadings[name].numpy() for name, _ in parts])
-    noise = np.concatenate([lg.noise_variance[name].numpy() for name, _ in parts])
+    noise = noise_covariance(lg, [name for name, _ in parts])
     mean = np.concatenate([lg.intercepts[name].numpy() for name, _ in parts]) + loadings @ lg.prior_mean.numpy()
-    covariance = loadings @ lg.prior_covariance.numpy() @ loadings.T + np.diag(noise)
+    covariance = loadings @ lg.prior_covariance.numpy() @ loadings.T + noise
     return float(multivariate_normal.logpdf(np.concatenate([x for _, x in parts]), mean, covariance))
 
 
 def dense_latent_mean(lg: LinearGaussian, parts: list[tuple[str, np.ndarray]]) -> np.ndarray:
     """E[z | x] by dense conditioning of the joint normal of z and x."""
     loadings = np.concatenate([lg.loadings[name].numpy() for name, _ in parts])
-    noise = np.concatenate([lg.noise_variance[name].numpy() for name, _ in parts])
+    noise = noise_covariance(lg, [name for name, _ in parts])
     x = np.concatenate([x for _, x in parts]) - np.concatenate([lg.intercepts[name].numpy() for name, _ in parts])
     m0, S0 = lg.prior_mean.numpy(), lg.prior_covariance.numpy()
-    gain = S0 @ loadings.T @ np.linalg.inv(loadings @ S0 @ loadings.T + np.diag(noise))
+    gain = S0 @ loadings.T @ np.linalg.inv(loadings @ S0 @ loadings.T + noise)
     return m0 + gain @ (x - loadings @ m0)
 
 

@@ -48,6 +48,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "alignment":                     "errors _support linear_gaussian",
         "encoders":                      "_moved errors _support linear_gaussian",
         "decoders":                      "errors _support",
+        "noise_parameters":              "errors linear_gaussian",
         "arviz/adapter":                 "",
     },
     "parts of models": {
@@ -57,7 +58,7 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "models and their closed forms": {
         "conjugacy":                     "errors _support linear_gaussian data programs",
-        "model":                         "errors _support linear_gaussian data priors",
+        "model":                         "errors _support linear_gaussian data noise_parameters priors",
         "datasets":                      "errors _support linear_gaussian data encoders io",
     },
     "results": {

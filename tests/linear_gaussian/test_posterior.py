@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -30,7 +31,7 @@ model_cases = st.fixed_dictionaries(
         "latent_dim": st.integers(1, 5),
         "rate": st.sampled_from([0.0, 0.3, 0.7]),
         "prior": st.sampled_from(["standard", "full"]),
-        "noise": st.sampled_from(["isotropic", "diagonal"]),
+        "noise": st.sampled_from(["isotropic", "diagonal", "full", "low_rank"]),
         "seed": st.integers(0, 10_000),
     }
 )
@@ -88,7 +89,9 @@ def test_pyro_gaussian_agrees(case: dict) -> None:
         for name, values in blocks.values.items():
             here = (blocks.rows[name] == n).nonzero().flatten()
             if len(here):
-                noise = MultivariateNormal(model.intercepts[name], torch.diag(model.noise_variance[name]))
+                own = model.correlated_noise(name)
+                covariance = torch.diag(model.noise_variance[name]) if own is None else own.covariance()
+                noise = MultivariateNormal(model.intercepts[name], covariance)
                 factor = factor + matrix_and_mvn_to_gaussian(model.loadings[name].mT, noise).condition(values[here[0]])
         covariance = torch.linalg.inv(factor.precision)
         assert_close(post.covariance[n], covariance)
@@ -120,9 +123,7 @@ def test_rotating_the_latent_changes_no_prediction(case: dict) -> None:
     case = {**case, "prior": "standard"}
     model, blocks = make_case(case)
     rotation = torch.linalg.qr(torch.randn(case["latent_dim"], case["latent_dim"], dtype=torch.float64)).Q
-    rotated = LinearGaussian(
-        {name: loadings @ rotation for name, loadings in model.loadings.items()}, model.intercepts, model.noise_variance
-    )
+    rotated = replace(model, loadings={name: loadings @ rotation for name, loadings in model.loadings.items()})
     one, other = posterior(model, blocks), posterior(rotated, blocks)
     assert_close(other.log_marginal, one.log_marginal)
     for name in model.names:

@@ -19,6 +19,7 @@ from calmrl_prob.inference import ParameterDraws, PosteriorResult
 from calmrl_prob.programs.bound import BoundModel
 from models.student_t import StudentT
 from tests.cases.collapsed_cases import factor_model
+from tests.cases.linear_gaussian_cases import random_model
 from tests.cases.model_cases import DIMS, random_data
 from tests.cases.route_cases import gaussian, loadings, observe
 
@@ -83,12 +84,26 @@ def student_t_noise(data: cal.MultimodalData) -> None:
             pyro.sample(name, noise.mask(data.observed(name)), obs=data.filled(name))
 
 
+def full_noise() -> cal.SharedLatentModel:
+    model = cal.SharedLatentModel(DIMS, latent_dim=2, noise="full")
+    model.load_linear_gaussian(random_model(DIMS, 2, noise="full"))
+    return model
+
+
+def low_rank_noise() -> cal.SharedLatentModel:
+    model = cal.SharedLatentModel(DIMS, latent_dim=2, noise="low_rank")
+    model.load_linear_gaussian(random_model(DIMS, 2, noise="low_rank"))
+    return model
+
+
 ROUTES: dict[str, tuple[Callable[..., Any], str]] = {
     "student-t": (student_t(), "exact student-t"),
     "student-t prior": (student_t_prior, "scale mixture"),
     "student-t noise": (student_t_noise, "scale mixture"),
     "gaussian": (gaussian, "exact"),
     "correlated noise": (correlated_noise, "exact"),
+    "full noise": (full_noise(), "exact"),
+    "low-rank noise": (low_rank_noise(), "exact"),
     "mixture": (mixture, "exact mixture"),
     "by group": (by_group, "exact by structure"),
     "by row": (by_row, "exact by structure"),

@@ -25,6 +25,7 @@ from calmrl_prob.evaluation.acquisition.question import Gains, Question
 from calmrl_prob.inference.exact.process import GaussianProcessPosterior
 from calmrl_prob.linear_gaussian import LinearGaussian, Posterior
 from calmrl_prob.linear_gaussian.posterior import assemble_precision, factorize, modality_precisions
+from calmrl_prob.linear_gaussian.structure import solve_noise
 from calmrl_prob.linear_gaussian.unseen import information_gain, unseen_features, unseen_products
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.student_t import StudentTResult
@@ -120,7 +121,10 @@ def pattern_precisions(exact: Posterior, lg: LinearGaussian, chosen: slice) -> T
 def added_precision(lg: LinearGaussian, patterns: Tensor, name: str) -> Tensor:
     """A_R of the features R of a modality that each pattern lacks, (P, K, K)."""
     unseen = unseen_features(lg, patterns, name)
-    return unseen_products(lg.loadings[name], 1 / lg.noise_variance[name], unseen)
+    found = unseen_products(lg.loadings[name], 1 / lg.noise_variance[name], unseen)
+    if lg.correlated_noise(name) is not None:  # single features missing have such noise as latents of its own
+        found[unseen.all(1)] = lg.loadings[name].mT @ solve_noise(lg, name, lg.loadings[name])
+    return found
 
 
 def _of_patterns(

@@ -114,7 +114,7 @@ def form_by_structure(given: StructuredPosterior, data: MultimodalData) -> tuple
     for lg in forms[1:]:
         if lg.latent_dim != first.latent_dim or not _close(lg.prior_covariance, first.prior_covariance):
             return None
-    kinds: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in first.names}
+    kinds: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in first.names}
     taken: dict[str, list[Tensor]] = {}
     rows_of: dict[str, list[Tensor]] = {}
     for (members, _), lg in zip(parts, forms, strict=True):
@@ -122,7 +122,9 @@ def form_by_structure(given: StructuredPosterior, data: MultimodalData) -> tuple
             rows = members[data.observed(name)[members]]
             if not len(rows):
                 continue
-            own = (lg.loadings[name], lg.noise_variance[name])
+            variance = lg.noise_variance[name]
+            factor = variance.new_zeros(len(variance), 0) if lg.noise_factor is None else lg.noise_factor[name]
+            own = (lg.loadings[name], variance, factor)
             known = (k for k, kind in enumerate(kinds[name]) if all(map(_close, kind, own)))
             k = next(known, len(kinds[name]))
             if k == len(kinds[name]):
@@ -146,12 +148,15 @@ def form_by_structure(given: StructuredPosterior, data: MultimodalData) -> tuple
         {name: shapes[name][1] for name in taken},
         torch.zeros_like(first.prior_mean),
         first.prior_covariance,
+        {name: shapes[name][2] for name in taken},
     )
     return _exact(form, given.mean.shape[1]), ObservedBlocks(blocks, observed)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
     """Whether two parameters are the same but for what discovery rounds."""
+    if one.shape != other.shape or not one.numel():
+        return one.shape == other.shape
     return bool(torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max())))
 
 
@@ -179,4 +184,4 @@ def _padded(lg: LinearGaussian, latent_dim: int, before: int, after: int) -> Lin
     unused[latent_dim + before : latent_dim + before + lg.latent_dim - latent_dim] = 0
     covariance = spread(spread(lg.prior_covariance).mT).mT + torch.diag(unused)
     loadings = {name: spread(values) for name, values in lg.loadings.items()}
-    return LinearGaussian(loadings, lg.intercepts, lg.noise_variance, spread(lg.prior_mean), covariance)
+    return replace(lg, loadings=loadings, prior_mean=spread(lg.prior_mean), prior_covariance=covariance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,13 +66,8 @@ class Encoded:
 
     def __init__(self, linear_gaussian: LinearGaussian, blocks: ObservedBlocks) -> None:
         chosen = linear_gaussian.select(blocks.names).to(torch.float64)
-        lg = LinearGaussian(
-            chosen.loadings,
-            {name: chosen.intercepts[name] + chosen.loadings[name] @ chosen.prior_mean for name in chosen.names},
-            chosen.noise_variance,
-            torch.zeros_like(chosen.prior_mean),
-            chosen.prior_covariance,
-        )
+        centre = {name: chosen.intercepts[name] + chosen.loadings[name] @ chosen.prior_mean for name in chosen.names}
+        lg = replace(chosen, intercepts=centre, prior_mean=torch.zeros_like(chosen.prior_mean))
         self.patterns = blocks.patterns.to(lg.device)
         self.pattern_index = blocks.pattern_index.to(lg.device)
         precisions = modality_precisions(lg)

@@ -17,7 +17,7 @@ from torch.distributions import MultivariateNormal
 
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
 from calmrl_prob.linear_gaussian.posterior import factorize
 
 #: Features are standardised by their scale, but never by less than this share of the largest.
@@ -135,7 +135,7 @@ class _Expert(nn.Module):
         loadings, noise = start.loadings[name], start.noise_variance[name]
         signal = loadings @ prior_factor
         scale = (signal.square().sum(dim=1) + noise).sqrt()
-        weighted = loadings / noise[:, None]
+        weighted = solve_noise(start, name, loadings)
         values, vectors = torch.linalg.eigh(loadings.mT @ weighted)
         self.root = nn.Parameter(vectors * values.clamp(min=0).sqrt())
         scale = scale.clamp(min=_LEAST_SCALE * float(scale.max()))

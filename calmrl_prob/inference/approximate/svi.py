@@ -298,7 +298,8 @@ def run_svi(
     if start == "em" and load is not None and isinstance(program, _Startable):
         blocks = data.conform(program.dims).blocks
         settings = {"tolerance": 1e-4, **(start_options or {})}
-        start = fit_em(blocks, program.latent_dim, noise=program.noise, seed=seed, **settings).linear_gaussian
+        form = {"noise": program.noise, "noise_rank": getattr(program, "noise_rank", None)}
+        start = fit_em(blocks, program.latent_dim, seed=seed, **form, **settings).linear_gaussian
     if isinstance(start, LinearGaussian):
         if load is None:
             raise ArgumentError("start: the model has no load_linear_gaussian or load_likelihood to take it over by.")

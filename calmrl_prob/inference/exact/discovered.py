@@ -13,8 +13,10 @@ from calmrl_prob.conjugacy import ConjugateForm
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import (
+    FeatureBlocks,
     LinearGaussian,
     LinearGaussianMixture,
+    ObservedBlocks,
     Structure,
     StructuresByInstance,
     StudentTModel,
@@ -127,9 +129,18 @@ def on_device(structure: Structure, data: MultimodalData) -> MultimodalData:
     return data.conform(structure.dims)
 
 
+def _gaussian_result(
+    lg: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks, latent_dim: int | None
+) -> GaussianPosterior:
+    """By patterns of modalities; of single features with correlated noise written as latents, which they tell of."""
+    if lg.noise_factor is not None and isinstance(blocks, FeatureBlocks):
+        return GaussianPosterior(posterior(lg.expanded(), blocks), lg.latent_dim, keep_noise=True)
+    return GaussianPosterior(posterior(lg, blocks), latent_dim)
+
+
 #: For each family the result of its exact posterior: from (structure, blocks, latent_dim).
 RESULTS: dict[type, Callable[..., PosteriorResult]] = {
-    LinearGaussian: lambda lg, blocks, latent_dim: GaussianPosterior(posterior(lg, blocks), latent_dim),
+    LinearGaussian: _gaussian_result,
     LinearGaussianMixture: lambda mix, blocks, latent_dim: MixtureResult(mixture_posterior(mix, blocks), latent_dim),
     StudentTModel: lambda model, blocks, _: StudentTResult(student_t_posterior(model, blocks)),
 }

@@ -26,7 +26,7 @@ from calmrl_prob.priors import NormalPrior
 logger = logging.getLogger(__name__)
 
 #: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
-_SETTLED = ("noise", "seed", "callback")
+_SETTLED = ("noise", "noise_rank", "seed", "callback")
 EM_OPTIONS = keyword_options(fit_em, _SETTLED, EMOptions)
 #: Options that are numbers, with a value that messages suggest, and those that count something.
 _NUMBERS = {
@@ -55,7 +55,8 @@ def run_em(
     """
     require_known_options(options, EM_OPTIONS, "method 'em'")
     options = _checked(options, model.latent_dim)
-    result = fit_em(data, model.latent_dim, noise=model.noise, seed=seed, callback=callback, **options)
+    options |= {"noise": model.noise, "noise_rank": getattr(model, "noise_rank", None)}
+    result = fit_em(data, model.latent_dim, seed=seed, callback=callback, **options)
     model.load_linear_gaussian(result.linear_gaussian)
     logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
     return result

@@ -74,7 +74,8 @@ class FormEvidence:
             if isinstance(structure, LinearGaussianMixture):
                 terms.append(_mixture_evidence(blocks)(structure))
             else:
-                terms.append(log_marginal(structure, blocks).sum())
+                given_form = structure.expanded() if isinstance(blocks, FeatureBlocks) else structure
+                terms.append(log_marginal(given_form, blocks).sum())
         return torch.stack(terms).sum()
 
 

@@ -61,7 +61,7 @@ def _require_spread(model: Fittable, data: MultimodalData) -> None:
                 f"modality {name!r}: {_sameness(data, name)}, so there is nothing to learn; "
                 "leave it out with data.select."
             )
-        if len(columns) and model.noise == "diagonal":
+        if len(columns) and model.noise != "isotropic":
             first = int(columns[0])
             which = f"feature {first} is" if len(columns) == 1 else f"{len(columns)} features, first {first}, are"
             raise DataError(

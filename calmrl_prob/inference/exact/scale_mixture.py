@@ -179,7 +179,7 @@ def scale_mixture_of(form: ConjugateForm) -> ScaleMixture | None:
     """
     structure = form.structures[0]
     plain = len(form.structures) == 1 and form.offsets is None
-    if not plain or not isinstance(structure, LinearGaussian) or structure.latent_dim != form.latent_dim:
+    if not plain or not isinstance(structure, LinearGaussian) or structure.noise_factor is not None:
         return None
     try:
         return as_scale_mixture(structure, form.latents, form.degrees_of_freedom)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,10 @@ def _laplace(
     options: Mapping[str, Any],
 ) -> tuple[list[LinearGaussian], dict[str, Any]]:
     unknown = [name for name in options if name not in _CURVED]
+    if fitted.noise_factor is not None:
+        raise ArgumentError(
+            "method: 'laplace' has no curvature of noise that is correlated within a modality; use 'bootstrap'."
+        )
     if unknown or options.get("loadings_prior") not in (None, "normal"):
         which = unknown[0] if unknown else f"loadings_prior={options['loadings_prior']!r}"
         raise ArgumentError(f"method: 'laplace' does not know what {which} does to the curvature; use 'bootstrap'.")
@@ -209,7 +214,7 @@ def _bootstrap(
         result = fit_em(
             bare.subset(_resample(bare, rng)).blocks,
             fitted.latent_dim,
-            noise="isotropic" if isotropic else "diagonal",
+            **_noise_form(fitted, isotropic),
             start=fitted,
             prior_mean=fitted.prior_mean,
             prior_covariance=fitted.prior_covariance,
@@ -266,8 +271,21 @@ def _taken_up(
 
 
 def _scaled(draw: LinearGaussian, factors: Mapping[str, Tensor]) -> LinearGaussian:
+    """The draw with noise in other units, feature by feature: of correlated noise too."""
     noise = {name: factors[name] * variance for name, variance in draw.noise_variance.items()}
-    return LinearGaussian(draw.loadings, draw.intercepts, noise, draw.prior_mean, draw.prior_covariance)
+    shared = None
+    if draw.noise_factor is not None:
+        roots = {name: factors[name].sqrt().expand(len(noise[name])) for name in noise}
+        shared = {name: roots[name][:, None] * factor for name, factor in draw.noise_factor.items()}
+    return replace(draw, noise_variance=noise, noise_factor=shared)
+
+
+def _noise_form(fitted: LinearGaussian, isotropic: bool) -> dict[str, Any]:
+    """Options of ``fit_em`` that make noise of the fit's form."""
+    if fitted.noise_factor is None:
+        return {"noise": "isotropic" if isotropic else "diagonal"}
+    ranks = {name: factor.shape[1] for name, factor in fitted.noise_factor.items()}
+    return {"noise": "full"} if ranks == dict(fitted.dims) else {"noise": "low_rank", "noise_rank": ranks}
 
 
 #: Name -> function of (fitted form, isotropic, data, number of draws, seed, options).

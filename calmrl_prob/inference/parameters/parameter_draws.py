@@ -177,10 +177,8 @@ class ParameterDraws:
             )
         fitted, found = self.bound, []
         for at in (self.at(s) for s in range(len(self))):
-            loadings, intercepts, noise = (
-                {name: at[f"{kind}_{name}"] for name in fitted.names} for kind in _PARAMETERS
-            )
-            found.append(LinearGaussian(loadings, intercepts, noise, fitted.prior_mean, fitted.prior_covariance))
+            parts: dict[str, Any] = {k: {n: at[f"{k}_{n}"] for n in fitted.names} for k in _parameters(fitted)}
+            found.append(replace(fitted, **parts))
         return [OneStructure(structure) for structure in found]
 
     @classmethod
@@ -215,7 +213,7 @@ class ParameterDraws:
         turned = [procrustes(draw, fitted, fitted.latent_dim).structure(draw) for draw in draws]
         values = {
             f"{kind}_{name}": torch.stack([getattr(draw, kind)[name] for draw in turned])
-            for kind in _PARAMETERS
+            for kind in _parameters(fitted)
             for name in fitted.names
         }
         return cls(fitted, values, route, diagnostics=diagnostics, quantities=quantities, statistics=statistics)
@@ -376,13 +374,18 @@ class LatentMap:
             for name, part in start.loadings.items()
         }
         offset = self.offset.to(start.dtype)
-        return LinearGaussian(
-            loadings,
-            {name: intercept - loadings[name] @ offset for name, intercept in start.intercepts.items()},
-            start.noise_variance,
-            self.latents(start.prior_mean[:latent_dim]),
-            self.covariances(start.prior_covariance[:latent_dim, :latent_dim]),
+        return replace(
+            start,
+            loadings=loadings,
+            intercepts={name: intercept - loadings[name] @ offset for name, intercept in start.intercepts.items()},
+            prior_mean=self.latents(start.prior_mean[:latent_dim]),
+            prior_covariance=self.covariances(start.prior_covariance[:latent_dim, :latent_dim]),
         )
+
+
+def _parameters(fitted: LinearGaussian) -> tuple[str, ...]:
+    """The parts of a model that draws about it differ in."""
+    return _PARAMETERS if fitted.noise_factor is None else (*_PARAMETERS, "noise_factor")
 
 
 def _alignments(forms: Sequence[Form], reference: Form) -> list[LatentMap]:

@@ -16,6 +16,7 @@ chain. Source: Louis, Finding the observed information matrix when using the EM 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,6 +98,8 @@ class Evidence:
         if linear_gaussian.dtype != torch.float64:
             linear_gaussian = linear_gaussian.to(torch.float64)
         parameters = Parameters.from_linear_gaussian(linear_gaussian, self._prepared.shift)
+        if parameters.noise_factor is not None:
+            return _by_autograd(self._prepared, parameters)
         stacked = (parameters.loadings, parameters.intercepts, parameters.noise_variance)
         value: Tensor = _LogEvidence.apply(self._prepared, *stacked)  # type: ignore[no-untyped-call]
         return value
@@ -127,7 +130,7 @@ class _LogEvidence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, prepared: Prepared, *stacked: Tensor) -> Tensor:  # noqa: ANN401 - torch has no type for it
-        parameters = Parameters(*stacked)
+        parameters = Parameters(stacked[0], stacked[1], stacked[2])
         moments = prepared.step(parameters)
         if any(ctx.needs_input_grad):
             ctx.prepared = prepared
@@ -158,9 +161,13 @@ def _by_autograd(prepared: Prepared, parameters: Parameters) -> Tensor:
     step, statistics = prepared.step, prepared.data
     if not isinstance(statistics, SufficientStatistics):
         about_shift = parameters.to_linear_gaussian(step.shape, torch.zeros_like(parameters.intercepts))
+        if isinstance(statistics, FeatureBlocks):
+            about_shift = about_shift.expanded()
         return log_marginal(about_shift, statistics).sum()
+    if parameters.noise_factor is not None and step.totals.scatters is None:
+        step.totals = replace(step.totals, scatters=prepared.scatters(dense=False))
     latent_dim = parameters.loadings.shape[1]
-    weights = parameters.loadings / parameters.noise_variance[:, None]
+    weights = parameters.weights
     precision, offset = step.group_precisions(weights, parameters)
     members = weights.new_tensor(list(statistics.scatters))
     identity = torch.eye(latent_dim, dtype=weights.dtype, device=weights.device)

@@ -29,7 +29,7 @@ from calmrl_prob.linear_gaussian.em.preparation import feature_scale
 from calmrl_prob.linear_gaussian.em.pseudo_rows import require_prior_of_covariance
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics, SufficientStatistics
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, require_diagonal_noise
 
 #: Unknowns up to which the matrix of second derivatives is made: 0.6 GB, and as much again to work with.
 MOST_UNKNOWNS = 9_000
@@ -75,6 +75,7 @@ def laplace_draws(
         >>> [round(float(spread), 2) for spread in loadings.std(0)]
         [0.07, 0.04]
     """
+    require_diagonal_noise(at, "at")
     at = at.to(torch.float64)
     _require_feasible(data, at, isotropic)
     statistics = data if isinstance(data, SufficientStatistics) else SufficientStatistics.from_blocks(data)

@@ -8,7 +8,7 @@ arXiv 2511.12034, Corollary 4).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,13 +18,21 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.em.convergence import Evaluation, Trace, Traced, ascend
+from calmrl_prob.linear_gaussian.em.correlated import CorrelatedNoiseModel, full_noise
+from calmrl_prob.linear_gaussian.em.correlated_start import CorrelatedStart, with_noises
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep, Moments
 from calmrl_prob.linear_gaussian.em.forms import Prepared, prepare
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.em.maximization import maximize
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.options import CommonOptions, EMOptions
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
-from calmrl_prob.linear_gaussian.em.preparation import feature_scale, require_same_shape, require_usable
+from calmrl_prob.linear_gaussian.em.preparation import (
+    feature_scale,
+    require_rows_for_full_noise,
+    require_same_shape,
+    require_usable,
+)
 from calmrl_prob.linear_gaussian.em.pseudo_rows import PseudoRows, WithPseudoRows
 from calmrl_prob.linear_gaussian.em.spectral import spectral_start, supported_start
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
@@ -110,6 +118,11 @@ def fit_em(
     if served is not None and (options.loadings_prior == "ard" or prior_covariance is not None):
         other = "loadings_prior='ard'" if options.loadings_prior == "ard" else "prior_covariance"
         raise ArgumentError(f"support: it fixes the axes of the latent, which {other} would turn; leave one out.")
+    if served is not None and options.correlated:
+        raise ArgumentError(
+            f"support: expected noise 'isotropic' or 'diagonal' beside it, got {options.noise!r}, which carries what "
+            "private latents would; leave one out."
+        )
     fit = _Fit(prepared, latent_dim, options, served)
     last, trace = ascend(
         fit.start(start),
@@ -161,9 +174,16 @@ class _Fit:
         step, variance = prepared.step, self._covariance.variance
         own, pooled = (feature_scale(variance, step, isotropic) for isotropic in (False, True))
         scale = pooled if options.isotropic else own
-        self._noise = NoiseModel(
-            options.isotropic, options.noise_floor * scale, options.noise_pseudo_count, 0.5 * scale
-        )
+        if options.correlated:
+            scale = torch.where(variance > 0, variance, own)  # no feature's floor depends on another's units
+        settings = (options.isotropic, options.noise_floor * scale, options.noise_pseudo_count, 0.5 * scale)
+        self._noise = NoiseModel(*settings)
+        if options.correlated:
+            self._noise = CorrelatedNoiseModel(*settings, options.noise_ranks(step.shape.dims, latent_dim))
+            scatters = prepared.scatters(dense=options.noise == "full")
+            step.totals = replace(step.totals, scatters=scatters)
+            if options.noise == "full":
+                require_rows_for_full_noise(step, options)
         self.prior = _loadings_prior(options, step.shape, scale, latent_dim)
         self._step: ExpectationStep = step
         if options.pseudo_rows > 0:
@@ -181,8 +201,11 @@ class _Fit:
         if given is not None:
             require_same_shape(given, shape, self._latent_dim)
             found = Parameters.from_linear_gaussian(given.to(torch.float64, self._shift.device), self._shift)
+            found = self._with_form(found, generator)
             if self._support is not None:
                 self._support.require_zeros(found.loadings, shape)
+        elif isinstance(self._noise, CorrelatedNoiseModel):
+            found = self._correlated_start(generator)(self._latent_dim)
         elif self._support is not None:
             found = supported_start(self._covariance, shape, self._support, self._noise, generator)
         else:
@@ -190,10 +213,33 @@ class _Fit:
         found = found.with_floor(self._noise.floor)
         return found if self.prior is None else self.prior.turned(found, most_rounds=_START_ROUNDS)
 
+    def _correlated_start(self, generator: torch.Generator) -> CorrelatedStart:
+        totals = self._step.totals
+        assert isinstance(self._noise, CorrelatedNoiseModel)
+        assert totals.scatters is not None
+        return CorrelatedStart(
+            self._covariance, totals.scatters, totals.count, totals.total, self._step.shape, self._noise, generator
+        )
+
+    def _with_form(self, found: Parameters, generator: torch.Generator) -> Parameters:
+        """A start whose noise has the form that is to be fitted."""
+        if not isinstance(self._noise, CorrelatedNoiseModel):
+            if found.noise_factor is None:
+                return found
+            return Parameters(found.loadings, found.intercepts, torch.cat([part.variance for part in found.noises]))
+        ranks = self._noise.ranks
+        if ranks is None and found.noise_factor is not None:
+            floors = self._noise.floor.split(list(self._step.shape.dims.values()))
+            parts = zip(found.noises, floors, strict=True)
+            return with_noises(found, tuple(full_noise(noise.covariance(), floor) for noise, floor in parts))
+        if ranks is not None and ranks == tuple(part.shape[1] for part in found.noise_factor or ()):
+            return found
+        return with_noises(found, self._correlated_start(generator).noise_beside(found.loadings))
+
     def evaluate(self, point: Parameters) -> Evaluation[Parameters, Moments]:
         """The E-step."""
         moments = self._step(point)
-        objective = moments.log_likelihood + moments.log_prior + self._noise.log_prior(point.noise_variance)
+        objective = moments.log_likelihood + moments.log_prior + self._noise.log_prior_at(point)
         if self.prior is not None:
             objective += self.prior.log_density(point.loadings)
         return Evaluation(point, moments, moments.log_likelihood, objective)

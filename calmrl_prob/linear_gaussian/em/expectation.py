@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.em.scatter import Scatter, trace_solve
 from calmrl_prob.linear_gaussian.grouping import Grouping
 
 
@@ -33,11 +34,13 @@ class Totals:
         count: (G,) rows with each group: a modality, or features of one that are always missing together.
         total: (D,) sum of x over the rows that have it.
         square: (D,) sum of its square.
+        scatters: sum of x x^T of each modality, where noise is correlated within; else None.
     """
 
     count: Tensor
     total: Tensor
     square: Tensor
+    scatters: tuple[Scatter, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,25 @@ class ExpectationStep(ABC):
 
     def feature_log_density(self, parameters: Parameters) -> Tensor:
         """sum_n log N(x_n; mu, Psi) over all observed values: known from the totals alone."""
+        if parameters.noise_factor is not None:
+            return self._correlated_log_density(parameters)
         mean, noise = parameters.intercepts, parameters.noise_variance
         count = self.feature_count
         deviation = self.totals.square - 2 * mean * self.totals.total + count * mean.square()
         return -0.5 * (count * (math.log(2 * math.pi) + noise.log()) + deviation / noise).sum()
+
+    def _correlated_log_density(self, parameters: Parameters) -> Tensor:
+        """The same where noise is correlated within modalities, from one scatter matrix of each."""
+        assert self.totals.scatters is not None
+        value = parameters.intercepts.new_zeros(())
+        parts = zip(self.shape.slices, parameters.noises, self.totals.scatters, self.totals.count, strict=True)
+        for part, noise, scatter, count in parts:
+            mean = parameters.intercepts[part]
+            solved = noise.solve(mean[:, None]).squeeze(1)
+            deviation = trace_solve(noise, scatter) + solved @ (count * mean - 2 * self.totals.total[part])
+            log_determinant = len(mean) * math.log(2 * math.pi) + noise.log_determinant()
+            value = value - 0.5 * (count * log_determinant + deviation)
+        return value
 
     def group_precisions(self, weights: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """A^T W, shape (G, K, K), and A^T mu, shape (G, K), of each group."""

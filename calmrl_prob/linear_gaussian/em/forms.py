@@ -13,6 +13,7 @@ from calmrl_prob.linear_gaussian.em.cost import EM_ITERATIONS, choose_form
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
 from calmrl_prob.linear_gaussian.em.preparation import mean_variance
 from calmrl_prob.linear_gaussian.em.rowwise import FeatureStep, ModalityStep, PatternStep, RowwiseStep
+from calmrl_prob.linear_gaussian.em.scatter import Scatter, scatters_of_rows, scatters_of_statistics
 from calmrl_prob.linear_gaussian.em.spectral import PairwiseCovariance
 from calmrl_prob.linear_gaussian.em.statistics import FromStatistics, SufficientStatistics
 
@@ -47,6 +48,25 @@ class Prepared:
         if not isinstance(self.step, RowwiseStep):
             raise ArgumentError("data: expected rows, got sufficient statistics, which cannot tell instances apart.")
         return self.step
+
+    def scatters(self, *, dense: bool) -> tuple[Scatter, ...]:
+        """Second moments of each modality about the shift, for noise that is correlated within.
+
+        Args:
+            dense: whether the matrices are needed whatever they cost.
+
+        Raises:
+            ArgumentError: single features are missing.
+        """
+        if isinstance(self.data, FeatureBlocks):
+            raise ArgumentError(
+                "noise: where single features are missing, expected 'isotropic' or 'diagonal': noise that is "
+                "correlated within a modality needs whole modalities, present or missing. Leave out the rows that lack "
+                "single features, fill them in first, or take noise='diagonal' and more latents."
+            )
+        if isinstance(self.data, SufficientStatistics):
+            return scatters_of_statistics(self.data.dims, self.data.scatters)
+        return scatters_of_rows(self.data.values.values(), dense=dense)
 
     def covariance(self) -> PairwiseCovariance:
         """The covariance of features, as far as a spectral start needs it."""

@@ -20,53 +20,25 @@ still never lowers the evidence, and there are about a third as many.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from calmrl_prob.linear_gaussian.em.correlated import (
+    CorrelatedNoiseModel,
+    maximize_correlated,
+    penalised_joint,
+)
 from calmrl_prob.linear_gaussian.em.expectation import Moments, Totals
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.penalties import LoadingsPenalty
 from calmrl_prob.linear_gaussian.em.support import Support
 from calmrl_prob.linear_gaussian.grouping import Grouping
+from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 from calmrl_prob.linear_gaussian.posterior import factorize
-
-
-@dataclass(frozen=True)
-class NoiseModel:
-    """Model of the noise variances: isotropic or not, their floor, their prior.
-
-    Attributes:
-        isotropic: one variance for each modality, or one for each feature.
-        floor: (D,) the least noise variance allowed.
-        pseudo_count: nu, the weight of the prior in observations of each feature; 0 for none.
-        pseudo_variance: (D,) s_d^2, the variance that those observations had.
-    """
-
-    isotropic: bool
-    floor: Tensor
-    pseudo_count: float
-    pseudo_variance: Tensor
-
-    def pooler(self, shape: Shape) -> Callable[[Tensor], Tensor]:
-        """The map from a variance for each feature to the variances that the model allows."""
-        if not self.isotropic:
-            return lambda variance: variance
-
-        def pool(variance: Tensor) -> Tensor:
-            return torch.cat([variance[part].mean().expand(part.stop - part.start) for part in shape.slices])
-
-        return pool
-
-    def log_prior(self, noise_variance: Tensor) -> float:
-        """Log density of the noise variances under the prior, up to a constant; nats."""
-        if self.pseudo_count == 0:
-            return 0.0
-        terms = -0.5 * self.pseudo_count * (noise_variance.log() + self.pseudo_variance / noise_variance)
-        return float(terms.sum())
 
 
 class Summary(Protocol):
@@ -124,12 +96,19 @@ def maximize(
     loadings, intercepts = joint[:, :-1], joint[:, -1]
     if support is not None:  # a penalised step leaves what rounding makes of 0
         loadings = loadings * support.mask[step.shape.feature_modality]
-    residual = step.totals.square - (joint * right).sum(1)
-    if penalty is not None:
-        residual = residual - penalty.pull(loadings)
-    nu = noise_model.pseudo_count
-    pool = noise_model.pooler(step.shape)
-    noise = pool((residual + nu * noise_model.pseudo_variance) / (count + nu))
+    factors = None
+    if isinstance(noise_model, CorrelatedNoiseModel):
+        assert step.totals.scatters is not None
+        assert current is not None
+        found = maximize_correlated(step.shape, step.totals.scatters, moments, joint, right, noise_model, current)
+        noise, factors = torch.cat([part.specific for part in found]), tuple(part.factor for part in found)
+    else:
+        residual = step.totals.square - (joint * right).sum(1)
+        if penalty is not None:
+            residual = residual - penalty.pull(loadings)
+        nu = noise_model.pseudo_count
+        pool = noise_model.pooler(step.shape)
+        noise = pool((residual + nu * noise_model.pseudo_variance) / (count + nu))
     if expand:
         every = moments.latent[-1] / moments.latent[-1, -1, -1]
         mean = every[-1, :-1]
@@ -141,7 +120,7 @@ def maximize(
             loadings = loadings @ factorize(covariance)
         else:
             loadings = loadings * penalty.expansion(loadings, covariance.diagonal(), moments.latent[-1, -1, -1])
-    return Parameters(loadings, intercepts, noise).with_floor(noise_model.floor)
+    return Parameters(loadings, intercepts, noise, factors).with_floor(noise_model.floor)
 
 
 @dataclass(frozen=True)
@@ -152,17 +131,19 @@ class PenalisedStep:
         precision: (D, K), alpha_dk of w_dk / s_d.
         ratio: (D,), psi_d / s_d^2.
         scale: (D,), s_d^2.
+        noises: of each modality, where noise is correlated within; then ``ratio`` is not used.
     """
 
     precision: Tensor
     ratio: Tensor
     scale: Tensor
+    noises: tuple[CorrelatedNoise, ...] = ()
 
     @classmethod
     def at(cls, prior: LoadingsPenalty, current: Parameters) -> PenalisedStep:
         """The normal prior that touches ``prior`` at the loadings as they are."""
         precision = prior.precision(current.loadings)[prior.shape.feature_modality]
-        return cls(precision, current.noise_variance / prior.scale, prior.scale)
+        return cls(precision, current.noise_variance / prior.scale, prior.scale, current.noises)
 
     def solve(self, step: Summary, factor: Tensor, right: Tensor) -> Tensor:
         """[W, mu], shape (D, K + 1): rows b_d (C + r_d A)^-1 with C = L L^T the moments of z~ and A = diag(alpha, 0).
@@ -170,6 +151,8 @@ class PenalisedStep:
         L^-1 A L^-T = U S U^T, found once for each group, leaves a division for each feature: with X = L^-T U,
         (C + r A)^-1 = X (I + r S)^-1 X^T.
         """
+        if self.noises:
+            return self._solve_correlated(step, factor, right)
         grouping = step.grouping
         per_group = self.precision[grouping.first]
         root = torch.diag_embed(torch.cat([per_group.sqrt(), per_group.new_zeros(len(per_group), 1)], dim=1))
@@ -178,6 +161,16 @@ class PenalisedStep:
         basis = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
         shrink = 1 + self.ratio[:, None] * eigenvalues.clamp(min=0)[grouping.feature_group]
         return grouping.times(grouping.times(right, basis) / shrink, basis.mT)
+
+    def _solve_correlated(self, step: Summary, factor: Tensor, right: Tensor) -> Tensor:
+        """The same where noise is correlated within modalities, which couples their features."""
+        parts = zip(step.shape.slices, factor, self.noises, strict=True)
+        return torch.cat(
+            [
+                penalised_joint(lower, right[part], self.precision[part.start], self.scale[part], noise)
+                for part, lower, noise in parts
+            ]
+        )
 
     def pull(self, loadings: Tensor) -> Tensor:
         """r_d w_d^T A w_d, shape (D,): what w^T C w falls short of w^T b, since (C + r A) w = b."""

@@ -21,7 +21,7 @@ Klami, Virtanen, Leppaaho & Kaski, Group factor analysis (2015); Tipping & Bisho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,4 +111,4 @@ class ARDPenalty(LoadingsPenalty):
         rotation = best_rotation(gram, self._half_counts(gram), self.b, most_rounds)
         if rotation is None:
             return parameters
-        return Parameters(parameters.loadings @ rotation, parameters.intercepts, parameters.noise_variance)
+        return replace(parameters, loadings=parameters.loadings @ rotation)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, DataError, NumericalError
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
+from calmrl_prob.linear_gaussian.em.options import EMOptions
 from calmrl_prob.linear_gaussian.em.parameters import Shape
 from calmrl_prob.linear_gaussian.structure import LinearGaussian
 
@@ -50,6 +51,23 @@ def noise_model_for(
     """Floors and prior in the units of the data."""
     scale = feature_scale(variance, step, isotropic)
     return NoiseModel(isotropic, floor * scale, pseudo_count, 0.5 * scale)
+
+
+def require_rows_for_full_noise(step: ExpectationStep, options: EMOptions) -> None:
+    """Refuse a full covariance of the noise of modalities that have fewer rows than features, and no prior.
+
+    Raises:
+        ArgumentError: one has.
+    """
+    if options.pseudo_rows > 0 or options.noise_pseudo_count > 0:
+        return
+    for (name, width), rows in zip(step.shape.dims.items(), step.totals.count.tolist(), strict=True):
+        if rows <= width + 1:
+            raise ArgumentError(
+                f"noise: 'full' takes more rows than features, or a prior; modality {name!r} has {int(rows)} rows and "
+                f"{width} features. Use noise='low_rank', or pseudo_rows={max(1, width // 2)}, which shrinks the "
+                "covariance."
+            )
 
 
 def require_usable(step: ExpectationStep, latent_dim: int) -> None:

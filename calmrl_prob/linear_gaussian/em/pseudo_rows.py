@@ -50,7 +50,7 @@ class PseudoRows:
         E[z] = V A^T d, E[zz^T] = V + V A^T (diag(t) + d d^T) A V and x E[z]^T = (diag(t) + m d^T) A V.
         """
         loadings, noise = parameters.loadings, parameters.noise_variance
-        weights = loadings / noise[:, None]
+        weights = parameters.weights
         identity = torch.eye(loadings.shape[1], dtype=loadings.dtype, device=loadings.device)
         factor = factorize(identity + weights.mT @ loadings)
         covariance = torch.cholesky_inverse(factor)
@@ -60,9 +60,15 @@ class PseudoRows:
         scatter = weights.mT @ spread + torch.outer(natural, natural)
         cross = (spread + torch.outer(self.mean, natural)) @ covariance
         first, second = covariance @ natural, covariance + covariance @ scatter @ covariance
-        squares = ((self.variance + deviation.square()) / noise).sum() - (scatter * covariance).sum()
+        if parameters.noise_factor is None:
+            own, log_noise = ((self.variance + deviation.square()) / noise).sum(), noise.log()
+        else:
+            inverse = torch.cat([part.inverse_diagonal() for part in parameters.noises])
+            own = inverse @ self.variance + deviation @ parameters.solve(deviation[:, None]).squeeze(1)
+            log_noise = torch.stack([part.log_determinant() for part in parameters.noises]).sum() / len(noise)
+        squares = own - (scatter * covariance).sum()
         half_logdet = factor.diagonal().log().sum()
-        constant = 0.5 * (math.log(2 * math.pi) + noise.log()).sum()
+        constant = 0.5 * (math.log(2 * math.pi) + log_noise.expand_as(noise)).sum()
         latent = augment(
             self.count * first.expand(num_groups, -1),
             self.count * second.flatten().expand(num_groups, -1),
@@ -87,6 +93,12 @@ class WithPseudoRows(ExpectationStep):
             step.totals.count + nu,
             step.totals.total + nu * mean,
             step.totals.square + nu * (pseudo_rows.variance + mean.square()),
+            None
+            if step.totals.scatters is None
+            else tuple(
+                scatter.plus(nu * mean[part, None], mean[part, None], nu * pseudo_rows.variance[part])
+                for part, scatter in zip(step.shape.slices, step.totals.scatters, strict=True)
+            ),
         )
 
     def __call__(self, parameters: Parameters) -> Moments:

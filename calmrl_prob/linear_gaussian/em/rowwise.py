@@ -64,7 +64,7 @@ class RowwiseStep(ExpectationStep):
     def __call__(self, parameters: Parameters) -> Moments:
         """Expected moments and evidence at ``parameters``."""
         latent_dim = parameters.loadings.shape[1]
-        weights = parameters.loadings / parameters.noise_variance[:, None]
+        weights = parameters.weights
         precision, offset = self.group_precisions(weights, parameters)
         flat_precision = precision.reshape(len(precision), -1)
         identity = torch.eye(latent_dim, dtype=weights.dtype, device=weights.device).flatten()

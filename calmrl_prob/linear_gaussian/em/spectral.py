@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.em.support import Support

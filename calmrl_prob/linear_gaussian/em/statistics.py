@@ -268,7 +268,7 @@ class FromStatistics(ExpectationStep):
     def __call__(self, parameters: Parameters) -> Moments:
         """Expected moments and evidence at ``parameters``."""
         latent_dim = parameters.loadings.shape[1]
-        weights = parameters.loadings / parameters.noise_variance[:, None]
+        weights = parameters.weights
         precision, offset = self.group_precisions(weights, parameters)
         members = self._members[:, :-1]
         offsets = members @ offset

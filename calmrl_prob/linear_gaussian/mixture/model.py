@@ -11,13 +11,13 @@ everything; under a mixture prior they share loadings, intercepts and noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample, require_diagonal_noise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +54,7 @@ class LinearGaussianMixture:
         if not components:
             raise ArgumentError("components: expected at least one, got none.")
         first = components[0]
+        require_diagonal_noise(first, "components")
         for c, component in enumerate(components):
             if component.dims != first.dims or component.latent_dim != first.latent_dim:
                 raise ArgumentError(
@@ -94,6 +95,7 @@ class LinearGaussianMixture:
                 f"means, covariances: expected shapes {expected[0]} and {expected[1]}, got {tuple(means.shape)} and "
                 f"{tuple(covariances.shape)}."
             )
+        require_diagonal_noise(linear_gaussian, "linear_gaussian")
         shared = (linear_gaussian.loadings, linear_gaussian.intercepts, linear_gaussian.noise_variance)
         return cls(
             log_weights, tuple(LinearGaussian(*shared, *prior) for prior in zip(means, covariances, strict=True))
@@ -160,7 +162,7 @@ class LinearGaussianMixture:
                 likelihoods[key] = component.map(function)
             known = likelihoods[key]
             prior = (function(component.prior_mean), function(component.prior_covariance))
-            mapped.append(LinearGaussian(known.loadings, known.intercepts, known.noise_variance, *prior))
+            mapped.append(replace(known, prior_mean=prior[0], prior_covariance=prior[1]))
         return LinearGaussianMixture(function(self.log_weights), tuple(mapped))
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LinearGaussianMixture:

@@ -32,7 +32,7 @@ from calmrl_prob.linear_gaussian.posterior import (
     project_data,
 )
 from calmrl_prob.linear_gaussian.products import row_chunks
-from calmrl_prob.linear_gaussian.structure import LinearGaussian
+from calmrl_prob.linear_gaussian.structure import LinearGaussian, require_diagonal_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,7 @@ class LatentLikelihood:
             linear_gaussian: the model, in the floating-point type that the K-dimensional algebra is to use.
             blocks: N instances, modalities as in the model.
         """
+        require_diagonal_noise(linear_gaussian, "linear_gaussian")
         projection = project_data(linear_gaussian, blocks)
         noise = linear_gaussian.noise_variance
         density = -0.5 * (math.log(2 * math.pi) + torch.cat(list(noise.values())).log())

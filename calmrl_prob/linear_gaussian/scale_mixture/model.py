@@ -34,7 +34,7 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.scale_mixture.factors import Entries, Factor, Whole, observed_part
 from calmrl_prob.linear_gaussian.scale_mixture.shared_scale import sample_gamma
-from calmrl_prob.linear_gaussian.structure import AboutGaussian, LinearGaussian, Sample
+from calmrl_prob.linear_gaussian.structure import AboutGaussian, LinearGaussian, Sample, require_diagonal_noise
 
 #: Numbers that the (n, K, K) arrays of a chunk of n instances may hold.
 _CHUNK_BUDGET = 2**21
@@ -70,6 +70,7 @@ class ScaleMixture(AboutGaussian):
     def __post_init__(self) -> None:
         """Check that the degrees of freedom fit the model."""
         lg = self.linear_gaussian
+        require_diagonal_noise(lg, "linear_gaussian")
         for name, freedom in self.degrees_of_freedom.items():
             if name not in lg.dims:
                 raise ArgumentError(f"degrees_of_freedom: no modality is called {name!r}; there are {list(lg.names)}.")

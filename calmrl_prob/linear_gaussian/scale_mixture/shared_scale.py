@@ -32,7 +32,7 @@ from torch import Tensor
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import Posterior, posterior
-from calmrl_prob.linear_gaussian.structure import AboutGaussian, LinearGaussian, Sample
+from calmrl_prob.linear_gaussian.structure import AboutGaussian, LinearGaussian, Sample, require_diagonal_noise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +58,8 @@ class StudentTModel(AboutGaussian):
     degrees_of_freedom: Tensor
 
     def __post_init__(self) -> None:
-        """Check the degrees of freedom."""
+        """Check the degrees of freedom, and that noise is diagonal."""
+        require_diagonal_noise(self.linear_gaussian, "linear_gaussian")
         value = self.degrees_of_freedom
         if value.shape != () or not 0 < float(value.detach()) < math.inf:
             raise ArgumentError(

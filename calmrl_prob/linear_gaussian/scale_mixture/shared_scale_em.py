@@ -28,7 +28,8 @@ from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.em.convergence import Evaluation, ascend
 from calmrl_prob.linear_gaussian.em.em import EMResult, gaussian_start
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.em.maximization import maximize
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.preparation import (
     mean_variance,

@@ -31,8 +31,10 @@ Scheme = str | Callable[..., torch.Tensor]
 DIMS = {"a": 4, "b": 3, "c": 2}
 
 
-def drawn(seed: int, num_instances: int = 40, rate: float = 0.3) -> tuple[LinearGaussian, MultimodalData]:
-    model = random_model(DIMS, 2, seed)
+def drawn(
+    seed: int, num_instances: int = 40, rate: float = 0.3, noise: str = "diagonal"
+) -> tuple[LinearGaussian, MultimodalData]:
+    model = random_model(DIMS, 2, seed, noise=noise)
     _, arrays = model.sample(num_instances, torch.Generator().manual_seed(seed))
     return model, MultimodalData(arrays, observed_mask=random_mask(num_instances, 3, rate, seed))
 
@@ -94,9 +96,10 @@ def test_random_shows_one_to_all_but_one_modalities() -> None:
 # ---- joint figures against dense conditioning -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("noise", ["diagonal", "full", "low_rank"])
 @pytest.mark.parametrize("seed", range(3))
-def test_joint_density_and_mahalanobis_equal_dense_conditioning(seed: int) -> None:
-    model, data = drawn(seed)
+def test_joint_density_and_mahalanobis_equal_dense_conditioning(seed: int, noise: str) -> None:
+    model, data = drawn(seed, noise=noise)
     mean, covariance = model.joint(list(DIMS))
     start = dict(zip(DIMS, np.cumsum([0, *DIMS.values()]), strict=False))
     place = {name: np.arange(start[name], start[name] + width) for name, width in DIMS.items()}

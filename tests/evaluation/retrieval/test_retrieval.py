@@ -27,13 +27,16 @@ from tests.cases.retrieval_cases import (
     naive_ranks,
     naive_score,
     observed_parts,
+    with_correlated_noise,
 )
 
 
 @pytest.mark.parametrize("score", sorted(SCORES))
+@pytest.mark.parametrize("correlated", [False, True])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_scores_equal_dense_oracle_for_any_patterns(score: str, seed: int) -> None:
+def test_scores_equal_dense_oracle_for_any_patterns(score: str, seed: int, correlated: bool) -> None:
     lg = make_model(seed, latent_dim=1 + seed)
+    lg = with_correlated_noise(lg, seed) if correlated else lg
     queries, candidates = make_data(lg, 9, seed + 10), make_data(lg, 8, seed + 20)
     table = all_scores(lg, queries, candidates, score)
     for i in range(len(queries)):

@@ -12,7 +12,8 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference import fit
 from calmrl_prob.linear_gaussian import Evidence, LinearGaussian, ObservedBlocks, fit_em, log_evidence
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, PenalisedStep, expected_residual, maximize
+from calmrl_prob.linear_gaussian.em.maximization import PenalisedStep, expected_residual, maximize
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
 from calmrl_prob.linear_gaussian.em.penalties import ARDPenalty, LoadingsPenalty, NormalPenalty
 from calmrl_prob.linear_gaussian.em.rotation import best_rotation

@@ -19,7 +19,8 @@ from calmrl_prob.linear_gaussian import (
     log_evidence,
     posterior,
 )
-from calmrl_prob.linear_gaussian.em.maximization import NoiseModel, maximize
+from calmrl_prob.linear_gaussian.em.maximization import maximize
+from calmrl_prob.linear_gaussian.em.noise_model import NoiseModel
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.pseudo_rows import PseudoRows, WithPseudoRows
 from calmrl_prob.linear_gaussian.em.support import Support
