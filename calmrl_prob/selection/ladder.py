@@ -3,8 +3,9 @@
 At a moderate K the weight of the pseudo-rows goes down a whole ladder, from a prior of many times the rows to one of a
 few, and beyond while an end of it is best: scores along it can have several tops. Then other forms of prior and noise
 at the best weight, noise that is correlated within a modality among them; fewer latents, and more, the weight climbed
-from there; automatic relevance determination; and the weight in small steps. Shrinkage, not a small K, is what keeps imputations from overfitting: with few latents and no
-prior they are wrong, not only poor, since one latent then serves two modalities' own variation.
+from there; automatic relevance determination; and the weight in small steps. Shrinkage, not a small K, is what keeps
+imputations from overfitting: with few latents and no prior they are wrong, not only poor, since one latent then serves
+two modalities' own variation.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Freedom:
         latent_dim: K.
         noise: its form.
         shrinkage: the prior.
-        correlated: whether noise may be correlated within a modality, which whole modalities and a normal prior allow.
+        correlated: whether noise may be correlated within a modality, which whole modalities allow.
     """
 
     latent_dim: bool = True
@@ -62,7 +63,19 @@ class Size:
     dims: Mapping[str, int]
 
     @property
-    def first_setting(size: Size, latent_dim: int | None, noise: str, noise_rank: int | None = None) -> Setting:
+    def most_latents(self) -> int:
+        """The largest K that such rows can carry, under the cap."""
+        return min(MOST_LATENTS, max(1, min(self.num_instances, sum(self.dims.values())) - 1))
+
+    @property
+    def correlated_noise(self) -> dict[str, Any]:
+        """Noise correlated within a modality that its widths allow, as attributes of a setting."""
+        if max(self.dims.values()) <= _FULL_FEATURES:
+            return {"noise": "full"}
+        return {"noise": "low_rank", "noise_rank": min(_RANK, *self.dims.values())}
+
+
+def first_setting(size: Size, latent_dim: int | None, noise: str, noise_rank: Any = None) -> Setting:  # noqa: ANN401 - by name or not
     """The setting to begin with, for fits to data of that size."""
     return Setting(
         latent_dim if latent_dim is not None else min(_FIRST_LATENTS, size.most_latents),
@@ -87,16 +100,13 @@ def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> None:
     best = search.try_(first, "the first")
     if freedom.shrinkage:
         best = _down_the_ladder(search, best, size.num_instances)
-    best = _forms(search, best, freedom, size)
+    best = _forms(search, best, freedom)
+    if freedom.noise and freedom.correlated:
+        best = _correlated(search, best, freedom, size)
     if freedom.latent_dim:
         best = _latents(search, best, freedom, size)
     if freedom.shrinkage:
-        latents = min(_ARD_LATENTS, size.most_latents) if freedom.latent_dim else best.setting.latent_dim
-        relevant = best.setting.but(latent_dim=latents, ard=True, pseudo_rows=0.0, pooling=1.0)
-        if freedom.noise and relevant.noise in ("full", "low_rank"):
-            relevant = relevant.but(noise="isotropic", noise_rank=None)
-        search.try_(relevant, "automatic relevance determination")
-        best = search.best
+        best = _relevance(search, best, freedom, size)
     if freedom.shrinkage and not best.setting.ard:
         search.climb(best, _weight_step(_SMALL, size.num_instances), "weight of the prior, small steps")
 
@@ -113,26 +123,25 @@ def _down_the_ladder(search: Search, first: Tried, num_instances: int) -> Tried:
     return best
 
 
-def _forms(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
-    """Variances of features in the prior, noise by feature, noise correlated within a modality, where that is better."""
+def _forms(search: Search, best: Tried, freedom: Freedom) -> Tried:
+    """Variances of features in the prior, and noise by feature, where that is better."""
     forms: list[tuple[dict[str, Any], str]] = []
     if freedom.shrinkage:
         forms.append(({"pooling": 0.0}, "variances of features in the prior"))
     if freedom.noise:
         forms.append(({"noise": "diagonal"}, "noise by feature"))
     for change, reason in forms:
-        other = search.try_(best.setting.but(**change), reason, near=best)
-        if search.value(other) > search.value(best) + _GAIN:
-            best = other
-    if freedom.noise and freedom.correlated:
-        full = max(size.dims.values()) <= _FULL_FEATURES
-        noise: dict[str, Any] = {"noise": "full"} if full else {"noise": "low_rank", "noise_rank": _RANK}
-        other = search.try_(best.setting.but(**noise), "noise correlated within a modality")
-        if freedom.shrinkage:
-            other = search.climb(other, _weight_step(_LARGE, size.num_instances), "weight of the prior, with that noise")
-        if search.value(other) > search.value(best) + _GAIN:
-            best = other
+        best = _better(search, best, search.try_(best.setting.but(**change), reason, near=best))
     return best
+
+
+def _correlated(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
+    """Noise that is correlated within a modality, the weight climbed, where that is better."""
+    other = search.try_(best.setting.but(**size.correlated_noise), "noise correlated within a modality")
+    if freedom.shrinkage:
+        step = _weight_step(_LARGE, size.num_instances)
+        other = search.climb(other, step, "weight of the prior with such noise")
+    return _better(search, best, other)
 
 
 def _latents(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
@@ -144,8 +153,8 @@ def _latents(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried
         few = search.climb(few, step, "weight of the prior with few latents")
     while best.setting.latent_dim < size.most_latents:
         twice = min(2 * best.setting.latent_dim, size.most_latents)
-        more = search.try_(best.setting.but(latent_dim=twice), "more latents")
-        if search.value(more) <= search.value(best) + _GAIN:
+        more = _better(search, best, search.try_(best.setting.but(latent_dim=twice), "more latents"))
+        if more is best:
             break
         best = more
     if search.value(few) > search.value(best) - _GAIN:
@@ -158,6 +167,20 @@ def _latents(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried
             break
         best = half
     return best
+
+
+def _relevance(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
+    """Latents that can be switched off for a modality."""
+    latents = min(_ARD_LATENTS, size.most_latents) if freedom.latent_dim else best.setting.latent_dim
+    relevant = best.setting.but(latent_dim=latents, ard=True, pseudo_rows=0.0, pooling=1.0)
+    if freedom.noise and relevant.noise in ("full", "low_rank"):
+        relevant = relevant.but(noise="isotropic", noise_rank=None)
+    return _better(search, best, search.try_(relevant, "automatic relevance determination"))
+
+
+def _better(search: Search, best: Tried, other: Tried) -> Tried:
+    """The other where it gains enough."""
+    return other if search.value(other) > search.value(best) + _GAIN else best
 
 
 def _weight_step(factor: float, num_instances: int) -> Step:
