@@ -61,6 +61,8 @@ class ChosenFit:
         self._begun = time.perf_counter()
         self._scaling = Scaling.of(data, how.scale)
         self._data, self._scaled = data, self._scaling.scaled(data)
+        if self._scaling.constants:  # a variance of its own would go to zero
+            self._freedom = replace(freedom, noise=False)
         if freedom.noise is False and self._scaling.divisors and model.requested[1] == "isotropic":
             self._scaling, self._scaled = Scaling("none", {}), data  # asked for: one variance in the data's own units
 

@@ -33,10 +33,12 @@ class Scaling:
     Attributes:
         kind: "feature" or "none".
         divisors: for each modality (D_m,), in data units; empty for "none".
+        constants: whether some feature never varies.
     """
 
     kind: str
     divisors: Mapping[str, Tensor]
+    constants: bool = False
 
     @classmethod
     def of(cls, data: MultimodalData | FoldedStatistics, scale: Scale) -> Scaling:
@@ -48,10 +50,12 @@ class Scaling:
         if scale not in get_args(Scale):
             raise ArgumentError(f"scale: expected one of {list(get_args(Scale))}, got {scale!r}.")
         spreads = feature_spreads(data)
+        constants = any(bool((spread == 0).any()) for spread in spreads.values())
         differ = any(_units_differ(spread) for spread in spreads.values())
         if scale == "none" or (scale == "auto" and not differ):
-            return cls("none", {})
-        return cls("feature", {name: torch.where(spread > 0, spread, 1.0) for name, spread in spreads.items()})
+            return cls("none", {}, constants)
+        divisors = {name: torch.where(spread > 0, spread, 1.0) for name, spread in spreads.items()}
+        return cls("feature", divisors, constants)
 
     def scaled(self, data: MultimodalData | FoldedStatistics) -> MultimodalData | FoldedStatistics:
         """The data in units of the divisors."""
@@ -100,18 +104,26 @@ def feature_spreads(data: MultimodalData | FoldedStatistics) -> dict[str, Tensor
     if isinstance(data, FoldedStatistics):
         total = data.total
         mean, covariance = total.pairwise_covariance()
-        parts = covariance.diagonal().clamp(min=0).sqrt().split(list(total.dims.values()))
-        return dict(zip(total.dims, parts, strict=True))
+        center = mean + total.shift
+        parts = zip(*(v.split(list(total.dims.values())) for v in (covariance.diagonal(), center)), strict=True)
+        return {
+            name: _standard_deviations(part[0], part[1], torch.float64)
+            for name, part in zip(total.dims, parts, strict=True)
+        }
     for name in data.names:
         values = data[name].double()
         there = values.isfinite()
         count = there.sum(0).clamp(min=1)
         mean = torch.where(there, values, 0).sum(0) / count
         variance = torch.where(there, (values - mean).square(), 0).sum(0) / count
-        # what rounding makes of a constant is no spread
-        rounding = torch.finfo(data.dtype).eps * mean.abs()
-        found[name] = torch.where(variance.sqrt() > 4 * rounding, variance.sqrt(), 0.0)
+        found[name] = _standard_deviations(variance, mean, data.dtype)
     return found
+
+
+def _standard_deviations(variance: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard deviations; 0 where there is no more than rounding makes of a constant."""
+    spread = variance.clamp(min=0).sqrt()
+    return torch.where(spread > 4 * torch.finfo(dtype).eps * mean.abs(), spread, 0.0)
 
 
 def _units_differ(spread: Tensor) -> bool:

@@ -292,3 +292,13 @@ def test_intervals_are_used_by_default_and_not_for_other_parameters(
 def test_refits_in_folds_keep_what_was_chosen(fit: cal.FitResult, data: cal.MultimodalData) -> None:
     found = cal.masked_validation(fit, data, "each", folds=2, num_draws=0)
     assert all(other.model.latent_dim == fit.choice.latent_dim for other in found.models)
+
+
+def test_constant_features_are_the_same_from_statistics() -> None:
+    complete = private(300)
+    values = {name: complete[name].clone() for name in DIMS}
+    values["b"][complete.observed("b"), 3] = 1e3 / 3
+    data = cal.MultimodalData(values)
+    found = cal.fit(cal.SharedLatentModel(DIMS), FoldedStatistics.of(data))
+    assert found.choice.setting == cal.fit(cal.SharedLatentModel(DIMS), data).choice.setting
+    assert found.choice.noise == "isotropic"
