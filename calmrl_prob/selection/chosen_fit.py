@@ -20,7 +20,7 @@ from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.folds import FoldedStatistics, make_folds
 from calmrl_prob.selection.held_out import added
-from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums, slopes_to_the_mean
+from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_starts
@@ -110,16 +110,15 @@ class ChosenFit:
     def _intervals(self, search: Search) -> HeldOutIntervals:
         best, folds = search.best, search.folds
         sums = list(added(part for parts in best.sums for part in parts).values())
-        slopes = slopes_to_the_mean(sums)
         rows = (
             (part, fold.centre[part.modality])
             for fold, lg in zip(folds, best.fits, strict=True)
             for part in fold.rows(lg)
         )
-        scales = scales_of_rows(rows, slopes) or scales_of_sums(sums, slopes)
+        scales = scales_of_rows(sums, rows) or scales_of_sums(sums)
         centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
         centres = self._scaling.unscale_centres(centres)
-        return HeldOutIntervals(self._model.names, scales, slopes, centres, len(folds))
+        return HeldOutIntervals(self._model.names, scales, centres, len(folds))
 
     def _final(self, setting: Setting, options: Mapping[str, Any], starts: Sequence[LinearGaussian]) -> FitResult:
         """The fit to all rows, in the units of the scaling, loaded in the data's own; the best of several starts."""

@@ -23,7 +23,7 @@ class HeldOutPredictive(Rescaled):
         base: p(x) of the model.
         factor: (N, D), what variances are multiplied by.
         centre: (D,), the mean of training rows.
-        slope: of the distance from it.
+        slope: for each kind of instance, of the distance from it.
         levels: (Q,) of the tables.
         tables: for each kind of instance (F, Q), F being D or 1; None for the quantiles of the base, rescaled.
         index: (N,), the kind of each instance.
@@ -32,7 +32,8 @@ class HeldOutPredictive(Rescaled):
         >>> from calmrl_prob.posteriors.predictive import NormalPredictive
         >>> base = NormalPredictive(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1))
         >>> levels, widths = torch.tensor([0.5, 0.9]).double(), torch.tensor([[1.0, 3.0]]).double()
-        >>> found = HeldOutPredictive(base, torch.ones(1, 1), torch.zeros(1), 1.0, levels, [widths], torch.tensor([0]))
+        >>> one, first = torch.ones(1), torch.tensor([0])
+        >>> found = HeldOutPredictive(base, one[:, None], torch.zeros(1), one, levels, [widths], first)
         >>> [round(float(found.quantile(p)), 2) for p in (0.05, 0.25, 0.5, 0.95)]
         [-3.0, -1.0, 0.0, 3.0]
     """
@@ -42,7 +43,7 @@ class HeldOutPredictive(Rescaled):
         base: Predictive,
         factor: Tensor,
         centre: Tensor,
-        slope: float,
+        slope: Tensor,
         levels: Tensor,
         tables: Sequence[Tensor] | None,
         index: Tensor,
@@ -59,9 +60,9 @@ class HeldOutPredictive(Rescaled):
     @property
     def mean(self) -> Tensor:
         """(N, D)."""
-        if self._slope == 1:
+        if bool((self._slope == 1).all()):
             return self.base.mean
-        return self._centre + self._slope * (self.base.mean - self._centre)
+        return self._centre + self._slope[self._index, None] * (self.base.mean - self._centre)
 
     def spread(self, values: Tensor) -> Tensor:
         """Values (N, D) of the base, drawn out about its mean and moved to this one's."""

@@ -2,8 +2,8 @@
 
 Of each modality and each pattern of others, the standardised errors |x - imputed| / sd of held-out instances, each by a
 model that was not fitted to it, say by what variances are to be multiplied, and how wide central intervals of each
-level have to be, whatever the distribution of errors. A modality whose held-out imputations are no better than its mean
-is shrunk towards the mean besides, by the slope of truth on imputation.
+level have to be, whatever the distribution of errors. Where held-out imputations from a pattern of others are no better
+than the mean they are shrunk towards it besides, by the slope of truth on imputation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
-from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
+from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, added
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,7 @@ class ErrorScale:
         pattern: the modalities seen, joined by "+"; None for all patterns together.
         num_instances: held-out instances.
         factor: (F,) mean squared standardised error, of each feature or of all: what variances are multiplied by.
+        slope: factor of the distance of imputations from the mean: 1 unless held-out ones were no better than the mean.
         half_widths: (F, Q) of the central intervals of ``LEVELS``, in standard deviations of the model; None where
             statistics alone were known, and intervals are those of a normal of the right variance.
     """
@@ -54,6 +55,7 @@ class ErrorScale:
     pattern: str | None
     num_instances: int
     factor: Tensor
+    slope: float
     half_widths: Tensor | None
 
 
@@ -63,8 +65,6 @@ class HeldOutIntervals:
     Attributes:
         names: the modalities of the model.
         scales: for each modality its errors by pattern, and under None those of all patterns together.
-        slopes: for each modality the factor of the distance of imputations from ``centres``: 1 unless held-out
-            imputations were no better than the mean.
         centres: for each modality the mean of training rows (D_m,), data units.
         num_folds: of the choice.
     """
@@ -73,18 +73,22 @@ class HeldOutIntervals:
         self,
         names: Sequence[str],
         scales: Mapping[str, Mapping[str | None, ErrorScale]],
-        slopes: Mapping[str, float],
         centres: Mapping[str, Tensor],
         num_folds: int,
         model: object = None,
     ) -> None:
-        self.names, self.scales, self.slopes = tuple(names), scales, dict(slopes)
+        self.names, self.scales = tuple(names), scales
         self.centres, self.num_folds = dict(centres), num_folds
         self._fingerprint = fingerprint(model)
 
+    @property
+    def slopes(self) -> dict[str, float]:
+        """For each modality the slope of all patterns together."""
+        return {name: groups[None].slope for name, groups in self.scales.items()}
+
     def of(self, model: object) -> HeldOutIntervals:
         """The same for a model with its parameters as they are now."""
-        return HeldOutIntervals(self.names, self.scales, self.slopes, self.centres, self.num_folds, model)
+        return HeldOutIntervals(self.names, self.scales, self.centres, self.num_folds, model)
 
     def fits(self, model: object) -> bool:
         """Whether a model has the parameters that these were made for, as far as they can be compared."""
@@ -122,7 +126,8 @@ class HeldOutIntervals:
         if all(group.half_widths is not None for group in chosen):
             tables = [group.half_widths for group in chosen]
         centre = self.centres[name].to(base.mean)
-        return HeldOutPredictive(base, factor, centre, self.slopes[name], LEVELS, tables, index)  # type: ignore[arg-type]
+        slope = torch.tensor([group.slope for group in chosen]).to(base.mean)
+        return HeldOutPredictive(base, factor, centre, slope, LEVELS, tables, index)  # type: ignore[arg-type]
 
     def norm_interval(self, name: str, base: Predictive, data: MultimodalData, level: float) -> tuple[Tensor, Tensor]:
         """Intervals of norms: these are learned of features alone.
@@ -157,7 +162,7 @@ class HeldOutIntervals:
                 }
                 for level in levels:
                     row[f"half_width_{level:g}"] = _half_width(group, level)
-                rows.append({**row, "slope": self.slopes[group.modality]})
+                rows.append({**row, "slope": group.slope})
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -180,38 +185,49 @@ def _half_width(group: ErrorScale, level: float) -> float:
     return float(np.interp(level, LEVELS.numpy(), group.half_widths.mean(0).numpy()))
 
 
-def slopes_to_the_mean(sums: Iterable[HeldOutSums]) -> dict[str, float]:
-    """For each modality the factor of the distance from the mean: 1 where imputations are better than the mean.
+def slope_to_the_mean(sums: Sequence[HeldOutSums]) -> float:
+    """Factor of the distance of imputations from the mean: 1 where they are better than the mean.
 
     Elsewhere the slope of truth on imputation, sum (x - c)(x^ - c) / sum (x^ - c)^2, between 0 and 1: what squared
     error is least at.
+
+    Args:
+        sums: of one modality.
     """
-    found: dict[str, float] = {}
-    parts = list(sums)
-    for name in dict.fromkeys(part.modality for part in parts):
-        own = [part for part in parts if part.modality == name]
-        error, square = (sum(float(getattr(p, key).sum()) for p in own) for key in ("square_error", "square"))
-        product, imputed = (sum(float(getattr(p, key).sum()) for p in own) for key in ("product", "imputed_square"))
-        found[name] = 1.0 if error < square else float(np.clip(product / max(imputed, _SMALLEST), 0, 1))
+    total = {
+        key: sum(float(getattr(part, key).sum()) for part in sums)
+        for key in ("square_error", "square", "product", "imputed_square")
+    }
+    if total["square_error"] < total["square"]:
+        return 1.0
+    return float(np.clip(total["product"] / max(total["imputed_square"], _SMALLEST), 0, 1))
+
+
+def _groups(sums: Sequence[HeldOutSums]) -> dict[str, dict[str | None, list[HeldOutSums]]]:
+    """For each modality its sums by pattern, where it has enough instances, and under None all of them."""
+    found: dict[str, dict[str | None, list[HeldOutSums]]] = {}
+    for name in dict.fromkeys(part.modality for part in sums):
+        own = [part for part in sums if part.modality == name]
+        found[name] = {None: own}
+        for part in added(own).values():
+            if float(part.count.max()) >= _ROWS_BY_PATTERN:
+                found[name]["+".join(part.seen)] = [part]
     return found
 
 
-def scales_of_sums(sums: Sequence[HeldOutSums], slopes: Mapping[str, float]) -> dict[str, dict[str | None, ErrorScale]]:
+def scales_of_sums(sums: Sequence[HeldOutSums]) -> dict[str, dict[str | None, ErrorScale]]:
     """Variance factors from sums over held-out instances, where the rows themselves are not known."""
     found: dict[str, dict[str | None, ErrorScale]] = {}
-    for name in dict.fromkeys(part.modality for part in sums):
-        own = [part for part in sums if part.modality == name]
-        groups: dict[str | None, list[HeldOutSums]] = {None: own}
-        groups |= {pattern: [p for p in own if "+".join(p.seen) == pattern] for pattern in _patterns(own)}
+    for name, groups in _groups(sums).items():
         found[name] = {}
         for pattern, parts in groups.items():
-            count = int(sum(float(part.count.max()) for part in parts))
-            if pattern is None or count >= _ROWS_BY_PATTERN:
-                squares = torch.stack([_standard_square(part, slopes[name]) for part in parts]).sum(0)
-                counts = torch.stack([part.count for part in parts]).sum(0)
-                factor = squares / counts.clamp(min=1)
-                factor = factor if count >= _ROWS_BY_FEATURE else (squares.sum() / counts.sum().clamp(min=1))[None]
-                found[name][pattern] = ErrorScale(name, pattern, count, factor.clamp(min=_SMALLEST).cpu(), None)
+            slope = slope_to_the_mean(parts)
+            number = int(sum(float(part.count.max()) for part in parts))
+            squares = torch.stack([_standard_square(part, slope) for part in parts]).sum(0)
+            counts = torch.stack([part.count for part in parts]).sum(0)
+            by_feature = number >= _ROWS_BY_FEATURE
+            factor = squares / counts.clamp(min=1) if by_feature else (squares.sum() / counts.sum().clamp(min=1))[None]
+            found[name][pattern] = ErrorScale(name, pattern, number, factor.clamp(min=_SMALLEST).cpu(), slope, None)
     return found
 
 
@@ -221,35 +237,32 @@ def _standard_square(part: HeldOutSums, slope: float) -> Tensor:
     return (error if slope < 1 else part.square_error) / part.variance
 
 
-def _patterns(parts: Sequence[HeldOutSums]) -> list[str]:
-    return list(dict.fromkeys("+".join(part.seen) for part in parts))
-
-
 def scales_of_rows(
-    rows: Iterable[tuple[HeldOutRows, Tensor]], slopes: Mapping[str, float]
+    sums: Sequence[HeldOutSums], rows: Iterable[tuple[HeldOutRows, Tensor]]
 ) -> dict[str, dict[str | None, ErrorScale]]:
-    """Variance factors and half-widths from held-out instances.
+    """Variance factors and half-widths from held-out instances; empty if there are none.
 
     Args:
-        rows: imputations of held-out instances, each with the centre (D_m,) of its modality.
-        slopes: for each modality the factor of the distance from the centre.
+        sums: over them.
+        rows: imputations of them, each with the centre (D_m,) of its modality.
     """
-    scores: dict[str, dict[str, list[np.ndarray]]] = {}
+    groups = _groups(sums)
+    slopes = {name: {key: slope_to_the_mean(parts) for key, parts in own.items()} for name, own in groups.items()}
+    scores: dict[str, dict[str | None, list[np.ndarray]]] = {}
     for part, centre in rows:
-        imputed = centre + slopes[part.modality] * (part.imputed - centre)
-        standard = ((part.truth - imputed).abs() / part.variance.sqrt()).float().cpu().numpy()
-        scores.setdefault(part.modality, {}).setdefault("+".join(part.seen), []).append(standard)
-    found: dict[str, dict[str | None, ErrorScale]] = {}
-    for name, by_pattern in scores.items():
-        every = [part for parts in by_pattern.values() for part in parts]
-        found[name] = {None: _scale(name, None, np.concatenate(every))}
-        for pattern, parts in by_pattern.items():
-            if sum(map(len, parts)) >= _ROWS_BY_PATTERN:
-                found[name][pattern] = _scale(name, pattern, np.concatenate(parts))
-    return found
+        own = scores.setdefault(part.modality, {})
+        pattern = "+".join(part.seen)
+        for key in (None, pattern) if pattern in slopes[part.modality] else (None,):
+            imputed = centre + slopes[part.modality][key] * (part.imputed - centre)
+            standard = (part.truth - imputed).abs() / part.variance.sqrt()
+            own.setdefault(key, []).append(standard.float().cpu().numpy())
+    return {
+        name: {key: _scale(name, key, np.concatenate(parts), slopes[name][key]) for key, parts in own.items()}
+        for name, own in scores.items()
+    }
 
 
-def _scale(name: str, pattern: str | None, scores: np.ndarray) -> ErrorScale:
+def _scale(name: str, pattern: str | None, scores: np.ndarray, slope: float) -> ErrorScale:
     """Of standardised errors (n, D_m), NaN where single features are missing."""
     number = len(scores)
     if number >= _ROWS_BY_FEATURE and bool(np.isfinite(scores).any(0).all()):
@@ -265,5 +278,6 @@ def _scale(name: str, pattern: str | None, scores: np.ndarray) -> ErrorScale:
         pattern,
         number,
         torch.from_numpy(np.maximum(factor, _SMALLEST)),
+        slope,
         torch.from_numpy(np.ascontiguousarray(widths, dtype=np.float64)).clamp(min=_SMALLEST),
     )

@@ -22,6 +22,8 @@ from calmrl_prob.selection.settings import Setting
 _COLD, _WARM = 40, 12
 #: From the data with more latents than these, where a step costs much and the start is close.
 _MANY, _COLD_MANY = 64, 25
+#: Of a fit without pseudo-rows, which stopping early would shrink.
+_UNSHRUNK = 200
 _TOLERANCE = 1e-5
 
 
@@ -50,6 +52,13 @@ class Tried:
 
 #: Score of what could not be fitted.
 _FAILED = Score(-math.inf, {}, {}, {}, -math.inf)
+
+
+def _steps(setting: Setting, warm: bool) -> int:
+    """E-steps at most."""
+    if setting.ard or setting.pseudo_rows == 0:
+        return _UNSHRUNK  # stopped early such fits would look better than they end
+    return _WARM if warm else _COLD if setting.latent_dim <= _MANY else _COLD_MANY
 
 
 def _same_form(one: Setting, other: Setting) -> bool:
@@ -136,7 +145,7 @@ class Search:
             "noise_rank": setting.noise_rank,
             "seed": self.seed,
             "tolerance": _TOLERANCE,
-            "max_iterations": _WARM if start is not None else _COLD if setting.latent_dim <= _MANY else _COLD_MANY,
+            "max_iterations": _steps(setting, start is not None),
         }
         return fit_em(fold.train, setting.latent_dim, start=start, **settings).linear_gaussian
 

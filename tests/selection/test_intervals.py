@@ -8,7 +8,7 @@ import torch
 from calmrl_prob.posteriors.predictive import NormalPredictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
 from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
-from calmrl_prob.selection.intervals import LEVELS, scales_of_rows, scales_of_sums, slopes_to_the_mean
+from calmrl_prob.selection.intervals import LEVELS, scales_of_rows, scales_of_sums, slope_to_the_mean
 
 
 def sums(error: float, square: float, product: float) -> HeldOutSums:
@@ -17,10 +17,10 @@ def sums(error: float, square: float, product: float) -> HeldOutSums:
 
 
 def test_slopes_are_those_of_least_squares_where_imputations_lose() -> None:
-    assert slopes_to_the_mean([sums(50.0, 100.0, 75.0)]) == {"a": 1.0}
+    assert slope_to_the_mean([sums(50.0, 100.0, 75.0)]) == 1.0
     # sum of squared imputations: error - square + 2 product = 150 - 100 + 2 * 20 = 90
-    assert slopes_to_the_mean([sums(150.0, 100.0, 20.0)])["a"] == pytest.approx(20 / 90)
-    assert slopes_to_the_mean([sums(150.0, 100.0, -5.0)]) == {"a": 0.0}
+    assert slope_to_the_mean([sums(150.0, 100.0, 20.0)]) == pytest.approx(20 / 90)
+    assert slope_to_the_mean([sums(150.0, 100.0, -5.0)]) == 0.0
 
 
 def errors(number: int, width: int, scale: float) -> HeldOutRows:
@@ -29,10 +29,15 @@ def errors(number: int, width: int, scale: float) -> HeldOutRows:
     return HeldOutRows("a", ("b",), truth, torch.zeros_like(truth), torch.ones(width, dtype=torch.float64))
 
 
+def better(number: int) -> HeldOutSums:
+    one = torch.ones(3, dtype=torch.float64)
+    return HeldOutSums("a", ("b",), number * one, one, 2 * one, one, one)
+
+
 @pytest.mark.parametrize(("number", "lists"), [(100, 1), (2000, 3)])
 def test_half_widths_of_normal_errors_are_those_of_a_normal(number: int, lists: int) -> None:
     centre = torch.zeros(3, dtype=torch.float64)
-    found = scales_of_rows([(errors(number, 3, 2.0), centre)], {"a": 1.0})["a"]
+    found = scales_of_rows([better(number)], [(errors(number, 3, 2.0), centre)])["a"]
     assert found.keys() == {None, "b"}
     scale = found["b"]
     assert scale.half_widths is not None
@@ -45,8 +50,9 @@ def test_half_widths_of_normal_errors_are_those_of_a_normal(number: int, lists: 
 
 def test_statistics_give_the_factors_that_rows_give() -> None:
     rows, centre = errors(2000, 3, 2.0), torch.zeros(3, dtype=torch.float64)
-    one = scales_of_rows([(rows, centre)], {"a": 1.0})["a"]["b"]
-    other = scales_of_sums([rows.sums(centre)], {"a": 1.0})["a"]["b"]
+    total = rows.sums(centre)
+    one, other = scales_of_rows([total], [(rows, centre)])["a"]["b"], scales_of_sums([total])["a"]["b"]
+    assert one.slope == other.slope == 0.0  # imputations at the mean itself
     assert other.half_widths is None
     torch.testing.assert_close(one.factor, other.factor, rtol=1e-5, atol=0)  # scores are kept in single precision
 
@@ -57,7 +63,15 @@ def predictive(slope: float = 1.0) -> HeldOutPredictive:
     widths = 3 * torch.special.ndtri((1 + LEVELS) / 2)
     tables = [widths[None], torch.stack([widths, 2 * widths])]
     factor = torch.full_like(mean, 9.0)
-    return HeldOutPredictive(base, factor, torch.ones(2).double(), slope, LEVELS, tables, torch.tensor([0, 1]))
+    return HeldOutPredictive(
+        base,
+        factor,
+        torch.ones(2).double(),
+        torch.tensor([slope, slope]).double(),
+        LEVELS,
+        tables,
+        torch.tensor([0, 1]),
+    )
 
 
 @pytest.mark.parametrize("probability", [0.0001, 0.03, 0.3, 0.5, 0.7, 0.97, 0.9999])
