@@ -28,8 +28,8 @@ from calmrl_prob.selection.scaling import Scaling
 from calmrl_prob.selection.search import BudgetSpentError, Search
 from calmrl_prob.selection.settings import SETTLES_PRIOR, Setting
 
-#: Instances with two modalities or more, in all and as a share, below which the fit to all rows takes several starts.
-_FEW_LINKS, _SMALL_SHARE = 60, 0.1
+#: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from the fits of all folds.
+_FEW_LINKS, _SMALL_SHARE = 200, 0.25
 #: Held-out instances of a fold that tell enough, and the folds that are then fitted.
 _ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
 #: Tolerance of the fit to all rows, where none was asked for: settings differ by more than what is left.
@@ -83,8 +83,9 @@ class ChosenFit:
         else:
             search, choice = self._choose(first, size, fixed, scorable)
             intervals = self._intervals(search) if search.tried else None
-            if search.tried and scorable < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances):
-                starts = search.best.fits
+            if search.tried:  # where few rows link the modalities, one start may end where they do not meet
+                few = scorable < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
+                starts = search.best.fits if few else search.best.fits[:1]
         found = self._final(choice.setting, {**options, **choice.options}, starts)
         warn_of_a_choice(choice, {} if intervals is None else intervals.slopes)
         if intervals is not None:

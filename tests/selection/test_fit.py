@@ -140,6 +140,7 @@ def test_a_given_model_is_fitted_as_it_stands(data: cal.MultimodalData) -> None:
     assert cal.impute(one, data).recalibrated is None
 
 
+@pytest.mark.filterwarnings("ignore::calmrl_prob.errors.ConvergenceWarning")  # likelihood alone crawls on 60 rows
 def test_what_is_given_is_not_chosen(data: cal.MultimodalData) -> None:
     shrunk = cal.fit(cal.SharedLatentModel(DIMS, 5), data, shrinkage="held-out")
     assert set(shrunk.choice.table["latent_dim"]) == {5}
