@@ -134,7 +134,8 @@ class ChosenFit:
                 fit_settled(working, data, "em", seed=self._seed, **{"tolerance": _TOLERANCE, **options, **start})
             )
         best = max(found, key=lambda one: float(one.objective[-1]))
-        warn_of_starts(found, best)
+        if len(starts) > 1:
+            warn_of_starts(found, best)
         form: LinearGaussian = self._scaling.unscaled(best.linear_gaussian().detach())
         prior = self._model.prior if self._model.requested[0] is not None else None
         if self._scaling.divisors and noise == "isotropic":

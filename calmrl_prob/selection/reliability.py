@@ -17,7 +17,7 @@ from calmrl_prob.selection.folds import FoldedStatistics
 #: new rows greater by as much again.
 _MANY = 0.2
 #: Nats of the objective beyond which two fits are different places, and not one reached more or less.
-_APART = 2.0
+_APART = 10.0
 
 
 def warn_of_a_choice(choice: Choice, shrunk: dict[str, float]) -> None:
