@@ -23,7 +23,7 @@ class Choice:
         setting: what was chosen.
         table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``prior``, ``pseudo_rows``,
             ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with ``error`` (standard error
-            over folds), ``behind`` (the best's score less this one's) and ``behind_error``; ``r2`` and ``log_score``
+            over folds), ``behind`` (the chosen one's score less this one's) and ``behind_error``; ``r2`` and ``log_score``
             (mean over modalities), ``calibration`` (mean squared standardised error: 1 where the model's own variances
             are right); ``r2/<modality>``; ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
         criterion: "imputation" or "retrieval".
@@ -76,11 +76,10 @@ class Choice:
         )
 
 
-def choice_of(search: Search, criterion: str, scale: str, not_tried: str = "") -> Choice:
-    """The result of a search that tried at least one setting."""
+def choice_of(search: Search, best: Tried, criterion: str, scale: str, not_tried: str = "") -> Choice:
+    """The result of a search, and the setting taken."""
     import pandas as pd
 
-    best = search.best
     rows = [_row(tried, best, search) for tried in search.tried.values()]
     return Choice(best.setting, pd.DataFrame(rows), criterion, scale, len(search.folds), not_tried)
 

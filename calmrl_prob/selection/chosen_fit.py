@@ -18,14 +18,14 @@ from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
-from calmrl_prob.selection.folds import FoldedStatistics, make_folds
+from calmrl_prob.selection.folds import Fold, FoldedStatistics, make_folds
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_starts
 from calmrl_prob.selection.scaling import Scaling
-from calmrl_prob.selection.search import BudgetSpentError, Search
+from calmrl_prob.selection.search import BudgetSpentError, Search, Tried
 from calmrl_prob.selection.settings import SETTLES_PRIOR, Setting
 
 #: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from the fits of all folds.
@@ -59,6 +59,7 @@ class ChosenFit:
     ) -> None:
         self._model, self._seed, self._how, self._freedom, self._callback = model, seed, how, freedom, callback
         self._begun = time.perf_counter()
+        self._taken: Tried | None = None
         self._scaling = Scaling.of(data, how.scale)
         self._data, self._scaled = data, self._scaling.scaled(data)
         if self._scaling.constants:  # a variance of its own would go to zero
@@ -82,10 +83,10 @@ class ChosenFit:
             choice, intervals = no_choice(first, self._how.criterion, self._scaling.kind, reason), None
         else:
             search, choice = self._choose(first, size, fixed, scorable)
-            intervals = self._intervals(search) if search.tried else None
-            if search.tried:  # where few rows link the modalities, one start may end where they do not meet
+            intervals = None if self._taken is None else self._intervals(search.folds, self._taken)
+            if self._taken is not None:  # where few rows link the modalities, one start may end where they do not meet
                 few = scorable < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
-                starts = search.best.fits if few else search.best.fits[:1]
+                starts = self._taken.fits if few else self._taken.fits[:1]
         found = self._final(choice.setting, {**options, **choice.options}, starts)
         warn_of_a_choice(choice, {} if intervals is None else intervals.slopes)
         if intervals is not None:
@@ -101,15 +102,15 @@ class ChosenFit:
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
         not_tried = ""
         try:
-            walk(search, first, self._freedom, size)
+            self._taken = walk(search, first, self._freedom, size)
         except BudgetSpentError:
             not_tried = f"the budget of {self._how.budget:g} s was spent after {len(search.tried)} settings"
-        if not search.tried:
+            self._taken = search.best if search.tried else None
+        if self._taken is None:
             return search, no_choice(first, self._how.criterion, self._scaling.kind, not_tried)
-        return search, choice_of(search, self._how.criterion, self._scaling.kind, not_tried)
+        return search, choice_of(search, self._taken, self._how.criterion, self._scaling.kind, not_tried)
 
-    def _intervals(self, search: Search) -> HeldOutIntervals:
-        best, folds = search.best, search.folds
+    def _intervals(self, folds: Sequence[Fold], best: Tried) -> HeldOutIntervals:
         sums = list(added(part for parts in best.sums for part in parts).values())
         rows = (
             (part, fold.centre[part.modality])

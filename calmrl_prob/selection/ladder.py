@@ -85,14 +85,17 @@ def first_setting(size: Size, latent_dim: int | None, noise: str, noise_rank: An
     )
 
 
-def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> None:
-    """Try settings, the best of what is free one after another.
+def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> Tried:
+    """Try settings, the best of what is free one after another; of as good ones that with fewer latents.
 
     Args:
         search: keeps what was tried.
         first: the setting to begin with.
         freedom: what is to be chosen.
         size: of what a fit of the search sees.
+
+    Returns:
+        The setting to take.
 
     Raises:
         BudgetSpentError: the time is spent; what was tried until then is in the search.
@@ -108,7 +111,8 @@ def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> None:
     if freedom.shrinkage:
         best = _relevance(search, best, freedom, size)
     if freedom.shrinkage and not best.setting.ard:
-        search.climb(best, _weight_step(_SMALL, size.num_instances), "weight of the prior, small steps")
+        best = search.climb(best, _weight_step(_SMALL, size.num_instances), "weight of the prior, small steps")
+    return best
 
 
 def _down_the_ladder(search: Search, first: Tried, num_instances: int) -> Tried:

@@ -16,8 +16,8 @@ from calmrl_prob.selection.folds import FoldedStatistics
 #: so much by chance that it claims clearly too much: its noise variance is too small by about this share, and that of
 #: new rows greater by as much again.
 _MANY = 0.2
-#: Nats of the objective beyond which two fits are different places, and not one reached more or less.
-_APART = 10.0
+#: Nats an instance of the objective beyond which two fits are different places, and not one reached more or less.
+_APART = 1.0
 
 
 def warn_of_a_choice(choice: Choice, shrunk: dict[str, float]) -> None:
@@ -46,7 +46,7 @@ def warn_of_a_choice(choice: Choice, shrunk: dict[str, float]) -> None:
 def warn_of_starts(fits: Sequence[FitResult], best: FitResult) -> None:
     """Warn where fits from several starts ended in places that the data tell apart by little or a lot."""
     behind = [float(best.objective[-1] - fit.objective[-1]) for fit in fits]
-    if max(behind) > _APART:
+    if max(behind) > _APART * best.num_instances:
         warnings.warn(
             f"few instances link the modalities, and fits from {len(fits)} starts ended in different places: the "
             f"others are {', '.join(f'{gap:.1f}' for gap in sorted(behind) if gap > 0)} nats behind the one taken. How "

@@ -38,7 +38,7 @@ class Score:
     """The score of one setting on one fold, or on all.
 
     Attributes:
-        value: the mean over modalities of (R^2 + R_log) / 2; higher is better.
+        value: the mean over modalities of 3/4 R^2 + 1/4 R_log; higher is better.
         r2: by modality.
         log_score: G by modality, nats a feature gained over the mean.
         calibration: by modality the mean squared standardised error: 1 where variances are right.

@@ -76,9 +76,8 @@ def test_the_table_says_what_was_tried_and_why(fit: cal.FitResult) -> None:
     table = fit.choice.table
     assert int(table["chosen"].sum()) == 1
     chosen = table[table["chosen"]].iloc[0]
-    assert chosen["score"] == table["score"].max()
+    assert chosen["score"] > table["score"].max() - 2e-3  # of as good ones the smaller
     assert chosen["behind"] == 0
-    assert (table["behind"] >= 0).all()
     assert (table["reason"].str.len() > 0).all()
     assert fit.choice.r2.keys() == DIMS.keys()
     assert f"K {fit.choice.latent_dim}" in repr(fit.choice)
@@ -249,8 +248,8 @@ def test_a_feature_in_other_units_changes_nothing(data: cal.MultimodalData) -> N
     assert other.choice.scale == "feature"
     assert other.choice.setting == one.choice.setting
     a, b = (cal.impute(found, data.subset(data.rows_with("b")).select(["b"]), names=["a"]) for found in (one, other))
-    torch.testing.assert_close(a.mean["a"] * factor, b.mean["a"], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(a.interval(0.9)["a"][1] * factor, b.interval(0.9)["a"][1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(a.mean["a"] * factor, b.mean["a"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(a.interval(0.9)["a"][1] * factor, b.interval(0.9)["a"][1], rtol=1e-4, atol=1e-4)
 
 
 def test_single_features_may_be_missing(data: cal.MultimodalData) -> None:
