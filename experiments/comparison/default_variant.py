@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import calmrl_prob as cal
 from calmrl_prob.inference import FitResult
 from experiments.comparison.fitted_variant import FittedVariant
-from experiments.comparison.fitting import FittedModel, Setting, collected_warnings, trace_table
+from experiments.comparison.fitting import FittedModel, ModelFitter, Setting, collected_warnings, trace_table
 from experiments.comparison.standardisation import Standardisation
 from experiments.comparison.variants import AllRows, Choice, Task
 
@@ -22,7 +22,16 @@ class Defaults(AllRows):
     """``cal.SharedLatentModel(dims)`` and ``cal.fit``, which choose K, noise and prior on the training rows alone.
 
     The validation rows choose nothing here, and are training rows like the others. Each seed's fit makes its own choice.
+
+    Args:
+        label: what tables and figures call it.
+        model: as for every variant; nothing of it is taken.
+        options: of ``cal.fit``, such as ``criterion: retrieval``.
     """
+
+    def __init__(self, label: str, model: ModelFitter, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(label, model)
+        self.options = dict(options or {})
 
     def choose(self, tasks: Sequence[Task]) -> Choice:
         """Nothing."""
@@ -30,7 +39,7 @@ class Defaults(AllRows):
 
     def calibrate(self, task: Task, choice: Choice) -> FittedVariant:
         """Fit to all training rows, with all that is open chosen by the fit."""
-        return self._fitted(task, cal.SharedLatentModel(task.incomplete.dims))
+        return self._fitted(task, cal.SharedLatentModel(task.incomplete.dims), **self.options)
 
     def calibrate_again(self, task: Task, choice: Choice, first: FittedVariant) -> FittedVariant:
         """Fit with what the first fit chose, as all variants keep their settings there."""

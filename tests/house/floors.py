@@ -75,6 +75,7 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "what is asked of a fit": {
         "imputation":                    "errors _support data alignment posteriors inference",
+        "selection":                     "errors _support linear_gaussian data model posteriors inference",
         "guide":                         "errors _support linear_gaussian data programs conjugacy model posteriors "
                                          "inference",
         "arviz":                         "errors _support linear_gaussian arviz/adapter data programs posteriors "
@@ -84,7 +85,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "evaluation":                    "_moved errors _support linear_gaussian data posteriors inference imputation",
     },
     "on top": {
-        "plots":                         "errors _support data alignment posteriors inference evaluation",
+        "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "errors _support data posteriors inference evaluation",
         "training":                      "errors _support linear_gaussian data alignment evaluation",
     },
