@@ -1,4 +1,4 @@
-"""What a fit tried before it chose: scores against the weight of the prior, and the held-out R^2 of what was chosen."""
+"""Settings that a fit tried before it chose: scores by weight of the prior, and the held-out R^2 of the chosen one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choice(choice: Choice | FitResult, ax: Axes | None = None, r2_ax: Axes | Non
     Args:
         choice: what ``cal.fit`` returned, or its ``choice``.
         ax: where to draw; by default two new panels, the second as for ``r2_ax``.
-        r2_ax: where to draw the held-out R^2 of each modality at the setting chosen: 0 is imputing its mean, 1 the truth.
+        r2_ax: where to draw the held-out R^2 of each modality at the setting chosen: 0 is its mean, 1 the truth.
 
     Returns:
         The axes of the scores.
@@ -70,7 +70,7 @@ def _checked(given: object) -> Choice:
     found = given.choice if isinstance(given, FitResult) else given
     if isinstance(given, FitResult) and found is None:
         raise ArgumentError(
-            "choice: this fit chose nothing, as all was given; fit cal.SharedLatentModel(data.dims), without latent_dim."
+            "choice: this fit chose nothing, as all was given; fit cal.SharedLatentModel(dims), without latent_dim."
         )
     if not isinstance(found, Choice):
         raise ArgumentTypeError(f"choice: expected what cal.fit returns, or its choice, got {described(given)}.")

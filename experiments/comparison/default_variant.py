@@ -8,20 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import calmrl_prob as cal
+from calmrl_prob import selection
 from calmrl_prob.inference import FitResult
 from experiments.comparison.fitted_variant import FittedVariant
 from experiments.comparison.fitting import FittedModel, ModelFitter, Setting, collected_warnings, trace_table
 from experiments.comparison.standardisation import Standardisation
 from experiments.comparison.variants import AllRows, Choice, Task
 
-#: Stands in the table where ``cal.fit`` chooses; the fit puts the K that it found there. It has no prior of the noise alone.
+#: Stands for what ``cal.fit`` chooses: the K that it found is put there; it has no prior of the noise alone.
 _OPEN = Setting(0, math.nan)
 
 
 class Defaults(AllRows):
     """``cal.SharedLatentModel(dims)`` and ``cal.fit``, which choose K, noise and prior on the training rows alone.
 
-    The validation rows choose nothing here, and are training rows like the others. Each seed's fit makes its own choice.
+    The validation rows choose nothing here, and are training rows like others. Each seed's fit makes its own choice.
 
     Args:
         label: what tables and figures call it.
@@ -58,7 +59,7 @@ class Defaults(AllRows):
         return FittedVariant(fitted, Setting(model.latent_dim, math.nan), seconds, task.retriever)
 
 
-def _choice(model: object) -> Any:
+def _choice(model: object) -> selection.Choice:
     assert isinstance(model, FitResult)
-    assert model.choice is not None
+    assert isinstance(model.choice, selection.Choice)
     return model.choice

@@ -100,9 +100,9 @@ def test_choice_refuses_what_was_not_chosen() -> None:
     given = cal.datasets.make_synthetic(60, seed=0).data
     with pytest.raises(ArgumentError, match="choice: this fit chose nothing"):
         plots.choice(cal.fit(cal.SharedLatentModel(given.dims, latent_dim=2), given))
-    with pytest.raises(ArgumentError, match="choice: no setting was scored.*: too few"):
+    with pytest.raises(ArgumentError, match=r"choice: no setting was scored.*: too few"):
         plots.choice(replace(tried(), table=pd.DataFrame(), fallback="too few"))
-    with pytest.raises(ArgumentTypeError, match="choice: expected what cal.fit returns"):
+    with pytest.raises(ArgumentTypeError, match=r"choice: expected what cal\.fit returns"):
         plots.choice("K 8")  # type: ignore[arg-type]
 
 
