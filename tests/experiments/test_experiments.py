@@ -392,6 +392,19 @@ def test_default_keeps_its_choice_where_other_shares_are_missing(incomplete: Mul
     np.testing.assert_allclose(again.impute(incomplete, "b").mean, first.impute(incomplete, "b").mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("variants", ["calmrl_default,mean", "calmrl,mean"])
+def test_table_and_page_say_how_the_default_chose_where_it_is_shown(variants: str, tmp_path: Path) -> None:
+    overrides = [*TINY, f"calibration=[{variants}]", "seeds=[0]", "report.shares=[]", "report.focus=mean"]
+    console = Console(file=io.StringIO(), width=200)
+    run(configured(*overrides), tmp_path, overrides, console)
+    printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # it is the StringIO
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = "calmrl_default" in variants
+    assert ("by CalMRL (default), within its seconds, on all training rows" in printed) == shown
+    assert ("CalMRL (default) chooses for itself" in page) == shown
+    assert ("of CalMRL (default) all of cal.fit" in page) == shown
+
+
 def test_default_takes_options_of_fit(incomplete: MultimodalData) -> None:
     variant = build(
         configured(*TINY, "+calibration.calmrl_default.options.criterion=retrieval"), "calibration.calmrl_default"

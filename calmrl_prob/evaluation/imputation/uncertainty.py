@@ -55,7 +55,7 @@ class Tables:
             standard error ``.._se`` over instances (none where the table is by instance):
 
             - ``rmse``, ``crps``, ``width`` (of the intervals), data units; ``nll``, nats for each feature;
-            - ``sd`` (without a standard error), the root mean squared distance of hidden values from their mean, in data
+            - ``sd`` (without a standard error), the root mean squared distance of hidden values from their mean, data
               units: of a modality its standard deviation over the rows validated; and ``R2``, 1 - squared error /
               squared distance from that mean: 1 for the truth, 0 for that mean itself, which no fit knew, and below 0
               where imputing is worse (neither where the table is by instance);
