@@ -87,8 +87,8 @@ def column_notes(facts: dict[str, Any], variants: Collection[str]) -> dict[str, 
     scoring = facts["scoring"].replace("_", " ")
     default = "calmrl_default" in variants
     own = (
-        " CalMRL (default) chooses for itself, within all training rows, by how well it imputes held-out ones (cal.fit); "
-        "the K of its first seed is shown."
+        " CalMRL (default) chooses for itself, within all training rows, by how well it imputes held-out ones "
+        "(cal.fit); the K of its first seed is shown."
     )
     whole = " CalMRL (default) has a prior of the whole covariance in its place."
     held_out = " The intervals of CalMRL (default) are those that its held-out folds set."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Inches of a figure of its own, and the share of the second panel.
 _SIZE, _PANELS = (7.6, 4.2), (2.6, 1.0)
-#: What has no weight stands to the left of the least weight, by this factor for the first kind.
+#: Settings without a weight stand to the left of the least weight, by this factor for the first kind.
 _APART = 2.0
 _SCORES = {"imputation": "score of held-out imputations", "retrieval": "mean reciprocal rank of held-out partners"}
 
@@ -112,7 +112,7 @@ def _draw_scores(found: Choice, ax: Axes) -> None:
 
 
 def _label(row: pd.Series, with_latents: bool) -> str:
-    """What the settings of a line have in common."""
+    """Label of a line: all that its settings have in common."""
     parts = [f"K {row['latent_dim']}"] if with_latents else []
     parts.append(str(row["noise"]) if with_latents else f"{row['noise']} noise")
     if row["ard"]:
