@@ -3,9 +3,9 @@
     import calmrl_prob as cal
 
     data = cal.MultimodalData({"image": X1, "text": X2})        # a NaN row is a missing modality
-    model = cal.SharedLatentModel(data.dims, latent_dim=16)
-    cal.fit(model, data)
-    imputed = cal.impute(model, data)                           # mean, variance in parts, intervals, draws
+    model = cal.SharedLatentModel(data.dims)
+    fit = cal.fit(model, data)                                  # chooses K, noise and prior: fit.choice
+    imputed = cal.impute(fit, data)                             # mean, variance in parts, intervals, draws
 
 The model and its closed forms: Liu et al., Calibrated Multimodal Representation Learning with Missing Modalities,
 arXiv 2511.12034.

@@ -132,7 +132,8 @@ def _rich_table(summary: Any, facts: dict[str, Any]) -> Table:  # noqa: ANN401 -
     title = (
         f"{facts['data']}, {100 * facts['missing_share']:.0f}% of training modalities missing ({facts['missingness']})"
     )
-    table = Table(title=title, caption=short_caption(facts), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    caption = short_caption(facts, set(summary["variant"]))
+    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(text.columns):
         table.add_column(heading.replace(" ", "\n"), justify="left" if place == 0 else "right", no_wrap=True)
     for row, cells in enumerate(text.to_numpy()):

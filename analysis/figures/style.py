@@ -19,6 +19,7 @@ _KNOWN = {
     "mean": (ORANGE, "s", "--"),
     "knn": (GREEN, "^", "-."),
     "ridge": (PURPLE, "D", "-."),
+    "calmrl_default": (GREEN, "X", "-"),
     "calmrl_paper": (BLUE, "o", ":"),
     "calmrl": (BLUE, "o", "-"),
     "calmrl_diagonal": (SKY, "P", "-"),

@@ -92,6 +92,10 @@ def choose_latent_dim(
     for every K, and how much they differ from each other says nothing of which K is better. Beside it, an EM fit with
     ARD on all rows says how many latents it keeps, which means something only if it is fewer than it was given.
 
+    This asks what the joint density needs. How features of one modality go together outweighs there what modalities
+    tell of each other, so it is not what to choose K for imputation by: leave ``latent_dim`` of a ``SharedLatentModel``
+    open for that, and ``calmrl_prob.fit`` chooses it with the prior that it needs.
+
     Source: Hastie, Tibshirani & Friedman, The Elements of Statistical Learning (2009), section 7.10, for the rule.
 
     Args:

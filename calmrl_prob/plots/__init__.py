@@ -10,6 +10,7 @@ figure, and none changes matplotlib's settings. Needs ``pip install 'calmrl-prob
 """
 
 from calmrl_prob.plots.acquisition import value_of_information
+from calmrl_prob.plots.choice import choice
 from calmrl_prob.plots.circle import anchor_shift_circle
 from calmrl_prob.plots.evidence import evidence_trace
 from calmrl_prob.plots.gallery import retrieval_gallery
@@ -24,6 +25,7 @@ from calmrl_prob.plots.stated_uncertainty import coverage, error_against_sd, pit
 
 __all__ = [
     "anchor_shift_circle",
+    "choice",
     "coverage",
     "error_against_sd",
     "evidence_trace",

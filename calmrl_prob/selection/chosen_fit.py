@@ -28,7 +28,8 @@ from calmrl_prob.selection.scaling import Scaling
 from calmrl_prob.selection.search import BudgetSpentError, Search, Tried
 from calmrl_prob.selection.settings import SETTLES_PRIOR, Setting
 
-#: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from the fits of all folds.
+#: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from those of
+#: all folds, not of one alone.
 _FEW_LINKS, _SMALL_SHARE = 200, 0.25
 #: Held-out instances of a fold that tell enough, and the folds that are then fitted.
 _ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2

@@ -25,7 +25,7 @@ from experiments.comparison.measures import (
     modality_scale,
 )
 from experiments.comparison.recalibrated_coverage import recalibrated_coverage
-from experiments.comparison.variants import Choice, Oracle, Task, Variant
+from experiments.comparison.variants import Choice, Task, Variant
 from experiments.harness.settings import build, check, flatten
 from experiments.harness.split import Split
 
@@ -209,8 +209,8 @@ class Comparer:
                 advance(f"{variant.label}, {100 * share:.0f}% missing")
                 if key not in choices:
                     continue
-                try:  # the oracle sees no missing cell, whatever the share
-                    calibrated = first[key] if isinstance(variant, Oracle) else variant.calibrate(task, choices[key])
+                try:
+                    calibrated = variant.calibrate_again(task, choices[key], first[key])
                 except DataError as error:
                     logger.warning("left out at %.0f%% missing: %s", 100 * share, error)
                     continue

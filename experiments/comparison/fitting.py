@@ -172,7 +172,7 @@ class ModelFitter:
             **self._limits(),
         )
         seconds = time.perf_counter() - started
-        trace = _trace(result.log_likelihood.numpy(), result.objective.numpy(), len(data))
+        trace = trace_table(result.log_likelihood.numpy(), result.objective.numpy(), len(data))
         return FittedModel(result.linear_gaussian, trace, result.stop_reason, seconds, Standardisation.own(data))
 
     def _fit_file(self, data: MultimodalData, setting: Setting, seed: int, started: float) -> FittedModel:
@@ -188,7 +188,7 @@ class ModelFitter:
         if posterior_options.pop("given_train", False):
             posterior_options["given"] = seen
         seconds, volume = time.perf_counter() - started, units.log_volume(data)
-        trace = _trace(result.log_likelihood - volume, result.objective - volume, len(data))
+        trace = trace_table(result.log_likelihood - volume, result.objective - volume, len(data))
         return FittedModel(
             result, trace, result.stop_reason, seconds, units, result.method, posterior_options, tuple(messages)
         )
@@ -217,7 +217,7 @@ class ModelFitter:
         return {name: value for name, value in limits.items() if value is not None}
 
 
-def _trace(log_likelihood: Any, objective: Any, number: int) -> pd.DataFrame:  # noqa: ANN401 - arrays of numbers
+def trace_table(log_likelihood: Any, objective: Any, number: int) -> pd.DataFrame:  # noqa: ANN401 - arrays of numbers
     """Per row; NaN where there is no log likelihood yet: SVI has one from its first round on."""
     before = np.full(len(objective) - len(log_likelihood), np.nan)
     return pd.DataFrame(

@@ -187,6 +187,16 @@ class Variant(ABC):
         fitted = self._fit(task, self.prepare(task, np.arange(len(task.incomplete))), choice.setting)
         return replace(fitted, direct=choice.direct)
 
+    def calibrate_again(self, task: Task, choice: Choice, first: FittedVariant) -> FittedVariant:
+        """Fit to the same training rows with another share missing, by settings that were chosen for the table.
+
+        Args:
+            task: the rows.
+            choice: the settings.
+            first: this variant as it was fitted for the table.
+        """
+        return self.calibrate(task, choice)
+
     def _fit(self, task: Task, prepared: Prepared, setting: Setting) -> FittedVariant:
         model = self.model.fit(prepared.data, setting, task.seed)
         return FittedVariant(model, setting, prepared.seconds + model.seconds, task.retriever, prepared.imputer)
@@ -252,6 +262,10 @@ class Oracle(Variant):
     def validation_data(self, task: Task) -> MultimodalData:
         """Complete validation rows."""
         return task.complete.subset(task.validation_rows)
+
+    def calibrate_again(self, task: Task, choice: Choice, first: FittedVariant) -> FittedVariant:
+        """The first fit: it sees no missing cell, whatever the share."""
+        return first
 
 
 class Imputed(Variant):

@@ -15,6 +15,8 @@ from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.evaluation import Retrieval, coverage_curve
 from calmrl_prob.inference.choose import LatentDimChoice
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.selection import Choice
+from calmrl_prob.selection.settings import Setting
 
 #: What functions of plots are called with, besides axes.
 Case = tuple[tuple[Any, ...], dict[str, Any]]
@@ -53,6 +55,28 @@ def choice() -> LatentDimChoice:
     return LatentDimChoice(2, 4, curve, 3, 4)
 
 
+def tried(criterion: str = "imputation") -> Choice:
+    """As if a fit had chosen K = 8 with 100 pseudo-rows, of three weights at K 4, two at K 8, and two without any."""
+    settings = [
+        *(Setting(4, pseudo_rows=weight) for weight in (1000.0, 100.0, 10.0)),
+        *(Setting(8, pseudo_rows=weight) for weight in (100.0, 300.0)),
+        Setting(4, "diagonal", pseudo_rows=100.0),
+        Setting(2, ard=True),
+        Setting(4),
+    ]
+    scores = [0.1, 0.3, 0.2, 0.35, 0.3, 0.25, 0.22, -0.1]
+    rows = [
+        {
+            "latent_dim": setting.latent_dim, "noise": setting.noise, "prior": setting.prior,
+            "pseudo_rows": setting.pseudo_rows, "pooling": setting.pooling, "ard": setting.ard,
+            "score": score, "error": 0.05, "behind": 0.35 - score, "behind_error": 0.0 if score == 0.35 else 0.02,
+            "r2": score, "r2/image": score + 0.1, "r2/text": score - 0.4, "chosen": score == 0.35,
+        }
+        for setting, score in zip(settings, scores, strict=True)
+    ]  # fmt: skip
+    return Choice(settings[3], pd.DataFrame(rows), criterion, "none", 3)
+
+
 def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth, mean and variance of 60 cells whose errors grow with their deviations, though not as much."""
     sd = np.linspace(0.5, 2, 60)
@@ -75,6 +99,7 @@ def cases() -> dict[str, Case]:
     names = ["cat", "dog", "fox", "hen"]
     return {
         "anchor_shift_circle": anchors(),
+        "choice": ((tried(),), {}),
         "coverage": (({"tight": tight, "wide": wide},), {}),
         "error_against_sd": (cells(), {"bins": 5, "unit": "V"}),
         "evidence_trace": (({"one": [-5.0, -3.0, -2.5, -2.4], "two": [[-6.0, -4.0], [-6.0, -3.5]]},), {}),

@@ -19,12 +19,14 @@ from rich.console import Console
 from sklearn.impute import KNNImputer
 from sklearn.linear_model import Ridge
 
+import calmrl_prob as cal
 from analysis.gather import gather_runs, unfinished_runs
 from calmrl_prob import MultimodalData
 from calmrl_prob.datasets import load_synthetic
 from calmrl_prob.errors import ArgumentError, CalmrlError
 from experiments.compare import run
 from experiments.comparison.comparer import Comparer
+from experiments.comparison.default_variant import Defaults
 from experiments.comparison.fitted_variant import FittedVariant, direct_recall, without
 from experiments.comparison.fitting import FittedModel, ModelFitter, Retriever, Setting
 from experiments.comparison.imputers import Imputer, Mean, NearestNeighbours, RidgePairs, Zero, has, values
@@ -312,9 +314,12 @@ def test_run_leaves_every_file_whole(finished: Path) -> None:
         "results.csv", "results.parquet", "config.yaml", "run.json", "idata.nc", "report.html",
     }  # fmt: skip
     results = pd.read_parquet(finished / "results.parquet")
-    assert len(results) == 9 * 2
-    assert results.groupby("variant")[["K", "noise_pseudo_count"]].nunique().eq(1).all(axis=None)  # one choice for all
-    assert set(results["noise_pseudo_count"]) <= {0, 20}
+    assert len(results) == 10 * 2
+    validated = results[results["variant"] != "calmrl_default"]
+    assert (
+        validated.groupby("variant")[["K", "noise_pseudo_count"]].nunique().eq(1).all(axis=None)
+    )  # one choice for all
+    assert set(validated["noise_pseudo_count"]) <= {0, 20}
     metrics = results[["R@1", "R@10", "RMSE", "NLL", "coverage", "probe", "seconds"]]
     assert np.isfinite(metrics.to_numpy()).all()
     assert results["missingness.rate"].eq(0.5).all()
@@ -361,6 +366,51 @@ def test_same_seed_same_table(finished: Path, tmp_path: Path) -> None:
     for name in ("coverage", "evidence", "pairs", "intervals", "shares"):
         path = Path("tables", f"{name}.csv")
         assert (finished / path).read_bytes() == (tmp_path / path).read_bytes(), name
+
+
+def test_default_is_what_a_user_gets_who_chooses_nothing(incomplete: MultimodalData) -> None:
+    variant, given = Defaults("default", ModelFitter(latent_dims=[2])), task(incomplete)
+    choice = variant.choose([given])
+    fitted = variant.calibrate(given, choice)
+    own = cal.SharedLatentModel(incomplete.dims)
+    fit = cal.fit(own, incomplete, seed=given.seed)
+    assert fitted.setting.latent_dim == fit.choice.latent_dim == own.latent_dim
+    imputed = cal.impute(fit, without(incomplete.subset(incomplete.complete_rows()), "b"), names=["b"])
+    found = fitted.impute(incomplete.subset(incomplete.complete_rows()), "b", 0.8)
+    np.testing.assert_array_equal(found.mean, imputed.mean["b"])
+    for ours, theirs in zip((found.lower, found.upper), imputed.interval(0.8)["b"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)  # with the intervals that the choice learned
+
+
+def test_default_keeps_its_choice_where_other_shares_are_missing(incomplete: MultimodalData) -> None:
+    variant, given = Defaults("default", ModelFitter(latent_dims=[2])), task(incomplete)
+    first = variant.calibrate(given, variant.choose([given]))
+    again = variant.calibrate_again(given, variant.choose([given]), first)
+    assert again.model.model.choice is None
+    assert again.setting.latent_dim == first.setting.latent_dim
+    # it is the same fit to the same rows, but for where EM starts from and stops
+    np.testing.assert_allclose(again.impute(incomplete, "b").mean, first.impute(incomplete, "b").mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("variants", ["calmrl_default,mean", "calmrl,mean"])
+def test_table_and_page_say_how_the_default_chose_where_it_is_shown(variants: str, tmp_path: Path) -> None:
+    overrides = [*TINY, f"calibration=[{variants}]", "seeds=[0]", "report.shares=[]", "report.focus=mean"]
+    console = Console(file=io.StringIO(), width=200)
+    run(configured(*overrides), tmp_path, overrides, console)
+    printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # it is the StringIO
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = "calmrl_default" in variants
+    assert ("by CalMRL (default), within its seconds, on all training rows" in printed) == shown
+    assert ("CalMRL (default) chooses for itself" in page) == shown
+    assert ("of CalMRL (default) all of cal.fit" in page) == shown
+
+
+def test_default_takes_options_of_fit(incomplete: MultimodalData) -> None:
+    variant = build(
+        configured(*TINY, "+calibration.calmrl_default.options.criterion=retrieval"), "calibration.calmrl_default"
+    )
+    fitted = variant.calibrate(task(incomplete), Choice(Setting(0, 0)))
+    assert fitted.model.model.choice.criterion == "retrieval"
 
 
 def test_printed_table_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "what is asked of a fit": {
         "imputation":                    "errors _support data alignment posteriors inference",
+        "selection":                     "errors _support linear_gaussian data model posteriors inference",
         "guide":                         "errors _support linear_gaussian data programs conjugacy model posteriors "
                                          "inference",
         "arviz":                         "errors _support linear_gaussian arviz/adapter data programs posteriors "
@@ -85,7 +86,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "evaluation":                    "_moved errors _support linear_gaussian data posteriors inference imputation",
     },
     "on top": {
-        "plots":                         "errors _support data alignment posteriors inference evaluation",
+        "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "errors _support data posteriors inference evaluation",
         "selection":                     "errors _support linear_gaussian data model posteriors inference",
         "training":                      "errors _support linear_gaussian data alignment evaluation",

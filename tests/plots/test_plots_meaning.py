@@ -12,6 +12,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import calmrl_prob as cal
@@ -21,7 +22,7 @@ from calmrl_prob.evaluation import coverage_curve, pit_values, variance_explaine
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.plots.gallery import _font
 from tests.cases.linear_gaussian_cases import random_model
-from tests.cases.plot_cases import anchors, cells, data, model, retrieval
+from tests.cases.plot_cases import anchors, cells, data, model, retrieval, tried
 
 
 def line(axes: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +52,58 @@ def test_coloured_share_of_a_column_is_the_share_that_has_the_modality() -> None
 def test_patterns_that_no_instance_has_any_more_are_not_drawn() -> None:
     axes = plots.missingness_map(data().subset([0, 1, 10]))
     assert axes.get_title() == "3 instances, 2 missing patterns"
+
+
+def test_choice_shows_every_setting_at_its_weight_and_rings_the_chosen_one() -> None:
+    found = tried()
+    axes = plots.choice(found)
+    by_label = {container.get_label(): container for container in axes.containers}
+    assert list(by_label) == [
+        "K 4, isotropic, pooled variances",
+        "K 8, isotropic, pooled variances",
+        "K 4, diagonal, pooled variances",
+        "K 2, isotropic, automatic relevance",
+        "K 4, isotropic, no prior",
+    ]
+    points = [np.stack(container[0].get_data(), axis=1) for container in axes.containers]
+    np.testing.assert_array_equal(points[0], [[10, 0.2], [100, 0.3], [1000, 0.1]])  # joined in the order of weights
+    assert sum(map(len, points)) == len(found.table)
+    assert points[4][0, 0] < points[3][0, 0] < 10  # without a weight: apart, on the left
+    (whiskers,) = by_label["K 4, diagonal, pooled variances"][2]
+    np.testing.assert_allclose(whiskers.get_segments()[0][:, 1], [0.23, 0.27])
+    assert (line(axes, "chosen")[0].item(), line(axes, "chosen")[1].item()) == (100, 0.35)
+    _, panel = axes.figure.axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["image", "text"]
+    np.testing.assert_allclose([bar.get_width() for bar in panel.patches], [0.45, -0.05])
+    assert panel.patches[0].get_facecolor() != panel.patches[1].get_facecolor()  # no better than the mean
+
+
+def test_choice_without_weights_stands_against_the_number_of_latents() -> None:
+    found = tried("retrieval")
+    same = found.table[found.table["pseudo_rows"] == 100].reset_index(drop=True)
+    axes = plots.choice(replace(found, table=same))
+    assert axes.get_xlabel() == "number of latents K"
+    assert "rank" in axes.get_ylabel()
+    np.testing.assert_array_equal(line(axes, "chosen")[0], [8])
+    np.testing.assert_array_equal(axes.containers[0][0].get_xdata(), [4, 8])
+
+
+def test_choice_draws_the_second_panel_only_where_it_is_given_room() -> None:
+    first, second = Figure().subplots(1, 2)
+    assert plots.choice(tried(), first) is first
+    assert not second.has_data()
+    plots.choice(tried(), first, second)
+    assert len(second.patches) == 2
+
+
+def test_choice_refuses_what_was_not_chosen() -> None:
+    given = cal.datasets.make_synthetic(60, seed=0).data
+    with pytest.raises(ArgumentError, match="choice: this fit chose nothing"):
+        plots.choice(cal.fit(cal.SharedLatentModel(given.dims, latent_dim=2), given))
+    with pytest.raises(ArgumentError, match=r"choice: no setting was scored.*: too few"):
+        plots.choice(replace(tried(), table=pd.DataFrame(), fallback="too few"))
+    with pytest.raises(ArgumentTypeError, match=r"choice: expected what cal\.fit returns"):
+        plots.choice("K 8")  # type: ignore[arg-type]
 
 
 def test_trace_is_the_objective_for_each_instance() -> None:

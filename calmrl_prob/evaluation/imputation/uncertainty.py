@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import brief, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.evaluation.imputation.held_out import CELL_FIGURES, ROW_FIGURES, Array, HeldOut, figure
+from calmrl_prob.evaluation.imputation.explained import centres, explained
+from calmrl_prob.evaluation.imputation.held_out import CELL_FIGURES, ROW_FIGURES, Array, HeldOut, array, figure
 from calmrl_prob.imputation import checked_level
 
 #: What a table can be grouped by, in the order of its columns.
@@ -54,6 +55,10 @@ class Tables:
             standard error ``.._se`` over instances (none where the table is by instance):
 
             - ``rmse``, ``crps``, ``width`` (of the intervals), data units; ``nll``, nats for each feature;
+            - ``sd`` (without a standard error), the root mean squared distance of hidden values from their mean, data
+              units: of a modality its standard deviation over the rows validated; and ``R2``, 1 - squared error /
+              squared distance from that mean: 1 for the truth, 0 for that mean itself, which no fit knew, and below 0
+              where imputing is worse (neither where the table is by instance);
             - ``coverage``, a share; ``z_square``, the mean squared standardised error, 1 if the variances are right;
             - ``variance`` and its parts ``latent_variance``, ``noise_variance``, ``parameter_variance``, units squared;
             - of all features of a modality jointly (not by feature): ``log_score``, -log density, nats;
@@ -77,7 +82,20 @@ class Tables:
             table[name] = found["value"]
             if "instance" not in keys:
                 table[f"{name}_se"] = found["se"]
+            if name == "rmse" and "instance" not in keys:
+                table[["sd", "R2", "R2_se"]] = self._explained(keys)
         return table
+
+    def _explained(self, keys: Sequence[str]) -> list[tuple[float, float, float]]:
+        """Standard deviation, R^2 and its standard error of each row of :meth:`_means`."""
+        centre, found = centres(self.parts), []
+        for _, parts in self._groups([k for k in keys if k in ("modality", "pattern")]):
+            error = self._sums(parts, lambda held: held.error**2, "feature" in keys)
+            distance = self._sums(
+                parts, lambda held: (array(held.truth) - centre[held.modality]) ** 2, "feature" in keys
+            )
+            found += [explained(error, distance, feature) for feature in range(error[0].shape[1])]
+        return found
 
     def coverage(self, levels: Sequence[float] | float = LEVELS, by: Sequence[str] = ("modality",)) -> pd.DataFrame:
         """Nominal against actual coverage of central intervals, with their widths.

@@ -242,6 +242,72 @@ def test_figures_and_their_standard_errors_equal_plain_loops() -> None:
     assert not [name for name in instances if name.endswith("_se")]
 
 
+def test_r2_is_one_less_squared_error_over_squared_distance_from_the_mean_of_the_rows_validated() -> None:
+    model, data = drawn(5)
+    found = masked_validation(model, data, num_draws=0)
+    errors, distances = {}, {}
+    for name in DIMS:
+        hidden = {int(row) for part in found.parts if part.modality == name for row in part.rows}
+        centre = data[name][sorted(hidden)].numpy().mean(axis=0)
+        for row in hidden:
+            parts = [(p, list(p.rows).index(row)) for p in found.parts if p.modality == name and row in p.rows]
+            errors.setdefault(name, []).append(np.mean([p.error[i] ** 2 for p, i in parts], axis=0))
+            distances.setdefault(name, []).append((data[name][row].numpy() - centre) ** 2)
+    table = found.summary().set_index("modality")
+    features = found.summary(("modality", "feature")).set_index(["modality", "feature"])
+    for name in DIMS:
+        assert table.loc[name, "sd"] == pytest.approx(np.mean(distances[name]) ** 0.5)
+        assert table.loc[name, "R2"] == pytest.approx(1 - np.mean(errors[name]) / np.mean(distances[name]))
+        error, distance = np.mean(errors[name], axis=0), np.mean(distances[name], axis=0)
+        for d in range(DIMS[name]):
+            assert features.loc[(name, d), "sd"] == pytest.approx(distance[d] ** 0.5)
+            assert features.loc[(name, d), "R2"] == pytest.approx(1 - error[d] / distance[d])
+    assert list(table.columns[2:7]) == ["rmse", "rmse_se", "sd", "R2", "R2_se"]
+    assert not {"sd", "R2"} & set(found.summary(("modality", "instance")))
+
+
+def test_r2_tells_the_truth_from_the_mean_whatever_the_units() -> None:
+    model, data = drawn(7, num_instances=400, rate=0.0)
+    scales = {"a": 1e3, "b": 1.0, "c": 1e-3}
+    other = LinearGaussian(
+        {name: scales[name] * model.loadings[name] for name in DIMS},
+        {name: scales[name] * model.intercepts[name] for name in DIMS},
+        {name: scales[name] ** 2 * model.noise_variance[name] for name in DIMS},
+        model.prior_mean,
+        model.prior_covariance,
+    )
+    scaled = MultimodalData({name: scales[name] * data[name] for name in DIMS})
+    one, two = (masked_validation(m, d, "each", num_draws=0).summary() for m, d in ((model, data), (other, scaled)))
+    np.testing.assert_allclose(one["R2"], two["R2"], rtol=1e-8)
+    np.testing.assert_allclose(one["R2_se"], two["R2_se"], rtol=1e-8)
+    np.testing.assert_allclose(two["sd"] / one["sd"], list(scales.values()), rtol=1e-8)
+    assert (one["R2"] > 10 * one["R2_se"]).all()
+    means = {n: model.intercepts[n] + model.loadings[n] @ model.prior_mean for n in DIMS}
+    blind = LinearGaussian({n: 0 * model.loadings[n] for n in DIMS}, means, model.noise_variance)
+    none = masked_validation(blind, data, "each", num_draws=0).summary()
+    assert (none["R2"] <= 0).all()  # the true mean explains no more than the mean of the rows, which is nearest
+    assert (none["R2"] > -0.1).all()  # and is near it: 1 / 400 is expected, 400 rows
+
+
+def test_r2_has_the_standard_error_that_other_rows_show() -> None:
+    model, _ = drawn(8)
+    found = []
+    for seed in range(60):
+        _, arrays = model.sample(100, torch.Generator().manual_seed(seed))
+        found.append(masked_validation(model, MultimodalData(arrays), "each", num_draws=0).summary())
+    spread = np.std([table["R2"] for table in found], axis=0, ddof=1)
+    stated = np.mean([table["R2_se"] for table in found], axis=0)
+    assert (np.abs(np.log(spread / stated)) < 0.5).all()  # a standard deviation of 60 is known to 9%
+
+
+def test_what_never_varies_has_no_r2() -> None:
+    model, data = drawn(9, rate=0.0)
+    data = MultimodalData({name: torch.ones_like(data[name]) if name == "c" else data[name] for name in DIMS})
+    table = masked_validation(model, data, num_draws=0).summary().set_index("modality")
+    assert table.loc["c", "sd"] == 0
+    assert np.isnan(table.loc["c", ["R2", "R2_se"]].astype(float)).all()
+
+
 def test_a_coverage_is_the_share_within_scipys_interval() -> None:
     model, data = drawn(6)
     found = masked_validation(model, data, "each", num_draws=0)
@@ -358,7 +424,7 @@ def test_folds_fit_pyro_callables() -> None:
 def test_training_rows_look_better_than_they_are_without_folds() -> None:
     data = make_synthetic(60, {"a": 20, "b": 20}, latent_dim=2, seed=1).complete
     model = cal.SharedLatentModel(data.dims, 12)
-    with pytest.warns(ReliabilityWarning, match="claims too much"):
+    with pytest.warns(ReliabilityWarning, match="maximum likelihood of 12 latents claims too much"):
         cal.fit(model, data, max_iterations=100, tolerance=1e-3)
     inside = masked_validation(model, data, num_draws=0).summary()["rmse"]
     outside = masked_validation(model, data, folds=5, num_draws=0, tolerance=1e-3).summary()["rmse"]
