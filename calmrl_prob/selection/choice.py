@@ -24,8 +24,8 @@ class Choice:
         table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``prior``, ``pseudo_rows``,
             ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with ``error`` (standard error
             over folds), ``behind`` (the chosen one's score less this one's) and ``behind_error``; ``r2`` and
-            ``log_score`` (mean over modalities), ``calibration`` (mean squared standardised error: 1 where the model's own variances
-            are right); ``r2/<modality>``; ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
+            ``log_score`` (mean over modalities), ``calibration`` (mean squared standardised error: 1 where the variances
+            stated are right); ``r2/<modality>``; ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
         criterion: "imputation" or "retrieval".
         scale: "none", "modality" or "feature": what units the fit worked in.
         num_folds: of the rows.
