@@ -122,6 +122,7 @@ class SharedLatentModel(PyroModule):
         self.requested: tuple[int | None, NoiseForm | None] = (latent_dim, None if noise == "auto" else noise)
         self.requested_rank = noise_rank
         self.latent_dim: int = 0
+        self.intervals: Any = None  # of a fit that chose; cal.impute uses them
         self.noise: NoiseForm = "isotropic"
         self._noise_parameters = NoiseParameters.of("isotropic", None, self.dims, 1)
         if latent_dim is not None:
@@ -418,7 +419,7 @@ class SharedLatentModel(PyroModule):
         return z
 
     def _assemble(self, parameters: Mapping[str, Tensor]) -> LinearGaussian:
-        self._require_settled()
+        self.require_settled()
 
         def of(kind: str) -> dict[str, Tensor]:
             return {name: parameters[_key(kind, name)] for name in self.dims}
@@ -427,7 +428,12 @@ class SharedLatentModel(PyroModule):
         form = LinearGaussian(of("loadings"), of("intercepts"), noise, *(self.prior.gaussian() or ()))
         return with_noise(form, None if self._noise_parameters.ranks is None else of("noise_factor"))
 
-    def _require_settled(self) -> None:
+    def require_settled(self) -> None:
+        """Refuse a model whose K is still to be chosen by a fit.
+
+        Raises:
+            ModelError: it is.
+        """
         if not self.settled:
             raise ModelError(
                 "model: it has no parameters yet, since latent_dim is to be chosen by a fit; call cal.fit(model, data) "
@@ -435,7 +441,7 @@ class SharedLatentModel(PyroModule):
             )
 
     def _require_gaussian(self, purpose: str) -> tuple[Tensor, Tensor]:
-        self._require_settled()
+        self.require_settled()
         found = self.prior.gaussian()
         if found is None:
             raise NotConjugateError(

@@ -2,7 +2,8 @@
 
 The header's metadata has the entries "format", "format_version", "library_version", "config" (JSON) and "sha256", the
 checksum of the config and the tensors (files without one are read too); the tensors are the model's ``state_dict``, or
-the parameters of a ``LinearGaussian`` as "loadings/<name>" and so on.
+the parameters of a ``LinearGaussian`` as "loadings/<name>" and so on. The intervals of a fit that chose its settings go
+with its model, as tensors "intervals/...".
 """
 
 from __future__ import annotations
@@ -22,24 +23,29 @@ from torch import Tensor
 from calmrl_prob._support.files import existing_file, write_atomically
 from calmrl_prob._support.versions import installed_version
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, FileFormatError
+from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import PRIORS
+from calmrl_prob.selection.intervals import HeldOutIntervals
 
 FORMAT = "calmrl-prob model"
 #: Raised when a file that this library writes can no longer be read by an older one.
 FORMAT_VERSION = 1
 
 _MODEL, _STRUCTURE = "SharedLatentModel", "LinearGaussian"
+#: What the tensors of a model's intervals are called by.
+_INTERVALS = "intervals/"
 
 
-def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]) -> None:
+def save(model: SharedLatentModel | LinearGaussian | FitResult, path: str | os.PathLike[str]) -> None:
     """Write a model to a file; :func:`load` gives it back bit by bit.
 
     The file is written beside ``path`` and then moved there, so that ``path`` never holds half a model.
 
     Args:
-        model: what to save. Gradients and the device are not kept.
+        model: what to save, or a fit, of which the model is saved. Gradients and the device are not kept; the intervals
+            of a fit that chose its settings are.
         path: where; an existing file is replaced.
 
     Raises:
@@ -55,7 +61,10 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
         >>> load(path)
         SharedLatentModel(image: 3; latent_dim=2, noise='isotropic', prior=normal)
     """
+    if isinstance(model, FitResult):
+        model = model.model
     if isinstance(model, SharedLatentModel):
+        model.require_settled()
         config: dict[str, Any] = {
             "kind": _MODEL,
             "dims": model.dims,
@@ -67,6 +76,10 @@ def save(model: SharedLatentModel | LinearGaussian, path: str | os.PathLike[str]
             "dtype": str(model.dtype).removeprefix("torch."),
         }
         tensors = dict(model.state_dict())
+        intervals = getattr(model, "intervals", None)
+        if isinstance(intervals, HeldOutIntervals) and intervals.fits(model):
+            config["intervals"], found = intervals.to_tensors()
+            tensors |= {f"{_INTERVALS}{key}": tensor for key, tensor in found.items()}
     elif isinstance(model, LinearGaussian):
         config = {"kind": _STRUCTURE, "names": model.names}
         tensors = {"prior_mean": model.prior_mean, "prior_covariance": model.prior_covariance}
@@ -171,7 +184,10 @@ def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sh
     prior = PRIORS[config["prior"]](config["latent_dim"], **config.get("prior_config", {}))
     settings = (config["dims"], config["latent_dim"], config["noise"], prior)
     model = SharedLatentModel(*settings, dtype=dtype, noise_rank=config.get("noise_rank"))
-    model.load_state_dict(tensors)
+    model.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(_INTERVALS)})
+    if "intervals" in config:
+        own = {key.removeprefix(_INTERVALS): t for key, t in tensors.items() if key.startswith(_INTERVALS)}
+        model.intervals = HeldOutIntervals.from_tensors(config["intervals"], own, model)
     return model
 
 

@@ -11,8 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import calmrl_prob as cal
 from calmrl_prob import serialization
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+from calmrl_prob.datasets import make_synthetic
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError, ModelError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.serialization import load, save
@@ -191,3 +193,26 @@ def test_other_objects_are_refused(path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match="got Linear"):
         save(torch.nn.Linear(2, 2), path)
     assert not path.exists()
+
+
+def test_intervals_of_a_choice_go_with_the_model(path: Path) -> None:
+    data = make_synthetic(300, {"a": 6, "b": 5}, latent_dim=2, missing_rate=0.2, seed=0).data
+    fit = cal.fit(cal.SharedLatentModel(data.dims), data)
+    cal.save(fit, path)
+    model = cal.load(path)
+    assert isinstance(model, SharedLatentModel)
+    assert repr(model.intervals) == repr(fit.intervals)
+    seen = data.subset(data.rows_with("a")).select(["a"])
+    for level in (0.5, 0.9):
+        expected, found = (cal.impute(given, seen, names=["b"]).interval(level)["b"] for given in (fit, model))
+        for one, other in zip(expected, found, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2.0)
+    cal.save(model, path)  # other parameters: the intervals are not theirs
+    assert cal.load(path).intervals is None  # type: ignore[union-attr]
+
+
+def test_a_model_that_is_still_open_is_refused(path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cal\.fit"):
+        cal.save(SharedLatentModel({"a": 3}), path)

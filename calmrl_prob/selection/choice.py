@@ -24,7 +24,7 @@ class Choice:
         table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``prior``, ``pseudo_rows``,
             ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with ``error`` (standard error
             over folds), ``behind`` (the chosen one's score less this one's) and ``behind_error``; ``r2`` and
-            ``log_score`` (mean over modalities), ``calibration`` (mean squared standardised error: 1 where the variances
+            ``log_score`` (mean over modalities), ``calibration`` (mean squared standardised error: 1 where variances
             stated are right); ``r2/<modality>``; ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
         criterion: "imputation" or "retrieval".
         scale: "none", "modality" or "feature": what units the fit worked in.

@@ -141,6 +141,32 @@ class HeldOutIntervals:
             "cal.recalibrate returns."
         )
 
+    def to_tensors(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A description that JSON holds, and tensors, of which :meth:`from_tensors` makes the same again."""
+        groups = [group for own in self.scales.values() for group in own.values()]
+        tensors = {f"centre/{name}": value for name, value in self.centres.items()}
+        for k, group in enumerate(groups):
+            tensors[f"factor/{k}"] = group.factor
+            if group.half_widths is not None:
+                tensors[f"half_widths/{k}"] = group.half_widths
+        kept = [
+            {"modality": g.modality, "pattern": g.pattern, "num_instances": g.num_instances, "slope": g.slope}
+            for g in groups
+        ]
+        return {"names": self.names, "num_folds": self.num_folds, "groups": kept}, tensors
+
+    @classmethod
+    def from_tensors(
+        cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor], model: object = None
+    ) -> HeldOutIntervals:
+        """The intervals that :meth:`to_tensors` took apart, for a model with the same parameters."""
+        scales: dict[str, dict[str | None, ErrorScale]] = {}
+        for k, group in enumerate(described["groups"]):
+            found = ErrorScale(**group, factor=tensors[f"factor/{k}"], half_widths=tensors.get(f"half_widths/{k}"))
+            scales.setdefault(found.modality, {})[found.pattern] = found
+        centres = {name: tensors[f"centre/{name}"] for name in described["names"]}
+        return cls(described["names"], scales, centres, described["num_folds"], model)
+
     def table(self, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
         """One row for each modality and pattern.
 

@@ -42,7 +42,8 @@ def feature_scale(variance: Tensor, step: ExpectationStep, isotropic: bool) -> T
     """s_d^2, the variance of each feature, or of its modality's features on average; the unit where there is none."""
     typical = torch.cat([variance[part].mean().expand(part.stop - part.start) for part in step.shape.slices])
     typical = torch.where(typical > 0, typical, 1.0)
-    return typical if isotropic else torch.maximum(variance, 1e-6 * typical)
+    # of its own alone: next to a feature in units a million times larger, a share of the average would be its ruin
+    return typical if isotropic else torch.where(variance > 0, variance, 1e-6 * typical)
 
 
 def noise_model_for(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -361,3 +363,20 @@ def test_the_covariance_of_the_start_without_forming_it() -> None:
     ]
     got = PairwiseCovariance.from_blocks(blocks, zero, zero).times(y)
     torch.testing.assert_close(got, torch.cat(rows) @ y, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"pseudo_rows": 30.0, "pseudo_row_pooling": 0.0}, {"loadings_prior": "ard"}])
+def test_a_feature_in_other_units_leaves_the_fit_of_all_others(options: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    x = z @ torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    x = x + 0.5 * torch.randn(300, 6, generator=generator, dtype=torch.float64)
+    units = torch.ones(6, dtype=torch.float64)
+    units[2] = 1e6
+    seen = torch.ones(300, 1, dtype=torch.bool)
+    one, other = (
+        fit_em(ObservedBlocks.from_arrays({"x": values}, seen), 2, noise="diagonal", **options).linear_gaussian
+        for values in (x, x * units)
+    )
+    # converged to 1e-6 nats a value; floors, 1e-4 of each feature's own variance, are the same for both
+    torch.testing.assert_close(one.noise_variance["x"] * units.square(), other.noise_variance["x"], rtol=0.01, atol=0.0)
