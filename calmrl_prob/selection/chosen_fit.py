@@ -13,6 +13,7 @@ import torch
 
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -26,13 +27,18 @@ from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_starts
 from calmrl_prob.selection.scaling import Scaling
 from calmrl_prob.selection.search import BudgetSpentError, Search, Tried
-from calmrl_prob.selection.settings import SETTLES_PRIOR, Setting
+from calmrl_prob.selection.settings import Setting
 
 #: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from those of
 #: all folds, not of one alone.
 _FEW_LINKS, _SMALL_SHARE = 200, 0.25
 #: Held-out instances of a fold that tell enough, and the folds that are then fitted.
 _ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
+#: The fewest instances with two modalities that can be dealt to folds, and, where there are fewer, the weight of the
+#: prior as a share of the rows.
+_LEAST_ROWS, _UNSEEN_SHARE = 6, 0.3
+#: Options that are of the fit to all rows alone.
+_OF_THE_LAST_FIT = ("max_iterations", "tolerance", "start", "form", "seed", "callback")
 #: Tolerance of the fit to all rows, where none was asked for: settings differ by more than what is left.
 _TOLERANCE = 1e-5
 
@@ -65,22 +71,29 @@ class ChosenFit:
         self._data, self._scaled = data, self._scaling.scaled(data)
         if self._scaling.constants:  # a variance of its own would go to zero
             self._freedom = replace(freedom, noise=False)
-        if freedom.noise is False and self._scaling.divisors and model.requested[1] == "isotropic":
+        if self._scaling.divisors and model.requested[1] == "isotropic":
+            if how.scale == "feature":
+                raise ArgumentError(
+                    "scale: 'feature' gives each feature a noise variance of its own, and the model asks for "
+                    "noise='isotropic'; leave one of them out."
+                )
             self._scaling, self._scaled = Scaling("none", {}), data  # asked for: one variance in the data's own units
 
     def fit(self, options: Mapping[str, Any]) -> FitResult:
         """Choose, fit to all rows, and attach choice and intervals."""
         latent_dim, noise = self._model.requested
         scorable = _scorable(self._data)
-        folds = self._how.folds if isinstance(self._data, MultimodalData) else len(self._data.folds)
+        folds = len(self._data.folds) if isinstance(self._data, FoldedStatistics) else self._folds(scorable)
         trained = max(1, round(self._data.num_instances * (folds - 1) / folds))
         size = Size(trained, self._data.dims)
         first = first_setting(size, latent_dim, noise or "auto", self._model.requested_rank)
-        fixed = {key: value for key, value in options.items() if key in SETTLES_PRIOR}
+        fixed = {key: value for key, value in options.items() if key not in _OF_THE_LAST_FIT}
         if not self._freedom.shrinkage:
             first = first.but(**{"pseudo_rows": 0.0, **_attributes(fixed)})
         starts: Sequence[LinearGaussian] = ()
-        if reason := _unscorable(scorable, folds):
+        if reason := _unscorable(scorable):
+            if self._freedom.shrinkage:
+                first = first.but(pseudo_rows=round(_UNSEEN_SHARE * trained, 1))
             choice, intervals = no_choice(first, self._how.criterion, self._scaling.kind, reason), None
         else:
             search, choice = self._choose(first, size, fixed, scorable)
@@ -95,9 +108,19 @@ class ChosenFit:
         found.model.intervals = intervals
         return replace(found, choice=choice, intervals=intervals, seconds=time.perf_counter() - self._begun)
 
+    def _folds(self, scorable: int) -> int:
+        """As many as asked for, or as the rows that can be compared allow: two of them in each."""
+        return max(2, min(self._how.folds, scorable // 2))
+
     def _choose(self, first: Setting, size: Size, fixed: Mapping[str, Any], scorable: int) -> tuple[Search, Choice]:
-        folds = make_folds(self._scaled, first.latent_dim, self._how.folds, self._seed, self._how.groups)
-        if scorable >= _ENOUGH_ROWS * len(folds):  # each fold tells enough, and every fit costs the same
+        folds = make_folds(self._scaled, first.latent_dim, self._folds(scorable), self._seed, self._how.groups)
+        folds = [fold for fold in folds if not fold.lacking]
+        if len(folds) < 2:
+            reason = "some modality or feature is in so few instances that folds without them lack it"
+            return Search(folds, self._seed), no_choice(first, self._how.criterion, self._scaling.kind, reason)
+        if self._how.folds == ChoiceOptions.folds and scorable >= _ENOUGH_ROWS * len(
+            folds
+        ):  # each fold tells enough, and every fit costs the same
             folds = folds[:_ENOUGH_FOLDS]
         deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
@@ -144,7 +167,14 @@ class ChosenFit:
             noise = "diagonal"  # one variance in units of the features' own spreads
         self._model.settle(setting.latent_dim, noise, prior, setting.noise_rank)
         self._model.load_linear_gaussian(form)
-        return replace(best, model=self._model, options=MappingProxyType(dict(options)))
+        volume = self._scaling.log_volume(self._data)
+        return replace(
+            best,
+            model=self._model,
+            options=MappingProxyType(dict(options)),
+            log_likelihood=best.log_likelihood - volume,
+            objective=best.objective - volume,
+        )
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,10 +196,10 @@ def _scorable(data: MultimodalData | FoldedStatistics) -> int:
     return int(sum(float(s[-1, -1]) for fold in data.folds for p, s in fold.scatters.items() if sum(p) > 1))
 
 
-def _unscorable(scorable: int, folds: int) -> str:
+def _unscorable(scorable: int) -> str:
     """Why nothing can be held out, in words; empty if it can."""
     if scorable == 0:
         return "no instance has two modalities, so that no imputation can be compared with the truth"
-    if scorable < 2 * folds:
-        return f"only {scorable} instances have two modalities, too few for {folds} folds"
+    if scorable < _LEAST_ROWS:
+        return f"only {scorable} instances have two modalities"
     return ""

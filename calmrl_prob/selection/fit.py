@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal
 
-from calmrl_prob._support.arguments import checked_seed
+from calmrl_prob._support.arguments import checked_seed, require_known_options
 from calmrl_prob._support.progress import Callback, progress_bar
-from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.inference.exact.em import EM_OPTIONS
+from calmrl_prob.inference.exact.preparation import require_spread
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.linear_gaussian import SufficientStatistics
+from calmrl_prob.linear_gaussian import EMOptions, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.chosen_fit import ChosenFit
 from calmrl_prob.selection.folds import FoldedStatistics
 from calmrl_prob.selection.ladder import Freedom
@@ -23,6 +26,8 @@ from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_plain_likelihood
 from calmrl_prob.selection.settings import SETTLES_PRIOR
 
+#: Options of EM that need no data to be refused.
+_FIELDS = {field.name for field in fields(EMOptions)}
 #: A bar is shown by default from so many numbers on: what takes more than a few seconds.
 _LONG = 5_000_000
 
@@ -105,7 +110,9 @@ def fit(
         return found
     if method not in ("auto", "em"):
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
-    data = _checked(data, model)
+    require_known_options(options, EM_OPTIONS, "method 'em'")
+    EMOptions.of(None, {key: value for key, value in options.items() if key in _FIELDS}, "method 'em'")
+    data = _checked(data, model, asked)
     with _bar(progress, data) as callback:
         return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
@@ -119,6 +126,10 @@ def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data:
             raise ArgumentError("shrinkage: 'held-out' serves a SharedLatentModel; of others see cal.choose_shrinkage.")
         return None
     latent_dim, noise = model.requested
+    if latent_dim is not None and shrinkage == "held-out" and not isinstance(model.prior, NormalPrior):
+        raise ArgumentError(
+            f"shrinkage: 'held-out' serves a normal prior, and the model's is {model.prior.name}; leave it out."
+        )
     given = any(key in options for key in SETTLES_PRIOR)
     shrunk = not given and (shrinkage == "held-out" or (shrinkage == "auto" and latent_dim is None))
     correlated = not (isinstance(data, MultimodalData) and data.has_partial_rows)
@@ -126,13 +137,19 @@ def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data:
     return freedom if freedom.latent_dim or freedom.shrinkage else None
 
 
-def _checked(data: object, model: SharedLatentModel) -> MultimodalData | FoldedStatistics:
+def _checked(data: object, model: SharedLatentModel, asked: Mapping[str, Any]) -> MultimodalData | FoldedStatistics:
     if isinstance(data, SufficientStatistics):
         raise ArgumentError(
             "data: statistics of all rows together cannot tell how held-out rows are imputed; gather one a fold and "
             "give FoldedStatistics([...]), or the rows, or a model with latent_dim and shrinkage=None."
         )
     if isinstance(data, FoldedStatistics):
+        settled = [key for key in ("folds", "groups") if key in asked]
+        if settled:
+            raise ArgumentError(
+                f"{settled[0]}: the rows of FoldedStatistics are dealt to folds already; deal them as you want them, "
+                "and leave it out."
+            )
         if list(data.dims.items()) != list(model.dims.items()):
             raise SchemaError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
         return data
@@ -140,7 +157,7 @@ def _checked(data: object, model: SharedLatentModel) -> MultimodalData | FoldedS
         fit_settled(model, data)  # type: ignore[arg-type]  # refuses it in its own words
     assert isinstance(data, MultimodalData)
     data.require_schema(model.dims)
-    require_fittable(data)
+    require_spread(data, each=False)
     return data.conform(model.dims)
 
 

@@ -106,6 +106,15 @@ class Fold(ABC):
     spread: dict[str, Tensor]
     data: MultimodalData | None = None
 
+    @property
+    def lacking(self) -> bool:
+        """Whether the rows of the other folds lack a modality or feature altogether, so that nothing can be fitted."""
+        train = self.train
+        if isinstance(train, SufficientStatistics):
+            seen = {n for present in train.scatters for n, here in zip(train.dims, present, strict=True) if here}
+            return len(seen) < len(train.dims)
+        return not bool(train.patterns.any(0).all())
+
     @abstractmethod
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """Sums of squared errors of this fold's rows under a model."""

@@ -23,6 +23,11 @@ from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics, po
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.structure import solve_noise
 
+#: What single features are imputed from: whatever the instance has, of their own modality too.
+OWN_PART = "rest of its own"
+#: Of a modality's features one in so many is hidden to see how single ones are imputed.
+_HIDDEN_EVERY = 3
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOutSums:
@@ -144,10 +149,14 @@ class HeldOutRows:
 def imputed_rows(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRows]:
     """Imputations of held-out rows, for each modality and each pattern of others that they have.
 
+    Of data that lack single features, imputations of some features from the rest of their modality besides.
+
     Args:
         lg: the model.
         data: the held-out rows, with the modalities of the model.
     """
+    if data.has_partial_rows:
+        yield from _imputed_features(lg, data)
     observed = {name: data.observed(name) for name in lg.names}
     for name in lg.names:
         others = [other for other in lg.names if other != name]
@@ -167,6 +176,30 @@ def imputed_rows(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRo
             stated = variance[patterns[0]] if bool((patterns == patterns[0]).all()) else variance[patterns]
             names = tuple(other for other, here in zip(others, which, strict=True) if here)
             yield HeldOutRows(name, names, truth[own], imputed[own], stated)
+
+
+def _imputed_features(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRows]:
+    """Every third feature of each modality imputed from the others, those of its own modality included.
+
+    The same features are hidden in all rows, so that columns that are seen together stay so.
+    """
+    for name, width in lg.dims.items():
+        if width < _HIDDEN_EVERY:
+            continue
+        hidden = torch.zeros(width, dtype=torch.bool, device=data.device)
+        hidden[1::_HIDDEN_EVERY] = True
+        truth = torch.where(data.feature_mask(name) & hidden, data[name], torch.nan)
+        shown = data[name].clone()
+        shown[:, hidden] = torch.nan
+        rows = (truth.isfinite().any(1) & shown.isfinite().any(1)).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        values = {n: (shown if n == name else data[n])[rows] for n in lg.names}
+        part = MultimodalData(values, missing="features")
+        given = posterior(lg, part.blocks)
+        imputed = given.mean @ lg.loadings[name].mT + lg.intercepts[name]
+        variance = given.feature_variance(lg.loadings[name])[given.pattern_index] + lg.noise_variance[name]
+        yield HeldOutRows(name, (OWN_PART,), truth[rows].to(imputed), imputed, variance)
 
 
 def added(parts: Iterable[HeldOutSums]) -> dict[tuple[str, tuple[str, ...]], HeldOutSums]:

@@ -21,7 +21,7 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
-from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, added
+from calmrl_prob.selection.held_out import OWN_PART, HeldOutRows, HeldOutSums, added
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,9 +117,13 @@ class HeldOutIntervals:
             return base
         others = [n for n in self.names if n != name and n in data]
         seen = torch.stack([data.observed(n) for n in others], dim=1) if others else torch.zeros(len(data), 0)
-        kinds, index = seen.bool().unique(dim=0, return_inverse=True)
-        patterns = ["+".join(n for n, there in zip(others, kind, strict=True) if there) for kind in kinds.tolist()]
-        chosen = [groups.get(pattern, groups[None]) for pattern in patterns]
+        there = data.feature_mask(name).any(1) if name in data else torch.zeros(len(data), dtype=torch.bool)
+        seen = torch.cat([seen.bool(), there[:, None].to(seen.device)], dim=1)
+        kinds, index = seen.unique(dim=0, return_inverse=True)
+        chosen = []
+        for *kind, own in kinds.tolist():  # of a modality that the instance has itself, others' errors tell nothing
+            pattern = "+".join(n for n, here in zip(others, kind, strict=True) if here)
+            chosen.append(groups.get(OWN_PART, _AS_STATED) if own else groups.get(pattern, groups[None]))
         width = base.mean.shape[1]
         factor = torch.stack([group.factor.expand(width) for group in chosen]).to(base.mean)[index.to(base.mean.device)]
         tables = None
@@ -202,6 +206,10 @@ class HeldOutIntervals:
             else ("squared errors")
         )
         return f"HeldOutIntervals({what} of held-out imputations in {self.num_folds} folds; {counts}{also})"
+
+
+#: Where nothing was learned: a normal of the model's own variance.
+_AS_STATED = ErrorScale("", None, 0, torch.ones(1).double(), 1.0, torch.special.ndtri((1 + LEVELS) / 2)[None])
 
 
 def _half_width(group: ErrorScale, level: float) -> float:

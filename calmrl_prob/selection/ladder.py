@@ -29,6 +29,8 @@ _LARGE, _SMALL = 10**0.5, 10**0.25
 _FULL_FEATURES, _RANK = 600, 16
 #: What another number of latents, or another form, has to gain in score.
 _GAIN = 1e-3
+#: How far behind correlated noise a fit without it may be for many more latents to be tried in its place.
+_CLOSE = 0.02
 #: Most latents of automatic relevance determination: its steps turn the latents.
 _ARD_LATENTS = 32
 
@@ -103,11 +105,14 @@ def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> Tried:
     best = search.try_(first, "the first")
     if freedom.shrinkage:
         best = _down_the_ladder(search, best, size.num_instances)
-    best = _forms(search, best, freedom)
+    best = plain = _forms(search, best, freedom)
     if freedom.noise and freedom.correlated:
         best = _correlated(search, best, freedom, size)
     if freedom.latent_dim:
         best = _latents(search, best, freedom, size)
+        if best.setting.noise != plain.setting.noise and search.value(plain) > search.value(best) - _CLOSE:
+            many = plain.setting.but(latent_dim=size.most_latents)
+            best = _better(search, best, search.try_(many, "many latents in place of correlated noise"))
     if freedom.shrinkage:
         best = _relevance(search, best, freedom, size)
     if freedom.shrinkage and not best.setting.ard:

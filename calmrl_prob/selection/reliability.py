@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ from calmrl_prob.selection.folds import FoldedStatistics
 #: so much by chance that it claims clearly too much: its noise variance is too small by about this share, and that of
 #: new rows greater by as much again.
 _MANY = 0.2
+#: Settings below which a budget left too little to compare.
+_FEW_SETTINGS = 5
+_MORE_TIME, _MORE_ROWS = "Give a larger budget.", "Give more instances that have two modalities or more."
 #: Nats an instance of the objective beyond which two fits are different places, and not one reached more or less.
 _APART = 1.0
 
@@ -25,12 +29,17 @@ def warn_of_a_choice(choice: Choice, shrunk: dict[str, float]) -> None:
     if choice.fallback:
         warnings.warn(
             f"the settings were not chosen by held-out imputations: {choice.fallback}. The fit has {choice.setting}, "
-            "and its intervals are the model's own, unchecked. Give more instances with two modalities or more, or a "
-            "larger budget.",
+            "and its intervals are the model's own, unchecked. "
+            + (_MORE_TIME if "budget" in choice.fallback else _MORE_ROWS),
             ReliabilityWarning,
             stacklevel=4,
         )
-    lost = {name: value for name, value in choice.r2.items() if value <= 0}
+    if choice.not_tried and len(choice.table) < _FEW_SETTINGS:
+        warnings.warn(
+            f"{choice.not_tried}: hardly anything was compared. {_MORE_TIME}", ReliabilityWarning, stacklevel=4
+        )
+    lost = {name: value for name, value in choice.r2.items() if value <= 0 or shrunk.get(name, 1) < 1}
+    lost |= {name: math.nan for name, slope in shrunk.items() if slope < 1 and name not in choice.r2}
     if lost:
         figures = ", ".join(f"{name} (held-out R^2 {value:.3f})" for name, value in lost.items())
         drawn = ", ".join(f"{name} by {shrunk.get(name, 1):.2f}" for name in lost)

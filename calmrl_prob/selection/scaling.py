@@ -91,6 +91,20 @@ class Scaling:
             None if factor is None else {name: factor[name] * s[name][:, None] for name in lg.names},
         )
 
+    def log_volume(self, data: MultimodalData | FoldedStatistics) -> float:
+        """What log densities of the scaled data have over those in the data's own units: sum of log s, nats."""
+        if not self.divisors:
+            return 0.0
+        logs = {name: divisor.log() for name, divisor in self.divisors.items()}
+        if isinstance(data, MultimodalData):
+            return sum(float((data.feature_mask(n).double() @ logs[n].to(data.device)).sum()) for n in data.names)
+        counts = [
+            (float(scatter[-1, -1]), [n for n, here in zip(fold.dims, present, strict=True) if here])
+            for fold in data.folds
+            for present, scatter in fold.scatters.items()
+        ]
+        return sum(count * float(logs[n].sum()) for count, names in counts for n in names)
+
     def unscale_centres(self, centres: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Points of each modality (D_m,) in the data's own units."""
         return {

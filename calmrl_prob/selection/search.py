@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from calmrl_prob.errors import NumericalError
+from calmrl_prob.errors import ArgumentError, NumericalError
 from calmrl_prob.linear_gaussian import LinearGaussian, fit_em
 from calmrl_prob.selection.folds import Fold
 from calmrl_prob.selection.held_out import HeldOutSums
@@ -25,6 +25,8 @@ _MANY, _COLD_MANY = 64, 25
 #: Of a fit without pseudo-rows, which stopping early would shrink.
 _UNSHRUNK = 200
 _TOLERANCE = 1e-5
+#: What a step of a climb has to gain for another to be taken.
+_LEAST_GAIN = 3e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,9 @@ class Search:
 
     def value(self, tried: Tried) -> float:
         """Value that is to be high, mean over folds."""
-        return float(np.mean([self.value_of_fold(fold) for fold in tried.folds]))
+        values = np.array([self.value_of_fold(fold) for fold in tried.folds])
+        known = values[~np.isnan(values)]  # a fold may hold nothing to compare
+        return float(known.mean()) if len(known) else -math.inf
 
     def try_(self, setting: Setting, reason: str, near: Tried | None = None) -> Tried:
         """Fit and score a setting, from the parameters of another of as many latents if one is given.
@@ -123,9 +127,11 @@ class Search:
             start = near.fits[k] if warm and near is not None else None
             try:
                 lg = self._fit(fold, setting, start)
-            except NumericalError:  # a setting that cannot be computed with is none to choose
+            except (NumericalError, ArgumentError) as error:  # what cannot be computed with is none to choose
+                if not self.tried:
+                    raise  # the first has nothing special about it: options or data are to blame
                 scores = [_FAILED] * len(self.folds)
-                reason += "; failed: not positive definite in floating point"
+                reason += f"; failed: {error}"
                 break
             parts = fold.sums(lg)
             fits.append(lg)
@@ -162,7 +168,8 @@ class Search:
             here, gained = best, False
             while (following := step(here.setting, direction)) is not None:
                 here = self.try_(following, reason, near=here)
-                if self.value(here) <= self.value(best):
+                if self.value(here) <= self.value(best) + _LEAST_GAIN:
+                    best = max(best, here, key=self.value)
                     break
                 best, gained = here, True
             if gained:

@@ -45,7 +45,8 @@ class Defaults(AllRows):
     def calibrate_again(self, task: Task, choice: Choice, first: FittedVariant) -> FittedVariant:
         """Fit with what the first fit chose, as all variants keep their settings there."""
         found = _choice(first.model.model)
-        model = cal.SharedLatentModel(task.incomplete.dims, found.latent_dim, found.noise)
+        rank = found.setting.noise_rank
+        model = cal.SharedLatentModel(task.incomplete.dims, found.latent_dim, found.noise, noise_rank=rank)
         return self._fitted(task, model, **found.options)
 
     def _fitted(self, task: Task, model: cal.SharedLatentModel, **options: Any) -> FittedVariant:

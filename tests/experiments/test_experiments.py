@@ -388,8 +388,8 @@ def test_default_keeps_its_choice_where_other_shares_are_missing(incomplete: Mul
     again = variant.calibrate_again(given, variant.choose([given]), first)
     assert again.model.model.choice is None
     assert again.setting.latent_dim == first.setting.latent_dim
-    # it is the same fit to the same rows, but for where EM starts from and stops
-    np.testing.assert_allclose(again.impute(incomplete, "b").mean, first.impute(incomplete, "b").mean, atol=1e-6)
+    # the same fit to the same rows, but for where EM starts, and for stopping at 1e-5 nats a value and not at 1e-6
+    np.testing.assert_allclose(again.impute(incomplete, "b").mean, first.impute(incomplete, "b").mean, atol=5e-3)
 
 
 @pytest.mark.parametrize("variants", ["calmrl_default,mean", "calmrl,mean"])

@@ -75,7 +75,8 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "what is asked of a fit": {
         "imputation":                    "errors _support data alignment posteriors inference",
-        "selection":                     "errors _support linear_gaussian data model posteriors inference",
+        "selection":                     "errors _support linear_gaussian data priors model posteriors "
+                                         "inference",
         "guide":                         "errors _support linear_gaussian data programs conjugacy model posteriors "
                                          "inference",
         "arviz":                         "errors _support linear_gaussian arviz/adapter data programs posteriors "

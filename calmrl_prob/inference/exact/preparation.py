@@ -25,7 +25,7 @@ def checked_blocks(
     if isinstance(data, MultimodalData):
         data.require_schema(model.dims)
         require_fittable(data)
-        _require_spread(model, data)
+        require_spread(data, each=model.noise != "isotropic")
         blocks: ObservedBlocks | FeatureBlocks | SufficientStatistics = data.conform(model.dims).blocks
     else:
         if list(data.dims.items()) != list(model.dims.items()):
@@ -49,8 +49,16 @@ def _require_carried(model: Fittable, num_instances: int) -> None:
         )
 
 
-def _require_spread(model: Fittable, data: MultimodalData) -> None:
-    """Refuse features without spread where the likelihood would grow without bound as their noise goes to zero."""
+def require_spread(data: MultimodalData, *, each: bool) -> None:
+    """Refuse modalities that never vary, and single features where their noise would go to zero.
+
+    Args:
+        data: the rows.
+        each: whether each feature has a noise variance of its own.
+
+    Raises:
+        DataError: there is one; names it.
+    """
     first_rows = data.subset(slice(0, _FIRST_ROWS))
     for name, width in data.dims.items():
         columns = _constant(first_rows[name]).nonzero().squeeze(1)
@@ -61,7 +69,7 @@ def _require_spread(model: Fittable, data: MultimodalData) -> None:
                 f"modality {name!r}: {_sameness(data, name)}, so there is nothing to learn; "
                 "leave it out with data.select."
             )
-        if len(columns) and model.noise != "isotropic":
+        if len(columns) and each:
             first = int(columns[0])
             which = f"feature {first} is" if len(columns) == 1 else f"{len(columns)} features, first {first}, are"
             raise DataError(
