@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +92,10 @@ def no_choice(setting: Setting, criterion: str, scale: str, fallback: str) -> Ch
 
 def _row(tried: Tried, best: Tried, search: Search) -> dict[str, Any]:
     setting, score = tried.setting, tried.score
-    values = [search.value_of_fold(fold) for fold in tried.folds]
-    behind = np.array([search.value_of_fold(b) for b in best.folds]) - np.array(values)
+    values = np.array([search.value_of_fold(fold) for fold in tried.folds])
+    behind = np.array([search.value_of_fold(fold) for fold in best.folds])
+    known = np.isfinite(behind)  # a fold may hold nothing to compare
+    values, behind = values[known], behind[known] - values[known]
     return {
         "latent_dim": setting.latent_dim,
         "noise": setting.noise,
@@ -102,9 +103,9 @@ def _row(tried: Tried, best: Tried, search: Search) -> dict[str, Any]:
         "pseudo_rows": setting.pseudo_rows,
         "pooling": setting.pooling,
         "ard": setting.ard,
-        "score": float(np.mean(values)),
+        "score": search.value(tried),
         "error": _error(values),
-        "behind": float(behind.mean()),
+        "behind": _mean(behind),
         "behind_error": _error(behind),
         "r2": _mean(score.r2.values()),
         "log_score": _mean(score.log_score.values()),
@@ -120,5 +121,8 @@ def _mean(values: Any) -> float:  # noqa: ANN401 - any collection of numbers
     return float(np.mean(list(values))) if len(values) else float("nan")
 
 
-def _error(values: Sequence[float] | np.ndarray) -> float:
-    return float(np.std(values, ddof=1) / len(values) ** 0.5)
+def _error(values: np.ndarray) -> float:
+    """Standard error of a mean; NaN of fewer than two, and of settings that could not be fitted."""
+    return (
+        float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 and np.isfinite(values).all() else np.nan
+    )

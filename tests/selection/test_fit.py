@@ -302,3 +302,54 @@ def test_constant_features_are_the_same_from_statistics() -> None:
     found = cal.fit(cal.SharedLatentModel(DIMS), FoldedStatistics.of(data))
     assert found.choice.setting == cal.fit(cal.SharedLatentModel(DIMS), data).choice.setting
     assert found.choice.noise == "isotropic"
+
+
+def test_folds_that_have_nothing_to_compare_are_left_out_of_the_score() -> None:
+    """Of three sites, each a fold, one has a single modality."""
+    complete = private(90, missing=0.0)
+    mask = torch.ones(90, 3, dtype=torch.bool)
+    mask[:30, 1:] = False
+    data = cal.MultimodalData({name: complete[name] for name in DIMS}, observed_mask=mask)
+    found = cal.fit(cal.SharedLatentModel(DIMS), data, groups=np.arange(90) // 30, budget=20.0)
+    assert np.isfinite(found.choice.table["score"]).all()
+    assert found.choice.setting.pseudo_rows > 1
+
+
+@pytest.mark.filterwarnings("ignore::calmrl_prob.errors.ReliabilityWarning")  # two rows of a modality tell little
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_modality_of_two_instances_does_not_break_the_choice(seed: int) -> None:
+    complete = private(60, missing=0.0)
+    mask = torch.ones(60, 3, dtype=torch.bool)
+    mask[2:, 2] = False
+    data = cal.MultimodalData({name: complete[name] for name in DIMS}, observed_mask=mask)
+    found = cal.fit(cal.SharedLatentModel(DIMS), data, seed=seed, budget=20.0)
+    assert all(value.isfinite().all() for value in cal.impute(found, data).mean.values())
+
+
+@pytest.mark.parametrize("spread", [1e-7, 1e-11])
+def test_columns_that_hardly_vary_do_not_break_the_choice(spread: float) -> None:
+    complete = private(60, missing=0.0)
+    values = {name: complete[name].clone() for name in DIMS}
+    values["a"][:, 0] = 3 + spread * values["a"][:, 0]
+    found = cal.fit(cal.SharedLatentModel(DIMS), cal.MultimodalData(values), budget=20.0)
+    assert found.choice.r2["b"] > 0
+
+
+def test_evidence_is_in_the_units_of_the_data(data: cal.MultimodalData) -> None:
+    found = cal.fit(cal.SharedLatentModel(DIMS), data, scale="feature")
+    evidence = float(found.posterior(data).log_marginal.sum())
+    assert found.log_likelihood[-1] == pytest.approx(evidence, rel=1e-9)
+
+
+def test_single_features_are_imputed_from_the_rest_of_their_modality() -> None:
+    """Two modalities that share nothing, one of which has two latents of its own: only its own features tell."""
+    generator = np.random.default_rng(0)
+    own = generator.normal(size=(160, 2)) @ generator.normal(size=(2, 8)) + 0.1 * generator.normal(size=(160, 8))
+    hidden = generator.random(own.shape) < 0.2
+    shown = np.where(hidden, np.nan, own)
+    data = cal.MultimodalData({"a": generator.normal(size=(160, 6)), "b": shown}, missing="features")
+    with pytest.warns(ReliabilityWarning):
+        found = cal.fit(cal.SharedLatentModel(data.dims), data)
+    imputed = cal.impute(found, data, names=["b"]).mean["b"].numpy()
+    explained_share = 1 - np.square(own - imputed)[hidden].sum() / np.square(own - own.mean(0))[hidden].sum()
+    assert explained_share > 0.8
