@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed
-from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.fit import fit as fit_settled
@@ -22,9 +19,7 @@ from calmrl_prob.selection.ladder import Freedom
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_plain_likelihood
 from calmrl_prob.selection.settings import SETTLES_PRIOR
-
-#: A bar is shown by default from so many numbers on: what takes more than a few seconds.
-_LONG = 5_000_000
+from calmrl_prob.selection.shown import shown
 
 
 def fit(
@@ -106,7 +101,7 @@ def fit(
     if method not in ("auto", "em"):
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
     data = _checked(data, model)
-    with _bar(progress, data) as callback:
+    with shown(progress, "choosing settings", None, data) as callback:
         return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
 
@@ -142,15 +137,3 @@ def _checked(data: object, model: SharedLatentModel) -> MultimodalData | FoldedS
     data.require_schema(model.dims)
     require_fittable(data)
     return data.conform(model.dims)
-
-
-@contextmanager
-def _bar(progress: bool | None, data: MultimodalData | FoldedStatistics) -> Iterator[Callback | None]:
-    size = sum(data.dims.values()) * data.num_instances
-    if progress is None:
-        progress = size >= _LONG and sys.stderr.isatty()
-    if not progress:
-        yield None
-        return
-    with progress_bar("choosing settings", None) as callback:
-        yield callback

@@ -136,6 +136,8 @@ class StatisticsFold(Fold):
         data: its rows, where there are some.
     """
 
+    train: SufficientStatistics
+
     def __init__(
         self, train: SufficientStatistics, held_out: SufficientStatistics, data: MultimodalData | None = None
     ) -> None:
@@ -145,6 +147,11 @@ class StatisticsFold(Fold):
         names, widths = list(train.dims), list(train.dims.values())
         self.centre = dict(zip(names, (mean + train.shift).split(widths), strict=True))
         self.spread = dict(zip(names, (square / count - mean.square()).clamp(min=0).split(widths), strict=True))
+
+    @property
+    def whole(self) -> SufficientStatistics:
+        """Of all rows."""
+        return self.train.merge(self._held_out)
 
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """From the statistics of the fold."""
