@@ -3,7 +3,7 @@
     python -m benchmarks.choosing [--rows 24000]
 
 Modalities of 512, 384 and 128 features, 30% of the cells missing: 200 factors of falling size, of which every modality
-has half, so that no K that is tried is enough; the default numbers of latents, one thread.
+has half, so that no K that is tried is enough, rows of very different size, noise of falling variance; the default numbers of latents, one thread.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ NUM_FACTORS, MISSING = 200, 0.3
 
 
 def embeddings(num_rows: int, seed: int = 0) -> cal.MultimodalData:
-    """Draws of factors whose sizes fall as k^-0.7, with noise of variance 0.1; float32."""
+    """Draws of factors whose sizes fall as k^-0.7, float32."""
     generator = torch.Generator().manual_seed(seed)
-    factors = torch.randn(num_rows, NUM_FACTORS, generator=generator)
+    scale = 0.3 + torch.rand(num_rows, 1, generator=generator) ** -0.5  # heavy tails, which keep EM going
+    factors = scale * torch.randn(num_rows, NUM_FACTORS, generator=generator)
     size = torch.arange(1, NUM_FACTORS + 1) ** -0.7
     values = {}
     for name, width in DIMS.items():
         own = size * (torch.rand(NUM_FACTORS, generator=generator) < 0.5)
         loadings = own * torch.randn(width, NUM_FACTORS, generator=generator)
-        values[name] = factors @ loadings.mT + 0.1**0.5 * torch.randn(num_rows, width, generator=generator)
+        noise = 0.5 * torch.arange(1, width + 1) ** -0.3
+        values[name] = factors @ loadings.mT + noise * torch.randn(num_rows, width, generator=generator)
     observed = torch.rand(num_rows, len(DIMS), generator=generator) >= MISSING
     observed[~observed.any(1), 0] = True
     return cal.MultimodalData(values, observed_mask=observed)

@@ -12,8 +12,13 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.predictive import Predictive
+from calmrl_prob.selection.folds import Fold
 from calmrl_prob.selection.held_out import HeldOutRows
+
+#: Numbers that one part may hold, times the components of its predictive.
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +51,17 @@ class PredictedRows:
         return HeldOutRows(self.modality, self.seen, self.truth, self.predictive.mean, self.predictive.variance)
 
 
+def imputed_by(model: Any, fold: Fold) -> Iterator[HeldOutRows]:  # noqa: ANN401 - whatever posterior takes
+    """Imputations of a fold's rows one by one; none where there are statistics alone."""
+    if isinstance(model, LinearGaussian) or fold.data is None:
+        return fold.rows(model)
+    return (part.held_out() for part in predicted_rows(model, fold.data))
+
+
 def predicted_rows(model: Any, data: MultimodalData) -> Iterator[PredictedRows]:  # noqa: ANN401 - whatever posterior takes
-    """Predictives of all instances with two modalities, for each modality and each pattern of others that they have.
+    """Predictives of all instances with two modalities, for each modality and pattern of others that they have.
+
+    Instances of one pattern come in several parts where they are many.
 
     Args:
         model: fitted to other instances.
@@ -70,8 +84,10 @@ def predicted_rows(model: Any, data: MultimodalData) -> Iterator[PredictedRows]:
         for kind in seen.unique(dim=0):
             if not bool(kind.any()):
                 continue
-            rows = (seen == kind).all(1).nonzero().squeeze(1).numpy()
+            own = (seen == kind).all(1).nonzero().squeeze(1).numpy()
             names = tuple(other for other, here in zip(others, kind.tolist(), strict=True) if here)
-            chosen = data.subset(rows)
-            predictive = posterior(model, chosen.select(names)).predictive(name, torch.float64)
-            yield PredictedRows(name, names, rows, chosen[name].double(), predictive)
+            for start in range(0, len(own), size := max(1, _CHUNK // data.dims[name])):
+                rows = own[start : start + size]
+                chosen = data.subset(rows)
+                predictive = posterior(model, chosen.select(names)).predictive(name, torch.float64)
+                yield PredictedRows(name, names, rows, chosen[name].double(), predictive)
