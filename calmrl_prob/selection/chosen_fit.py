@@ -21,7 +21,7 @@ from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.families import model_of, prior_of, try_families
-from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, make_folds
+from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
@@ -35,8 +35,6 @@ from calmrl_prob.selection.settings import SETTLES_PRIOR, Setting
 #: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from those of
 #: all folds, not of one alone.
 _FEW_LINKS, _SMALL_SHARE = 200, 0.25
-#: Held-out instances of a fold that tell enough, and the folds that are then fitted.
-_ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
 #: Tolerance of the fit to all rows, where none was asked for: settings differ by more than what is left.
 _TOLERANCE = 1e-5
 
@@ -104,8 +102,7 @@ class ChosenFit:
 
     def _choose(self, first: Setting, size: Size, fixed: Mapping[str, Any], scorable: int) -> tuple[Search, Choice]:
         folds = make_folds(self._scaled, first.latent_dim, self._how.folds, self._seed, self._how.groups)
-        if scorable >= _ENOUGH_ROWS * len(folds):  # each fold tells enough, and every fit costs the same
-            folds = folds[:_ENOUGH_FOLDS]
+        folds = enough_folds(folds, scorable)
         deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
         not_tried = ""
@@ -129,7 +126,7 @@ class ChosenFit:
         assert isinstance(data, MultimodalData)
         fold = deal(len(data), self._how.folds, self._seed, self._how.groups)
         trains = [data.subset(np.flatnonzero(fold != k)) for k in range(len(search.folds))]
-        self._taken, not_tried = try_families(search, best, others, trains)
+        self._taken, not_tried = try_families(search, best, others, trains, self._freedom.latent_dim)
         return not_tried
 
     def _no_families(self, fixed: Mapping[str, Any]) -> str:

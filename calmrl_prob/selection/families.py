@@ -47,13 +47,17 @@ def prior_of(setting: Setting, seed: int = 0, dtype: torch.dtype = torch.float64
     return None
 
 
-def model_of(dims: dict[str, int], setting: Setting, seed: int, dtype: torch.dtype = torch.float64) -> SharedLatentModel:
+def model_of(
+    dims: dict[str, int], setting: Setting, seed: int, dtype: torch.dtype = torch.float64
+) -> SharedLatentModel:
     """A model to fit with a setting."""
     noise: Any = setting.noise
     return SharedLatentModel(dims, setting.latent_dim, noise, prior_of(setting, seed, dtype), dtype=dtype)
 
 
-def try_families(search: Search, best: Tried, families: Sequence[str], trains: Sequence[MultimodalData]) -> tuple[Tried, str]:
+def try_families(
+    search: Search, best: Tried, families: Sequence[str], trains: Sequence[MultimodalData], free: bool
+) -> tuple[Tried, str]:
     """Try the families beside the normal one, and take the best setting where it gains enough.
 
     Args:
@@ -61,6 +65,7 @@ def try_families(search: Search, best: Tried, families: Sequence[str], trains: S
         best: the setting that it took.
         families: "student_t", "mixture".
         trains: for each fold the rows of the other folds.
+        free: whether the number of latents is open.
 
     Returns:
         The setting to take, and what could not be tried, in words; empty if nothing.
@@ -75,7 +80,7 @@ def try_families(search: Search, best: Tried, families: Sequence[str], trains: S
     kinds += [("mixture", count) for count in _COMPONENTS] * ("mixture" in families)
     for number, (family, count) in enumerate(kinds):
         try:
-            tried = _fewer_latents(search, base.but(family=family, num_components=count), trains)
+            tried = _fewer_latents(search, base.but(family=family, num_components=count), trains, free)
         except BudgetSpentError:
             left = [f"{name} of {c}" if c else name for name, c in kinds[number:]]
             return found, "; ".join([*problems, f"the budget was spent before all of {_listed(left)} were tried"])
@@ -89,10 +94,10 @@ def try_families(search: Search, best: Tried, families: Sequence[str], trains: S
     return found, "; ".join(problems)
 
 
-def _fewer_latents(search: Search, setting: Setting, trains: Sequence[MultimodalData]) -> Tried:
-    """A family with the latents of the setting, and half as many while that gains."""
+def _fewer_latents(search: Search, setting: Setting, trains: Sequence[MultimodalData], free: bool) -> Tried:
+    """A family with the latents of the setting, and, where their number is free, half as many while that gains."""
     best = _try(search, setting, "another family of latents", trains)
-    while best.setting.latent_dim > 1:
+    while free and best.setting.latent_dim > 1:
         fewer = best.setting.but(latent_dim=best.setting.latent_dim // 2)
         half = _try(search, fewer, "another family, half as many latents", trains)
         if search.value(half) <= search.value(best):

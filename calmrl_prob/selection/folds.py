@@ -20,6 +20,8 @@ from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 
 #: E-steps that a whole choice takes of each row, about: what gathering statistics once is weighed against.
 _E_STEPS = 300
+#: Held-out instances of a fold that tell enough, and the folds that are then fitted.
+_ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
 
 
 class FoldedStatistics:
@@ -209,6 +211,16 @@ def make_folds(
             gathered = FoldedStatistics(_statistics(parts, blocks))
             return [StatisticsFold(_others(gathered, k), gathered.folds[k], parts[k]) for k in range(num_folds)]
     return [RowFold(data.subset(np.flatnonzero(fold != k)), parts[k]) for k in range(num_folds)]
+
+
+def enough_folds(folds: list[Fold], num_scored: int) -> list[Fold]:
+    """The folds that are worth a fit: two where each has many instances, as every fit costs the same.
+
+    Args:
+        folds: all.
+        num_scored: instances that have a score, of all folds together.
+    """
+    return folds[:_ENOUGH_FOLDS] if num_scored >= _ENOUGH_ROWS * len(folds) else folds
 
 
 def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object] | None = None) -> np.ndarray:

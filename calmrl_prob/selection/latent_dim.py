@@ -23,7 +23,7 @@ from calmrl_prob.linear_gaussian import (
     fit_em,
     log_marginal,
 )
-from calmrl_prob.selection.folds import Fold, StatisticsFold, make_folds
+from calmrl_prob.selection.folds import Fold, StatisticsFold, enough_folds, make_folds
 from calmrl_prob.selection.shown import shown
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def choose_latent_dim(
         latent_dims: the K to try; those that the rows of a fit cannot carry are left out.
         noise: "isotropic" or "diagonal", as for ``fit``.
         noise_pseudo_count: weight of the noise prior, as for ``fit``.
-        folds: parts that rows are dealt to.
+        folds: parts that rows are dealt to; of parts of 1,500 rows or more two are held out, which tell enough.
         seed: of the folds and fits.
         progress: show a progress bar on standard error; by default where it takes more than a few seconds and standard
             error is a terminal.
@@ -137,15 +137,15 @@ def choose_latent_dim(
     tried = sorted({k for k in dims if k <= most})
     if not tried:
         raise ArgumentError(f"latent_dims: none of {dims} is at most {most}, which is what can be carried.")
-    parts = make_folds(data, tried[-1], folds, seed)
+    parts = enough_folds(make_folds(data, tried[-1], folds, seed), len(data))
     settings: dict[str, Any] = {"noise": noise, "noise_pseudo_count": noise_pseudo_count, "seed": seed}
-    with shown(progress, "choosing K", len(tried) * folds + 1, data) as report:
+    with shown(progress, "choosing K", len(tried) * len(parts) + 1, data) as report:
         fits, scores = _fitted(parts, tried, settings, report)
         best, chosen, curve = _chosen(scores)
         limit = min((k for k in tried if k >= _TIMES * chosen), default=tried[-1])
         count = _ard_count(_whole(data, parts), fits[limit], settings)
         if report is not None:
-            report(len(tried) * folds + 1, float("nan"))
+            report(len(tried) * len(parts) + 1, float("nan"))
     return LatentDimChoice(chosen, best, curve, count, limit)
 
 
