@@ -3,7 +3,8 @@
     python -m benchmarks.choosing [--rows 24000]
 
 Modalities of 512, 384 and 128 features, 30% of the cells missing: 200 factors of falling size, of which every modality
-has half, so that no K that is tried is enough, rows of very different size, noise of falling variance; the default numbers of latents, one thread.
+has half, so that no K that is tried is enough; rows of very different size, noise of falling variance. The default
+numbers of latents, one thread.
 """
 
 from __future__ import annotations

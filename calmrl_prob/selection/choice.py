@@ -22,10 +22,11 @@ class Choice:
     Attributes:
         setting: what was chosen.
         table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``family`` (of the latents),
-            ``prior``, ``pseudo_rows``, ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with ``error`` (standard error
-            over folds), ``behind`` (the chosen one's score less this one's) and ``behind_error``; ``r2`` and
-            ``log_score`` (mean over modalities), ``calibration`` (mean squared standardised error: 1 where the model's own variances
-            are right); ``r2/<modality>``; ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
+            ``prior``, ``pseudo_rows``, ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with
+            ``error`` (standard error over folds), ``behind`` (the chosen one's score less this one's) and
+            ``behind_error``; ``r2`` and ``log_score`` (mean over modalities), ``calibration`` (mean squared
+            standardised error: 1 where the model's own variances are right); ``r2/<modality>``;
+            ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
         criterion: "imputation" or "retrieval".
         scale: "none", "modality" or "feature": what units the fit worked in.
         num_folds: of the rows.

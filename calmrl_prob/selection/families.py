@@ -28,8 +28,8 @@ from calmrl_prob.selection.predicted import predicted_rows
 from calmrl_prob.selection.search import BudgetSpentError, Search, Tried
 from calmrl_prob.selection.settings import Setting
 
-#: Numbers of components of the mixtures that are tried.
-_COMPONENTS = (2, 3, 4)
+#: The families that are tried, in order, each with its numbers of components.
+_KINDS: dict[str, tuple[int | None, ...]] = {"student_t": (None,), "mixture": (2, 3, 4)}
 #: Tolerance of a fit of the search and its E-steps at most; without a prior, one that stopped early would look better.
 _TOLERANCE, _MOST_STEPS = 1e-4, 200
 #: What another family has to gain in score over the normal one.
@@ -75,9 +75,8 @@ def try_families(
     if begin is None:
         return best, f"{_listed(families)}: they take noise 'isotropic' or 'diagonal', and no such setting was tried"
     base = begin.setting.but(pseudo_rows=0.0, pooling=1.0, ard=False)
-    found, problems = best, []
-    kinds = [("student_t", None)] * ("student_t" in families)
-    kinds += [("mixture", count) for count in _COMPONENTS] * ("mixture" in families)
+    found, problems = best, list[str]()
+    kinds = [(family, count) for family, counts in _KINDS.items() if family in families for count in counts]
     for number, (family, count) in enumerate(kinds):
         try:
             tried = _fewer_latents(search, base.but(family=family, num_components=count), trains, free)

@@ -56,7 +56,8 @@ def fit(
         shrinkage: "auto" chooses the prior where K is open too; "held-out" also for a given K; None for none at all:
             plain maximum likelihood.
         choice: how to choose, :class:`ChoiceOptions`; its defaults if not given.
-        **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups`` or ``budget``; all others
+        **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups``, ``budget`` or
+            ``families=("normal", "student_t", "mixture")``, which offers priors of the latents that are not normal; all others
             are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``, keeps
             it from being chosen.
 

@@ -149,9 +149,7 @@ def choose_latent_dim(
     return LatentDimChoice(chosen, best, curve, count, limit)
 
 
-def _checked(
-    data: MultimodalData, latent_dims: Sequence[int], folds: int, seed: int
-) -> tuple[list[int], int, int]:
+def _checked(data: MultimodalData, latent_dims: Sequence[int], folds: int, seed: int) -> tuple[list[int], int, int]:
     """The numbers of latents, of folds, and the seed; refuses what does not serve."""
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")

@@ -9,8 +9,9 @@ R_log is the same share in terms of log score (Cox & Snell, Analysis of Binary D
 R^2 for one feature with a normal error of the right size. The log score is that of variances put right feature by
 feature, as the intervals of a fit are, so that neither a setting that claims too much nor one that claims too little is
 charged for what is mended anyway: G = 1/2 mean over features of log (sum (x - mean)^2 / sum (x - imputed)^2), for each
-pattern of others; of a predictive that is not normal it is what its density says, drawn out alike. The score is 3/4 R^2 + 1/4 R_log, mean over modalities: squared error is what imputations are judged
-by, in the units of the modality; the other does not depend on units, and keeps small features from being forgotten.
+pattern of others; where predictives are not normal it is that of their densities, their variances put right alike. The
+score is 3/4 R^2 + 1/4 R_log, mean over modalities: squared error is what imputations are judged by, in the units of the
+modality; the other does not depend on units, and keeps small features from being forgotten.
 
 The evidence of held-out rows is not used: how features of one modality go together outweighs there what modalities tell
 of each other, and fits whose imputations are worse than the mean have had the best of it.

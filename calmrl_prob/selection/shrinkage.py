@@ -69,8 +69,8 @@ def choose_shrinkage(
     Maximum likelihood explains training rows too well, and the intervals that it states for others are too narrow; a
     floor or a prior of the noise, or a prior of the covariance (``pseudo_rows``), mends that at its root, which no
     recalibration of a finished fit can. The options are varied one after another, from the middle of their ranges, each
-    setting being fitted to all folds but one, and scored on that one's rows. Folds are those of ``calmrl_prob.fit``, which
-    chooses the prior of a ``SharedLatentModel`` by squared error too.
+    setting being fitted to all folds but one, and scored on that one's rows. Folds are dealt as by ``calmrl_prob.fit``,
+    which chooses the prior of a ``SharedLatentModel`` by squared error too.
 
     Args:
         model: what ``cal.fit`` takes; copies of it are fitted, and it stays as it is.
@@ -149,17 +149,16 @@ class _Part:
     rows: NDArray[np.int64]
 
 
-def _parts(
-    model: object, data: MultimodalData, folds: int, seed: int, fixed: Mapping[str, Any]
-) -> list[_Part]:
+def _parts(model: object, data: MultimodalData, folds: int, seed: int, fixed: Mapping[str, Any]) -> list[_Part]:
     """The folds, dealt as for ``calmrl_prob.fit``."""
     fold = deal(len(data), folds, seed)
     found = []
     served: Sequence[Fold | None] = [None] * folds
-    if isinstance(model, SharedLatentModel) and model.settled and isinstance(model.prior, NormalPrior):
-        if fixed.get("method", "auto") in ("auto", "em") and fixed.get("form", "auto") == "auto":
-            data.require_schema(model.dims)
-            served = make_folds(data.conform(model.dims), model.latent_dim, folds, seed)
+    gaussian = isinstance(model, SharedLatentModel) and model.settled and isinstance(model.prior, NormalPrior)
+    if gaussian and fixed.get("method", "auto") in ("auto", "em") and fixed.get("form", "auto") == "auto":
+        assert isinstance(model, SharedLatentModel)
+        data.require_schema(model.dims)
+        served = make_folds(data.conform(model.dims), model.latent_dim, folds, seed)
     for k, part in enumerate(served):
         rows = np.flatnonzero(fold == k)
         train = data.subset(fold != k) if not isinstance(part, StatisticsFold) else part.train

@@ -13,9 +13,9 @@ import calmrl_prob as cal
 from calmrl_prob import plots
 from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.evaluation import Retrieval, coverage_curve
-from calmrl_prob.selection.latent_dim import LatentDimChoice
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.selection import Choice
+from calmrl_prob.selection.latent_dim import LatentDimChoice
 from calmrl_prob.selection.settings import Setting
 
 #: What functions of plots are called with, besides axes.

@@ -147,13 +147,13 @@ def test_a_budget_keeps_what_was_tried(data: cal.MultimodalData, monkeypatch: py
 
     monkeypatch.setattr(families, "_try", spent_after_the_first)
     found = cal.fit(cal.SharedLatentModel(DIMS, 2), data, families=ALL, shrinkage="held-out")
-    assert "the budget was spent before all of student_t, mixture of 2" in found.choice.not_tried
+    assert "the budget was spent before all of mixture of 2, mixture of 3, mixture of 4 were" in found.choice.not_tried
     assert set(found.choice.table["family"]) == {"normal", "student_t"}
 
 
 @pytest.mark.parametrize("families", [("mixture",), ("normal", "cauchy"), "mixture", ()])
 def test_families_that_are_none_are_refused(data: cal.MultimodalData, families: object) -> None:
-    with pytest.raises(ArgumentError, match="^families: expected some of"):
+    with pytest.raises(ArgumentError, match=r"^families: expected some of"):
         cal.fit(cal.SharedLatentModel(DIMS), data, families=families)
 
 

@@ -62,3 +62,9 @@ def test_what_is_no_set_of_folds_is_refused(data: cal.MultimodalData) -> None:
         FoldedStatistics([whole, data])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match="single features"):
         FoldedStatistics.of(cal.MultimodalData({"a": np.array([[1.0, np.nan], [2.0, 3.0]])}, missing="features"))
+
+
+def test_of_folds_that_tell_enough_two_are_fitted() -> None:
+    folds: list[Any] = [object()] * 5
+    assert enough_folds(folds, 5 * 1500) == folds[:2]
+    assert enough_folds(folds, 5 * 1500 - 1) == folds
