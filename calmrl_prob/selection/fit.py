@@ -57,9 +57,9 @@ def fit(
             plain maximum likelihood.
         choice: how to choose, :class:`ChoiceOptions`; its defaults if not given.
         **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups``, ``budget`` or
-            ``families=("normal", "student_t", "mixture")``, which offers priors of the latents that are not normal; all others
-            are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``, keeps
-            it from being chosen.
+            ``families=("normal", "student_t", "mixture")``, which offers priors of the latents that are not normal; all
+            others are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``,
+            keeps it from being chosen.
 
     Returns:
         The trace of the fit, the choice and the intervals; ``model`` of the result is the fitted model.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import SufficientStatistics, fit_em
-from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, make_folds
+from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, enough_folds, make_folds
 
 
 @pytest.fixture(scope="module")
