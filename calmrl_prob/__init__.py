@@ -33,13 +33,14 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.evaluation import masked_validation, retrieve, value_of_information
     from calmrl_prob.imputation import Imputation, impute
     from calmrl_prob.inference import FitResult, PosteriorResult, marginalize, posterior
-    from calmrl_prob.inference.choose import choose_latent_dim
     from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
     from calmrl_prob.io import load_npz
     from calmrl_prob.linear_gaussian import LinearGaussian
     from calmrl_prob.model import SharedLatentModel
-    from calmrl_prob.recalibration import choose_shrinkage, recalibrate
+    from calmrl_prob.recalibration import recalibrate
     from calmrl_prob.selection import fit
+    from calmrl_prob.selection.latent_dim import choose_latent_dim
+    from calmrl_prob.selection.shrinkage import choose_shrinkage
     from calmrl_prob.serialization import load, save
 
 try:
@@ -95,8 +96,8 @@ _HOMES = MappingProxyType(
         "NotConjugateError": "errors",
         "PosteriorResult": "inference",
         "SharedLatentModel": "model",
-        "choose_latent_dim": "inference.choose",
-        "choose_shrinkage": "recalibration",
+        "choose_latent_dim": "selection.latent_dim",
+        "choose_shrinkage": "selection.shrinkage",
         "discover": "conjugacy",
         "fit": "selection",
         "from_arviz": "arviz.files",

@@ -45,6 +45,7 @@ MODULES = MappingProxyType(
         "evaluation.uncertainty": "evaluation.imputation.uncertainty",
         "inference.ascent": "inference.optimisers.ascent",
         "inference.chains": "inference.optimisers.chains",
+        "inference.choose": "selection.latent_dim",
         "inference.collapsed": "inference.parameters.collapsed",
         "inference.collapsed_map": "inference.parameters.map",
         "inference.collapsed_nuts": "inference.parameters.nuts",
@@ -125,6 +126,7 @@ MODULES = MappingProxyType(
         "linear_gaussian.support": "linear_gaussian.em.support",
         "missingness": "data.missingness",
         "process_decoder": "decoders",
+        "recalibration.shrinkage": "selection.shrinkage",
         "sites": "programs.sites",
         "tracing": "programs.bound",
     }
@@ -135,16 +137,20 @@ NAMES = MappingProxyType(
         "": {
             "ConjugateForm": "conjugacy",
             "ConjugateGuide": "guide",
-            "LatentDimChoice": "inference.choose",
+            "LatentDimChoice": "selection.latent_dim",
             "MaskedValidation": "evaluation",
             "Recalibration": "recalibration",
-            "ShrinkageChoice": "recalibration",
+            "ShrinkageChoice": "selection.shrinkage",
             "SufficientStatistics": "linear_gaussian",
             "cross_modal_recall": "evaluation",
         },
         "io": {
             "file_path": "_support.files",
             "write_atomically": "_support.files",
+        },
+        "recalibration": {
+            "ShrinkageChoice": "selection.shrinkage",
+            "choose_shrinkage": "selection.shrinkage",
         },
     }
 )

@@ -89,7 +89,8 @@ def _draw_scores(found: Choice, ax: Axes) -> None:
         for number, kind in enumerate((table["ard"], ~table["ard"] & (table["pseudo_rows"] == 0)), start=1):
             places[kind] = float(weighted.min()) / _APART**number
     lines = [*(["latent_dim"] if against_weight else []), "noise", "pooling"]
-    for number, (_, rows) in enumerate(table.groupby([*lines, "ard", table["pseudo_rows"] > 0], sort=False)):
+    family = table["prior"].where(table["family"] != "normal", "")
+    for number, (_, rows) in enumerate(table.groupby([*lines, "ard", table["pseudo_rows"] > 0, family], sort=False)):
         ordered = places[rows.index].sort_values()
         rows = rows.loc[ordered.index]
         ax.errorbar(
@@ -115,6 +116,8 @@ def _label(row: pd.Series, with_latents: bool) -> str:
     """Label of a line: all that its settings have in common."""
     parts = [f"K {row['latent_dim']}"] if with_latents else []
     parts.append(str(row["noise"]) if with_latents else f"{row['noise']} noise")
+    if row["family"] != "normal":
+        return ", ".join([*parts, row["prior"]])
     if row["ard"]:
         return ", ".join([*parts, "automatic relevance"])
     if row["pseudo_rows"] == 0:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from calmrl_prob._support.arguments import described
 from calmrl_prob.errors import ArgumentTypeError
-from calmrl_prob.inference.choose import LatentDimChoice
 from calmrl_prob.plots.canvas import BLUE, GREEN, VERMILION, canvas
+from calmrl_prob.selection.latent_dim import LatentDimChoice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,11 @@
 """Recalibration of imputations by held-out rows."""
 
-from calmrl_prob.recalibration.recalibration import GUARANTEES, Recalibration, recalibrate
-from calmrl_prob.recalibration.shrinkage import ShrinkageChoice, choose_shrinkage
+from typing import TYPE_CHECKING
 
-__all__ = ["GUARANTEES", "Recalibration", "ShrinkageChoice", "choose_shrinkage", "recalibrate"]
+from calmrl_prob._moved import old_names
+from calmrl_prob.recalibration.recalibration import GUARANTEES, Recalibration, recalibrate
+
+__all__ = ["GUARANTEES", "Recalibration", "recalibrate"]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

@@ -20,15 +20,17 @@ class Choice:
 
     Attributes:
         setting: what was chosen.
-        table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``prior``, ``pseudo_rows``,
-            ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with ``error`` (standard error
-            over folds), ``behind`` (the chosen one's score less this one's) and ``behind_error``; ``r2`` and
-            ``log_score`` (mean over modalities), ``calibration`` (mean squared standardised error: 1 where variances
-            stated are right); ``r2/<modality>``; ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
+        table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``family`` (of the latents),
+            ``prior``, ``pseudo_rows``, ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with
+            ``error`` (standard error over folds), ``behind`` (the chosen one's score less this one's) and
+            ``behind_error``; ``r2`` and ``log_score`` (mean over modalities), ``calibration`` (mean squared
+            standardised error: 1 where variances stated are right); ``r2/<modality>``;
+            ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
         criterion: "imputation" or "retrieval".
         scale: "none", "modality" or "feature": what units the fit worked in.
         num_folds: of the rows.
-        not_tried: what the budget left no time for, in words; empty if nothing.
+        not_tried: what was asked for and not tried, as the budget left no time or the data do not admit it, in words;
+            empty if nothing.
         fallback: why nothing could be scored, in words; empty if it could.
     """
 
@@ -49,6 +51,11 @@ class Choice:
     def noise(self) -> str:
         """The form of the noise."""
         return self.setting.noise
+
+    @property
+    def family(self) -> str:
+        """The family of the prior of the latents: "normal", "student_t" or "mixture"."""
+        return self.setting.family
 
     @property
     def options(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ def _row(tried: Tried, best: Tried, search: Search) -> dict[str, Any]:
     return {
         "latent_dim": setting.latent_dim,
         "noise": setting.noise,
+        "family": setting.family,
         "prior": setting.prior,
         "pseudo_rows": setting.pseudo_rows,
         "pooling": setting.pooling,

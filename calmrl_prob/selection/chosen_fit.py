@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,13 +17,17 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian.em.options import CommonOptions
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
-from calmrl_prob.selection.folds import Fold, FoldedStatistics, make_folds
+from calmrl_prob.selection.families import model_of, prior_of, try_families
+from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
 from calmrl_prob.selection.options import ChoiceOptions
+from calmrl_prob.selection.predicted import imputed_by
 from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_starts
 from calmrl_prob.selection.scaling import Scaling
 from calmrl_prob.selection.search import BudgetSpentError, Search, Tried
@@ -32,8 +36,6 @@ from calmrl_prob.selection.settings import Setting
 #: Instances with two modalities or more, in all and as a share, below which the fit to all rows starts from those of
 #: all folds, not of one alone.
 _FEW_LINKS, _SMALL_SHARE = 200, 0.25
-#: Held-out instances of a fold that tell enough, and the folds that are then fitted.
-_ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
 #: The fewest instances with two modalities that can be dealt to folds, and, where there are fewer, the weight of the
 #: prior as a share of the rows.
 _LEAST_ROWS, _UNSEEN_SHARE = 6, 0.3
@@ -101,7 +103,10 @@ class ChosenFit:
             if self._taken is not None:  # where few rows link the modalities, one start may end where they do not meet
                 few = scorable < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
                 starts = self._taken.fits if few else self._taken.fits[:1]
-        found = self._final(choice.setting, {**options, **choice.options}, starts)
+        if choice.family == "normal":
+            found = self._final(choice.setting, {**options, **choice.options}, starts)
+        else:
+            found = self._final_of_family(choice.setting, options)
         warn_of_a_choice(choice, {} if intervals is None else intervals.slopes)
         if intervals is not None:
             intervals = intervals.of(found.model)
@@ -118,10 +123,8 @@ class ChosenFit:
         if len(folds) < 2:
             reason = "some modality or feature is in so few instances that folds without them lack it"
             return Search(folds, self._seed), no_choice(first, self._how.criterion, self._scaling.kind, reason)
-        if self._how.folds == ChoiceOptions.folds and scorable >= _ENOUGH_ROWS * len(
-            folds
-        ):  # each fold tells enough, and every fit costs the same
-            folds = folds[:_ENOUGH_FOLDS]
+        if self._how.folds == ChoiceOptions.folds:  # more were not asked for
+            folds = enough_folds(folds, scorable)
         deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
         not_tried = ""
@@ -130,16 +133,44 @@ class ChosenFit:
         except BudgetSpentError:
             not_tried = f"the budget of {self._how.budget:g} s was spent after {len(search.tried)} settings"
             self._taken = search.best if search.tried else None
+        if self._taken is not None and len(self._how.families) > 1:
+            not_tried = self._families(search, self._taken, fixed)
         if self._taken is None:
             return search, no_choice(first, self._how.criterion, self._scaling.kind, not_tried)
         return search, choice_of(search, self._taken, self._how.criterion, self._scaling.kind, not_tried)
+
+    def _families(self, search: Search, best: Tried, fixed: Mapping[str, Any]) -> str:
+        """Try the other families, and take one that is better; what could not be tried, in words."""
+        others = [family for family in self._how.families if family != "normal"]
+        if reason := self._no_families(fixed):
+            return f"{', '.join(others)}: {reason}"
+        data = self._scaled
+        assert isinstance(data, MultimodalData)
+        fold = deal(len(data), self._how.folds, self._seed, self._how.groups)
+        trains = [data.subset(np.flatnonzero(fold != k)) for k in range(len(search.folds))]
+        self._taken, not_tried = try_families(search, best, others, trains, self._freedom.latent_dim)
+        return not_tried
+
+    def _no_families(self, fixed: Mapping[str, Any]) -> str:
+        """Why no other family is offered, in words; empty if they are."""
+        if not isinstance(self._scaled, MultimodalData):
+            return "they need rows, and there are statistics alone"
+        if self._scaled.has_partial_rows:
+            return "they need whole modalities, and single features are missing"
+        if self._how.criterion == "retrieval":
+            return "they are not ranked by retrieval; choose by criterion='imputation'"
+        if fixed:
+            return f"they have no {next(iter(fixed))}, which was given"
+        if self._model.settled and not isinstance(self._model.prior, NormalPrior) and self._freedom.latent_dim is False:
+            return "the model has a prior of its own"
+        return ""
 
     def _intervals(self, folds: Sequence[Fold], best: Tried) -> HeldOutIntervals:
         sums = list(added(part for parts in best.sums for part in parts).values())
         rows = (
             (part, fold.centre[part.modality])
-            for fold, lg in zip(folds, best.fits, strict=True)
-            for part in fold.rows(lg)
+            for fold, model in zip(folds, best.fits, strict=True)
+            for part in imputed_by(model, fold)
         )
         scales = scales_of_rows(sums, rows) or scales_of_sums(sums)
         centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
@@ -175,6 +206,19 @@ class ChosenFit:
             log_likelihood=best.log_likelihood - volume,
             objective=best.objective - volume,
         )
+
+    def _final_of_family(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:
+        """The same with a prior of another family, by the closed-form EM of that; it starts from the data alone."""
+        assert isinstance(self._scaled, MultimodalData)
+        served = {field.name for field in fields(CommonOptions)}
+        options = {"tolerance": _TOLERANCE, **{key: value for key, value in options.items() if key in served}}
+        working = model_of(self._model.dims, setting, self._seed, self._model.dtype)
+        found = fit_settled(working, self._scaled, seed=self._seed, **options)
+        noise: Any = "diagonal" if self._scaling.divisors else setting.noise
+        structure: Any = working.structure()
+        self._model.settle(setting.latent_dim, noise, prior_of(setting, self._seed, self._model.dtype))
+        self._model.load(self._scaling.unscaled_structure(structure))
+        return replace(found, model=self._model, options=MappingProxyType(options))
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed, require_known_options
-from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.exact.em import EM_OPTIONS
@@ -25,11 +22,10 @@ from calmrl_prob.selection.ladder import Freedom
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_plain_likelihood
 from calmrl_prob.selection.settings import SETTLES_PRIOR
+from calmrl_prob.selection.shown import shown
 
 #: Options of EM that need no data to be refused.
 _FIELDS = {field.name for field in fields(EMOptions)}
-#: A bar is shown by default from so many numbers on: what takes more than a few seconds.
-_LONG = 5_000_000
 
 
 def fit(
@@ -66,9 +62,10 @@ def fit(
         shrinkage: "auto" chooses the prior where K is open too; "held-out" also for a given K; None for none at all:
             plain maximum likelihood.
         choice: how to choose, :class:`ChoiceOptions`; its defaults if not given.
-        **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups`` or ``budget``; all others
-            are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``, keeps
-            it from being chosen.
+        **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups``, ``budget`` or
+            ``families=("normal", "student_t", "mixture")``, which offers priors of the latents that are not normal; all
+            others are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``,
+            keeps it from being chosen.
 
     Returns:
         The trace of the fit, the choice and the intervals; ``model`` of the result is the fitted model.
@@ -113,7 +110,7 @@ def fit(
     require_known_options(options, EM_OPTIONS, "method 'em'")
     EMOptions.of(None, {key: value for key, value in options.items() if key in _FIELDS}, "method 'em'")
     data = _checked(data, model, asked)
-    with _bar(progress, data) as callback:
+    with shown(progress, "choosing settings", None, data) as callback:
         return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
 
@@ -159,15 +156,3 @@ def _checked(data: object, model: SharedLatentModel, asked: Mapping[str, Any]) -
     data.require_schema(model.dims)
     require_spread(data, each=False)
     return data.conform(model.dims)
-
-
-@contextmanager
-def _bar(progress: bool | None, data: MultimodalData | FoldedStatistics) -> Iterator[Callback | None]:
-    size = sum(data.dims.values()) * data.num_instances
-    if progress is None:
-        progress = size >= _LONG and sys.stderr.isatty()
-    if not progress:
-        yield None
-        return
-    with progress_bar("choosing settings", None) as callback:
-        yield callback

@@ -20,6 +20,8 @@ from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 
 #: E-steps that a whole choice takes of each row, about: what gathering statistics once is weighed against.
 _E_STEPS = 300
+#: Held-out instances of a fold that tell enough, and the folds that are then fitted.
+_ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
 
 
 class FoldedStatistics:
@@ -145,6 +147,8 @@ class StatisticsFold(Fold):
         data: its rows, where there are some.
     """
 
+    train: SufficientStatistics
+
     def __init__(
         self, train: SufficientStatistics, held_out: SufficientStatistics, data: MultimodalData | None = None
     ) -> None:
@@ -154,6 +158,11 @@ class StatisticsFold(Fold):
         names, widths = list(train.dims), list(train.dims.values())
         self.centre = dict(zip(names, (mean + train.shift).split(widths), strict=True))
         self.spread = dict(zip(names, (square / count - mean.square()).clamp(min=0).split(widths), strict=True))
+
+    @property
+    def whole(self) -> SufficientStatistics:
+        """Of all rows."""
+        return self.train.merge(self._held_out)
 
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """From the statistics of the fold."""
@@ -211,6 +220,16 @@ def make_folds(
             gathered = FoldedStatistics(_statistics(parts, blocks))
             return [StatisticsFold(_others(gathered, k), gathered.folds[k], parts[k]) for k in range(num_folds)]
     return [RowFold(data.subset(np.flatnonzero(fold != k)), parts[k]) for k in range(num_folds)]
+
+
+def enough_folds(folds: list[Fold], num_scored: int) -> list[Fold]:
+    """The folds that are worth a fit: two where each has many instances, as every fit costs the same.
+
+    Args:
+        folds: all.
+        num_scored: instances that have a score, of all folds together.
+    """
+    return folds[:_ENOUGH_FOLDS] if num_scored >= _ENOUGH_ROWS * len(folds) else folds
 
 
 def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object] | None = None) -> np.ndarray:

@@ -41,6 +41,8 @@ class HeldOutSums:
         square: (D_m,) sum of (x - centre)^2, with the centre the mean of training rows.
         product: (D_m,) sum of (x - centre) (imputed - centre).
         variance: (D_m,) that the model states.
+        log_density: (D_m,) sum of log p(x) under predictives of the right variance, nats; None for normal ones of equal
+            variance, of which squared errors tell it.
     """
 
     modality: str
@@ -50,6 +52,7 @@ class HeldOutSums:
     square: Tensor
     product: Tensor
     variance: Tensor
+    log_density: Tensor | None = None
 
     @property
     def imputed_square(self) -> Tensor:

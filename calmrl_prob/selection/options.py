@@ -13,6 +13,7 @@ from calmrl_prob.linear_gaussian.options import Options
 from calmrl_prob.selection.scaling import Scale
 
 Criterion = Literal["imputation", "retrieval"]
+Family = Literal["normal", "student_t", "mixture"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class ChoiceOptions(Options):
         folds: parts that the rows are dealt to.
         groups: (N,) whatever rows share that must not tell of each other, such as the subject or recording that they
             come from: rows of a group are dealt to one fold. Rows as they are, if not given.
+        families: priors of the latents to choose from: "normal" and, beside it, "student_t" and "mixture" (of 2 to 4
+            normals), which are tried once the normal setting is chosen, from its number of latents. They need rows of
+            whole modalities and the criterion "imputation", and are shrunk by fewer latents, not by pseudo-rows; where
+            they cannot be fitted, ``fit.choice.not_tried`` says why.
         budget: seconds after which no further setting is tried; None for no limit.
 
     Raises:
@@ -38,6 +43,7 @@ class ChoiceOptions(Options):
     folds: int = 3
     groups: Sequence[object] | None = None
     budget: float | None = None
+    families: Sequence[str] = ("normal",)
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -46,5 +52,10 @@ class ChoiceOptions(Options):
         if self.scale not in get_args(Scale):
             raise ArgumentError(f"scale: expected one of {list(get_args(Scale))}, got {self.scale!r}.")
         whole_number("folds", self.folds, least=2)
+        families = (self.families,) if isinstance(self.families, str) else tuple(self.families)
+        if "normal" not in families or not set(families) <= set(get_args(Family)):
+            raise ArgumentError(
+                f"families: expected some of {list(get_args(Family))}, 'normal' among them, got {self.families!r}."
+            )
         if self.budget is not None and not 0 < real_number("budget", self.budget, 60.0) < math.inf:
             raise ArgumentError(f"budget: expected a positive number of seconds, got {self.budget!r}.")

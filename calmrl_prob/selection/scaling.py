@@ -9,7 +9,7 @@ parameters, the saved model and all outputs are in the data's own units.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -17,7 +17,13 @@ from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
+from calmrl_prob.linear_gaussian import (
+    LinearGaussian,
+    LinearGaussianMixture,
+    ScaleMixture,
+    Structure,
+    SufficientStatistics,
+)
 from calmrl_prob.selection.folds import FoldedStatistics
 
 Scale = Literal["auto", "feature", "none"]
@@ -104,6 +110,12 @@ class Scaling:
             for present, scatter in fold.scatters.items()
         ]
         return sum(count * float(logs[n].sum()) for count, names in counts for n in names)
+
+    def unscaled_structure(self, structure: LinearGaussianMixture | ScaleMixture) -> Structure:
+        """The same of a model with a prior of another family, which scaling leaves as it is."""
+        if isinstance(structure, ScaleMixture):
+            return replace(structure, linear_gaussian=self.unscaled(structure.linear_gaussian))
+        return replace(structure, components=tuple(self.unscaled(part) for part in structure.components))
 
     def unscale_centres(self, centres: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Points of each modality (D_m,) in the data's own units."""

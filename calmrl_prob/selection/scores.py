@@ -9,8 +9,9 @@ R_log is the same share in terms of log score (Cox & Snell, Analysis of Binary D
 R^2 for one feature with a normal error of the right size. The log score is that of variances put right feature by
 feature, as the intervals of a fit are, so that neither a setting that claims too much nor one that claims too little is
 charged for what is mended anyway: G = 1/2 mean over features of log (sum (x - mean)^2 / sum (x - imputed)^2), for each
-pattern of others. The score is 3/4 R^2 + 1/4 R_log, mean over modalities: squared error is what imputations are judged
-by, in the units of the modality; the other does not depend on units, and keeps small features from being forgotten.
+pattern of others; where predictives are not normal it is that of their densities, their variances put right alike. The
+score is 3/4 R^2 + 1/4 R_log, mean over modalities: squared error is what imputations are judged by, in the units of the
+modality; the other does not depend on units, and keeps small features from being forgotten.
 
 The evidence of held-out rows is not used: how features of one modality go together outweighs there what modalities tell
 of each other, and fits whose imputations are worse than the mean have had the best of it.
@@ -67,7 +68,11 @@ def score_fold(parts: Sequence[HeldOutSums], fold: Fold, retrieval: float = math
             count, errors, stated = part.count[there], part.square_error[there], part.variance[there]
             squares = part.square[there]
             least = _TINY * float(squares.mean())
-            gained += 0.5 * float((count * (squares.clamp(min=least) / errors.clamp(min=least)).log()).sum())
+            if part.log_density is None:
+                gained += 0.5 * float((count * (squares.clamp(min=least) / errors.clamp(min=least)).log()).sum())
+            else:  # against a normal about the mean, of the right variance
+                normal = -0.5 * count * (2 * math.pi * math.e * squares.clamp(min=least) / count).log()
+                gained += float((part.log_density[there] - normal).sum())
             standard += float((errors / stated).sum())
             cells += float(count.sum())
         if not cells or square <= 0:

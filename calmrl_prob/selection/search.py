@@ -37,7 +37,7 @@ class Tried:
         setting: which.
         score: the mean over folds.
         folds: of each fold.
-        fits: the model of each fold.
+        fits: the model of each fold: a ``LinearGaussian``, or a model with a prior of another family.
         sums: what was imputed in each fold.
         seconds: that it took, CPU.
         reason: why it was tried.
@@ -46,7 +46,7 @@ class Tried:
     setting: Setting
     score: Score
     folds: Sequence[Score]
-    fits: Sequence[LinearGaussian]
+    fits: Sequence[Any]
     sums: Sequence[Sequence[HeldOutSums]]
     seconds: float
     reason: str
@@ -116,27 +116,50 @@ class Search:
         Raises:
             BudgetSpentError: there is no time left.
         """
+        warm = near is not None and bool(near.fits) and _same_form(near.setting, setting)
+
+        def fit(k: int) -> LinearGaussian:
+            return self._fit(self.folds[k], setting, near.fits[k] if warm and near is not None else None)
+
+        return self.scored(setting, reason, fit, lambda fold, lg: fold.sums(lg))
+
+    def scored(
+        self,
+        setting: Setting,
+        reason: str,
+        fit: Callable[[int], Any],
+        sums_of: Callable[[Fold, Any], Sequence[HeldOutSums]],
+    ) -> Tried:
+        """Fit and score a setting in a way of its own.
+
+        Args:
+            setting: which.
+            reason: of trying it.
+            fit: from the number of a fold to the model of all others.
+            sums_of: from a fold and its model to sums over what was imputed.
+
+        Raises:
+            BudgetSpentError: there is no time left.
+        """
         if setting in self.tried:
             return self.tried[setting]
         if time.perf_counter() > self.deadline:
             raise BudgetSpentError
         begun = time.process_time()
-        warm = near is not None and bool(near.fits) and _same_form(near.setting, setting)
         fits, scores, sums = [], [], []
         for k, fold in enumerate(self.folds):
-            start = near.fits[k] if warm and near is not None else None
             try:
-                lg = self._fit(fold, setting, start)
+                model = fit(k)
             except (NumericalError, ArgumentError) as error:  # what cannot be computed with is none to choose
                 if not self.tried:
                     raise  # the first has nothing special about it: options or data are to blame
                 scores = [_FAILED] * len(self.folds)
                 reason += f"; failed: {error}"
                 break
-            parts = fold.sums(lg)
-            fits.append(lg)
+            parts = sums_of(fold, model)
+            fits.append(model)
             sums.append(parts)
-            scores.append(score_fold(parts, fold, fold.retrieval(lg) if self.criterion == "retrieval" else math.nan))
+            scores.append(score_fold(parts, fold, fold.retrieval(model) if self.criterion == "retrieval" else math.nan))
         found = Tried(setting, mean_score(scores), scores, fits, sums, time.process_time() - begun, reason)
         self.tried[setting] = found
         if self.callback is not None:

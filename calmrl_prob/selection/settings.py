@@ -20,6 +20,8 @@ class Setting:
         pooling: how far the variances of that prior are pooled, 1 for one a modality, 0 for one a feature.
         ard: whether latents can be switched off for a modality (automatic relevance determination).
         noise_rank: R of "low_rank" noise.
+        family: of the prior of the latents: "normal", "student_t" or "mixture".
+        num_components: C of a mixture.
 
     Example:
         >>> setting = Setting(64, pseudo_rows=100.0)
@@ -35,6 +37,8 @@ class Setting:
     pooling: float = 1.0
     ard: bool = False
     noise_rank: int | None = None
+    family: str = "normal"
+    num_components: int | None = None
 
     def options(self) -> dict[str, Any]:
         """The options of ``fit_em``, besides K and the noise."""
@@ -51,6 +55,10 @@ class Setting:
     @property
     def prior(self) -> str:
         """The prior in words."""
+        if self.family == "mixture":
+            return f"latents of a mixture of {self.num_components} normals"
+        if self.family == "student_t":
+            return "Student-t latents"
         if self.ard:
             return "automatic relevance determination"
         if self.pseudo_rows == 0:

@@ -13,9 +13,9 @@ import calmrl_prob as cal
 from calmrl_prob import plots
 from calmrl_prob.alignment.anchors import leading_vector
 from calmrl_prob.evaluation import Retrieval, coverage_curve
-from calmrl_prob.inference.choose import LatentDimChoice
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.selection import Choice
+from calmrl_prob.selection.latent_dim import LatentDimChoice
 from calmrl_prob.selection.settings import Setting
 
 #: What functions of plots are called with, besides axes.
@@ -67,7 +67,7 @@ def tried(criterion: str = "imputation") -> Choice:
     scores = [0.1, 0.3, 0.2, 0.35, 0.3, 0.25, 0.22, -0.1]
     rows = [
         {
-            "latent_dim": setting.latent_dim, "noise": setting.noise, "prior": setting.prior,
+            "latent_dim": setting.latent_dim, "noise": setting.noise, "family": setting.family, "prior": setting.prior,
             "pseudo_rows": setting.pseudo_rows, "pooling": setting.pooling, "ard": setting.ard,
             "score": score, "error": 0.05, "behind": 0.35 - score, "behind_error": 0.0 if score == 0.35 else 0.02,
             "r2": score, "r2/image": score + 0.1, "r2/text": score - 0.4, "chosen": score == 0.35,

@@ -406,3 +406,17 @@ def test_histograms_of_draws_have_the_area_of_what_is_shown() -> None:
 def test_bad_input_is_refused_by_name(call: Any, error: type[CalmrlError], message: str) -> None:  # noqa: ANN401
     with pytest.raises(error, match=message):
         call()
+
+
+def test_choice_has_a_line_for_each_family_of_latents() -> None:
+    found = tried()
+    table = found.table.copy()
+    last = table.index[~table["chosen"]][-1]
+    table.loc[last, ["family", "prior", "pseudo_rows", "ard"]] = [
+        "mixture",
+        "latents of a mixture of 3 normals",
+        0.0,
+        False,
+    ]
+    axes = plots.choice(replace(found, table=table))
+    assert any("mixture of 3 normals" in text.get_text() for text in axes.get_legend().get_texts())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import SufficientStatistics, fit_em
-from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, make_folds
+from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, enough_folds, make_folds
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,9 @@ def test_what_is_no_set_of_folds_is_refused(data: cal.MultimodalData) -> None:
         FoldedStatistics([whole, data])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match="single features"):
         FoldedStatistics.of(cal.MultimodalData({"a": np.array([[1.0, np.nan], [2.0, 3.0]])}, missing="features"))
+
+
+def test_of_folds_that_tell_enough_two_are_fitted() -> None:
+    folds: list[Any] = [object()] * 5
+    assert enough_folds(folds, 5 * 1500) == folds[:2]
+    assert enough_folds(folds, 5 * 1500 - 1) == folds

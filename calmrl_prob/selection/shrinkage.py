@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import brief, checked_seed, described
-from calmrl_prob._support.progress import progress_bar
+from calmrl_prob._support.arguments import brief, checked_seed, described, whole_number
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.evaluation.imputation.held_out import Array, array
-from calmrl_prob.evaluation.imputation.masked_validation import hidden_names, masked_validation
-from calmrl_prob.evaluation.imputation.masking import random_folds
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.linear_gaussian import SufficientStatistics
+from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.priors import NormalPrior
+from calmrl_prob.selection.folds import Fold, StatisticsFold, deal, make_folds
+from calmrl_prob.selection.predicted import predicted_rows
+from calmrl_prob.selection.shown import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
 
 #: What is tried by default, for ``SharedLatentModel`` by EM: from nothing to strong.
 GRID: Mapping[str, Sequence[float]] = MappingProxyType(
@@ -55,7 +61,7 @@ def choose_shrinkage(
     criterion: Literal["imputation", "evidence"] = "imputation",
     folds: int = 5,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
     **fixed: Any,
 ) -> ShrinkageChoice:
     """Choose options of a fit that keep its noise from collapsing, by how likely it finds held-out rows.
@@ -63,7 +69,8 @@ def choose_shrinkage(
     Maximum likelihood explains training rows too well, and the intervals that it states for others are too narrow; a
     floor or a prior of the noise, or a prior of the covariance (``pseudo_rows``), mends that at its root, which no
     recalibration of a finished fit can. The options are varied one after another, from the middle of their ranges, each
-    setting being fitted to all folds but one, and scored on that one's rows.
+    setting being fitted to all folds but one, and scored on that one's rows. Folds are dealt as by ``calmrl_prob.fit``,
+    which chooses the prior of a ``SharedLatentModel`` by squared error too.
 
     Args:
         model: what ``cal.fit`` takes; copies of it are fitted, and it stays as it is.
@@ -75,7 +82,8 @@ def choose_shrinkage(
             in which how features of one modality go together outweighs what modalities tell of each other.
         folds: how many.
         seed: of the folds and the fits.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error; by default where it takes more than a few seconds and standard
+            error is a terminal.
         **fixed: options of ``cal.fit`` that stay, such as ``tolerance``.
 
     Raises:
@@ -96,10 +104,13 @@ def choose_shrinkage(
     if criterion not in _CRITERIA:
         raise ArgumentError(f"criterion: expected one of {list(_CRITERIA)}, got {criterion!r}.")
     grid = _checked_grid(grid)
-    fold = random_folds(folds, len(data), checked_seed(seed))
+    folds, seed = whole_number("folds", folds, least=2), checked_seed(seed)
+    if folds > len(data):
+        raise ArgumentError(f"folds: {folds} are too many for {len(data)} instances; use {max(2, len(data) // 2)}.")
     total = 1 + sum(len(values) for values in grid.values())
-    with progress_bar("shrinkage", total) if progress else nullcontext() as callback:
-        scores = _Scores(model, data, fold, _CRITERIA[criterion], {"seed": seed, **fixed}, callback)
+    with shown(progress, "shrinkage", total, data) as callback:
+        parts = _parts(model, data, folds, seed, fixed)
+        scores = _Scores(model, len(data), parts, _CRITERIA[criterion], {"seed": seed, **fixed}, callback)
         setting: dict[str, Any] = {name: values[len(values) // 2] for name, values in grid.items()}
         scores.mean(setting)
         for name, values in grid.items():
@@ -123,14 +134,46 @@ def _checked_grid(grid: Mapping[str, Sequence[float]] | None) -> Mapping[str, Se
     return grid
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One fold.
+
+    Attributes:
+        train: of the other folds: rows, or their statistics where the fit takes these at less cost.
+        held_out: the rows of this one.
+        rows: (n,) their numbers.
+    """
+
+    train: MultimodalData | SufficientStatistics
+    held_out: MultimodalData
+    rows: NDArray[np.int64]
+
+
+def _parts(model: object, data: MultimodalData, folds: int, seed: int, fixed: Mapping[str, Any]) -> list[_Part]:
+    """The folds, dealt as for ``calmrl_prob.fit``."""
+    fold = deal(len(data), folds, seed)
+    found = []
+    served: Sequence[Fold | None] = [None] * folds
+    gaussian = isinstance(model, SharedLatentModel) and model.settled and isinstance(model.prior, NormalPrior)
+    if gaussian and fixed.get("method", "auto") in ("auto", "em") and fixed.get("form", "auto") == "auto":
+        assert isinstance(model, SharedLatentModel)
+        data.require_schema(model.dims)
+        served = make_folds(data.conform(model.dims), model.latent_dim, folds, seed)
+    for k, part in enumerate(served):
+        rows = np.flatnonzero(fold == k)
+        train = data.subset(fold != k) if not isinstance(part, StatisticsFold) else part.train
+        found.append(_Part(train, data.subset(rows), rows))
+    return found
+
+
 @dataclass
 class _Scores:
     """Scores of settings on held-out rows, (N,) for each setting tried; each is fitted once.
 
     Attributes:
         model: copies of it are fitted.
-        data: N rows.
-        fold: of each row, (N,).
+        num_instances: N.
+        parts: the folds.
         criterion: of a fit and rows that it was not fitted to, (n,).
         fixed: options of each fit.
         callback: told how many were tried; None for nobody.
@@ -138,22 +181,21 @@ class _Scores:
     """
 
     model: Any
-    data: MultimodalData
-    fold: NDArray[np.int64]
+    num_instances: int
+    parts: Sequence[_Part]
     criterion: Callable[[Any, MultimodalData], Array]
     fixed: Mapping[str, Any]
-    callback: Callable[[int, float], None] | None
+    callback: Callback | None
     tried: dict[tuple[float, ...], Array] = field(default_factory=dict)
 
     def mean(self, setting: Mapping[str, Any]) -> float:
         """Over the rows that have a score."""
         key = tuple(setting.values())
         if key not in self.tried:
-            scores = np.empty(len(self.data))
-            for k in range(int(self.fold.max()) + 1):
-                own = self.fold == k
-                fitted = fit(copy.deepcopy(self.model), self.data.subset(~own), **self.fixed, **setting)
-                scores[own] = self.criterion(fitted, self.data.subset(own))
+            scores = np.empty(self.num_instances)
+            for part in self.parts:
+                fitted = fit(copy.deepcopy(self.model), part.train, **self.fixed, **setting)
+                scores[part.rows] = self.criterion(fitted, part.held_out)
             self.tried[key] = scores
             if self.callback is not None:
                 self.callback(len(self.tried), float("nan"))
@@ -161,6 +203,8 @@ class _Scores:
 
     def curve(self, chosen: Mapping[str, Any]) -> pd.DataFrame:
         """One row for each setting tried: mean, and how far behind the chosen one, each with its standard error."""
+        import pandas as pd
+
         best = self.tried[tuple(chosen.values())]
         scored = np.isfinite(best)  # a row of one modality tells nothing of imputation
         root = scored.sum() ** 0.5
@@ -182,17 +226,17 @@ class _Scores:
 def _imputation(model: object, data: MultimodalData) -> Array:
     """Mean log density of a feature given the row's other modalities, (N,); NaN where a row has one modality."""
     total, count = np.zeros(len(data)), np.zeros(len(data))
-    if bool((data.observed_mask.sum(dim=1) > 1).any()):
-        for part in masked_validation(model, data, "each", names=hidden_names(data), num_draws=0).parts:
-            total[part.rows] += array(part.predictive.log_density(part.truth)).mean(axis=1)
-            count[part.rows] += 1
+    for part in predicted_rows(model, data):
+        total[part.rows] += part.log_density.nanmean(dim=1).cpu().numpy()
+        count[part.rows] += 1
     mean: Array = np.divide(total, count, out=np.full(len(data), np.nan), where=count > 0)
     return mean
 
 
 def _evidence(model: Any, data: MultimodalData) -> Array:  # noqa: ANN401
     """log p(x_n), (N,)."""
-    return array(posterior(model, data).log_marginal)
+    found: Array = posterior(model, data).log_marginal.detach().cpu().numpy()
+    return found
 
 
 #: Criteria that settings are chosen by: functions of a fitted model and rows, which return a number for each row.

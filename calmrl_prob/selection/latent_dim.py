@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import brief, checked_seed, described, whole_number
-from calmrl_prob._support.progress import progress_bar
+from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.linear_gaussian import fit_em, log_marginal
+from calmrl_prob.linear_gaussian import (
+    FeatureBlocks,
+    LinearGaussian,
+    ObservedBlocks,
+    SufficientStatistics,
+    fit_em,
+    log_marginal,
+)
+from calmrl_prob.selection.folds import Fold, StatisticsFold, enough_folds, make_folds
+from calmrl_prob.selection.shown import shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+Rows = NDArray[np.float64]
+
 #: Share of a modality's variance above which a latent is said to serve it.
 _SERVES = 2e-3
+#: Latents that ARD begins with, for each one that was chosen, and its steps at most: each turns all pairs of latents.
+_TIMES, _ARD_STEPS = 2, 100
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +51,7 @@ class LatentDimChoice:
             ``behind_error`` (the standard error of that, row by row against the best; 0 for the best itself).
         ard_count: how many latents ARD keeps for at least one modality, out of ``ard_limit``. It is a check, not a
             second opinion on held-out rows: it counts what training rows use, and only where it is below the limit.
-        ard_limit: the largest K tried.
+        ard_limit: how many ARD began with: the fewest tried that are twice those chosen, or the largest K tried.
     """
 
     latent_dim: int
@@ -82,7 +94,7 @@ def choose_latent_dim(
     noise_pseudo_count: float = 0.0,
     folds: int = 5,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> LatentDimChoice:
     """Choose the number of latents by the evidence of rows that were held out.
 
@@ -90,7 +102,8 @@ def choose_latent_dim(
     fewest latents within one standard error of the best are chosen: beyond, the curve is flat, and retrieval may still
     gain (choose by what you need). The standard error is that of the difference, row by row: rows that are hard are so
     for every K, and how much they differ from each other says nothing of which K is better. Beside it, an EM fit with
-    ARD on all rows says how many latents it keeps, which means something only if it is fewer than it was given.
+    ARD on all rows, of twice the latents chosen, says how many it keeps, which means something only if it is fewer than
+    it was given. Folds are those of ``calmrl_prob.fit``: their statistics where these cost less than their rows.
 
     This asks what the joint density needs. How features of one modality go together outweighs there what modalities
     tell of each other, so it is not what to choose K for imputation by: leave ``latent_dim`` of a ``SharedLatentModel``
@@ -103,9 +116,10 @@ def choose_latent_dim(
         latent_dims: the K to try; those that the rows of a fit cannot carry are left out.
         noise: "isotropic" or "diagonal", as for ``fit``.
         noise_pseudo_count: weight of the noise prior, as for ``fit``.
-        folds: parts that rows are dealt to.
+        folds: parts that rows are dealt to; of parts of 1,500 rows or more two are held out, which tell enough.
         seed: of the folds and fits.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error; by default where it takes more than a few seconds and standard
+            error is a terminal.
 
     Raises:
         ArgumentError: no K can be tried, or too many folds.
@@ -118,8 +132,25 @@ def choose_latent_dim(
         >>> found.latent_dim, list(found.curve.columns)
         (3, ['latent_dim', 'evidence', 'error', 'behind', 'behind_error'])
     """
-    import pandas as pd
+    dims, folds, seed = _checked(data, latent_dims, folds, seed)
+    most = min(len(data) - -(-len(data) // folds), sum(data.dims.values())) - 1
+    tried = sorted({k for k in dims if k <= most})
+    if not tried:
+        raise ArgumentError(f"latent_dims: none of {dims} is at most {most}, which is what can be carried.")
+    parts = enough_folds(make_folds(data, tried[-1], folds, seed), len(data))
+    settings: dict[str, Any] = {"noise": noise, "noise_pseudo_count": noise_pseudo_count, "seed": seed}
+    with shown(progress, "choosing K", len(tried) * len(parts) + 1, data) as report:
+        fits, scores = _fitted(parts, tried, settings, report)
+        best, chosen, curve = _chosen(scores)
+        limit = min((k for k in tried if k >= _TIMES * chosen), default=tried[-1])
+        count = _ard_count(_whole(data, parts), fits[limit], settings)
+        if report is not None:
+            report(len(tried) * len(parts) + 1, float("nan"))
+    return LatentDimChoice(chosen, best, curve, count, limit)
 
+
+def _checked(data: MultimodalData, latent_dims: Sequence[int], folds: int, seed: int) -> tuple[list[int], int, int]:
+    """The numbers of latents, of folds, and the seed; refuses what does not serve."""
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):
@@ -131,42 +162,56 @@ def choose_latent_dim(
     require_fittable(data)
     if folds > len(data) // 2:
         raise ArgumentError(f"folds: {folds} are too many for {len(data)} instances; use {max(2, len(data) // 2)}.")
-    parts = np.array_split(np.random.default_rng(seed).permutation(len(data)), folds)
-    most = min(len(data) - max(map(len, parts)), sum(data.dims.values())) - 1
-    tried = sorted({k for k in dims if k <= most})
-    if not tried:
-        raise ArgumentError(f"latent_dims: none of {dims} is at most {most}, which is what can be carried.")
-    scores = {k: np.empty(len(data)) for k in tried}
-    bar = progress_bar("choosing K", len(tried) * folds) if progress else nullcontext()
-    with bar as report:
-        for fold, held in enumerate(parts):
-            kept = data.subset(np.setdiff1d(np.arange(len(data)), held))
-            held_out = data.subset(held).blocks
-            for i, k in enumerate(tried):
-                lg = fit_em(
-                    kept.blocks, k, noise=noise, seed=seed, noise_pseudo_count=noise_pseudo_count
-                ).linear_gaussian
-                scores[k][held] = log_marginal(lg, held_out).cpu().numpy()
-                if report is not None:
-                    report(fold * len(tried) + i + 1, float(scores[k][held].sum()))
-    best = max(tried, key=lambda k: float(scores[k].mean()))
-    rows = [(k, *_mean_and_error(scores[k]), *_mean_and_error(scores[best] - scores[k])) for k in tried]
+    return dims, folds, seed
+
+
+def _fitted(
+    parts: Sequence[Fold], tried: Sequence[int], settings: Mapping[str, Any], report: Callback | None
+) -> tuple[dict[int, LinearGaussian], dict[int, Rows]]:
+    """For each K the fit of the first fold, and log p(x_n) of the rows of all folds, fold by fold."""
+    fits: dict[int, LinearGaussian] = {}
+    scores: dict[int, list[Rows]] = {k: [] for k in tried}
+    for number, part in enumerate(parts):
+        assert part.data is not None
+        held_out = part.data.blocks
+        for i, k in enumerate(tried):
+            lg = fit_em(part.train, k, **settings).linear_gaussian
+            fits.setdefault(k, lg)
+            scores[k].append(log_marginal(lg, held_out).cpu().numpy())
+            if report is not None:
+                report(number * len(tried) + i + 1, float(scores[k][-1].sum()))
+    return fits, {k: np.concatenate(rows) for k, rows in scores.items()}
+
+
+def _chosen(scores: Mapping[int, Rows]) -> tuple[int, int, pd.DataFrame]:
+    """The best K, the fewest that are as good, and the curve."""
+    import pandas as pd
+
+    best = max(scores, key=lambda k: float(scores[k].mean()))
+    rows = [(k, *_mean_and_error(own), *_mean_and_error(scores[best] - own)) for k, own in scores.items()]
     curve = pd.DataFrame(rows, columns=["latent_dim", "evidence", "error", "behind", "behind_error"])
     enough = curve["behind"] <= curve["behind_error"]
-    return LatentDimChoice(
-        int(curve.loc[enough, "latent_dim"].min()), best, curve, _ard_count(data, tried[-1], noise, seed), tried[-1]
-    )
+    return best, int(curve.loc[enough, "latent_dim"].min()), curve
 
 
-def _mean_and_error(rows: NDArray[np.float64]) -> tuple[float, float]:
+def _mean_and_error(rows: Rows) -> tuple[float, float]:
     """The mean over rows and its standard error."""
     return float(rows.mean()), float(rows.std(ddof=1) / np.sqrt(len(rows)))
 
 
-def _ard_count(data: MultimodalData, latent_dim: int, noise: str, seed: int) -> int:
+def _whole(data: MultimodalData, parts: Sequence[Fold]) -> ObservedBlocks | FeatureBlocks | SufficientStatistics:
+    """All rows, as their statistics where the folds have these."""
+    first = parts[0]
+    return first.whole if isinstance(first, StatisticsFold) else data.blocks
+
+
+def _ard_count(
+    data: ObservedBlocks | FeatureBlocks | SufficientStatistics, start: LinearGaussian, settings: Mapping[str, Any]
+) -> int:
     """Latents that explain more than a trace of the variance of some modality, in an EM fit with ARD."""
-    lg = fit_em(data.blocks, latent_dim, noise=noise, seed=seed, loadings_prior="ard").linear_gaussian
-    kept = np.zeros(latent_dim, dtype=bool)
+    options = {**settings, "noise_pseudo_count": 0.0, "loadings_prior": "ard", "max_iterations": _ARD_STEPS}
+    lg = fit_em(data, start.latent_dim, start=start, **options).linear_gaussian
+    kept = np.zeros(start.latent_dim, dtype=bool)
     for name, loadings in lg.loadings.items():
         explained = loadings.square().sum(0)
         total = explained.sum() + lg.noise_variance[name].sum()
