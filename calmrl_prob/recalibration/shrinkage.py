@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import brief, checked_seed, described
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -24,7 +24,7 @@ from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 
 #: What is tried by default, for ``SharedLatentModel`` by EM: from nothing to strong.
-GRID: Mapping[str, Sequence[float]] = MappingProxyType(
+GRID: Mapping[str, Sequence[float]] = FrozenMapping(
     {"pseudo_rows": (0, 25, 50, 100, 200, 400, 800), "noise_floor": (1e-4, 0.03, 0.1, 0.3)}
 )
 
@@ -104,7 +104,7 @@ def choose_shrinkage(
         scores.mean(setting)
         for name, values in grid.items():
             setting = max(({**setting, name: value} for value in values), key=scores.mean)
-    return ShrinkageChoice(MappingProxyType({**fixed, **setting}), scores.curve(setting))
+    return ShrinkageChoice(FrozenMapping({**fixed, **setting}), scores.curve(setting))
 
 
 def _checked_grid(grid: Mapping[str, Sequence[float]] | None) -> Mapping[str, Sequence[float]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.fit import fit as fit_settled
@@ -144,7 +144,7 @@ class ChosenFit:
             noise = "diagonal"  # one variance in units of the features' own spreads
         self._model.settle(setting.latent_dim, noise, prior, setting.noise_rank)
         self._model.load_linear_gaussian(form)
-        return replace(best, model=self._model, options=MappingProxyType(dict(options)))
+        return replace(best, model=self._model, options=FrozenMapping(dict(options)))
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:
