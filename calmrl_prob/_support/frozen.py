@@ -1,9 +1,9 @@
-"""A mapping that nobody can change, and that travels: it can be pickled, copied and sent to another process."""
+"""What nobody can change and what travels: it can be pickled, copied and sent to another process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -52,3 +52,17 @@ class FrozenMapping(Mapping[K, V]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenMapping, (self._items,)
+
+
+class TravelsDetached:
+    """Base class of frozen things of tensors: what is pickled or copied of them is cut off from the autograd graph.
+
+    torch can copy no tensor that was computed from parameters, and a graph cannot leave its process.
+    """
+
+    def detach(self) -> Self:
+        """A copy cut off from the autograd graph."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self.detach()))

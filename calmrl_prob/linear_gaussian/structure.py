@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.frozen import FrozenMapping
+from calmrl_prob._support.frozen import FrozenMapping, TravelsDetached
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 
@@ -46,7 +46,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LinearGaussian:
+class LinearGaussian(TravelsDetached):
     """Parameters of the model above, for M named modalities.
 
     Args:
@@ -339,7 +339,7 @@ def require_diagonal_noise(linear_gaussian: LinearGaussian, argument: str) -> No
         )
 
 
-class AboutGaussian:
+class AboutGaussian(TravelsDetached):
     """Base class of structures that are one linear-Gaussian model given scales: its modalities, latents and type."""
 
     linear_gaussian: LinearGaussian

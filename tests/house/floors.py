@@ -36,7 +36,7 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "the engine: families": {
         "linear_gaussian/curvature":     "errors linear_gaussian/* linear_gaussian/em",
-        "linear_gaussian/mixture":       "_moved errors linear_gaussian/* linear_gaussian/em",
+        "linear_gaussian/mixture":       "_moved errors _support/frozen linear_gaussian/* linear_gaussian/em",
         "linear_gaussian/scale_mixture": "_moved errors _support/frozen linear_gaussian/* linear_gaussian/em",
         "linear_gaussian/process":       "_moved errors linear_gaussian/* linear_gaussian/em",
     },
