@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.imputation.held_out import Array, array
 from calmrl_prob.evaluation.imputation.masked_validation import hidden_names, masked_validation
 from calmrl_prob.evaluation.imputation.masking import random_folds
+from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 
@@ -152,7 +152,7 @@ class _Scores:
             scores = np.empty(len(self.data))
             for k in range(int(self.fold.max()) + 1):
                 own = self.fold == k
-                fitted = fit(copy.deepcopy(self.model), self.data.subset(~own), **self.fixed, **setting)
+                fitted = fit(copy_to_fit(self.model), self.data.subset(~own), **self.fixed, **setting)
                 scores[own] = self.criterion(fitted, self.data.subset(own))
             self.tried[key] = scores
             if self.callback is not None:

@@ -84,6 +84,10 @@ class GaussianProcessPosterior(PosteriorResult):
         self.diagnostics = FrozenMapping(dict(diagnostics))
         self._inducing, self._weights, self._rows, self._make_before = inducing, weights, rows, before
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a closure makes what came before; what it made can travel
+        return {**vars(self), "_before": self._before, "_make_before": None}
+
     @cached_property
     def _before(self) -> ProcessPosterior | None:
         """The posterior given the further instances alone, if there are any."""
