@@ -79,7 +79,8 @@ def test_everything_travels_and_answers_as_before(name: str, way: str) -> None:
 def below(kind: type) -> set[type]:
     """The classes of the library that can be made and are of a kind, whatever is imported."""
     inner = {each for sub in kind.__subclasses__() for each in below(sub)}
-    own = {kind} if kind.__module__.startswith("calmrl_prob.") and not inspect.isabstract(kind) else set()
+    public = kind.__module__.startswith("calmrl_prob.") and not kind.__name__.startswith("_")
+    own = {kind} if public and not inspect.isabstract(kind) else set()
     return own | inner
 
 

@@ -59,6 +59,7 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "models and their closed forms": {
         "conjugacy":                     "errors _support linear_gaussian data programs",
+        "file_contents":                 "errors _support noise_parameters priors",
         "model":                         "errors _support linear_gaussian data noise_parameters priors",
         "datasets":                      "errors _support linear_gaussian data encoders io",
     },
@@ -91,7 +92,8 @@ FLOORS: dict[str, dict[str, str]] = {
         "training":                      "errors _support linear_gaussian data alignment evaluation",
     },
     "kept in files": {
-        "serialization":                 "errors _support linear_gaussian priors io model inference selection",
+        "serialization":                 "errors _support linear_gaussian priors io file_contents model inference "
+                                         "selection",
     },
 }
 # fmt: on
