@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calmrl_prob._support.arguments import brief
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:
@@ -38,9 +38,14 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such file.
+        FileFormatError: it is a pipe or a device, of which there is no end.
         ArgumentTypeError, ArgumentError: as :func:`file_path`.
     """
     found = file_path(path)
+    if found.exists() and not found.is_file():
+        raise FileFormatError(
+            f"{found}: expected a regular file, got a pipe, socket or device; copy what it gives to a file first."
+        )
     if not found.is_file():
         raise FileNotFoundError(f"path: there is no file {found} (looked from {Path.cwd()}); check its name.")
     return found
