@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief
-from calmrl_prob._support.files import existing_file, write_atomically
+from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
 from calmrl_prob.errors import ArgumentTypeError, FileFormatError, MissingDependencyError
 from calmrl_prob.file_contents import require_model_contents, require_structure_contents
@@ -143,13 +143,13 @@ def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
         raise
     except SafetensorError as error:
         raise FileFormatError(
-            f"{path}: not a safetensors file, or a damaged one ({error}); save the model again with calmrl_prob.save."
+            f"{path}: not a safetensors file, or a damaged one ({said(error)}); save the model again with calmrl_prob.save."
         ) from error
     except Exception as error:  # whatever safetensors, torch and the models make of what no model wrote
         if isinstance(error, FileFormatError) and str(error).startswith(str(path)):
             raise
         raise FileFormatError(
-            f"{path}: the tensors and the description in the header do not fit together ({error}); "
+            f"{path}: the tensors and the description in the header do not fit together ({said(error)}); "
             "save the model again with calmrl_prob.save."
         ) from error
 
@@ -203,6 +203,9 @@ def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sh
 
 def _build_structure(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LinearGaussian:
     names = config["names"]
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileFormatError(f"tensor {key!r}: expected floating-point numbers, got {tensor.dtype}")
     return LinearGaussian(
         {name: tensors[f"loadings/{name}"] for name in names},
         {name: tensors[f"intercepts/{name}"] for name in names},

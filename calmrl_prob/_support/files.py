@@ -12,6 +12,9 @@ from pathlib import Path
 from calmrl_prob._support.arguments import brief
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 
+#: Characters of another library's message that are passed on.
+_LONGEST_MESSAGE = 200
+
 
 def file_path(path: str | os.PathLike[str]) -> Path:
     """A path that can be that of a file.
@@ -87,3 +90,14 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def said(error: BaseException) -> str:
+    """What another library says of a file, short: some repeat the file.
+
+    Example:
+        >>> said(ValueError("cannot parse " + "(" * 5000))[-6:], len(said(ValueError("(" * 5000)))
+        ('((... ', 204)
+    """
+    text = str(error)
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}... "

@@ -11,6 +11,8 @@ from typing import IO
 
 import numpy as np
 
+from calmrl_prob._support.arguments import brief
+from calmrl_prob._support.files import said
 from calmrl_prob._support.sizes import require_proportion
 from calmrl_prob.errors import FileFormatError
 
@@ -51,6 +53,8 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]
         with _damage_told(f"{path}"):
             archive = zipfile.ZipFile(file)
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            for info in archive.infolist():
+                archive.open(info).close()  # a name that was damaged is not the one that stands before the contents
         _require_sane(path, members)
         arrays = {}
         for info in members:
@@ -68,7 +72,7 @@ def _damage_told(where: str) -> Iterator[None]:
     except FileFormatError as error:
         raise FileFormatError(f"{where} cannot be read ({error}); {_REMEDY}.") from error
     except Exception as error:
-        raise FileFormatError(f"{where} cannot be read (it is damaged: {error}); {_REMEDY}.") from error
+        raise FileFormatError(f"{where} cannot be read (it is damaged: {said(error)}); {_REMEDY}.") from error
 
 
 def _require_sane(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -104,7 +108,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         declared = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or declared != info.file_size - header.count:
             raise FileFormatError(
-                f"it is damaged: it declares the shape {shape}, and there are {info.file_size - header.count} bytes"
+                f"it is damaged: it declares the shape {brief(shape)}, and there are {info.file_size - header.count} bytes"
             )
     with archive.open(info) as member:
         array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calmrl_prob._support.files import existing_file
+from calmrl_prob._support.files import existing_file, said
 from calmrl_prob._support.sizes import require_proportion
 from calmrl_prob.arviz.adapter import SCHEMA_VERSION, VERSION_ATTRIBUTE, container, read_groups
 from calmrl_prob.errors import ArgumentTypeError, FileFormatError, MissingDependencyError
@@ -59,7 +59,7 @@ def from_arviz(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401 - the type 
         raise MissingDependencyError(f"{path}: reading it needs {package}; pip install {package}.") from error
     except Exception as error:  # whatever the file libraries make of a file that is none
         kind = "a zarr store" if path.is_dir() else "a netCDF file"
-        raise FileFormatError(f"{path}: not {kind}, or a damaged one ({error}); {remedy}.") from error
+        raise FileFormatError(f"{path}: not {kind}, or a damaged one ({said(error)}); {remedy}.") from error
     attributes = next((dataset.attrs for dataset in datasets.values()), {})
     if str(attributes.get("inference_library")) != "calmrl-prob":
         raise FileFormatError(

@@ -1,0 +1,71 @@
+"""Files damaged anywhere are refused by the one typed error, or read as they were written; never otherwise."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from calmrl_prob.errors import FileFormatError
+from tests.cases.file_cases import KINDS, changes, damaged
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    path = tmp_path_factory.mktemp("fuzz") / KINDS[request.param].name
+    KINDS[request.param].write(path)
+    return request.param, path
+
+
+def check(name: str, path: Path, whole: bytes, content: bytes) -> None:
+    kind = KINDS[name]
+    target = path.with_name(f"damaged-{path.name}")
+    target.write_bytes(content)
+    refusal, found = "", None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy and h5py warn of what they are about to refuse
+        try:
+            found = kind.load(target)
+        except FileFormatError as error:
+            refusal = str(error)
+    if refusal:
+        assert content != whole
+        assert str(target) in refusal
+        return
+    if kind.values is not None:
+        expected = kind.values(kind.load(path))
+        got = kind.values(found)
+        assert list(got) == list(expected)
+        for key, value in expected.items():
+            np.testing.assert_array_equal(got[key], value)
+
+
+def fuzz(written: tuple[str, Path], examples: int) -> None:
+    name, path = written
+    whole = path.read_bytes()
+    check(name, path, whole, whole)
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(changes)
+    def run(how: list[tuple[str, float, int]]) -> None:
+        check(name, path, whole, damaged(whole, how))
+
+    run()
+
+
+def test_some_damage(written: tuple[str, Path]) -> None:
+    fuzz(written, 25 if written[0] == "draws" else 300)
+
+
+@pytest.mark.slow
+def test_much_damage(written: tuple[str, Path]) -> None:
+    fuzz(written, 20_000)
