@@ -97,8 +97,11 @@ def save(model: SharedLatentModel | LinearGaussian | FitResult, path: str | os.P
             f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}; "
             "for another torch module save its state_dict with safetensors."
         )
-    # copies: tensors may share memory or be views, which the format does not know
-    separate = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    # copies: tensors may share memory or be views, which the format does not know; ``contiguous`` alone would leave a
+    # single number that was expanded a view
+    separate = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()
+    }
     described = json.dumps(config)
     metadata = {
         "format": FORMAT,
@@ -143,7 +146,8 @@ def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
         raise
     except SafetensorError as error:
         raise FileFormatError(
-            f"{path}: not a safetensors file, or a damaged one ({said(error)}); save the model again with calmrl_prob.save."
+            f"{path}: not a safetensors file, or a damaged one ({said(error)}); save the model again with "
+            "calmrl_prob.save."
         ) from error
     except Exception as error:  # whatever safetensors, torch and the models make of what no model wrote
         if isinstance(error, FileFormatError) and str(error).startswith(str(path)):
@@ -178,11 +182,10 @@ def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"this library reads versions up to {FORMAT_VERSION}; install a newer calmrl-prob."
         )
     try:
-        config = json.loads(metadata["config"])
+        config: Any = json.loads(metadata["config"])
     except (KeyError, ValueError, RecursionError) as error:  # brackets within brackets; numbers of 5,000 digits
         raise FileFormatError(f"{path}: the description in the header is damaged; save the model again.") from error
-    kind = config.get("kind") if isinstance(config, dict) else None
-    if not isinstance(kind, str) or kind not in _BUILDERS:
+    if not isinstance(config, dict) or not isinstance(kind := config.get("kind"), str) or kind not in _BUILDERS:
         raise FileFormatError(
             f"{path}: expected a model of kind {list(_BUILDERS)} in the header; save the model again."
         )

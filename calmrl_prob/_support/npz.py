@@ -105,11 +105,9 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
             )
         if dtype.kind == "V" or dtype.itemsize == 0:
             raise FileFormatError(f"its entries are of type {dtype}; save numbers or fixed-width strings")
-        declared = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or declared != info.file_size - header.count:
-            raise FileFormatError(
-                f"it is damaged: it declares the shape {brief(shape)}, and there are {info.file_size - header.count} bytes"
-            )
+        there = info.file_size - header.count
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != there:
+            raise FileFormatError(f"it is damaged: it declares the shape {brief(shape)}, and there are {there} bytes")
     with archive.open(info) as member:
         array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
         if member.read(1):  # at the end of a member its checksum is compared
