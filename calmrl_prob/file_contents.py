@@ -1,4 +1,4 @@
-"""What the file of a model must hold, by its description: checked against the shapes in the file's header.
+"""Contents that the file of a model must have by its description: checked against the shapes in the file's header.
 
 A description of a few bytes may ask for a model of any size. Nothing is built before the file was found to hold all of
 its numbers, so that no file costs more than what it is large.

@@ -93,7 +93,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def said(error: BaseException) -> str:
-    """What another library says of a file, short: some repeat the file.
+    """Message of another library about a file, cut short: some repeat the file.
 
     Example:
         >>> said(ValueError("cannot parse " + "(" * 5000))[-6:], len(said(ValueError("(" * 5000)))

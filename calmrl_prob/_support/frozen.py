@@ -1,4 +1,4 @@
-"""What nobody can change and what travels: it can be pickled, copied and sent to another process."""
+"""Things that nobody can change and that travel: they can be pickled, copied and sent to another process."""
 
 from __future__ import annotations
 

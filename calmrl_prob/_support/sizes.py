@@ -1,4 +1,4 @@
-"""How large what a file unpacks to may be: as large as arrays are, not as large as a few bytes can claim."""
+"""Sizes that a file may unpack to: as large as arrays are, not as large as a few bytes can claim."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Components(nn.Module):
 
     @staticmethod
     def numbers(count: int, latent_dim: int) -> int:
-        """How many numbers C Gaussians of K latents are."""
+        """Count of the numbers that C Gaussians of K latents are."""
         return count * latent_dim * (latent_dim + 2)
 
     def scale_tril(self) -> Tensor:

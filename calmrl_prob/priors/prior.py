@@ -67,7 +67,7 @@ class Prior(nn.Module, ABC):
 
     @classmethod
     def least_numbers(cls, latent_dim: int, **config: Any) -> int:
-        """How many numbers a prior of these settings holds, or a bound from below: told before one is made.
+        """Count of the numbers that a prior of these settings holds, or a bound from below: told before one is made.
 
         A file that says it has a prior of a size must be as large; :func:`calmrl_prob.load` compares.
 

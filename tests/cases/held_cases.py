@@ -15,9 +15,10 @@ import calmrl_prob as cal
 from calmrl_prob import priors
 from calmrl_prob.inference.exact.process import gaussian_process_posterior
 from models.gaussian_process import GaussianProcessModel
+from models.student_t import StudentT
 from tests.cases.linear_gaussian_cases import random_model as random_structure
+from tests.cases.model_cases import DIMS, random_data
 from tests.cases.route_cases import loadings, observe
-from tests.posteriors.test_results import ROUTES, example_data
 
 #: A model, and what is made of it and of the data that go with it.
 Case = Callable[[], Any]
@@ -134,8 +135,9 @@ RESULTS: dict[str, Case] = {
     "sampled": lambda: cal.posterior(bent, data().subset(slice(0, 4)), method="svi", max_iterations=5),
     "sampled scales": lambda: cal.posterior(heavy, data().subset(slice(0, 4)), num_draws=100),
     "arviz": lambda: cal.to_arviz(fit(), data(), num_draws=4),
-    **{f"posterior, {name}": lambda n=name: cal.posterior(ROUTES[n][0], example_data()) for name in ROUTES},
-    **{f"imputed, {name}": lambda n=name: cal.impute(ROUTES[n][0], example_data()) for name in ROUTES},
+    "student-t": lambda: cal.posterior(StudentT(DIMS, 2), random_data()),
+    "imputed, student-t": lambda: cal.impute(StudentT(DIMS, 2), random_data()),
+    "imputed, by draws of scales": lambda: cal.impute(heavy, data().subset(slice(0, 4)), num_draws=100),
 }
 
 
