@@ -53,6 +53,7 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]
         with _damage_told(f"{path}"):
             archive = zipfile.ZipFile(file)
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            _require_all_members(file, archive)
             for info in archive.infolist():
                 archive.open(info).close()  # a name that was damaged is not the one that stands before the contents
         _require_sane(path, members)
@@ -73,6 +74,15 @@ def _damage_told(where: str) -> Iterator[None]:
         raise FileFormatError(f"{where} cannot be read ({error}); {_REMEDY}.") from error
     except Exception as error:
         raise FileFormatError(f"{where} cannot be read (it is damaged: {said(error)}); {_REMEDY}.") from error
+
+
+def _require_all_members(file: IO[bytes], archive: zipfile.ZipFile) -> None:
+    """Refuse a directory with fewer entries than its end says: zipfile reads on as if the others had never been."""
+    file.seek(-22 - len(archive.comment), 2)
+    end = file.read(22)
+    said_so = int.from_bytes(end[10:12], "little")
+    if said_so != 0xFFFF and said_so != len(archive.infolist()):  # 65,535 stands for a number too large to be there
+        raise FileFormatError(f"it is damaged: {len(archive.infolist())} of {said_so} members are left")
 
 
 def _require_sane(path: Path, members: list[zipfile.ZipInfo]) -> None:
