@@ -64,6 +64,10 @@ class ByModality(Mapping[str, T]):
     def __repr__(self) -> str:
         return f"ByModality({', '.join(self._names)})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # what computes may be a closure, which cannot travel: the values do, all of them
+        return {"_names": self._names, "_compute": None, "_known": dict(self)}
+
 
 @runtime_checkable
 class Recalibrator(Protocol):
@@ -121,6 +125,10 @@ class Imputation:
         self._predictive = self._own
         if recalibrated is not None:
             self._predictive = ByModality(self.names, lambda name: recalibrated.predictive(name, self._own[name], data))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what is computed lazily is computed anew: the posterior is small, the (N, D_m) numbers are not
+        return type(self), (self._data, self.posterior, self.names, self.recalibrated)
 
     @property
     def predictive(self) -> Mapping[str, Predictive]:

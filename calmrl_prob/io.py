@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ import torch
 from calmrl_prob._moved import old_names
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file
+from calmrl_prob._support.npz import read_npz
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 
@@ -37,6 +36,8 @@ def load_npz(
     - ``labels``, ``ids``, (N,): as in :class:`MultimodalData`
     - ``<part>_idx``, (n,): the row numbers of a part; ``train_idx`` and ``test_idx`` make ``data.train`` and ``.test``
     - any other array with N rows: a covariate
+
+    Members of the archive that are no arrays by their names, such as README.txt, are left out.
 
     Args:
         path: the file.
@@ -63,10 +64,10 @@ def load_npz(
     """
     path = existing_file(path)
     _require_names(names, ids)
-    arrays = _read_arrays(path, names)
+    arrays = read_npz(path, lambda key: names is None or not key.startswith("x_") or key.removeprefix("x_") in names)
     modalities = _modalities(path, arrays, names)
     num_instances = len(next(iter(modalities.values())))
-    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if key.endswith("_idx")}
+    parts = {key.removesuffix("_idx"): array for key, array in arrays.items() if _is_part(key)}
     beside = _columns(path, arrays, ids, num_instances)
     data = MultimodalData(
         modalities,
@@ -77,6 +78,11 @@ def load_npz(
         attributes={"name": path.stem},
     )
     return data if dtype is None else data.to(dtype)
+
+
+def _is_part(key: str) -> bool:
+    """Whether an array holds the row numbers of a part."""
+    return key.endswith("_idx") and not key.startswith("x_")
 
 
 def _require_names(names: Sequence[str] | None, ids: str) -> None:
@@ -103,7 +109,7 @@ def _modalities(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[st
             raise ArgumentError(f"names: {path} has no modality {unknown[0]!r}; it has {list(modalities)}.")
         modalities = {name: modalities[name] for name in names}
     for name, array in modalities.items():
-        if array.dtype.kind not in "fiub" or array.ndim != 2:
+        if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
             raise FileFormatError(
                 f"{path}: x_{name} should hold numbers of shape (N, D), but is {array.dtype} {array.shape}."
             )
@@ -112,7 +118,7 @@ def _modalities(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[st
 
 def _columns(path: Path, arrays: Mapping[str, np.ndarray], ids: str, num_instances: int) -> dict[str, np.ndarray]:
     """Arrays that are neither modalities nor parts, with a row for each instance."""
-    beside = {key: a for key, a in arrays.items() if not key.startswith("x_") and not key.endswith("_idx")}
+    beside = {key: a for key, a in arrays.items() if not key.startswith("x_") and not _is_part(key)}
     if ids != "ids" and ids not in beside:
         raise ArgumentError(f"ids: {path} has no array {ids!r} for every instance; it has {sorted(beside)}.")
     for key, array in beside.items():
@@ -122,39 +128,6 @@ def _columns(path: Path, arrays: Mapping[str, np.ndarray], ids: str, num_instanc
                 "keep one row per instance, or leave it out of the file."
             )
     return beside
-
-
-def _read_arrays(path: Path, names: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, without the modalities that are not asked for, which may be large."""
-    key = None
-    try:
-        # opened here, because numpy leaves the file open when it finds the archive damaged
-        with open(path, "rb") as file:
-            head = file.read(4)
-            file.seek(0)
-            if not head.startswith(b"PK"):  # numpy would take anything else for a pickle
-                kind = "a single array" if head == b"\x93NUM" else "something else" if head else "an empty file"
-                raise FileFormatError(
-                    f"{path}: expected an .npz archive, got {kind}; write arrays with numpy.savez, and read models "
-                    "with calmrl_prob.load."
-                )
-            archive = np.load(file, allow_pickle=False)
-            arrays = {}
-            for key in archive.files:
-                name = key.removeprefix("x_")
-                wanted = names is None or name == key or name in names
-                arrays[key] = archive[key] if wanted else np.empty((0, 0))
-            return arrays
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if isinstance(error, FileFormatError):
-            raise
-        where = f"{path}: array {key!r}" if key else f"{path}"
-        if "allow_pickle" in str(error):
-            problem = "it holds Python objects, which are never unpickled"
-            remedy = "write it anew with numpy.savez, as numbers or fixed-width strings"
-        else:
-            problem, remedy = f"it is damaged: {error}", "copy the file again, or write it anew with numpy.savez"
-        raise FileFormatError(f"{where} cannot be read ({problem}); {remedy}.") from error
 
 
 def _partition(path: Path, parts: dict[str, np.ndarray], num_instances: int) -> np.ndarray:

@@ -37,6 +37,7 @@ from calmrl_prob.linear_gaussian import (
     require_diagonal_noise,
 )
 from calmrl_prob.noise_parameters import NoiseParameters, with_noise
+from calmrl_prob.noise_parameters import parameter_key as _key
 from calmrl_prob.priors import NormalPrior, Prior
 
 #: Names of Pyro sites that no modality may take.
@@ -479,11 +480,6 @@ def _features(lg: LinearGaussian, name: str, location: Tensor) -> TorchDistribut
 def _start(width: int, latent_dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """The small random loadings (D_m, K) that a new model starts from."""
     return _START_SCALE * torch.randn(width, latent_dim, generator=generator, dtype=dtype)
-
-
-def _key(kind: str, name: str) -> str:
-    """The name of a modality's parameter; torch allows no dots in it, modality names may have some."""
-    return f"{kind}/{name.replace('%', '%25').replace('.', '%2E')}"
 
 
 def _parameter_site(name: str, parameter: nn.Parameter) -> Tensor:

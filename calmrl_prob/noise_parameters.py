@@ -97,3 +97,13 @@ def with_noise(form: LinearGaussian, factors: Mapping[str, Tensor] | None) -> Li
         return form
     variance = {name: value + factors[name].square().sum(1) for name, value in form.noise_variance.items()}
     return replace(form, noise_variance=variance, noise_factor=factors)
+
+
+def parameter_key(kind: str, name: str) -> str:
+    """The name of a modality's parameter in a model: torch allows no dots in it, modality names may have some.
+
+    Example:
+        >>> parameter_key("loadings", "text.title")
+        'loadings/text%2Etitle'
+    """
+    return f"{kind}/{name.replace('%', '%25').replace('.', '%2E')}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calmrl_prob._support.files import existing_file, write_atomically
+from calmrl_prob._support.arguments import brief
+from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.errors import ArgumentTypeError, CalmrlError, FileFormatError
+from calmrl_prob.errors import ArgumentTypeError, FileFormatError, MissingDependencyError
+from calmrl_prob.file_contents import require_model_contents, require_structure_contents
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
@@ -94,8 +97,11 @@ def save(model: SharedLatentModel | LinearGaussian | FitResult, path: str | os.P
             f"model: expected a SharedLatentModel or a LinearGaussian, got {type(model).__name__}; "
             "for another torch module save its state_dict with safetensors."
         )
-    # copies: tensors may share memory or be views, which the format does not know
-    separate = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    # copies: tensors may share memory or be views, which the format does not know; ``contiguous`` alone would leave a
+    # single number that was expanded a view
+    separate = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()
+    }
     described = json.dumps(config)
     metadata = {
         "format": FORMAT,
@@ -123,25 +129,31 @@ def load(path: str | os.PathLike[str]) -> SharedLatentModel | LinearGaussian:
     try:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
-            config = _config(path, metadata)
-            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a mapping
+            config = _description(path, metadata)
+            shapes = {key: tuple(archive.get_slice(key).get_shape()) for key in archive.keys()}  # noqa: SIM118
+            _CONTENTS[config["kind"]](config, shapes)  # before anything is built of it
+            tensors = {key: archive.get_tensor(key) for key in shapes}
+        if metadata.get("sha256", expected := _checksum(metadata["config"], tensors)) != expected:
+            raise FileFormatError(
+                f"{path}: damaged, for its numbers are not those that were written (the sha256 checksum differs); "
+                "copy the file again, or save the model again."
+            )
+        for key, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise FileFormatError(f"{path}: tensor {key!r} holds NaN or infinities; save the model again.")
+        return _BUILDERS[config["kind"]](config, tensors)
+    except (OSError, MissingDependencyError):
+        raise
     except SafetensorError as error:
         raise FileFormatError(
-            f"{path}: not a safetensors file, or a damaged one ({error}); save the model again with calmrl_prob.save."
+            f"{path}: not a safetensors file, or a damaged one ({said(error)}); save the model again with "
+            "calmrl_prob.save."
         ) from error
-    if metadata.get("sha256", expected := _checksum(metadata["config"], tensors)) != expected:
+    except Exception as error:  # whatever safetensors, torch and the models make of what no model wrote
+        if isinstance(error, FileFormatError) and str(error).startswith(str(path)):
+            raise
         raise FileFormatError(
-            f"{path}: damaged, for its numbers are not those that were written (the sha256 checksum differs); "
-            "copy the file again, or save the model again."
-        )
-    for key, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise FileFormatError(f"{path}: tensor {key!r} holds NaN or infinities; save the model again.")
-    try:
-        return _BUILDERS[config["kind"]](config, tensors)
-    except (CalmrlError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise FileFormatError(
-            f"{path}: the tensors and the description in the header do not fit together ({error}); "
+            f"{path}: the tensors and the description in the header do not fit together ({said(error)}); "
             "save the model again with calmrl_prob.save."
         ) from error
 
@@ -156,23 +168,24 @@ def _checksum(config: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The description in the header."""
     if metadata.get("format") != FORMAT:
         raise FileFormatError(
             f"{path}: a safetensors file, but not a model that calmrl_prob.save wrote; "
             "load the tensors with safetensors and pass them to LinearGaussian."
         )
     version = metadata.get("format_version", "")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+    if not re.fullmatch("[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
         raise FileFormatError(
-            f"{path}: written by calmrl-prob {metadata.get('library_version')} in format version {version!r}, but this "
-            f"library reads versions up to {FORMAT_VERSION}; install a newer calmrl-prob."
+            f"{path}: written by calmrl-prob {metadata.get('library_version')} in format version {brief(version)}, but "
+            f"this library reads versions up to {FORMAT_VERSION}; install a newer calmrl-prob."
         )
     try:
-        config = json.loads(metadata["config"])
-    except (KeyError, json.JSONDecodeError) as error:
+        config: Any = json.loads(metadata["config"])
+    except (KeyError, ValueError, RecursionError) as error:  # brackets within brackets; numbers of 5,000 digits
         raise FileFormatError(f"{path}: the description in the header is damaged; save the model again.") from error
-    if not isinstance(config, dict) or config.get("kind") not in _BUILDERS:
+    if not isinstance(config, dict) or not isinstance(kind := config.get("kind"), str) or kind not in _BUILDERS:
         raise FileFormatError(
             f"{path}: expected a model of kind {list(_BUILDERS)} in the header; save the model again."
         )
@@ -193,6 +206,9 @@ def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sh
 
 def _build_structure(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LinearGaussian:
     names = config["names"]
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileFormatError(f"tensor {key!r}: expected floating-point numbers, got {tensor.dtype}")
     return LinearGaussian(
         {name: tensors[f"loadings/{name}"] for name in names},
         {name: tensors[f"intercepts/{name}"] for name in names},
@@ -206,4 +222,9 @@ def _build_structure(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
 _BUILDERS: dict[str, Callable[..., SharedLatentModel | LinearGaussian]] = {
     _MODEL: _build_model,
     _STRUCTURE: _build_structure,
+}
+#: What the file must hold for each of them, by the shapes in its header.
+_CONTENTS: dict[str, Callable[..., None]] = {
+    _MODEL: require_model_contents,
+    _STRUCTURE: require_structure_contents,
 }

@@ -59,6 +59,17 @@ def test_linear_gaussian_comes_back_exactly(path: Path, dtype: torch.dtype) -> N
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("noise", ["isotropic", "diagonal", "full"])
+def test_modalities_of_one_feature_come_back(path: Path, noise: str) -> None:
+    dims = {"wide": 4, "one": 1}
+    lg = SharedLatentModel(dims, 2, noise).linear_gaussian()  # isotropic noise is one number, expanded
+    save(lg, path)
+    loaded = load(path)
+    for kind in ("loadings", "intercepts", "noise_variance"):
+        for name in dims:
+            assert torch.equal(getattr(loaded, kind)[name], getattr(lg, kind)[name])
+
+
 def test_names_of_any_kind_come_back(path: Path) -> None:
     dims = {"text.title": 2, "Ärger/µ": 1, "a%2Eb": 3}
     save(SharedLatentModel(dims, 1), path)

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calmrl_prob._support.arguments import brief
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+
+#: Characters of another library's message that are passed on.
+_LONGEST_MESSAGE = 200
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:
@@ -38,9 +41,14 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such file.
+        FileFormatError: it is a pipe or a device, of which there is no end.
         ArgumentTypeError, ArgumentError: as :func:`file_path`.
     """
     found = file_path(path)
+    if found.exists() and not found.is_file():
+        raise FileFormatError(
+            f"{found}: expected a regular file, got a pipe, socket or device; copy what it gives to a file first."
+        )
     if not found.is_file():
         raise FileNotFoundError(f"path: there is no file {found} (looked from {Path.cwd()}); check its name.")
     return found
@@ -82,3 +90,14 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def said(error: BaseException) -> str:
+    """Message of another library about a file, cut short: some repeat the file.
+
+    Example:
+        >>> said(ValueError("cannot parse " + "(" * 5000))[-6:], len(said(ValueError("(" * 5000)))
+        ('((... ', 204)
+    """
+    text = str(error)
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}... "

@@ -9,7 +9,7 @@ not know yet. The layout changes where a name or a meaning does; a further varia
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,12 @@ def container(datasets: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any
     return tree
 
 
-def read_groups(path: Path) -> dict[str, xr.Dataset]:
+def read_groups(path: Path, check: Callable[[int], None] = lambda _: None) -> dict[str, xr.Dataset]:
     """The groups of a netCDF file (through h5netcdf) or of a zarr store, which is a folder; all in memory.
+
+    Args:
+        path: of either.
+        check: told how many bytes all arrays will take, before one of them is read; may raise.
 
     Raises:
         OSError, ValueError, KeyError: it is neither.
@@ -109,6 +113,7 @@ def read_groups(path: Path) -> dict[str, xr.Dataset]:
     import xarray as xr
 
     with xr.open_datatree(path, engine="zarr" if path.is_dir() else "h5netcdf") as tree:
+        check(sum(node.to_dataset().nbytes for node in tree.subtree))
         return {name: child.to_dataset().load() for name, child in tree.children.items()}
 
 

@@ -6,10 +6,10 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from types import MappingProxyType
 from typing import Any
 
 from calmrl_prob._support.arguments import checked_seed, described, require_known_options
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning
@@ -179,6 +179,6 @@ def _result(
         method=method,
         seed=seed,
         num_instances=num_instances,
-        options=MappingProxyType(dict(options)),
+        options=FrozenMapping(dict(options)),
         report=report,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.posterior import as_linear_gaussian, posterior
 from calmrl_prob.inference.protocols import HasPosterior
@@ -60,7 +60,7 @@ class FitResult:
     method: str
     seed: int
     num_instances: int
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=FrozenMapping)
     report: Any = None
     choice: Any = None
     intervals: Any = None

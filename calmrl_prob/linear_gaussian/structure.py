@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.frozen import FrozenMapping, TravelsDetached
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 
@@ -46,7 +46,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LinearGaussian:
+class LinearGaussian(TravelsDetached):
     """Parameters of the model above, for M named modalities.
 
     Args:
@@ -107,9 +107,9 @@ class LinearGaussian:
                 got = tuple(self.intercepts[name].shape)
                 raise ArgumentError(f"intercepts['{name}']: expected shape ({shape[0]},), got {got}.")
             noise[name] = self._expand_noise(name, shape[0])
-        object.__setattr__(self, "loadings", MappingProxyType(dict(self.loadings)))
-        object.__setattr__(self, "intercepts", MappingProxyType({name: self.intercepts[name] for name in names}))
-        object.__setattr__(self, "noise_variance", MappingProxyType(noise))
+        object.__setattr__(self, "loadings", FrozenMapping(dict(self.loadings)))
+        object.__setattr__(self, "intercepts", FrozenMapping({name: self.intercepts[name] for name in names}))
+        object.__setattr__(self, "noise_variance", FrozenMapping(noise))
         object.__setattr__(self, "noise_factor", self._checked_factors())
         like = self.loadings[names[0]]
         if self.prior_mean is None:
@@ -156,7 +156,7 @@ class LinearGaussian:
                     f"which is their sum and the feature's own; got a remainder of {float(rest.detach().min()):.3g}. "
                     "Use float64, or give more of the variance to noise_variance."
                 )
-        return MappingProxyType({name: given[name] for name in self.loadings})
+        return FrozenMapping({name: given[name] for name in self.loadings})
 
     def correlated_noise(self, name: str) -> CorrelatedNoise | None:
         """The noise of a modality where it is correlated between features; None where it is diagonal."""
@@ -339,7 +339,7 @@ def require_diagonal_noise(linear_gaussian: LinearGaussian, argument: str) -> No
         )
 
 
-class AboutGaussian:
+class AboutGaussian(TravelsDetached):
     """Base class of structures that are one linear-Gaussian model given scales: its modalities, latents and type."""
 
     linear_gaussian: LinearGaussian

@@ -102,7 +102,8 @@ class InstanceModel:
         self.bound = model if isinstance(model, BoundModel) else BoundModel(model)
         self._schema: Mapping[str, int] | None = getattr(self.bound.model, "dims", None)
         data = self.conform(data)
-        call = self.bound.call(data.subset(slice(0, _ROWS)))
+        with torch.no_grad():  # its sites are kept for their shapes, and travel with every result
+            call = self.bound.call(data.subset(slice(0, _ROWS)))
         unfitted = [name for name in call.globals if name not in self.bound.values]
         if unfitted:
             raise ModelError(

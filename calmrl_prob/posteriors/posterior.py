@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, whole_number
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import CorrelatedNoise
 from calmrl_prob.posteriors.predictive import Predictive
@@ -50,7 +50,7 @@ class PosteriorResult(ABC):
 
     route: str
     dims: Mapping[str, int]
-    diagnostics: Mapping[str, Any] = MappingProxyType({})
+    diagnostics: Mapping[str, Any] = FrozenMapping()
 
     @property
     @abstractmethod

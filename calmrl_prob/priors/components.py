@@ -30,6 +30,11 @@ class Components(nn.Module):
         self.below = nn.Parameter(torch.zeros(count, latent_dim, latent_dim, dtype=dtype))
         self.log_diagonal = nn.Parameter(torch.zeros(count, latent_dim, dtype=dtype))
 
+    @staticmethod
+    def numbers(count: int, latent_dim: int) -> int:
+        """Count of the numbers that C Gaussians of K latents are."""
+        return count * latent_dim * (latent_dim + 2)
+
     def scale_tril(self) -> Tensor:
         """Lower Cholesky factors of the covariances, (C, K, K)."""
         return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -90,6 +91,17 @@ class FlowPrior(Prior):
         """p(z), the same for all instances."""
         del data
         return FlowDistribution(self.flow())
+
+    @classmethod
+    def least_numbers(
+        cls, latent_dim: int, num_transforms: int = 3, hidden: Sequence[int] = (64,), num_bins: int = 8, **config: Any
+    ) -> int:
+        """Weights of the networks of all transforms; of one latent alone, which needs none, the knots."""
+        del config
+        knots = latent_dim * (3 * whole_number("num_bins", num_bins, least=2) - 1)
+        widths = [latent_dim, *(whole_number("hidden", width, least=1) for width in hidden), knots]
+        weights = sum(one * other for one, other in pairwise(widths)) if latent_dim > 1 else knots
+        return whole_number("num_transforms", num_transforms, least=1) * weights
 
     def config(self) -> dict[str, Any]:
         """The sizes of the networks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,6 +122,12 @@ class GroupPrior(Prior):
         if not isinstance(structure, LinearGaussianMixture):
             raise ArgumentTypeError(f"structure: expected a LinearGaussianMixture, got {described(structure)}.")
         self.components.set(structure.means, structure.covariances)
+
+    @classmethod
+    def least_numbers(cls, latent_dim: int, groups: Sequence[Any] = (), **config: Any) -> int:
+        """G K (K + 2): means and covariances."""
+        del config
+        return Components.numbers(len(groups), latent_dim)
 
     def config(self) -> dict[str, Any]:
         """The groups and where they stand."""

@@ -94,6 +94,13 @@ class MixturePrior(Prior):
         self.components.set(structure.means, structure.covariances)
         self.logits.copy_(structure.log_weights)
 
+    @classmethod
+    def least_numbers(cls, latent_dim: int, num_components: int = 4, **config: Any) -> int:
+        """C + C K (K + 2): weights, means and covariances."""
+        del config
+        count = whole_number("num_components", num_components, least=1)
+        return count + Components.numbers(count, latent_dim)
+
     def config(self) -> dict[str, Any]:
         """The number of components."""
         return {"num_components": self.num_components}

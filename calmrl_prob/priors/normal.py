@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -80,6 +80,12 @@ class NormalPrior(Prior):
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """m0 (K,) and S0 (K, K)."""
         return self.mean, self.covariance
+
+    @classmethod
+    def least_numbers(cls, latent_dim: int, **config: Any) -> int:
+        """K + K^2: m0 and S0."""
+        del config
+        return latent_dim + latent_dim**2
 
     def __repr__(self) -> str:
         """One line."""

@@ -65,6 +65,22 @@ class Prior(nn.Module, ABC):
         """The settings besides ``latent_dim`` that make a prior of the same shape: JSON values by argument."""
         return {}
 
+    @classmethod
+    def least_numbers(cls, latent_dim: int, **config: Any) -> int:
+        """Count of the numbers that a prior of these settings holds, or a bound from below: told before one is made.
+
+        A file that says it has a prior of a size must be as large; :func:`calmrl_prob.load` compares.
+
+        Args:
+            latent_dim: K.
+            **config: what :meth:`config` returns, or what a file says that it was.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: a setting is not one.
+        """
+        del config
+        return latent_dim
+
     def forward(self) -> Tensor:
         """One draw, shape (K,)."""
         draw: Tensor = self.distribution().sample()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
@@ -202,7 +202,7 @@ class ChosenFit:
         return replace(
             best,
             model=self._model,
-            options=MappingProxyType(dict(options)),
+            options=FrozenMapping(dict(options)),
             log_likelihood=best.log_likelihood - volume,
             objective=best.objective - volume,
         )
@@ -218,7 +218,7 @@ class ChosenFit:
         structure: Any = working.structure()
         self._model.settle(setting.latent_dim, noise, prior_of(setting, self._seed, self._model.dtype))
         self._model.load(self._scaling.unscaled_structure(structure))
-        return replace(found, model=self._model, options=MappingProxyType(options))
+        return replace(found, model=self._model, options=FrozenMapping(options))
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:

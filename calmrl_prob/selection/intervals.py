@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fingerprint import fingerprint
@@ -163,12 +164,19 @@ class HeldOutIntervals:
     def from_tensors(
         cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor], model: object = None
     ) -> HeldOutIntervals:
-        """The intervals that :meth:`to_tensors` took apart, for a model with the same parameters."""
+        """The intervals that :meth:`to_tensors` took apart, for a model with the same parameters.
+
+        Raises:
+            ArgumentError: they do not go together, with each other or with themselves.
+            KeyError, TypeError: something of them is missing, or is of another type.
+        """
         scales: dict[str, dict[str | None, ErrorScale]] = {}
         for k, group in enumerate(described["groups"]):
             found = ErrorScale(**group, factor=tensors[f"factor/{k}"], half_widths=tensors.get(f"half_widths/{k}"))
             scales.setdefault(found.modality, {})[found.pattern] = found
         centres = {name: tensors[f"centre/{name}"] for name in described["names"]}
+        _require_whole(scales, centres)
+        whole_number("num_folds", described["num_folds"])
         return cls(described["names"], scales, centres, described["num_folds"], model)
 
     def table(self, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
@@ -210,6 +218,23 @@ class HeldOutIntervals:
 
 #: Where nothing was learned: a normal of the model's own variance.
 _AS_STATED = ErrorScale("", None, 0, torch.ones(1).double(), 1.0, torch.special.ndtri((1 + LEVELS) / 2)[None])
+
+
+def _require_whole(scales: Mapping[str, Mapping[str | None, ErrorScale]], centres: Mapping[str, Tensor]) -> None:
+    """Refuse errors of unknown modalities, of other widths, or by pattern alone."""
+    for name, groups in scales.items():
+        if name not in centres or None not in groups:
+            raise ArgumentError(
+                f"intervals: modality {brief(name)} is unknown, or has errors of single patterns alone."
+            )
+        widths = (1, len(centres[name]))
+        for group in groups.values():
+            whole_number("num_instances", group.num_instances)
+            real_number("slope", group.slope, 1.0)
+            half = group.half_widths
+            whole = half is None or (half.ndim == 2 and half.shape[0] in widths and half.shape[1] == len(LEVELS))
+            if group.factor.ndim != 1 or len(group.factor) not in widths or not whole:
+                raise ArgumentError(f"intervals: the errors of modality {name!r} are not of its {widths[1]} features.")
 
 
 def _half_width(group: ErrorScale, level: float) -> float:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import brief, checked_seed, described, whole_number
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.linear_gaussian import SufficientStatistics
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: What is tried by default, for ``SharedLatentModel`` by EM: from nothing to strong.
-GRID: Mapping[str, Sequence[float]] = MappingProxyType(
+GRID: Mapping[str, Sequence[float]] = FrozenMapping(
     {"pseudo_rows": (0, 25, 50, 100, 200, 400, 800), "noise_floor": (1e-4, 0.03, 0.1, 0.3)}
 )
 
@@ -115,7 +115,7 @@ def choose_shrinkage(
         scores.mean(setting)
         for name, values in grid.items():
             setting = max(({**setting, name: value} for value in values), key=scores.mean)
-    return ShrinkageChoice(MappingProxyType({**fixed, **setting}), scores.curve(setting))
+    return ShrinkageChoice(FrozenMapping({**fixed, **setting}), scores.curve(setting))
 
 
 def _checked_grid(grid: Mapping[str, Sequence[float]] | None) -> Mapping[str, Sequence[float]]:
@@ -194,7 +194,7 @@ class _Scores:
         if key not in self.tried:
             scores = np.empty(self.num_instances)
             for part in self.parts:
-                fitted = fit(copy.deepcopy(self.model), part.train, **self.fixed, **setting)
+                fitted = fit(copy_to_fit(self.model), part.train, **self.fixed, **setting)
                 scores[part.rows] = self.criterion(fitted, part.held_out)
             self.tried[key] = scores
             if self.callback is not None:

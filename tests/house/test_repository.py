@@ -70,6 +70,15 @@ def test_library_never_pickles(path: Path) -> None:
 
 
 @in_every_library_file
+def test_results_hold_no_mapping_that_cannot_travel(path: Path) -> None:
+    tree = parse(path)
+    constants = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    for call in calls(tree):  # a proxy cannot be pickled or copied: what a module keeps to itself need not be
+        proxy = dotted(call.func).split(".")[-1] == "MappingProxyType"
+        assert not proxy or call in constants, f"line {call.lineno}: use FrozenMapping"
+
+
+@in_every_library_file
 def test_library_keeps_out_of_pyros_global_parameter_store(path: Path) -> None:
     forbidden = {"clear_param_store", "get_param_store"}
     if path.name == "bound.py":  # sets the store aside while a user's model runs, and puts it back

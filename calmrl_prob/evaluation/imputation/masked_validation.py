@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -22,6 +21,7 @@ from calmrl_prob.evaluation.imputation.masking import Hiding, hidings, random_fo
 from calmrl_prob.evaluation.imputation.options import ValidationOptions
 from calmrl_prob.evaluation.imputation.uncertainty import Tables
 from calmrl_prob.imputation import Imputation, Recalibrator, impute
+from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.result import FitResult
@@ -254,6 +254,5 @@ def _refitted(
         if isinstance(model, FitResult):  # as it was fitted
             known = {"method": model.method} if model.method != "own" else {}
             options = {"seed": model.seed, **known, **model.options, **options}
-        own = copy.deepcopy(model.model if isinstance(model, FitResult) else model)
         with torch.enable_grad():
-            yield fit(own, others, **options)
+            yield fit(copy_to_fit(model), others, **options)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import described, real_number, whole_number
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.inference.exact.discovered import on_device
@@ -81,8 +81,12 @@ class GaussianProcessPosterior(PosteriorResult):
         self.route = "gaussian process"
         self.dims = linear_gaussian.dims
         self.linear_gaussian, self.prior = linear_gaussian, prior
-        self.diagnostics = MappingProxyType(dict(diagnostics))
+        self.diagnostics = FrozenMapping(dict(diagnostics))
         self._inducing, self._weights, self._rows, self._make_before = inducing, weights, rows, before
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a closure makes what came before; what it made can travel
+        return {**vars(self), "_before": self._before, "_make_before": None}
 
     @cached_property
     def _before(self) -> ProcessPosterior | None:

@@ -21,13 +21,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.arviz.adapter import Group, Variable
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
@@ -66,10 +66,10 @@ class ParameterDraws:
     values: Mapping[str, Tensor]
     route: str
     reference: int = -1
-    diagnostics: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    diagnostics: Mapping[str, Any] = field(default_factory=FrozenMapping)
     num_chains: int | None = None
-    quantities: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
-    statistics: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    quantities: Mapping[str, Tensor] = field(default_factory=FrozenMapping)
+    statistics: Mapping[str, Tensor] = field(default_factory=FrozenMapping)
 
     def __len__(self) -> int:
         """S."""
@@ -187,9 +187,9 @@ class ParameterDraws:
         fitted: LinearGaussian,
         draws: Sequence[LinearGaussian],
         route: str,
-        quantities: Mapping[str, Tensor] = MappingProxyType({}),
-        diagnostics: Mapping[str, Any] = MappingProxyType({}),
-        statistics: Mapping[str, Tensor] = MappingProxyType({}),
+        quantities: Mapping[str, Tensor] = FrozenMapping(),
+        diagnostics: Mapping[str, Any] = FrozenMapping(),
+        statistics: Mapping[str, Tensor] = FrozenMapping(),
     ) -> ParameterDraws:
         """Draws of models about a fitted one, each turned to where its loadings are nearest to the fitted one's.
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.frozen import TravelsDetached
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample, require_diagonal_noise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LinearGaussianMixture:
+class LinearGaussianMixture(TravelsDetached):
     """C weighted linear-Gaussian models of the same modalities, with the same number of latents.
 
     Args:

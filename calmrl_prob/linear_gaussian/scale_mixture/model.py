@@ -24,11 +24,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -87,7 +87,7 @@ class ScaleMixture(AboutGaussian):
                     "prior_degrees_of_freedom: latents that have different scales have to be uncorrelated in the prior."
                 )
         order = {name: self.degrees_of_freedom[name] for name in lg.names if name in self.degrees_of_freedom}
-        object.__setattr__(self, "degrees_of_freedom", MappingProxyType(order))
+        object.__setattr__(self, "degrees_of_freedom", FrozenMapping(order))
         object.__setattr__(self, "prior_degrees_of_freedom", tuple(self.prior_degrees_of_freedom))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ScaleMixture:
