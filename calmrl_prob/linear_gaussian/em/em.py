@@ -34,6 +34,7 @@ from calmrl_prob.linear_gaussian.em.preparation import (
     require_usable,
 )
 from calmrl_prob.linear_gaussian.em.pseudo_rows import PseudoRows, WithPseudoRows
+from calmrl_prob.linear_gaussian.em.revival import revived
 from calmrl_prob.linear_gaussian.em.spectral import spectral_start, supported_start
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.em.support import Support
@@ -43,6 +44,8 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 _START_ITERATIONS = 30
 #: Rounds of turning latents, at most, before the first step of a prior that cares; each step has one more.
 _START_ROUNDS = 30
+#: Times, at most, that latents which died on the way are set on what is left over.
+_REVIVALS = 3
 
 Structure = TypeVar("Structure")
 
@@ -124,17 +127,14 @@ def fit_em(
             "private latents would; leave one out."
         )
     fit = _Fit(prepared, latent_dim, options, served)
-    last, trace = ascend(
-        fit.start(start),
-        fit.evaluate,
-        fit.improve,
-        num_values=float(prepared.step.feature_count.sum()),
-        max_iterations=options.max_iterations,
-        tolerance=options.tolerance,
-        form=prepared.form,
-        callback=callback,
-        guess=fit.guess if options.anderson_memory else None,
-    )
+    last, trace = fit.climb(fit.start(start), options.max_iterations, callback)
+    for _ in range(_REVIVALS):
+        left = options.max_iterations - trace.num_iterations
+        again = fit.revived(last) if left > 0 else None
+        if again is None:
+            break
+        last, further = fit.climb(again, left, callback)
+        trace = trace.then(further)
     shape, precision = prepared.step.shape, None if fit.prior is None else fit.prior.precision(last.point.loadings)
     return EMResult(
         structure=last.point.to_linear_gaussian(shape, prepared.shift, prior_mean, prior_covariance),
@@ -169,6 +169,7 @@ class _Fit:
     """
 
     def __init__(self, prepared: Prepared, latent_dim: int, options: EMOptions, support: Support | None) -> None:
+        self._form = prepared.form
         self._latent_dim, self._options, self._support, self._shift = latent_dim, options, support, prepared.shift
         self._covariance = prepared.covariance()
         step, variance = prepared.step, self._covariance.variance
@@ -212,6 +213,35 @@ class _Fit:
             found = spectral_start(self._covariance, shape, self._latent_dim, self._noise, generator)
         found = found.with_floor(self._noise.floor)
         return found if self.prior is None else self.prior.turned(found, most_rounds=_START_ROUNDS)
+
+    def climb(
+        self, start: Parameters, max_iterations: int, callback: Callable[[int, float], None] | None
+    ) -> tuple[Evaluation[Parameters, Moments], Trace]:
+        """Steps and guesses from a start until little is still to be gained."""
+        self.guess.reset()
+        return ascend(
+            start,
+            self.evaluate,
+            self.improve,
+            num_values=float(self._step.feature_count.sum()),
+            max_iterations=max_iterations,
+            tolerance=self._options.tolerance,
+            form=self._form,
+            callback=callback,
+            guess=self.guess if self._options.anderson_memory else None,
+        )
+
+    def revived(self, last: Evaluation[Parameters, Moments]) -> Parameters | None:
+        """A start from the last point with latents that died set on what is left over; None if that is no better."""
+        if self.prior is not None or self._support is not None or isinstance(self._noise, CorrelatedNoiseModel):
+            return None
+        generator = torch.Generator().manual_seed(self._options.seed)
+        found = revived(last.point, self._covariance, self._step.shape, self._noise, generator)
+        if found is None:
+            return None
+        num_values = float(self._step.feature_count.sum())
+        gain = self.evaluate(found).objective - last.objective
+        return found if gain > self._options.tolerance * num_values else None
 
     def _correlated_start(self, generator: torch.Generator) -> CorrelatedStart:
         totals = self._step.totals
