@@ -98,6 +98,11 @@ class LinearGaussian:
                     f"{argument}: expected the modalities of loadings, {list(names)}, got {list(given)}."
                 )
         latent_dim = self.loadings[names[0]].shape[-1]
+        if (kind := self.loadings[names[0]].dtype) in (torch.float16, torch.bfloat16):
+            raise ArgumentError(
+                f"loadings: expected torch.float32 or torch.float64, got {kind}, too coarse for covariances; call "
+                ".float() or .double() on the model, and fit it again if it was fitted so."
+            )
         noise: dict[str, Tensor] = {}
         for name in names:
             shape = tuple(self.loadings[name].shape)

@@ -17,7 +17,7 @@ from calmrl_prob.linear_gaussian.em.preparation import NOT_FINITE
 #: Anderson's memory, because gains are small for a while after each time that it had to start anew.
 _WINDOW = 12
 #: Loss of a step, in nats for each observed value, that rounding takes near a maximum, whatever tolerance was asked for.
-_ROUNDING = 1e-6
+_ROUNDING = 1e-4
 #: Of fewer steps than this nothing is extrapolated.
 _LEAST_WINDOW = 3
 
