@@ -15,6 +15,7 @@ from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import remember_rows
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
@@ -144,7 +145,8 @@ class ChosenFit:
             noise = "diagonal"  # one variance in units of the features' own spreads
         self._model.settle(setting.latent_dim, noise, prior, setting.noise_rank)
         self._model.load_linear_gaussian(form)
-        return replace(best, model=self._model, options=MappingProxyType(dict(options)))
+        seen = remember_rows(self._model, self._data)  # not the rows in the units of the scaling
+        return replace(best, model=self._model, options=MappingProxyType(dict(options)), rows_of_fit=seen)
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:
