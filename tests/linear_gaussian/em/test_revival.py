@@ -47,4 +47,3 @@ def test_the_case_is_one_where_latents_die(monkeypatch: pytest.MonkeyPatch) -> N
     model = cal.SharedLatentModel({"x": x.shape[1]}, 22, "isotropic")
     result = cal.fit(model, cal.MultimodalData({"x": x}), noise_floor=1e-12)
     assert closed_form(x, 22) - float(result.objective[-1]) > 10
-
