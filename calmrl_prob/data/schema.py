@@ -124,8 +124,8 @@ def _require_squares(data: StoredModalities, name: str) -> None:
         raise DataError(
             f"modality {name!r}: {len(small)} of its {data.dims[name]} features vary so little, first feature "
             f"{int(suspects[small[0]])} by {float(spread[small[0]]):.2g}, that "
-            f"{str(data.dtype).removeprefix('torch.')} cannot hold their variances; take other units, such as 1e{power} "
-            f"times these values{wider}, or leave these features out."
+            f"{str(data.dtype).removeprefix('torch.')} cannot hold their variances; take other units, such as "
+            f"1e{power} times these values{wider}, or leave these features out."
         )
 
 

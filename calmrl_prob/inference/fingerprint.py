@@ -16,8 +16,10 @@ from calmrl_prob.programs.bound import BoundModel
 
 
 def fingerprint(model: object) -> str | None:
-    """A digest of what predicts, None if there is none: draws of parameters; the linear-Gaussian form with its prior;
-    of other modules and of fitted Pyro models, all parameters; of a posterior, that of its model.
+    """A digest of what predicts; None if there is none.
+
+    That is draws of parameters, or the linear-Gaussian form with its prior; of other modules and of fitted Pyro models
+    all parameters; of a posterior what its model has.
 
     A fit and draws about it predict alike in the mean only, so that neither can be recalibrated by the other. Numbers
     are compared in float64, so that a posterior in a wider type than its model's is recognised.

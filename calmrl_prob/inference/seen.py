@@ -1,8 +1,8 @@
 """Rows that a model was fitted to, remembered by hashes, so that what is said to be held out can be checked.
 
 Of each modality every row is hashed, over up to 64 of its features: mantissa to 24 bits and exponent, so that float32
-and float64 of the same numbers agree and units do not matter. Only hashes of a fixed share are kept, chosen by their own
-last bits, at most about 65,000 a modality. Rows may coincide by chance, as those of labels do: by Good's estimate a new
+and float64 of the same numbers agree. Of many rows only a share of the hashes is kept, chosen by their own last bits, at
+most about 65,000 a modality. Rows may coincide by chance, as those of labels do: by Good's estimate a new
 row equals one of n old ones with probability 1 - (rows that occur once) / n, and what goes beyond that is told.
 
 Source: Good, The population frequencies of species and the estimation of population parameters (1953).
@@ -98,7 +98,7 @@ class SeenRows:
 
 
 def remember_rows(model: Any, data: object) -> SeenRows | None:  # noqa: ANN401 - whatever was fitted
-    """The rows that a model was fitted to, kept as ``model.rows_of_fit`` where it takes attributes; None of statistics."""
+    """The rows that a model was fitted to, kept as ``model.rows_of_fit`` where that can be; None of statistics."""
     seen = SeenRows.of(data) if isinstance(data, MultimodalData) else None
     try:
         model.rows_of_fit = seen
@@ -142,8 +142,8 @@ def warn_if_not_seen(model: object, data: MultimodalData, method: str) -> None:
     if share is not None and share < _NEARLY_ALL:
         warnings.warn(
             f"calibration: method {method!r} takes the instances that the model was fitted to, but only about "
-            f"{share:.0%} of these {len(data)} are, so that models of the folds err differently than this one. Give the "
-            "instances of the fit, or recalibrate by method='conformal', which is for others.",
+            f"{share:.0%} of these {len(data)} are, so that models of the folds err differently than this one. Give "
+            "the instances of the fit, or recalibrate by method='conformal', which is for others.",
             ReliabilityWarning,
             stacklevel=level_of_caller(),
         )

@@ -267,21 +267,7 @@ def recalibrate(
     if method not in get_args(Method):
         raise ArgumentError(f"method: expected one of {list(get_args(Method))}, got {method!r}.")
     min_rows = whole_number("min_rows", min_rows, least=1)
-    if isinstance(calibration, MultimodalData):
-        if names is None:
-            names = hidden_names(calibration)
-        if method in ("cv", "cv+"):
-            warn_if_not_seen(model, calibration, method)
-            options = {"folds": 5, **options}
-        found = masked_validation(model, calibration, names=names, **{"num_draws": 0, "recalibrated": False, **options})
-    elif isinstance(calibration, MaskedValidation):
-        if options:
-            raise ArgumentError(f"options: {sorted(options)} are of masked_validation, which is done already.")
-        found = calibration
-    else:
-        raise ArgumentTypeError(
-            f"calibration: expected MultimodalData or a MaskedValidation, got {described(calibration)}."
-        )
+    found, names = _validation(model, calibration, method, names, options)
     _check(model, found, method)
     hidden = [name for name in found.names if any(part.modality == name for part in found.parts)]
     for name in [] if names is None else chosen_names(names, found.names):
@@ -300,6 +286,32 @@ def recalibrate(
     if attach:
         _attach(result, model)
     return result
+
+
+def _validation(
+    model: Any,  # noqa: ANN401
+    calibration: object,
+    method: Method,
+    names: Sequence[str] | None,
+    options: dict[str, Any],
+) -> tuple[MaskedValidation, Sequence[str] | None]:
+    """The validation to learn from, and the names asked for, or all that some rows have with another."""
+    if isinstance(calibration, MultimodalData):
+        if names is None:
+            names = hidden_names(calibration)
+        if method in ("cv", "cv+"):
+            warn_if_not_seen(model, calibration, method)
+            options = {"folds": 5, **options}
+        found = masked_validation(model, calibration, names=names, **{"num_draws": 0, "recalibrated": False, **options})
+    elif isinstance(calibration, MaskedValidation):
+        if options:
+            raise ArgumentError(f"options: {sorted(options)} are of masked_validation, which is done already.")
+        found = calibration
+    else:
+        raise ArgumentTypeError(
+            f"calibration: expected MultimodalData or a MaskedValidation, got {described(calibration)}."
+        )
+    return found, names
 
 
 def _check(model: object, found: MaskedValidation, method: str) -> None:

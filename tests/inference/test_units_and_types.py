@@ -99,5 +99,5 @@ def test_modules_in_half_precision_are_refused(kind: torch.dtype) -> None:
     data = as_type(arrays(), "f4")
     model = cal.SharedLatentModel(data.dims, 2)
     cal.fit(model, data)
-    with pytest.raises(cal.errors.ArgumentError, match="call .float"):
+    with pytest.raises(cal.errors.ArgumentError, match=r"call \.float"):
         cal.impute(model.to(kind), data)

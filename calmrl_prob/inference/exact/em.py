@@ -16,8 +16,8 @@ from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian
 from calmrl_prob.linear_gaussian import (
     EMOptions,
     EMResult,
-    FewLinks,
     FeatureBlocks,
+    FewLinks,
     LinearGaussian,
     ObservedBlocks,
     SufficientStatistics,

@@ -16,7 +16,7 @@ from calmrl_prob.linear_gaussian.em.preparation import NOT_FINITE
 #: The gain still to come is judged from the gains of up to this many steps against as many before them: more than
 #: Anderson's memory, because gains are small for a while after each time that it had to start anew.
 _WINDOW = 12
-#: Loss of a step, in nats for each observed value, that rounding takes near a maximum, whatever tolerance was asked for.
+#: Loss of a step, in nats for each observed value, that rounding takes near a maximum, whatever the tolerance.
 _ROUNDING = 1e-4
 #: Of fewer steps than this nothing is extrapolated.
 _LEAST_WINDOW = 3

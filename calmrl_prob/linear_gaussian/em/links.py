@@ -1,10 +1,11 @@
 """Several starts of a fit where few rows link some modalities with the rest.
 
 Rows that have one modality alone tell nothing of how its latents are turned against those of another: turning its
-loadings by an orthogonal matrix leaves their likelihood as it is. Only rows that have both tell, and where these are few
-the likelihood has a maximum of its own for each way that they can nearly be explained, reflections above all. So from
-where the first fit ended others start that differ in the turn: the best one between the latents as the two sides see
-them on the linking rows (Schonemann, A generalized solution of the orthogonal Procrustes problem, 1966), and random ones.
+loadings by an orthogonal matrix leaves their likelihood as it is. Only rows that have both tell, and where these are
+few the likelihood has a maximum of its own for each way that they can nearly be explained, reflections above all. So
+from where the first fit ended others start that differ in the turn: the best one between the latents as the two sides
+see them on the linking rows (Schonemann, A generalized solution of the orthogonal Procrustes problem, 1966), and random
+ones.
 """
 
 from __future__ import annotations
@@ -78,13 +79,14 @@ class FewLinks:
         return replace(fitted, loadings=loadings)
 
     def _procrustes(self, fitted: LinearGaussian, blocks: ObservedBlocks, number: int) -> Tensor:
-        """The turn R that maximises sum z_other^T R^T z_own over the linking rows: W R then sees what the others see."""
+        """The turn R that maximises sum z_own^T R z_other over the linking rows: W R then sees what the others see."""
         side, rows = self.sides[number + 1], self.rows[number]
         here = {name: name in side for name in blocks.names}
         own = _latents(fitted, blocks, rows, here)
         other = _latents(fitted, blocks, rows, {name: not there for name, there in here.items()})
         left, _, right = torch.linalg.svd(own.mT @ other)
-        return left @ right
+        turn: Tensor = left @ right
+        return turn
 
     def undecided(self, ends: Sequence[tuple[LinearGaussian, float]]) -> list[str]:
         """In words, how other ends say otherwise how sides go together and are about as likely; empty if none do.

@@ -7,8 +7,8 @@ loadings, these are set on the leading directions of what is left over,
 
     Psi^-1/2 (C - W W^T) Psi^-1/2,
 
-as the spectral start has it, and the fit goes on if that raises the objective. A maximum where latents are zero by right
-stays as it is, to the last bit.
+as the spectral start has it, and the fit goes on if that raises the objective. A maximum where latents are zero by
+right stays as it is, to the last bit.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 import calmrl_prob as cal
 from calmrl_prob.linear_gaussian.em import em as em_module
