@@ -1,9 +1,9 @@
 """Rows that a model was fitted to, remembered by hashes, so that what is said to be held out can be checked.
 
 Of each modality every row is hashed, over up to 64 of its features: mantissa to 24 bits and exponent, so that float32
-and float64 of the same numbers agree. Of many rows only a share of the hashes is kept, chosen by their own last bits, at
-most about 65,000 a modality. Rows may coincide by chance, as those of labels do: by Good's estimate a new
-row equals one of n old ones with probability 1 - (rows that occur once) / n, and what goes beyond that is told.
+and float64 of the same numbers agree. Of many rows only a share of the hashes is kept, chosen by their own last bits,
+at most about 65,000 a modality. Rows may coincide by chance, as those of labels do: by Good's estimate a new row equals
+one of n old ones with probability 1 - (rows that occur once) / n, and what goes beyond that is told.
 
 Source: Good, The population frequencies of species and the estimation of population parameters (1953).
 """
