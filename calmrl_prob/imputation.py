@@ -439,8 +439,7 @@ def _recalibrator(model: object, recalibrated: Recalibrator | bool | None) -> Re
         raise ArgumentTypeError(
             f"recalibrated: expected True, False or what cal.recalibrate returns, got {described(recalibrated)}."
         )
-    if not isinstance(model, PosteriorResult):
-        found.require_model(model)
+    found.require_model(model)
     return found
 
 

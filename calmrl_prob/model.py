@@ -124,6 +124,7 @@ class SharedLatentModel(PyroModule):
         self.requested_rank = noise_rank
         self.latent_dim: int = 0
         self.intervals: Any = None  # of a fit that chose; cal.impute uses them
+        self.rows_of_fit: Any = None  # by which held-out rows are checked to be so
         self.noise: NoiseForm = "isotropic"
         self._noise_parameters = NoiseParameters.of("isotropic", None, self.dims, 1)
         if latent_dim is not None:
@@ -319,6 +320,7 @@ class SharedLatentModel(PyroModule):
             >>> torch.equal(model.linear_gaussian().loadings["image"], source.linear_gaussian().loadings["image"])
             True
         """
+        self.rows_of_fit = None
         if not isinstance(linear_gaussian, LinearGaussian):
             raise ArgumentTypeError(
                 f"linear_gaussian: expected a LinearGaussian, got {described(linear_gaussian)}; of another model give "

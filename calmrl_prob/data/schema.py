@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from calmrl_prob._support.arguments import brief
 from calmrl_prob.data.stored import StoredModalities
@@ -12,6 +16,11 @@ from calmrl_prob.errors import ArgumentTypeError, DataError, IdentifiabilityWarn
 
 if TYPE_CHECKING:
     from calmrl_prob.linear_gaussian import SufficientStatistics
+
+#: Rows looked at to rule out that a feature varies too little, before all rows are.
+_FIRST_ROWS = 256
+#: Times the root of the smallest normal number that a feature has to vary by: noise is a small share of its variance.
+_MARGIN = 1e4
 
 
 def require_schema(
@@ -78,7 +87,8 @@ def require_fittable(data: StoredModalities) -> None:
     Warns as :func:`warn_unidentifiable` does.
 
     Raises:
-        DataError: there is one instance, or a modality has no rows.
+        DataError: there is one instance, a modality has no rows, or a feature is in units so small that its variance is
+            below what the data's type can hold.
 
     Example:
         >>> import torch
@@ -93,7 +103,36 @@ def require_fittable(data: StoredModalities) -> None:
     for name in data.names:
         if not bool(data.observed(name).any()):
             raise DataError(f"modality {name!r}: no instance has it, so it cannot be fitted; leave it out with select.")
+        _require_squares(data, name)
     warn_unidentifiable(data)
+
+
+def _require_squares(data: StoredModalities, name: str) -> None:
+    """Refuse features whose spread is so small that squares of it would underflow, and all variances be nonsense."""
+    kind = torch.finfo(data.dtype)
+    least = _MARGIN * kind.tiny**0.5
+    values = data[name]
+    first = _spread(values[data.observed(name).nonzero().squeeze(1)[:_FIRST_ROWS]])
+    suspects = (first < least).nonzero().squeeze(1)
+    if len(suspects) == 0:
+        return
+    spread = _spread(values[:, suspects])
+    small = ((spread > 0) & (spread < least)).nonzero().squeeze(1)
+    if len(small):
+        power = math.floor(-math.log10(float(spread[small[0]])))
+        wider = "" if data.dtype == torch.float64 else ", or give float64"
+        raise DataError(
+            f"modality {name!r}: {len(small)} of its {data.dims[name]} features vary so little, first feature "
+            f"{int(suspects[small[0]])} by {float(spread[small[0]]):.2g}, that "
+            f"{str(data.dtype).removeprefix('torch.')} cannot hold their variances; take other units, such as "
+            f"1e{power} times these values{wider}, or leave these features out."
+        )
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Largest less smallest of the numbers in each column of (N, D) besides NaN, (D,); 0 where there are none."""
+    high, low = values.nan_to_num(nan=-torch.inf).amax(dim=0), values.nan_to_num(nan=torch.inf).amin(dim=0)
+    return (high - low).clamp(min=0)
 
 
 def warn_unidentifiable(data: StoredModalities | SufficientStatistics) -> None:

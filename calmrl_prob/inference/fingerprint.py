@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from calmrl_prob.errors import CalmrlError
 from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
+from calmrl_prob.posteriors.posterior import PosteriorResult
+from calmrl_prob.programs.bound import BoundModel
 
 
 def fingerprint(model: object) -> str | None:
-    """A digest of what predicts: all draws of parameters, or those of the linear-Gaussian form; None if there is none.
+    """A digest of what predicts; None if there is none.
 
-    A fit and draws about it predict alike in the mean only, so that neither can be recalibrated by the other.
+    That is draws of parameters, or the linear-Gaussian form with its prior; of other modules and of fitted Pyro models
+    all parameters; of a posterior what its model has.
+
+    A fit and draws about it predict alike in the mean only, so that neither can be recalibrated by the other. Numbers
+    are compared in float64, so that a posterior in a wider type than its model's is recognised.
     """
-    draws = getattr(getattr(model, "report", None), "draws", model)  # of a fit by sampling
+    if isinstance(model, PosteriorResult):
+        return model.fingerprint
+    report = getattr(model, "report", None)
+    draws = getattr(report, "draws", model)  # of a fit by sampling
     if isinstance(draws, ParameterDraws):
-        parts: list[Mapping[str, Tensor]] = [draws.values]
-    else:
-        form: Any = getattr(model, "linear_gaussian", None)
-        try:
-            lg: Any = form() if callable(form) else model
-            parts = [lg.loadings, lg.intercepts, lg.noise_variance, lg.noise_factor or {}]
-        except (AttributeError, CalmrlError):
-            return None
-    digest = hashlib.sha256()
-    for part in parts:
-        for name in sorted(part):
-            digest.update(np.ascontiguousarray(part[name].detach().cpu().numpy()).tobytes())
+        return _digest([draws.values[name] for name in sorted(draws.values)])
+    owner: Any = model if report is None else getattr(model, "model", model)
+    form: Any = getattr(owner, "linear_gaussian", None)
+    try:
+        lg: Any = form() if callable(form) else owner
+        parts: list[Mapping[str, Tensor]] = [lg.loadings, lg.intercepts, lg.noise_variance, lg.noise_factor or {}]
+        return _digest([*(part[name] for part in parts for name in sorted(part)), lg.prior_mean, lg.prior_covariance])
+    except (AttributeError, CalmrlError):
+        pass
+    if not isinstance(owner, nn.Module):
+        return None
+    # a module and the same as a Pyro program have parameters by other names: in the order of what they hold
+    values = owner.values.values() if isinstance(owner, BoundModel) else ()
+    held = sorted(_digest([tensor]) for tensor in [*owner.parameters(), *values])
+    return hashlib.blake2b("".join(held).encode(), digest_size=20).hexdigest() if held else None
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.detach().double().cpu().numpy()).tobytes())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from calmrl_prob._support.arguments import checked_seed, described, require_known_options
@@ -16,6 +17,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarn
 from calmrl_prob.inference.methods import METHODS, Method, most_steps
 from calmrl_prob.inference.protocols import FitReport, Fittable, HasFit, Loads
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import remember_rows
 from calmrl_prob.inference.subject import Subject
 from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.programs.bound import BoundModel, PyroModel
@@ -116,6 +118,7 @@ def fit(
     if isinstance(fitted, BoundModel):
         fitted.fitted_dims = dict(data.dims)
     result = _result(report, fitted, chosen.name, seed, data.num_instances, options, time.perf_counter() - start)
+    result = replace(result, rows_of_fit=remember_rows(fitted, data))
     if not result.converged and not getattr(report, "warned", False):
         warnings.warn(
             f"method {chosen.name!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, "

@@ -9,6 +9,7 @@ import torch
 from calmrl_prob._support.arguments import described
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
+from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.inference.protocols import HasLinearGaussian, Model
 from calmrl_prob.inference.routes import NO_OWN_ROUTE, ROUTES, Route
 from calmrl_prob.inference.subject import Subject, warn_unfitted
@@ -74,19 +75,26 @@ def posterior(
         data = model.conform(data)
     subject = Subject(model, data)
     if method in named:
-        return _called(method).run(subject, seed=seed, **options)
+        return _signed(_called(method).run(subject, seed=seed, **options), model)
     refusals = []
     for route in ROUTES:
         if route.approximate or (method == "exact" and not route.exact):
             continue
         refusal = route.refuses(subject)
         if refusal is None:
-            return route.run(subject, seed=seed, **options)
+            return _signed(route.run(subject, seed=seed, **options), model)
         refusals.append(refusal)
     serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in named]
     if method == "auto" and serving:
-        return _called(serving[0]).run(subject, seed=seed, **options)
+        return _signed(_called(serving[0]).run(subject, seed=seed, **options), model)
     raise next(refusal for refusal in refusals if refusal is not NO_OWN_ROUTE)
+
+
+def _signed(result: PosteriorResult, model: object) -> PosteriorResult:
+    """The result, which knows whose posterior it is."""
+    if isinstance(result, PosteriorResult):  # a user's own route may return anything
+        result.fingerprint = fingerprint(model)
+    return result
 
 
 def _called(name: str) -> Route:

@@ -45,6 +45,8 @@ class FitResult:
             all were given.
         intervals: what ``cal.impute`` puts the stated uncertainty right by, a
             :class:`calmrl_prob.selection.HeldOutIntervals`; None where nothing was held out.
+        rows_of_fit: what the rows that it was fitted to are known by, a :class:`calmrl_prob.inference.seen.SeenRows`;
+            None of statistics.
     """
 
     model: Any
@@ -64,6 +66,7 @@ class FitResult:
     report: Any = None
     choice: Any = None
     intervals: Any = None
+    rows_of_fit: Any = None
 
     @property
     def diagnostics(self) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from calmrl_prob.linear_gaussian.by_instance import StructuresByInstance
 from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
 from calmrl_prob.linear_gaussian.em.convergence import Trace
 from calmrl_prob.linear_gaussian.em.em import EMResult, fit_em
+from calmrl_prob.linear_gaussian.em.links import FewLinks
 from calmrl_prob.linear_gaussian.em.options import NOISES, EMOptions, NoiseForm, checked_ranks
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.mixture.em import MixtureEMOptions, fit_mixture_em, split_by_labels
@@ -47,6 +48,7 @@ __all__ = [
     "EMResult",
     "Evidence",
     "FeatureBlocks",
+    "FewLinks",
     "LinearGaussian",
     "LinearGaussianMixture",
     "MixtureEMOptions",

@@ -117,6 +117,12 @@ class ObservedBlocks(Patterned):
         centred.values = {name: values - shift[name] for name, values in self.values.items()}
         return centred, torch.cat(list(shift.values())).double()
 
+    def double(self) -> ObservedBlocks:
+        """The same in float64."""
+        wide = copy(self)
+        wide.values = {name: values.double() for name, values in self.values.items()}
+        return wide
+
     @cached_property
     def pattern_rows(self) -> tuple[Tensor, ...]:
         """For each pattern the row numbers of its instances, ascending."""
@@ -179,6 +185,12 @@ class FeatureBlocks(Patterned):
         centred = copy(self)
         centred.values = torch.where(self.feature_mask, self.values - shift, 0)
         return centred, shift.double()
+
+    def double(self) -> FeatureBlocks:
+        """The same in float64."""
+        wide = copy(self)
+        wide.values = self.values.double()
+        return wide
 
 
 def column_means(values: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, row_chunks
 from calmrl_prob.linear_gaussian.structure import LinearGaussian, require_diagonal_noise, solve_noise
 
+#: Nats of an instance's evidence that rounding in the data's type may take; beyond, products run in the model's type.
+_LOST_NATS = 3e-3
+
 
 class Posterior:
     """The posterior N(mean_n, covariance_n) of the latent of each of N instances.
@@ -320,16 +323,17 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
             continue
         precision = 1 / lg.noise_variance[name]
         weights = lg.loadings[name] * precision[:, None]
+        kind = _accumulation_type(lg.loadings[name], lg.noise_variance[name], values)
         shift = lg.intercepts[name].to(values.dtype)
-        rest = lg.intercepts[name] - shift
+        rest = lg.intercepts[name] - shift.to(lg.dtype)
         # the last column carries the linear term of the square about the rounded shift
-        right = torch.cat([weights, (precision * rest)[:, None]], dim=1).to(values.dtype)
+        right = torch.cat([weights, (precision * rest)[:, None]], dim=1).to(kind)
         rest_projected = rest @ weights
         rest_square = (rest.square() * precision).sum()
-        spread = precision.to(values.dtype)
+        spread = precision.to(kind)
         products, norms = [], []
         for chunk in row_chunks(len(values), values.shape[1]):
-            centred = values[chunk] - shift
+            centred = (values[chunk] - shift).to(kind)
             products.append((centred @ right).to(natural.dtype))
             norms.append((centred.square() @ spread).to(natural.dtype))
         product, rows = torch.cat(products), blocks.rows[name]
@@ -338,15 +342,28 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
     return natural, squares
 
 
+def _accumulation_type(loadings: Tensor, noise_variance: Tensor, values: Tensor) -> torch.dtype:
+    """The type that products with the data run in: the model's where, in the data's, rounding would show.
+
+    The evidence is a difference of sums of about sum_d (|w_d|^2 + psi_d) / psi_d, which grow as noise falls.
+    """
+    if values.dtype.itemsize >= loadings.dtype.itemsize:
+        return values.dtype
+    sums = (loadings.detach().square().sum(1) / noise_variance.detach()).sum() + len(loadings)
+    lost = torch.finfo(values.dtype).eps * float(sums)
+    return values.dtype if lost < _LOST_NATS else loadings.dtype
+
+
 def _project_correlated(lg: LinearGaussian, name: str, noise: CorrelatedNoise, values: Tensor) -> tuple[Tensor, Tensor]:
     """W^T Psi^-1 (x - mu), (n, K), and (x - mu)^T Psi^-1 (x - mu), (n,), of one modality; as :func:`_project`."""
     shift = lg.intercepts[name].to(values.dtype)
-    rest = lg.intercepts[name] - shift
+    rest = lg.intercepts[name] - shift.to(lg.dtype)
     weights = noise.solve(torch.cat([lg.loadings[name], rest[:, None]], dim=1))
-    right = weights.to(values.dtype)
+    kind = _accumulation_type(torch.cat([lg.loadings[name], noise.factor], dim=1), noise.specific, values)
+    right = weights.to(kind)
     products, norms = [], []
     for chunk in row_chunks(len(values), values.shape[1]):
-        centred = values[chunk] - shift
+        centred = (values[chunk] - shift).to(kind)
         products.append((centred @ right).to(lg.dtype))
         norms.append(noise.squares(centred).to(lg.dtype))
     product = torch.cat(products)

@@ -98,6 +98,7 @@ class LinearGaussian(TravelsDetached):
                     f"{argument}: expected the modalities of loadings, {list(names)}, got {list(given)}."
                 )
         latent_dim = self.loadings[names[0]].shape[-1]
+        _refuse_half(self.loadings[names[0]].dtype)
         noise: dict[str, Tensor] = {}
         for name in names:
             shape = tuple(self.loadings[name].shape)
@@ -368,3 +369,12 @@ class AboutGaussian(TravelsDetached):
     def device(self) -> torch.device:
         """Device of the parameters."""
         return self.linear_gaussian.device
+
+
+def _refuse_half(kind: torch.dtype) -> None:
+    """Refuse parameters in half precision, which a whole module may have been brought to."""
+    if kind in (torch.float16, torch.bfloat16):
+        raise ArgumentError(
+            f"loadings: expected torch.float32 or torch.float64, got {kind}, too coarse for covariances; call .float() "
+            "or .double() on the model, and fit it again if it was fitted so."
+        )

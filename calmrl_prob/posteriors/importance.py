@@ -179,7 +179,7 @@ def weighted_moments(draws: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor
     Returns:
         (N, K) and (N, K, K).
     """
-    weights = log_weights.exp()
+    weights = log_weights.exp().to(draws.dtype)
     mean = torch.einsum("sn,snk->nk", weights, draws)
     centred = draws - mean
     return mean, torch.einsum("sn,snj,snk->njk", weights, centred, centred)
@@ -207,5 +207,7 @@ def resample(draws: Tensor, log_weights: Tensor, num_draws: int, generator: torc
     steps = torch.arange(num_draws, dtype=draws.dtype, device=draws.device)
     points = (steps + uniform(num_instances, 1)) / num_draws  # (N, R), ascending
     points = points.gather(1, uniform(num_instances, num_draws).argsort(dim=1))
-    chosen = torch.searchsorted(log_weights.exp().mT.cumsum(dim=1).contiguous(), points).clamp(max=len(draws) - 1)
+    chosen = torch.searchsorted(log_weights.exp().mT.cumsum(dim=1).to(draws.dtype).contiguous(), points).clamp(
+        max=len(draws) - 1
+    )
     return draws[chosen.mT, torch.arange(num_instances, device=draws.device)]

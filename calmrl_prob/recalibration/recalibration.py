@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import chosen_names, described, whole_number
+from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, ReliabilityWarning
 from calmrl_prob.evaluation.imputation.held_out import HeldOut
 from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation, hidden_names, masked_validation
 from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.inference.seen import warn_if_not_seen
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
 from calmrl_prob.recalibration.conformal import ConformalPredictive, norm_moments, upper_end
@@ -28,6 +30,9 @@ Method = Literal["scale", "conformal", "cv", "cv+"]
 _ROWS_BY_FEATURE = 50
 #: A pattern without a group of its own is warned of, from so many instances and such a ratio of squared errors on.
 _ROWS_TO_TELL, _MUCH_GREATER = 10, 2.0
+#: Relative standard error of a factor that is warned of; the spread of squared errors between instances that is taken
+#: at the least, since few instances may be alike by chance; and instances that are enough as a rule.
+_MUCH_ERROR, _LEAST_SPREAD, _ROWS_FOR_A_FACTOR = 1 / 3, 0.5, 30
 #: What is true of the intervals of each method, n calibration instances of a group exchangeable with the new one.
 GUARANTEES: dict[str, str] = {
     "scale": "none: right on average over the calibration rows if errors are normal",
@@ -237,10 +242,13 @@ def recalibrate(
         ArgumentError: an unknown method, or a validation that does not go with it; a model that nothing can be attached
             to.
         ArgumentTypeError: an argument is of another type.
-        DataError: a modality of ``names`` is never hidden, since no instance has it and another.
+        DataError: a modality of ``names`` is never hidden, since no instance has it and another, or in one instance
+            alone.
 
     Warns:
-        ReliabilityWarning: a pattern of fewer than ``min_rows`` instances errs much more than all patterns together.
+        ReliabilityWarning: a pattern of fewer than ``min_rows`` instances errs much more than all patterns together;
+            rows are among those that the model was fitted to where they should not be, or are not where they should;
+            or a factor is known badly, from few instances.
 
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
@@ -259,20 +267,7 @@ def recalibrate(
     if method not in get_args(Method):
         raise ArgumentError(f"method: expected one of {list(get_args(Method))}, got {method!r}.")
     min_rows = whole_number("min_rows", min_rows, least=1)
-    if isinstance(calibration, MultimodalData):
-        if names is None:
-            names = hidden_names(calibration)
-        if method in ("cv", "cv+"):
-            options = {"folds": 5, **options}
-        found = masked_validation(model, calibration, names=names, **{"num_draws": 0, "recalibrated": False, **options})
-    elif isinstance(calibration, MaskedValidation):
-        if options:
-            raise ArgumentError(f"options: {sorted(options)} are of masked_validation, which is done already.")
-        found = calibration
-    else:
-        raise ArgumentTypeError(
-            f"calibration: expected MultimodalData or a MaskedValidation, got {described(calibration)}."
-        )
+    found, names = _validation(model, calibration, method, names, options)
     _check(model, found, method)
     hidden = [name for name in found.names if any(part.modality == name for part in found.parts)]
     for name in [] if names is None else chosen_names(names, found.names):
@@ -283,12 +278,40 @@ def recalibrate(
         name: _groups([p for p in found.parts if p.modality == name], folds, by_feature, min_rows)
         for name in (hidden if names is None else names)
     }
+    if method == "scale":
+        _require_known_factors(found, list(groups))
     _warn_of_small_patterns(found, groups, min_rows)
     models = found.models if method == "cv+" else ()
     result = Recalibration(method, groups, found.names, models, fingerprint(model))
     if attach:
         _attach(result, model)
     return result
+
+
+def _validation(
+    model: Any,  # noqa: ANN401
+    calibration: object,
+    method: Method,
+    names: Sequence[str] | None,
+    options: dict[str, Any],
+) -> tuple[MaskedValidation, Sequence[str] | None]:
+    """The validation to learn from, and the names asked for, or all that some rows have with another."""
+    if isinstance(calibration, MultimodalData):
+        if names is None:
+            names = hidden_names(calibration)
+        if method in ("cv", "cv+"):
+            warn_if_not_seen(model, calibration, method)
+            options = {"folds": 5, **options}
+        found = masked_validation(model, calibration, names=names, **{"num_draws": 0, "recalibrated": False, **options})
+    elif isinstance(calibration, MaskedValidation):
+        if options:
+            raise ArgumentError(f"options: {sorted(options)} are of masked_validation, which is done already.")
+        found = calibration
+    else:
+        raise ArgumentTypeError(
+            f"calibration: expected MultimodalData or a MaskedValidation, got {described(calibration)}."
+        )
+    return found, names
 
 
 def _check(model: object, found: MaskedValidation, method: str) -> None:
@@ -313,6 +336,37 @@ def _groups(
         if len(np.unique(np.concatenate([part.rows for part in own]))) >= min_rows:
             found[pattern] = _group(own, pattern, folds, by_feature)
     return found
+
+
+def _require_known_factors(found: MaskedValidation, names: Sequence[str]) -> None:
+    """Refuse to learn a factor from one instance, and warn where its standard error is large.
+
+    Raises:
+        DataError: a modality is hidden in one instance alone.
+    """
+    unsure = []
+    for name in names:
+        parts = [part for part in found.parts if part.modality == name]
+        rows = np.concatenate([part.rows for part in parts])
+        _, index, records = np.unique(rows, return_inverse=True, return_counts=True)
+        squares = torch.cat([_scores(part).square().mean(dim=1) for part in parts]).cpu().numpy()
+        means = np.bincount(index.ravel(), squares) / records  # of each instance
+        if len(means) < 2:
+            raise DataError(
+                f"calibration: modality {name!r} is hidden in 1 instance alone, from which method 'scale' cannot "
+                f"tell how far the stated uncertainty is off; give {_ROWS_FOR_A_FACTOR} instances or more that have it "
+                "and another."
+            )
+        error = max(float(means.std(ddof=1) / means.mean()), _LEAST_SPREAD) / np.sqrt(len(means))
+        if error > _MUCH_ERROR:
+            unsure.append(f"{name} ({means.mean():.2g} +- {error * means.mean():.2g}, {len(means)} instances)")
+    if unsure:
+        warnings.warn(
+            "recalibrate: factors of the variance are known badly, as their standard errors show: "
+            f"{'; '.join(unsure)}. Give {_ROWS_FOR_A_FACTOR} instances or more.",
+            ReliabilityWarning,
+            stacklevel=level_of_caller(),
+        )
 
 
 def _warn_of_small_patterns(

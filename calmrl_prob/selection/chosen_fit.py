@@ -16,6 +16,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import remember_rows
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.em.options import CommonOptions
 from calmrl_prob.model import SharedLatentModel
@@ -205,6 +206,7 @@ class ChosenFit:
             options=FrozenMapping(dict(options)),
             log_likelihood=best.log_likelihood - volume,
             objective=best.objective - volume,
+            rows_of_fit=remember_rows(self._model, self._data),  # not the rows in the units of the scaling
         )
 
     def _final_of_family(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:
@@ -218,7 +220,8 @@ class ChosenFit:
         structure: Any = working.structure()
         self._model.settle(setting.latent_dim, noise, prior_of(setting, self._seed, self._model.dtype))
         self._model.load(self._scaling.unscaled_structure(structure))
-        return replace(found, model=self._model, options=FrozenMapping(options))
+        seen = remember_rows(self._model, self._data)
+        return replace(found, model=self._model, options=FrozenMapping(options), rows_of_fit=seen)
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import warn_if_seen
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.rescaled import Rescaled
 
@@ -120,6 +121,9 @@ def masked_validation(
         ArgumentTypeError: an argument is of another type.
         DataError: a modality of ``names`` is never hidden, since no instance has it and another.
 
+    Warns:
+        ReliabilityWarning: without folds, rows are among those that the model was fitted to.
+
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
         >>> synthetic = make_synthetic(300, {"image": 4, "text": 3}, latent_dim=2, seed=0)
@@ -134,6 +138,8 @@ def masked_validation(
     own = {field.name: settings.pop(field.name) for field in fields(ValidationOptions) if field.name in settings}
     options = ValidationOptions.of(options, own, "masked_validation")
     groups, hidden_count = _hidden_groups(data, scheme, options)
+    if folds is None:
+        warn_if_seen(model, data)
     fold, models = _folds(model, data, folds, refit, options.seed, settings)
     parts: list[tuple[HeldOut, Recalibrator | None]] = []
     bar = progress_bar("masked validation", len(groups) * len(models)) if options.progress else nullcontext()

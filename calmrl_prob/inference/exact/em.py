@@ -10,12 +10,14 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import described, keyword_options, real_number, require_known_options, whole_number
 from calmrl_prob._support.progress import Callback
+from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian
 from calmrl_prob.linear_gaussian import (
     EMOptions,
     EMResult,
     FeatureBlocks,
+    FewLinks,
     LinearGaussian,
     ObservedBlocks,
     SufficientStatistics,
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 #: What ``fit`` settles itself; every other keyword of ``fit_em`` is an option of the method.
 _SETTLED = ("noise", "noise_rank", "seed", "callback")
 EM_OPTIONS = keyword_options(fit_em, _SETTLED, EMOptions)
+#: Options that say where a fit starts or how its latents lie, so that it is not to be turned.
+_AXES = ("start", "support", "prior_mean", "prior_covariance")
 #: Options that are numbers, with a value that messages suggest, and those that count something.
 _NUMBERS = {
     "tolerance": 1e-6,
@@ -57,9 +61,34 @@ def run_em(
     options = _checked(options, model.latent_dim)
     options |= {"noise": model.noise, "noise_rank": getattr(model, "noise_rank", None)}
     result = fit_em(data, model.latent_dim, seed=seed, callback=callback, **options)
+    if isinstance(data, ObservedBlocks) and not any(options.get(key) is not None for key in _AXES):
+        result = _best_of_turns(result, data, seed, options)
     model.load_linear_gaussian(result.linear_gaussian)
     logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
     return result
+
+
+def _best_of_turns(
+    first: EMResult[LinearGaussian], data: ObservedBlocks, seed: int, options: Mapping[str, Any]
+) -> EMResult[LinearGaussian]:
+    """The best of several fits where few rows link some modalities with the rest; the first one where many do.
+
+    Warns:
+        ReliabilityWarning: fits that are about as likely say otherwise how these modalities go together.
+    """
+    latent_dim = first.linear_gaussian.latent_dim
+    few = FewLinks.of(data, latent_dim)
+    if few is None:
+        return first
+    starts = few.starts(first.linear_gaussian, data, seed)
+    found = [first, *(fit_em(data, latent_dim, seed=seed, **{**options, "start": start}) for start in starts)]
+    found.sort(key=lambda result: -float(result.objective[-1]))
+    warn_unreliable(
+        f"few instances link some modalities: {said}; how they go together is not known, nor imputations of one from "
+        "the other. Give more instances that have both"
+        for said in few.undecided([(result.linear_gaussian, float(result.objective[-1])) for result in found])
+    )
+    return found[0]
 
 
 def _checked(options: dict[str, Any], latent_dim: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -16,6 +16,8 @@ from calmrl_prob.linear_gaussian.em.preparation import NOT_FINITE
 #: The gain still to come is judged from the gains of up to this many steps against as many before them: more than
 #: Anderson's memory, because gains are small for a while after each time that it had to start anew.
 _WINDOW = 12
+#: Loss of a step, in nats for each observed value, that rounding takes near a maximum, whatever the tolerance.
+_ROUNDING = 1e-4
 #: Of fewer steps than this nothing is extrapolated.
 _LEAST_WINDOW = 3
 
@@ -63,6 +65,15 @@ class Trace:
     def __repr__(self) -> str:
         """One line: how it ended."""
         return f"Trace({self.ending})"
+
+    def then(self, further: Trace) -> Trace:
+        """The course of this iteration and of one that went on from a better point than its last."""
+        return replace(
+            further,
+            log_likelihood=torch.cat([self.log_likelihood, further.log_likelihood]),
+            objective=torch.cat([self.objective, further.objective]),
+            num_iterations=self.num_iterations + further.num_iterations + 1,
+        )
 
 
 class Traced:
@@ -211,7 +222,8 @@ def ascend(
         log_likelihood=torch.tensor(evidence, dtype=torch.float64),
         objective=torch.tensor(objective, dtype=torch.float64),
         num_iterations=num_iterations,
-        converged=stop_reason != "max_iterations",
+        # a loss beyond what is asked for tells of noise that hides the way up, not of arrival
+        converged=stop_reason == "converged" or (stop_reason == "rounding" and criterion <= max(tolerance, _ROUNDING)),
         criterion=criterion,
         tolerance=tolerance,
         stop_reason=stop_reason,

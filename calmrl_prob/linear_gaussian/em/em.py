@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, NumericalError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.em.acceleration import AndersonGuess
 from calmrl_prob.linear_gaussian.em.convergence import Evaluation, Trace, Traced, ascend
@@ -34,6 +34,7 @@ from calmrl_prob.linear_gaussian.em.preparation import (
     require_usable,
 )
 from calmrl_prob.linear_gaussian.em.pseudo_rows import PseudoRows, WithPseudoRows
+from calmrl_prob.linear_gaussian.em.revival import revived
 from calmrl_prob.linear_gaussian.em.spectral import spectral_start, supported_start
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics
 from calmrl_prob.linear_gaussian.em.support import Support
@@ -43,6 +44,10 @@ from calmrl_prob.linear_gaussian.structure import LinearGaussian
 _START_ITERATIONS = 30
 #: Rounds of turning latents, at most, before the first step of a prior that cares; each step has one more.
 _START_ROUNDS = 30
+#: Times, at most, that latents which died on the way are set on what is left over.
+_REVIVALS = 3
+#: Nats of an instance's evidence that rounding of float32 may take; a fit that ends beyond is done in float64.
+_LOST_NATS = 0.03
 
 Structure = TypeVar("Structure")
 
@@ -124,17 +129,21 @@ def fit_em(
             "private latents would; leave one out."
         )
     fit = _Fit(prepared, latent_dim, options, served)
-    last, trace = ascend(
-        fit.start(start),
-        fit.evaluate,
-        fit.improve,
-        num_values=float(prepared.step.feature_count.sum()),
-        max_iterations=options.max_iterations,
-        tolerance=options.tolerance,
-        form=prepared.form,
-        callback=callback,
-        guess=fit.guess if options.anderson_memory else None,
-    )
+    wide = not isinstance(data, ObservedBlocks | FeatureBlocks) or data.dtype == torch.float64
+    found = fit.ascend(start, callback, may_fail=not wide)
+    if found is None:
+        del fit, prepared  # the data in float32, before there is a copy in float64
+        return fit_em(
+            data.double(),  # type: ignore[union-attr]  # statistics are in float64
+            latent_dim,
+            options,
+            start=start,
+            prior_mean=prior_mean,
+            prior_covariance=prior_covariance,
+            support=support,
+            callback=callback,
+        )
+    last, trace = found
     shape, precision = prepared.step.shape, None if fit.prior is None else fit.prior.precision(last.point.loadings)
     return EMResult(
         structure=last.point.to_linear_gaussian(shape, prepared.shift, prior_mean, prior_covariance),
@@ -169,6 +178,7 @@ class _Fit:
     """
 
     def __init__(self, prepared: Prepared, latent_dim: int, options: EMOptions, support: Support | None) -> None:
+        self._form = prepared.form
         self._latent_dim, self._options, self._support, self._shift = latent_dim, options, support, prepared.shift
         self._covariance = prepared.covariance()
         step, variance = prepared.step, self._covariance.variance
@@ -212,6 +222,61 @@ class _Fit:
             found = spectral_start(self._covariance, shape, self._latent_dim, self._noise, generator)
         found = found.with_floor(self._noise.floor)
         return found if self.prior is None else self.prior.turned(found, most_rounds=_START_ROUNDS)
+
+    def ascend(
+        self, given: LinearGaussian | None, callback: Callable[[int, float], None] | None, *, may_fail: bool
+    ) -> tuple[Evaluation[Parameters, Moments], Trace] | None:
+        """The fit from a model or a spectral start, and from where latents that died on the way are revived.
+
+        Args:
+            given: the model.
+            callback: told of every step.
+            may_fail: return None where rounding in the type of the data hides the way or the evidence.
+        """
+        try:
+            last, trace = self._climb(self.start(given), self._options.max_iterations, callback)
+            for _ in range(_REVIVALS):
+                left = self._options.max_iterations - trace.num_iterations
+                again = self._revived(last) if left > 0 else None
+                if again is None:
+                    break
+                last, further = self._climb(again, left, callback)
+                trace = trace.then(further)
+        except NumericalError:
+            if may_fail:
+                return None
+            raise
+        lost = not trace.converged and trace.stop_reason == "rounding"
+        return None if may_fail and (lost or _rounding_at(last.point) > _LOST_NATS) else (last, trace)
+
+    def _climb(
+        self, start: Parameters, max_iterations: int, callback: Callable[[int, float], None] | None
+    ) -> tuple[Evaluation[Parameters, Moments], Trace]:
+        """Steps and guesses from a start until little is still to be gained."""
+        self.guess.reset()
+        return ascend(
+            start,
+            self.evaluate,
+            self.improve,
+            num_values=float(self._step.feature_count.sum()),
+            max_iterations=max_iterations,
+            tolerance=self._options.tolerance,
+            form=self._form,
+            callback=callback,
+            guess=self.guess if self._options.anderson_memory else None,
+        )
+
+    def _revived(self, last: Evaluation[Parameters, Moments]) -> Parameters | None:
+        """A start from the last point with latents that died set on what is left over; None if that is no better."""
+        if self.prior is not None or self._support is not None or isinstance(self._noise, CorrelatedNoiseModel):
+            return None
+        generator = torch.Generator().manual_seed(self._options.seed)
+        found = revived(last.point, self._covariance, self._step.shape, self._noise, generator)
+        if found is None:
+            return None
+        num_values = float(self._step.feature_count.sum())
+        gain = self.evaluate(found).objective - last.objective
+        return found if gain > self._options.tolerance * num_values else None
 
     def _correlated_start(self, generator: torch.Generator) -> CorrelatedStart:
         totals = self._step.totals
@@ -259,6 +324,12 @@ class _Fit:
         if turned is not image:
             self.guess.reset()  # the past was about other axes
         return turned
+
+
+def _rounding_at(point: Parameters) -> float:
+    """Nats of an instance's evidence, about, that products with data in float32 lose to rounding."""
+    sums = (point.loadings.square().sum(1) / point.noise_variance).sum() + len(point.noise_variance)
+    return torch.finfo(torch.float32).eps * float(sums)
 
 
 def _loadings_prior(options: EMOptions, shape: Shape, scale: Tensor, latent_dim: int) -> LoadingsPenalty | None:
