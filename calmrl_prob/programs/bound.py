@@ -1,6 +1,6 @@
 """Calls of a user's Pyro model, with latents set to given values and with parameters of its own.
 
-Nothing global is touched: Pyro's parameter store is set aside for the call, ``pyro.param`` statements are answered from
+Nothing global differs after a call, and calls by several threads wait for each other: Pyro's parameter store is set aside for the call, ``pyro.param`` statements are answered from
 the :class:`BoundModel`'s own parameters, and torch's random numbers go on afterwards as if nothing had been drawn.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._support.arguments import described
+from calmrl_prob._support.global_state import exclusive, kept_validation
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
@@ -86,9 +87,10 @@ class BoundModel(nn.Module):
             ModelError: the model writes to Pyro's global parameter store.
         """
         store = pyro.get_param_store()
-        answers = _Parameters(self, dict(store.items()))
-        with store.scope() as left, answers:
-            result = self.model(*args, **kwargs)
+        with exclusive():
+            answers = _Parameters(self, dict(store.items()))
+            with store.scope() as left, answers:
+                result = self.model(*args, **kwargs)
         known = {id(parameter) for parameter in self.parameters()}
         for name, value in left["params"].items():
             if isinstance(value, nn.Parameter) and id(value) not in known:  # of a module that the model closes over
@@ -157,19 +159,20 @@ class BoundModel(nn.Module):
     @contextmanager
     def perturbed(self) -> Iterator[None]:
         """The model with every parameter moved by a little, always in the same way, until the end of the block."""
-        parameters = list(self.parameters())
-        kept = [parameter.detach().clone() for parameter in parameters]
-        generator = torch.Generator().manual_seed(0)
-        try:
-            with torch.no_grad():
-                for parameter in parameters:
-                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
-                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(parameters, kept, strict=True):
-                    parameter.copy_(value)
+        with exclusive():  # another thread must not meet the model so
+            parameters = list(self.parameters())
+            kept = [parameter.detach().clone() for parameter in parameters]
+            generator = torch.Generator().manual_seed(0)
+            try:
+                with torch.no_grad():
+                    for parameter in parameters:
+                        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                        parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+                yield
+            finally:
+                with torch.no_grad():
+                    for parameter, value in zip(parameters, kept, strict=True):
+                        parameter.copy_(value)
 
     def call(
         self,
@@ -195,6 +198,7 @@ class BoundModel(nn.Module):
         self._device = data.device
         with (
             seeded(seed, data.device),
+            kept_validation(),  # Pyro puts back what Pyro was told last, not what torch was
             pyro.validation_enabled(False),  # what is wrong is found below, and named by site
             poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
