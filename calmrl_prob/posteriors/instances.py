@@ -20,6 +20,7 @@ from calmrl_prob.conjugacy.gaussian_sites import unwrap
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
 from calmrl_prob.programs.bound import BoundModel, PyroModel
+from calmrl_prob.programs.gate import require_sound
 from calmrl_prob.programs.sites import Call, Site
 
 #: Rows that are looked at to learn the shapes of the sites.
@@ -131,6 +132,7 @@ class InstanceModel:
             self.latent_dim += width
         self.dims = {name: site.rows(site.value).shape[1] for name, site in call.observed.items()}
         self.dtype: torch.dtype = self.blocks[0].site.value.dtype
+        require_sound(self.bound, data)
 
     def conform(self, data: MultimodalData) -> MultimodalData:
         """The data with all modalities of the model, if it says which they are (``dims``)."""

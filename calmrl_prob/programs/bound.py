@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._support.arguments import described
-from calmrl_prob._support.global_state import exclusive, kept_validation
+from calmrl_prob._support.global_state import exclusive
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 from calmrl_prob.programs.sites import PLATE, Call, require_shapes
+from calmrl_prob.programs.unvalidated import unvalidated
 
 #: Relative size of a perturbation of parameters; its square is added for those at 0.
 _PERTURBATION = 0.01
@@ -198,8 +199,7 @@ class BoundModel(nn.Module):
         self._device = data.device
         with (
             seeded(seed, data.device),
-            kept_validation(),  # Pyro puts back what Pyro was told last, not what torch was
-            pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            unvalidated(),
             poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),
