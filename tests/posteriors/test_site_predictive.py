@@ -20,20 +20,21 @@ P = torch.rand(S * N, D, generator=torch.Generator().manual_seed(1), dtype=torch
 WEIGHT = torch.rand(S, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 WEIGHT = WEIGHT / WEIGHT.sum(0)
 
+a, p = A.numpy(), P.numpy()
 #: What torch and pyro call it, and scipy's of the same parameters.
 FAMILIES = {
-    "poisson": (dist.Poisson(A), stats.poisson(A)),
-    "bernoulli": (dist.Bernoulli(P), stats.bernoulli(P)),
-    "binomial": (dist.Binomial(7, P), stats.binom(7, P)),
-    "negative_binomial": (dist.NegativeBinomial(A, P), stats.nbinom(A, 1 - P)),
-    "gamma_poisson": (dist.GammaPoisson(A, 2 * P), stats.nbinom(A, 2 * P / (1 + 2 * P))),
-    "geometric": (dist.Geometric(P), stats.geom(P, loc=-1)),
-    "beta": (dist.Beta(A, 1 + P), stats.beta(A, 1 + P)),
-    "log_normal": (dist.LogNormal(P, 0.5), stats.lognorm(0.5, scale=np.exp(P))),
-    "gamma": (dist.Gamma(A, 2.0), stats.gamma(A, scale=0.5)),
-    "student_t": (dist.StudentT(2 + A, P, 0.5), stats.t(2 + A, P, 0.5)),
-    "exponential": (dist.Exponential(A), stats.expon(scale=1 / A)),
-    "laplace": (dist.Laplace(P, A), stats.laplace(P, A)),
+    "poisson": (dist.Poisson(A), stats.poisson(a)),
+    "bernoulli": (dist.Bernoulli(P), stats.bernoulli(p)),
+    "binomial": (dist.Binomial(7, P), stats.binom(7, p)),
+    "negative_binomial": (dist.NegativeBinomial(A, P), stats.nbinom(a, 1 - p)),
+    "gamma_poisson": (dist.GammaPoisson(A, 2 * P), stats.nbinom(a, 2 * p / (1 + 2 * p))),
+    "geometric": (dist.Geometric(P), stats.geom(p, loc=-1)),
+    "beta": (dist.Beta(A, 1 + P), stats.beta(a, 1 + p)),
+    "log_normal": (dist.LogNormal(P, 0.5), stats.lognorm(0.5, scale=np.exp(p))),
+    "gamma": (dist.Gamma(A, 2.0), stats.gamma(a, scale=0.5)),
+    "student_t": (dist.StudentT(2 + A, P, 0.5), stats.t(2 + a, p, 0.5)),
+    "exponential": (dist.Exponential(A), stats.expon(scale=1 / a)),
+    "laplace": (dist.Laplace(P, A), stats.laplace(p, a)),
 }
 #: Within what quantiles of both are to agree: brackets are halved 30 times, of a width of at most 1e3.
 ENOUGH = 1e-5
@@ -58,7 +59,7 @@ def test_moments_densities_and_quantiles_are_those_of_the_mixture(family: str) -
     assert np.allclose(found.variance, mixed(oracle.var() + oracle.mean() ** 2) - mean**2)
     whole = fn.support.is_discrete
     # a value that some draw of the latents gives, for each feature of each instance
-    at = np.asarray(oracle.rvs(random_state=0)).reshape(S, N, D)[0]
+    at = np.asarray(oracle.rvs(random_state=0), dtype=float).reshape(S, N, D)[0]
     density = (oracle.pmf if whole else oracle.pdf)(np.tile(at, (S, 1)))
     assert np.allclose(found.log_density(torch.tensor(at)), np.log(mixed(density)))
     assert np.allclose(found.cdf(torch.tensor(at)), mixed(oracle.cdf(np.tile(at, (S, 1)))))
