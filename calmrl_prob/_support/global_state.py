@@ -1,9 +1,9 @@
 """What belongs to the process and not to a call: one lock for all who change it, and put it back.
 
-Torch's generators, the validation of distributions, Pyro's stack of handlers and its parameter store, and the filters of
-warnings are one for all threads. Whoever changes one for a while does so under :func:`exclusive`, so that no thread puts
-back what another has only borrowed. Models are called under it as well: handlers of one thread would else see the sites
-of another.
+Torch's generators, the validation of distributions, Pyro's stack of handlers and its parameter store, and the filters
+of warnings are one for all threads. Whoever changes one for a while does so under :func:`exclusive`, so that no thread
+puts back what another has only borrowed. Models are called under it as well: handlers of one thread would else see the
+sites of another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _lock = threading.RLock()
 
 def _renew() -> None:
     """A lock that nobody holds, in a process that was forked while a thread, which it does not have, held the old."""
-    global _lock  # noqa: PLW0603 - the lock of the process
+    global _lock
     _lock = threading.RLock()
 
 

@@ -56,7 +56,7 @@ class SitePredictive(MixturePredictive):
         return settled.clamp(min=float(least))
 
     def log_density(self, values: Tensor) -> Tensor:
-        """log sum_s w_ns p(x_nd | z_ns), nats, (N, D): of whole numbers the log probability, at others minus infinity."""
+        """log sum_s w_ns p(x_nd | z_ns), nats, (N, D): of whole numbers the log probability."""
         parts = torch.cat([part.log_density(values) for part in self._given]).double()
         return torch.logsumexp(self._weight.log()[:, :, None] + parts, dim=0).to(self.location.dtype)
 

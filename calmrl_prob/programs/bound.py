@@ -1,7 +1,8 @@
 """Calls of a user's Pyro model, with latents set to given values and with parameters of its own.
 
-Nothing global differs after a call, and calls by several threads wait for each other: Pyro's parameter store is set aside for the call, ``pyro.param`` statements are answered from
-the :class:`BoundModel`'s own parameters, and torch's random numbers go on afterwards as if nothing had been drawn.
+Nothing global differs after a call, and calls by several threads wait for each other: Pyro's parameter store is set
+aside for the call, ``pyro.param`` statements are answered from the :class:`BoundModel`'s own parameters, and torch's
+random numbers go on afterwards as if nothing had been drawn.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.distributions import transform_to
 
 from calmrl_prob._support.arguments import described
 from calmrl_prob._support.global_state import exclusive
+from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
@@ -195,6 +197,9 @@ class BoundModel(nn.Module):
             ModelError: the model raises an error of its own, has no plate "instances", writes to Pyro's global
                 parameter store, or has a site whose density is not finite.
         """
+        if torch.is_inference_mode_enabled():
+            with normal_mode(), torch.no_grad():  # else parameters that it states could never be fitted afterwards
+                return self.call(data, values, densities=densities, seed=seed)
         given = {**self.values, **(values or {})}
         self._device = data.device
         with (

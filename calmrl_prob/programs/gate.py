@@ -85,7 +85,7 @@ def require_observed(call: Call, data: MultimodalData, rows: Tensor) -> None:
 
 
 def telling_rows(data: MultimodalData, number: int) -> Tensor:
-    """Up to ``number`` rows as :func:`spread_rows` takes them, and for each modality one that lacks it or some of it."""
+    """Up to ``number`` rows of :func:`spread_rows`, and for each modality one that lacks it and one that lacks some."""
     found = [spread_rows(data, number)]
     for name in data.names:
         observed = data.observed(name)
@@ -154,7 +154,9 @@ def _require_separate(bound: BoundModel, data: MultimodalData, rows: Tensor) -> 
     places = {name: site.place() for name, site in drawn.latents.items()}
     own = {name: value.narrow(places[name], 0, number) for name, value in latents.items()}
     moved = {
-        name: torch.cat([value.narrow(places[name], number, 1), value.narrow(places[name], 1, len(both) - 1)], places[name])
+        name: torch.cat(
+            [value.narrow(places[name], number, 1), value.narrow(places[name], 1, len(both) - 1)], places[name]
+        )
         for name, value in latents.items()
     }
     beside = bound.call(both, latents)

@@ -9,10 +9,12 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed
+from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.fit import fit as fit_settled
+from calmrl_prob.inference.normal_mode import normal_data, require_trainable
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
@@ -105,9 +107,11 @@ def fit(
         return found
     if method not in ("auto", "em"):
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
-    data = _checked(data, model)
-    with _bar(progress, data) as callback:
-        return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+    require_trainable(model)
+    with normal_mode():
+        data = _checked(normal_data(data), model)
+        with _bar(progress, data) as callback:
+            return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
 
 def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data: object) -> Freedom | None:

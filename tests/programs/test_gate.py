@@ -149,3 +149,38 @@ def _masked(z: Tensor, data: cal.MultimodalData) -> None:
 def test_unknown_options_are_refused_by_every_route(method: str) -> None:
     with pytest.raises(ArgumentError, match="nonsense"):
         cal.posterior(_program(_masked), _data(), method=method, nonsense=1)
+
+
+@pytest.mark.parametrize("method", ["auto", "svi"])
+def test_fits_and_posteriors_leave_inference_mode(method: str) -> None:
+    def model(data: cal.MultimodalData) -> None:
+        w = pyro.param("w", lambda: torch.ones(D).double())
+        with pyro.plate("instances", len(data)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z * w, 1.0).to_event(1), obs=data.filled("x"))
+
+    settings = {"tolerance": 1e-2} if method == "auto" else {"max_iterations": 100, "tolerance": 0.1}
+    x = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outside = cal.fit(model, cal.MultimodalData({"x": x}), method=method, **settings)
+    with torch.inference_mode():
+        data = cal.MultimodalData({"x": x}).subset(range(N))
+        inside = cal.fit(model, data, method=method, **settings)
+        imputed = cal.impute(inside, data).mean["x"]
+    assert torch.equal(inside.model.parameter_values()["w"], outside.model.parameter_values()["w"])
+    assert torch.equal(imputed, cal.impute(outside, data).mean["x"])
+    assert not any(parameter.is_inference() for parameter in inside.model.parameters())
+
+
+def test_a_model_made_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        model = cal.SharedLatentModel({"x": D}, latent_dim=1)
+    with pytest.raises(ArgumentError, match="made under"):
+        cal.fit(model, cal.MultimodalData({"x": torch.randn(N, D, generator=torch.Generator().manual_seed(0))}))
+
+
+def test_options_of_a_posterior_that_was_given_are_refused() -> None:
+    data = cal.MultimodalData({"x": torch.randn(N, D, generator=torch.Generator().manual_seed(0))})
+    model = cal.SharedLatentModel(data.dims, latent_dim=1)
+    cal.fit(model, data)
+    with pytest.raises(ArgumentError, match="nonsense"):
+        cal.impute(cal.posterior(model, data), data, nonsense=1)

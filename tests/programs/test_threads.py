@@ -28,7 +28,7 @@ def _data() -> cal.MultimodalData:
     return cal.MultimodalData(x)
 
 
-def _linear(data):
+def _linear(data: cal.MultimodalData) -> None:
     with pyro.plate("instances", len(data)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
         for name, width in data.dims.items():
@@ -37,7 +37,7 @@ def _linear(data):
             pyro.sample(name, x.mask(data.observed(name)), obs=data.filled(name))
 
 
-def _curved(data):
+def _curved(data: cal.MultimodalData) -> None:
     with pyro.plate("instances", len(data)):
         z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
         for name, width in data.dims.items():
@@ -83,7 +83,8 @@ def test_approximate_routes_in_threads() -> None:
     alone = cal.posterior(_curved, data, **options).mean
     before = _process_state()
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = [call.result().mean for call in [pool.submit(cal.posterior, _curved, data, **options) for _ in range(8)]]
+        calls = [pool.submit(cal.posterior, _curved, data, **options) for _ in range(NUM_THREADS)]
+        found = [call.result().mean for call in calls]
     assert all(torch.equal(mean, alone) for mean in found)
     assert _process_state() == before
 
