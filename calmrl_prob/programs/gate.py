@@ -92,7 +92,8 @@ def telling_rows(data: MultimodalData, number: int) -> Tensor:
         found.append((~observed).nonzero()[:1, 0].cpu())
         if data.has_partial_rows:
             found.append((observed & ~data.feature_mask(name).all(1)).nonzero()[:1, 0].cpu())
-    return torch.unique(torch.cat(found))
+    rows: Tensor = torch.unique(torch.cat(found))
+    return rows
 
 
 def spread_rows(data: MultimodalData, number: int) -> Tensor:
