@@ -18,7 +18,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
-from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, seeded_generator
+from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, drawn_modality, seeded_generator
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
 
@@ -91,10 +91,11 @@ class Imputation:
 
         x_n^m | x_n ~ N(W^m E[z_n] + mu^m,  W^m V_n W^mT + Psi^m)        (by the exact route)
 
-    By other routes it is a mixture of such normals: over the components of the prior, draws of parameters, or draws of
-    latents. Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when first
-    asked for, and kept: N D_m numbers each, so ask for what is needed (or impute a subset of the instances). For a
-    modality that the instance has, mean and variance are those of a second, independent measurement of it.
+    By other routes it is a mixture of such normals: over the components of the prior, draws of parameters, or draws
+    of latents; of a site of another family, a mixture of what the site is (Poisson, Bernoulli ...) given draws of
+    latents. Made by :func:`impute`. Each mapping below goes from modality names to tensors that are computed when
+    first asked for, and kept: N D_m numbers each, so ask for what is needed (or impute a subset of the instances).
+    For a modality that the instance has, mean and variance are those of a second, independent measurement of it.
 
     Attributes:
         names: the modalities imputed.
@@ -275,9 +276,7 @@ class Imputation:
         for draw in self.posterior.draws(checked_draws(num_draws), generator, self.names):
             out = {}
             for name in self.names:
-                location = draw.location[name].to(self._data.dtype)
-                scale = draw.noise_variance[name].sqrt().to(location.dtype)
-                values = torch.empty_like(location).normal_(generator=generator).mul_(scale).add_(location)
+                values = drawn_modality(draw, name, generator, self._data.dtype)
                 spread = self._predictive[name]
                 out[name] = spread.spread(values) if isinstance(spread, Rescaled) else values
             yield out
@@ -412,6 +411,10 @@ def impute(
         (10, 1, 2)
     """
     by = _recalibrator(model, recalibrated)
+    if isinstance(model, PosteriorResult) and options:
+        raise ArgumentError(
+            f"options: {sorted(options)} are of finding a posterior, but one was given; pass them to cal.posterior."
+        )
     given = model if isinstance(model, PosteriorResult) else posterior(model, data, **options)
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")

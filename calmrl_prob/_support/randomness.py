@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from calmrl_prob._support.arguments import checked_seed
+from calmrl_prob._support.global_state import exclusive
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Within, torch draws the stream that ``seed`` names; after, it goes on as if nothing had been drawn.
+
+    The generators are one for all threads: another that wants to set them waits until the block ends.
 
     Args:
         seed: of the processor's generator and, if ``device`` is a GPU, of that GPU's.
@@ -32,7 +35,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """
     seed, device = checked_seed(seed), torch.device(device)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with exclusive(), torch.random.fork_rng(devices=devices):
         # not torch.manual_seed: where there is no GPU, it notes each call for the day that one appears
         torch.default_generator.manual_seed(seed)
         for each in devices:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.posteriors.posterior import Draw, PosteriorResult
+from calmrl_prob.posteriors.posterior import Draw, PosteriorResult, drawn_modality
 from calmrl_prob.posteriors.predictive import normal_log_density
 
 
@@ -137,6 +137,9 @@ def draw_arrays(
             signal = draw.signal.get(name, location)
             if name in draw.correlated:  # a modality is there as a whole, or not at all
                 density = draw.correlated[name].log_density(values[name] - signal.double())
+            elif name in draw.sites:
+                cells = draw.sites[name].log_density(values[name])[0].double()
+                density = torch.where(present[name], cells, 0).sum(dim=1)
             else:
                 cells = normal_log_density(values[name], location.double(), variance.double())
                 density = torch.where(present[name], cells, 0).sum(dim=1)
@@ -144,8 +147,7 @@ def draw_arrays(
             if name in signals:
                 signals[name][s] = signal
             if name in predictions and s in slots:
-                noise = torch.randn(location.shape, generator=generator, dtype=data.dtype, device=device)
-                drawn = location.to(data.dtype) + variance.sqrt().to(data.dtype) * noise
+                drawn = drawn_modality(draw, name, generator, data.dtype)
                 predictions[name][slots[s]] = drawn if plan.cells is None else drawn[plan.cells[name]]
     assert latents is not None
     return Drawn(latents, signals, predictions, imputed, densities, under)

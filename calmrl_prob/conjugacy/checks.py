@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from calmrl_prob.conjugacy.gaussian_sites import Gaussian, read_site
 from calmrl_prob.conjugacy.probing import Prober, SiteGaussians
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
+from calmrl_prob.programs.gate import spread_rows
 from calmrl_prob.programs.sites import Call
 
 #: Relative differences that are rounding, by type.
@@ -222,8 +222,6 @@ class Probe:
                 )
             if name in self.prober.modalities:
                 present = batch.feature_mask(name)
-                _require_values(name, values, batch, present)
-                _require_masked(name, site.instance_log_density(), batch, rows)
             found = read_site(site)
             should = None if found is None else found.log_density(values, present)
             if should is None:
@@ -244,41 +242,9 @@ class Probe:
                 )
 
 
-def _require_values(name: str, values: Tensor, data: MultimodalData, present: Tensor) -> None:
-    """A modality's site must observe what the data have."""
-    expected = data.filled(name).to(values.dtype)
-    if values.shape != expected.shape or bool(
-        (((values - expected).abs() > 1e-4 * (1 + expected.abs())) & present).any()
-    ):
-        raise ModelError(
-            f"site {name!r}: it observes other values than the data have; pass obs=data.filled({name!r}) and transform "
-            "the data themselves before, if they are to be transformed."
-        )
-
-
-def _require_masked(name: str, log_density: Tensor, data: MultimodalData, rows: Tensor) -> None:
-    """Refuse a site that adds to the density where its modality is missing."""
-    absent = ~data.observed(name)
-    if bool((log_density[absent].abs() > 0).any()):
-        row = int(rows[absent.cpu()][0])
-        raise ModelError(
-            f"site {name!r}: it is not masked where the modality is missing (row {row}, say), so that its density "
-            f"counts values that are not there; use .mask(data.observed({name!r}))."
-        )
-
-
 def extra_factor(name: str, route: str = "svi") -> NotConjugateError:
     """The refusal of a site that is neither a latent nor a modality."""
     return NotConjugateError(name, "extra factor", "It adds to the density what no Gaussian site accounts for.", route)
-
-
-def spread_rows(data: MultimodalData, number: int) -> Tensor:
-    """Up to ``number`` rows: one of each missing pattern first, then at random, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    index = data.pattern_index.cpu()
-    first = torch.as_tensor(np.unique(index.numpy(), return_index=True)[1])
-    order = torch.cat([first[: max(1, number // 2)], torch.randperm(len(data), generator=generator)[: 2 * number]])
-    return torch.as_tensor(list(dict.fromkeys(order.tolist()))[:number]).sort().values
 
 
 def _altered(data: MultimodalData, generator: torch.Generator) -> MultimodalData:

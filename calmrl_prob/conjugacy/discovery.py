@@ -23,7 +23,7 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy.affine_sites import Component
-from calmrl_prob.conjugacy.checks import Probe, extra_factor, spread_rows
+from calmrl_prob.conjugacy.checks import Probe, extra_factor
 from calmrl_prob.conjugacy.probing import Prober
 from calmrl_prob.conjugacy.structures import find_structures, row_offsets
 from calmrl_prob.conjugacy.watching import watched
@@ -32,6 +32,7 @@ from calmrl_prob.errors import ArgumentTypeError, NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.programs.bound import BoundModel, PyroModel
+from calmrl_prob.programs.gate import require_observed, telling_rows
 from calmrl_prob.programs.sites import Call
 
 
@@ -250,11 +251,10 @@ def _probed(
 ) -> ConjugateForm:
     """The form at the parameters as they stand."""
     seen, reads = watched(data)
-    few = spread_rows(data, 5)
-    if data.has_partial_rows:  # the densities of rows that lack single features are to be looked at too
-        partial = [(data.observed(name) & ~data.feature_mask(name).all(1)).nonzero()[:1, 0] for name in data.names]
-        few = torch.unique(torch.cat([few, *partial]).cpu())
+    few = telling_rows(data, 5)
     call = bound.call(seen.subset(few), values, densities=True)
+    if check:
+        require_observed(call, seen.subset(few), few)
     if call.factors:
         raise extra_factor(next(iter(call.factors)))
     prober = Prober(bound, call)

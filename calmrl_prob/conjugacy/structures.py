@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.conjugacy.affine_sites import Component, predicted_site
-from calmrl_prob.conjugacy.checks import Probe, spread_rows
+from calmrl_prob.conjugacy.checks import Probe
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
+from calmrl_prob.programs.gate import spread_rows
 
 #: Rows that the form is verified on, besides one for each distinct value of the covariates read.
 _ROWS = 48

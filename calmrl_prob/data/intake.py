@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.global_state import exclusive
 from calmrl_prob.errors import ArgumentTypeError, DataError
 
 #: Numbers looked at closely at once: on a CPU what its cache holds, on a GPU enough to keep it busy.
@@ -256,7 +257,7 @@ def _from_numpy(array: np.ndarray) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()  # layouts that torch cannot view
-    with warnings.catch_warnings():
+    with exclusive(), warnings.catch_warnings():
         # torch warns of read-only memory (memory maps, pandas); the library never writes to its inputs.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -12,7 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob._support.arguments import checked_seed, constructed, described, whole_number
+from calmrl_prob._support.arguments import constructed, described, whole_number
+from calmrl_prob._support.randomness import seeded
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
 from calmrl_prob.linear_gaussian.posterior import factorize
@@ -158,8 +159,7 @@ def build_encoders(
             f"dims: expected a dict from modality to its number of features, got {described(dims)}; of MultimodalData "
             "it is data.dims."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(checked_seed(seed))
+    with seeded(seed):
         return nn.ModuleDict(
             {n: constructed(ENCODERS[kind], kind, features, width, **options) for n, features in dims.items()}
         )

@@ -16,7 +16,9 @@ parameters, the log likelihood above all, see errors that parameters alone do no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, whole_number
+from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
 
@@ -154,8 +157,7 @@ def simulate_model(
         >>> tuple(values["z"].shape), data.dims
         ((5, 2), {'image': 3, 'text': 2})
     """
-    with torch.random.fork_rng(), torch.no_grad():
-        pyro.set_rng_seed(checked_seed(seed) % 2**32)
+    with _seeded_everywhere(checked_seed(seed), like.device), torch.no_grad():
         nodes = poutine.trace(poutine.uncondition(model)).get_trace(like).nodes
     sampled = {name: node for name, node in nodes.items() if node["type"] == "sample" and not site_is_subsample(node)}
     drawn: dict[str, Any] = {name: node["value"] for name, node in sampled.items()}  # tensors, though Pyro says Any
@@ -170,6 +172,19 @@ def simulate_model(
         covariates=like.covariates,
     )
     return {name: value for name, value in drawn.items() if name not in like.names}, data
+
+
+@contextmanager
+def _seeded_everywhere(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch, numpy and Python's own generator at the start of a stream; after, all three as they were."""
+    with seeded(seed, device):
+        kept = random.getstate(), np.random.get_state()  # noqa: NPY002 - a model may draw from numpy's global one
+        pyro.set_rng_seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002
 
 
 def _rank(name: str, truth: ArrayLike, draws: ArrayLike, num_draws: int, generator: np.random.Generator) -> int:

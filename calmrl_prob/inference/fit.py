@@ -11,10 +11,12 @@ from typing import Any
 
 from calmrl_prob._support.arguments import checked_seed, described, require_known_options
 from calmrl_prob._support.frozen import FrozenMapping
+from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning
 from calmrl_prob.inference.methods import METHODS, Method, most_steps
+from calmrl_prob.inference.normal_mode import normal_data, require_trainable
 from calmrl_prob.inference.protocols import FitReport, Fittable, HasFit, Loads
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.inference.seen import remember_rows
@@ -100,6 +102,29 @@ def fit(
         (True, True)
     """
     _require_types(model, data)
+    require_trainable(model)
+    with normal_mode():
+        result = _fit(model, normal_data(data), method, seed, progress=progress, options=options)
+    if not result.converged and not getattr(result.report, "warned", False):
+        warnings.warn(
+            f"method {result.method!r} stopped before its criterion was met: {result.stop_reason}. Raise "
+            "max_iterations, or raise tolerance if the log likelihood has levelled off (see log_likelihood of the "
+            "result).",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def _fit(
+    model: Fittable | HasFit | PyroModel,
+    data: MultimodalData | SufficientStatistics,
+    method: str,
+    seed: int,
+    *,
+    progress: bool,
+    options: dict[str, Any],
+) -> FitResult:
     seed = checked_seed(seed)
     named = [known.name for known in METHODS if known.name != "own"]
     if not isinstance(method, str) or method not in ("auto", *named):
@@ -118,15 +143,7 @@ def fit(
     if isinstance(fitted, BoundModel):
         fitted.fitted_dims = dict(data.dims)
     result = _result(report, fitted, chosen.name, seed, data.num_instances, options, time.perf_counter() - start)
-    result = replace(result, rows_of_fit=remember_rows(fitted, data))
-    if not result.converged and not getattr(report, "warned", False):
-        warnings.warn(
-            f"method {chosen.name!r} stopped before its criterion was met: {result.stop_reason}. Raise max_iterations, "
-            "or raise tolerance if the log likelihood has levelled off (see log_likelihood of the result).",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return result
+    return replace(result, rows_of_fit=remember_rows(fitted, data))
 
 
 def _require_types(model: object, data: object) -> None:

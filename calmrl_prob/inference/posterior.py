@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from calmrl_prob._support.arguments import described
+from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
 from calmrl_prob.inference.fingerprint import fingerprint
+from calmrl_prob.inference.normal_mode import normal_data
 from calmrl_prob.inference.protocols import HasLinearGaussian, Model
 from calmrl_prob.inference.routes import NO_OWN_ROUTE, ROUTES, Route
 from calmrl_prob.inference.subject import Subject, warn_unfitted
@@ -71,6 +73,13 @@ def posterior(
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    with normal_mode(), torch.no_grad():
+        return _by_route(model, normal_data(data), method, seed, options)
+
+
+def _by_route(model: Model, data: MultimodalData, method: str, seed: int, options: dict[str, Any]) -> PosteriorResult:
+    """The posterior by the route that is asked for, or the first that serves."""
+    named = [route.name for route in ROUTES if route.approximate]
     if isinstance(model, BoundModel):
         data = model.conform(data)
     subject = Subject(model, data)

@@ -19,7 +19,9 @@ from torch.distributions.transforms import identity_transform
 from calmrl_prob.conjugacy.gaussian_sites import unwrap
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
+from calmrl_prob.posteriors.site_given import SiteGiven, features_of
 from calmrl_prob.programs.bound import BoundModel, PyroModel
+from calmrl_prob.programs.gate import require_sound
 from calmrl_prob.programs.sites import Call, Site
 
 #: Rows that are looked at to learn the shapes of the sites.
@@ -132,6 +134,7 @@ class InstanceModel:
             self.latent_dim += width
         self.dims = {name: site.rows(site.value).shape[1] for name, site in call.observed.items()}
         self.dtype: torch.dtype = self.blocks[0].site.value.dtype
+        require_sound(self.bound, data)
 
     def conform(self, data: MultimodalData) -> MultimodalData:
         """The data with all modalities of the model, if it says which they are (``dims``)."""
@@ -201,6 +204,17 @@ class InstanceModel:
         found = [self.moments(rows, latents, (name,))[name] for rows, latents in _together(data, draws)]
         mean, variance = (torch.cat(parts).reshape(*draws.shape[:2], -1) for parts in zip(*found, strict=True))
         return mean, variance
+
+    def site_of_draws(self, data: MultimodalData, draws: Tensor, name: str) -> list[SiteGiven] | None:
+        """One modality's site given several draws (S, N, K), in parts; None where normals with its moments serve."""
+        found = []
+        for rows, latents in _together(data, draws):
+            site = self._call(rows, latents, densities=False)[0].observed[name]
+            features = features_of(site)
+            if features is None:
+                return None
+            found.append(SiteGiven(site, features, len(data)))
+        return found
 
     def constrain(self, latents: Tensor) -> Tensor:
         """Stretched latents (N, K) in the model's own units, site after site."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ from calmrl_prob.linear_gaussian import CorrelatedNoise
 from calmrl_prob.posteriors.predictive import Predictive
 
 
+class GivenSite(Protocol):
+    """The distribution of a modality given one draw of the latents, where that is no normal."""
+
+    def sample(self, seed: int) -> Tensor:
+        """A draw of it, (1, N, D_m)."""
+
+    def log_density(self, values: Tensor) -> Tensor:
+        """log p(x_nd | z_n) at (N, D_m), nats, (1, N, D_m)."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """One joint draw of all instances: the latents, and what the modalities are distributed as given them.
@@ -24,11 +34,13 @@ class Draw:
     Attributes:
         latents: (N, K).
         location: for each modality E[x_n^m | z_n], shape (N, D_m), data units.
-        noise_variance: for each modality, (D_m,) or (N, D_m), data units squared; the noise is normal.
+        noise_variance: for each modality, (D_m,) or (N, D_m), data units squared; the noise is normal, save of
+            modalities in ``sites``.
         number: of the draw of the parameters that it was made under; None where these are fixed.
         signal: E[x_n^m | z_n] where ``location`` has a draw of noise that is correlated between features added to it;
             ``noise_variance`` is then what is left.
         correlated: that noise of each modality which has some.
+        sites: the distribution of each modality that is no normal, of which location and noise are the moments.
     """
 
     latents: Tensor
@@ -37,6 +49,7 @@ class Draw:
     number: int | None = None
     signal: Mapping[str, Tensor] = field(default_factory=dict)
     correlated: Mapping[str, CorrelatedNoise] = field(default_factory=dict)
+    sites: Mapping[str, GivenSite] = field(default_factory=dict)
 
 
 class PosteriorResult(ABC):
@@ -117,6 +130,16 @@ def checked_draws(num_draws: int) -> int:
         ArgumentTypeError: it is not a number.
     """
     return whole_number("num_draws", num_draws, least=1)
+
+
+def drawn_modality(draw: Draw, name: str, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """One modality drawn given a draw of the latents, (N, D_m): from its own distribution."""
+    location = draw.location[name].to(dtype)
+    if name in draw.sites:
+        seed = torch.randint(2**62, (), generator=generator, device=location.device)
+        return draw.sites[name].sample(int(seed))[0].to(dtype)
+    scale = draw.noise_variance[name].sqrt().to(dtype)
+    return torch.empty_like(location).normal_(generator=generator).mul_(scale).add_(location)
 
 
 def seeded_generator(seed: int, device: torch.device) -> torch.Generator:

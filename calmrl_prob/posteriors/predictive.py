@@ -59,6 +59,15 @@ class Predictive(ABC):
         total = self.latent_variance + self.noise_variance
         return total if self.parameter_variance is None else total + self.parameter_variance
 
+    @property
+    def whole(self) -> bool:
+        """Whether the values are whole numbers."""
+        return False
+
+    def settle(self, values: Tensor) -> Tensor:
+        """Values (N, D) brought to the nearest that it takes: as they are where that is any real number."""
+        return values
+
     def quantile(self, probability: float) -> Tensor:
         """The value that each feature stays below with this probability, (N, D)."""
         standard = float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))

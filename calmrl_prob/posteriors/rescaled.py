@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from calmrl_prob.posteriors.predictive import Predictive
@@ -53,8 +54,13 @@ class Rescaled(Predictive):
         return None if self.base.parameter_variance is None else self.base.parameter_variance * self.factor
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values (N, D) of the base drawn out about its mean."""
-        return self.mean + (values - self.mean) * self.factor.sqrt()
+        """Values (N, D) of the base drawn out about its mean, to the nearest that the base takes."""
+        return self.base.settle(self.mean + (values - self.mean) * self.factor.sqrt())
+
+    @property
+    def whole(self) -> bool:
+        """Whether the values are whole numbers: of counts the drawn-out values are rounded."""
+        return self.base.whole
 
     def restore(self, values: Tensor) -> Tensor:
         """The values of the base that ``spread`` turns into these, (N, D)."""
@@ -66,8 +72,12 @@ class Rescaled(Predictive):
 
     def log_density(self, values: Tensor) -> Tensor:
         """log p(x_nd) at ``values`` (N, D), nats, shape (N, D)."""
+        if self.whole:  # of the values that are rounded to these; the least takes all below it
+            above, below = self.base.cdf(self.restore(values + 0.5)), self.base.cdf(self.restore(values - 0.5))
+            below = torch.where(self.base.settle(values - 1) == values, 0.0, below)
+            return (above - below).clamp(min=torch.finfo(above.dtype).tiny).log()
         return self.base.log_density(self.restore(values)) - 0.5 * self.factor.log()
 
     def cdf(self, values: Tensor) -> Tensor:
         """P(x_nd below ``values``), (N, D)."""
-        return self.base.cdf(self.restore(values))
+        return self.base.cdf(self.restore(values.floor() + 0.5 if self.whole else values))

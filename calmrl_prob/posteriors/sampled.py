@@ -17,6 +17,7 @@ from calmrl_prob.posteriors.importance import ImportanceWeights, resample, weigh
 from calmrl_prob.posteriors.instances import InstanceModel
 from calmrl_prob.posteriors.posterior import Draw, PosteriorResult
 from calmrl_prob.posteriors.predictive import MixturePredictive, Predictive
+from calmrl_prob.posteriors.site_predictive import SitePredictive
 
 
 class SampledPosterior(PosteriorResult):
@@ -24,8 +25,9 @@ class SampledPosterior(PosteriorResult):
 
         p(z_n | x_n) ~ sum_s w_ns delta(z_ns),   p(x_n^m | x_n) ~ sum_s w_ns p(x_n^m | z_ns)
 
-    Moments and predictives are sums over the draws. Where a modality's site is normal given z its predictive is the
-    mixture of these normals; of another site, normals with its mean and variance stand in for it.
+    Moments and predictives are sums over the draws, of what the site itself is given each: counts are counts, shares
+    are shares. Only of sites whose features have no marginals that are known do normals with their mean and variance
+    stand in for them.
 
     Args:
         model: the model as densities of instances.
@@ -87,6 +89,9 @@ class SampledPosterior(PosteriorResult):
         """
         if name not in self.dims:
             raise SchemaError(f"name: the model has no modality {name!r}; it has {list(self.dims)}.")
+        given = self._model.site_of_draws(self._data, self.stretched, name)
+        if given is not None:
+            return SitePredictive(self.log_weights, given, dtype or self.stretched.dtype)
         location, variance = self._model.moments_of_draws(self._data, self.stretched, name)
         location, variance = location.to(dtype), variance.to(dtype)
         nothing = location.new_zeros(()).expand_as(location)
@@ -96,11 +101,18 @@ class SampledPosterior(PosteriorResult):
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Draws with equal weights, resampled from the weighted ones: more of them than S repeat themselves."""
         for latents in resample(self.stretched, self.log_weights, num_draws, generator):
-            moments = self._model.moments(self._data, latents, names) if names else {}
+            own = {name: self._model.site_of_draws(self._data, latents[None], name) for name in names}
+            sites = {name: parts[0] for name, parts in own.items() if parts is not None}
+            normal = [name for name in names if name not in sites]
+            moments = self._model.moments(self._data, latents, normal) if normal else {}
+            for name, site in sites.items():
+                mean, variance = site.moments()
+                moments[name] = mean[0], variance[0]
             yield Draw(
                 self._model.constrain(latents),
                 {name: location for name, (location, _) in moments.items()},
                 {name: variance for name, (_, variance) in moments.items()},
+                sites=sites,
             )
 
 

@@ -11,6 +11,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import checked_dtype, checked_seed, whole_number
+from calmrl_prob._support.global_state import kept_validation
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, MissingDependencyError
@@ -67,7 +68,8 @@ class FlowPrior(Prior):
             raise ArgumentError("hidden: expected the width of at least one hidden layer, got none.")
         kind = checked_dtype(dtype)
         try:
-            import zuko  # here, not above: an optional extra
+            with kept_validation():  # zuko switches it off for the whole process
+                import zuko  # here, not above: an optional extra
         except ImportError as error:
             raise MissingDependencyError(
                 "prior: normalizing flows need zuko, which is not installed; pip install 'calmrl-prob[flow]'."

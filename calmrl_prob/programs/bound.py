@@ -1,7 +1,8 @@
 """Calls of a user's Pyro model, with latents set to given values and with parameters of its own.
 
-Nothing global is touched: Pyro's parameter store is set aside for the call, ``pyro.param`` statements are answered from
-the :class:`BoundModel`'s own parameters, and torch's random numbers go on afterwards as if nothing had been drawn.
+Nothing global differs after a call, and calls by several threads wait for each other: Pyro's parameter store is set
+aside for the call, ``pyro.param`` statements are answered from the :class:`BoundModel`'s own parameters, and torch's
+random numbers go on afterwards as if nothing had been drawn.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from calmrl_prob._support.arguments import described
+from calmrl_prob._support.global_state import exclusive
+from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, ModelError
 from calmrl_prob.programs.sites import PLATE, Call, require_shapes
+from calmrl_prob.programs.unvalidated import unvalidated
 
 #: Relative size of a perturbation of parameters; its square is added for those at 0.
 _PERTURBATION = 0.01
@@ -86,9 +90,10 @@ class BoundModel(nn.Module):
             ModelError: the model writes to Pyro's global parameter store.
         """
         store = pyro.get_param_store()
-        answers = _Parameters(self, dict(store.items()))
-        with store.scope() as left, answers:
-            result = self.model(*args, **kwargs)
+        with exclusive():
+            answers = _Parameters(self, dict(store.items()))
+            with store.scope() as left, answers:
+                result = self.model(*args, **kwargs)
         known = {id(parameter) for parameter in self.parameters()}
         for name, value in left["params"].items():
             if isinstance(value, nn.Parameter) and id(value) not in known:  # of a module that the model closes over
@@ -157,19 +162,20 @@ class BoundModel(nn.Module):
     @contextmanager
     def perturbed(self) -> Iterator[None]:
         """The model with every parameter moved by a little, always in the same way, until the end of the block."""
-        parameters = list(self.parameters())
-        kept = [parameter.detach().clone() for parameter in parameters]
-        generator = torch.Generator().manual_seed(0)
-        try:
-            with torch.no_grad():
-                for parameter in parameters:
-                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
-                    parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(parameters, kept, strict=True):
-                    parameter.copy_(value)
+        with exclusive():  # another thread must not meet the model so
+            parameters = list(self.parameters())
+            kept = [parameter.detach().clone() for parameter in parameters]
+            generator = torch.Generator().manual_seed(0)
+            try:
+                with torch.no_grad():
+                    for parameter in parameters:
+                        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                        parameter.add_(noise * (_PERTURBATION * parameter.abs() + _PERTURBATION**2))
+                yield
+            finally:
+                with torch.no_grad():
+                    for parameter, value in zip(parameters, kept, strict=True):
+                        parameter.copy_(value)
 
     def call(
         self,
@@ -191,11 +197,14 @@ class BoundModel(nn.Module):
             ModelError: the model raises an error of its own, has no plate "instances", writes to Pyro's global
                 parameter store, or has a site whose density is not finite.
         """
+        if torch.is_inference_mode_enabled():
+            with normal_mode(), torch.no_grad():  # else parameters that it states could never be fitted afterwards
+                return self.call(data, values, densities=densities, seed=seed)
         given = {**self.values, **(values or {})}
         self._device = data.device
         with (
             seeded(seed, data.device),
-            pyro.validation_enabled(False),  # what is wrong is found below, and named by site
+            unvalidated(),
             poutine.block(),  # handlers around this call have nothing to do with it
             poutine.trace() as tracer,
             _Substitute(given),

@@ -32,6 +32,7 @@ class Site:
         axis: where the instances stand in its batch shape, from the right (negative); None outside the plate.
         log_density: of each instance (or of all, outside the plate), if asked for.
         scale: what the density is multiplied by (subsampling, ``poutine.scale``).
+        mask: of a handler around it (``poutine.mask``); that of ``fn.mask`` is in ``fn``. None where there is none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Site:
     axis: int | None
     log_density: Tensor | None
     scale: float
+    mask: Tensor | bool | None = None
 
     def place(self) -> int:
         """The axis of the instances, counted from the left of batch and event shape."""
@@ -112,7 +114,13 @@ class Call:
                 )
             density = node.get("log_prob")
             site = Site(
-                name, node["fn"], node["value"], frame.dim if frame else None, density, _farthest(node["scale"])
+                name,
+                node["fn"],
+                node["value"],
+                frame.dim if frame else None,
+                density,
+                _farthest(node["scale"]),
+                node["mask"],
             )
             if density is not None and not bool(density.isfinite().all()):
                 kind = "NaN" if bool(density.isnan().any()) else "infinite"

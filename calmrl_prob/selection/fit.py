@@ -7,11 +7,13 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed, require_known_options
+from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.exact.em import EM_OPTIONS
 from calmrl_prob.inference.exact.preparation import require_spread
 from calmrl_prob.inference.fit import fit as fit_settled
+from calmrl_prob.inference.normal_mode import normal_data, require_trainable
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import EMOptions, SufficientStatistics
 from calmrl_prob.model import SharedLatentModel
@@ -109,9 +111,11 @@ def fit(
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
     require_known_options(options, EM_OPTIONS, "method 'em'")
     EMOptions.of(None, {key: value for key, value in options.items() if key in _FIELDS}, "method 'em'")
-    data = _checked(data, model, asked)
-    with shown(progress, "choosing settings", None, data) as callback:
-        return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+    require_trainable(model)
+    with normal_mode():
+        data = _checked(normal_data(data), model, asked)
+        with shown(progress, "choosing settings", None, data) as callback:
+            return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
 
 
 def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data: object) -> Freedom | None:
