@@ -205,14 +205,20 @@ def _is_frame(value: object) -> bool:
     return pandas is not None and isinstance(value, pandas.DataFrame)
 
 
+def _without_annotations(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever the user gives
+    """The matrix X of an AnnData; anything else as it is."""
+    if not (hasattr(value, "var_names") and hasattr(value, "X")):
+        return value
+    if not hasattr(value.X, "__array__"):
+        raise ArgumentTypeError(
+            f"modality {name!r}: expected a dense X, got {type(value.X).__name__}; pass its frame, .to_df()."
+        )
+    return value.X
+
+
 def _to_numpy(name: str, value: object) -> np.ndarray:
     array: Any
-    if hasattr(value, "var_names") and hasattr(value, "X"):  # AnnData
-        if not hasattr(value.X, "__array__"):
-            raise ArgumentTypeError(
-                f"modality {name!r}: expected a dense X, got {type(value.X).__name__}; pass its frame, .to_df()."
-            )
-        value = value.X
+    value = _without_annotations(name, value)
     expected = f"modality {name!r}: expected numbers in an (N, D) array"
     if _is_frame(value):
         frame: Any = value

@@ -13,7 +13,7 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief, chosen_names, usable_device
 from calmrl_prob.data import display, schema
 from calmrl_prob.data.entries import check_distinct, grouped
-from calmrl_prob.data.features import feature_names, names_of
+from calmrl_prob.data.features import feature_names, names_of, with_names
 from calmrl_prob.data.intake import (
     as_column,
     as_matrix,
@@ -368,9 +368,8 @@ class MultimodalData(StoredModalities):
             _values={name: torch.cat([part._values[name].to(dtype) for part in parts]) for name in first.names},
             observed_mask=torch.cat([torch.stack([p.observed(n) for n in first.names], dim=1) for p in parts]),
             _nan_where_absent={n for n in first.names if all(n in part._nan_where_absent for part in parts)},
-            feature_names={
-                n: next((p.feature_names[n] for p in parts if p.feature_names[n]), None) for n in first.names
-            },
+            feature_names=names_of(with_names(first.dims, *(part.feature_names for part in parts)))
+            or first.feature_names,
             missing="features" if any(part.missing == "features" for part in parts) else "modalities",
             ids=ids,
             labels=join_columns("labels", [part.labels for part in parts]),

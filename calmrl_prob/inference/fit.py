@@ -13,6 +13,7 @@ from calmrl_prob._support.arguments import checked_seed, described, require_know
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning
+from calmrl_prob.inference.feature_names import aligned, remember
 from calmrl_prob.inference.methods import METHODS, Method, most_steps
 from calmrl_prob.inference.protocols import FitReport, Fittable, HasFit, Loads
 from calmrl_prob.inference.result import FitResult
@@ -103,6 +104,8 @@ def fit(
     if not isinstance(method, str) or method not in ("auto", *named):
         raise ArgumentError(f"method: expected one of {['auto', *named]}, got {method!r}.")
     start = time.perf_counter()
+    if isinstance(data, MultimodalData):
+        data = aligned(model, data)
     subject = Subject(model, data, seed, generic=True)
     chosen = _chosen(subject, method)
     if chosen.options is not None:
@@ -114,7 +117,9 @@ def fit(
         report = chosen.run(subject, seed, callback, **options)
     fitted: Any = subject.bound if chosen.of_program else model
     if isinstance(fitted, BoundModel):
-        fitted.fitted_dims = dict(data.dims)
+        fitted.fitted_dims = data.dims
+    if isinstance(data, MultimodalData):
+        remember(fitted, data)
     result = _result(report, fitted, chosen.name, seed, data.num_instances, options, time.perf_counter() - start)
     if not result.converged and not getattr(report, "warned", False):
         warnings.warn(

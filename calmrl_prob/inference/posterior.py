@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from calmrl_prob._support.arguments import described
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
+from calmrl_prob.inference.feature_names import aligned, named
 from calmrl_prob.inference.protocols import HasLinearGaussian, Model
 from calmrl_prob.inference.routes import NO_OWN_ROUTE, ROUTES, Route
 from calmrl_prob.inference.subject import Subject, warn_unfitted
@@ -47,7 +49,7 @@ def posterior(
         Detached from the autograd graph; for gradients use :func:`calmrl_prob.linear_gaussian.posterior`.
 
     Raises:
-        SchemaError: a modality that the model does not know, or one of another width.
+        SchemaError: a modality that the model does not know, or one of another width or with other features by name.
         ArgumentTypeError: ``model`` or ``data`` is of another type.
         ArgumentError: they are on different devices, or an unknown method or option.
         ModelError: a Pyro model breaks the form that every route needs.
@@ -64,16 +66,24 @@ def posterior(
         >>> result.mean.squeeze(1).tolist(), result.covariance.flatten().tolist()
         ([1.0, 2.0], [0.5, 0.5])
     """
-    named = [route.name for route in ROUTES if route.approximate]
-    known = ["auto", "exact", *named]
+    known = ["auto", "exact", *(route.name for route in ROUTES if route.approximate)]
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    data = aligned(model, data)
+    return named(_by_route(model, data, method, seed, options), model, data)
+
+
+def _by_route(
+    model: Model, data: MultimodalData, method: str, seed: int, options: Mapping[str, Any]
+) -> PosteriorResult:
+    """The posterior by the route that serves, of checked arguments."""
+    by_name = [route.name for route in ROUTES if route.approximate]
     if isinstance(model, BoundModel):
         data = model.conform(data)
     subject = Subject(model, data)
-    if method in named:
+    if method in by_name:
         return _called(method).run(subject, seed=seed, **options)
     refusals = []
     for route in ROUTES:
@@ -83,7 +93,7 @@ def posterior(
         if refusal is None:
             return route.run(subject, seed=seed, **options)
         refusals.append(refusal)
-    serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in named]
+    serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in by_name]
     if method == "auto" and serving:
         return _called(serving[0]).run(subject, seed=seed, **options)
     raise next(refusal for refusal in refusals if refusal is not NO_OWN_ROUTE)

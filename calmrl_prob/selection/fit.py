@@ -12,6 +12,7 @@ from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.inference.feature_names import remember
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import SufficientStatistics
@@ -107,7 +108,10 @@ def fit(
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
     data = _checked(data, model)
     with _bar(progress, data) as callback:
-        return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+        found = ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+    if isinstance(data, MultimodalData):
+        remember(found.model, data)
+    return found
 
 
 def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data: object) -> Freedom | None:

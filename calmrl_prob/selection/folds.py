@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, SufficientStatistics
 from calmrl_prob.linear_gaussian.em.cost import form_costs
@@ -218,7 +219,7 @@ def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object]
     if groups is None:
         fold: np.ndarray = generator.permutation(num_instances) % num_folds
         return fold
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    names, index = grouped(entries(groups))
     if len(index) != num_instances:
         raise ArgumentError(f"groups: expected one for each of {num_instances} instances, got {len(index)}.")
     if len(names) < num_folds:

@@ -90,7 +90,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "training":                      "errors _support linear_gaussian data alignment evaluation",
     },
     "kept in files": {
-        "serialization":                 "errors _support linear_gaussian priors io model inference selection",
+        "serialization":                 "errors _support linear_gaussian data priors io model inference selection",
     },
 }
 # fmt: on
