@@ -108,6 +108,8 @@ def join_columns(what: str, columns: list[np.ndarray | None]) -> np.ndarray | No
     had = [column for column in columns if column is not None]
     if had and len(had) < len(columns):
         raise DataError(f"{what}: {len(had)} of {len(columns)} parts have it; give it to all parts or to none.")
+    if len({column.dtype.kind in "US" for column in had}) > 1:  # numpy would make texts of numbers
+        had = [column.astype(object) for column in had]
     return np.concatenate(had) if had else None
 
 
