@@ -160,14 +160,14 @@ class ParameterDraws:
                 f"options: the posterior over parameter draws has num_draws alone, got {list(options)}."
             )
         kept = self.thinned(whole_number("num_draws", num_draws, least=1))
+        data = aligned(self, data)
         if isinstance(self.bound, LinearGaussian):
-            data = aligned(self, data).conform(self.bound.dims)
+            data = data.conform(self.bound.dims)
             return named(DrawsPosterior(kept.structures(), data, kept, OneStructure(self.bound)), self, data)
         reference = self.at(self.reference)
         form = discover(self.bound, data, reference)
-        return DrawsPosterior(
-            [_form_at(form, kept.at(s)) for s in range(len(kept))], data, kept, _form_at(form, reference)
-        )
+        forms = [_form_at(form, kept.at(s)) for s in range(len(kept))]
+        return named(DrawsPosterior(forms, data, kept, _form_at(form, reference)), self, data)
 
     def structures(self) -> list[OneStructure]:
         """The form under each draw, of draws about a fit.
