@@ -197,7 +197,7 @@ class Imputation:
             >>> import pandas as pd
             >>> from calmrl_prob.linear_gaussian import LinearGaussian
             >>> lg = LinearGaussian({"x": torch.ones(2, 1)}, {"x": torch.zeros(2)}, {"x": torch.tensor(2.0)})
-            >>> x = pd.DataFrame({"u": [4.0], "v": [4.0]}, index=["cat"])
+            >>> x = pd.DataFrame({"u": [4.0], "v": [4.0]}, index=["cat"], dtype="float32")
             >>> impute(lg, MultimodalData({"x": x})).frame("x")
                    u    v
             cat  2.0  2.0

@@ -110,7 +110,7 @@ def from_lists(dims: dict[str, int], found: object) -> dict[str, int]:
 def reconciled(
     name: str, have: Names | None, want: Names | None, argument: str = "data", source: str = "the model"
 ) -> tuple[list[int] | None, Names | None]:
-    """How to put the columns of a modality into the order wanted, and what they are called then.
+    """Order in which the columns of a modality are those wanted, and what they are called then.
 
     Args:
         name: the modality.

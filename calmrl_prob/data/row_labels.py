@@ -84,7 +84,7 @@ def is_flags(value: object) -> bool:
 
 @dataclass(frozen=True)
 class RowLabels:
-    """What the N rows are called.
+    """Labels of the N rows, by which what else is given for them is put in order.
 
     Attributes:
         num_instances: N.
@@ -97,7 +97,7 @@ class RowLabels:
     ids: NDArray[Any] | None = None
 
     def arranged(self, argument: str, value: Any) -> Any:  # noqa: ANN401 - whatever the user gives
-        """What was given for the rows, in their order: by its labels where it has some, by position where it has none.
+        """Values given for the rows, in their order: by its labels where it has some, by position where it has none.
 
         Args:
             argument: how messages call it.
