@@ -150,7 +150,9 @@ class StoredModalities:
         if self.has_partial_rows:
             mask = torch.cat([self.feature_mask(name) for name in self.names], dim=1)
             return FeatureBlocks(self.dims, torch.cat([self.filled(name) for name in self.names], dim=1), mask)
-        return ObservedBlocks.from_arrays(self._values, self.observed_mask)
+        blocks = ObservedBlocks.from_arrays(self._values, self.observed_mask)
+        blocks.feature_names = self.feature_names  # so that statistics of other columns are not added
+        return blocks
 
     def filled(self, name: str, value: float = 0.0) -> Tensor:
         """A modality with every absent entry replaced by a finite value: (N, D_m).

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import NamedDims, names_of, with_names
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
 from calmrl_prob.posteriors.posterior import PosteriorResult
 
 R = TypeVar("R")
+
+
+class HasFeatures(Protocol):
+    """Data or statistics: widths of modalities, and the names of their features."""
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """D_m of each modality."""
+
+    @property
+    def feature_names(self) -> FeatureNames:
+        """D_m names of each modality, None where they are not known."""
+
+
 #: Where a model may keep the widths, and names, of its modalities; and what a result of a fit keeps its model in.
 _DIMS, _INNER, _DEPTH = ("fitted_dims", "dims"), ("model", "bound"), 4
 
@@ -40,7 +55,16 @@ def aligned(model: object, data: MultimodalData) -> MultimodalData:
     return data if known is None else data.in_order_of(known)
 
 
-def remember(model: object, data: MultimodalData) -> None:
+def require_features(model: object, statistics: HasFeatures) -> None:
+    """Check that statistics are of the features that the model was fitted to, in its order, where both have names.
+
+    Raises:
+        SchemaError: they are not.
+    """
+    joined_names(names_of(named_dims(model)), statistics.feature_names, "data")
+
+
+def remember(model: object, data: HasFeatures) -> None:
     """Let a model that keeps ``dims`` remember what the features of the data are called that it was fitted to."""
     for part in (model, getattr(model, "model", None)):
         own: Any = vars(part) if hasattr(part, "__dict__") else {}

@@ -13,7 +13,7 @@ from calmrl_prob._support.arguments import checked_seed, described, require_know
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning
-from calmrl_prob.inference.feature_names import aligned, remember
+from calmrl_prob.inference.feature_names import aligned, remember, require_features
 from calmrl_prob.inference.methods import METHODS, Method, most_steps
 from calmrl_prob.inference.protocols import FitReport, Fittable, HasFit, Loads
 from calmrl_prob.inference.result import FitResult
@@ -106,6 +106,8 @@ def fit(
     start = time.perf_counter()
     if isinstance(data, MultimodalData):
         data = aligned(model, data)
+    else:
+        require_features(model, data)
     subject = Subject(model, data, seed, generic=True)
     chosen = _chosen(subject, method)
     if chosen.options is not None:
@@ -117,9 +119,8 @@ def fit(
         report = chosen.run(subject, seed, callback, **options)
     fitted: Any = subject.bound if chosen.of_program else model
     if isinstance(fitted, BoundModel):
-        fitted.fitted_dims = data.dims
-    if isinstance(data, MultimodalData):
-        remember(fitted, data)
+        fitted.fitted_dims = data.dims if isinstance(data, MultimodalData) else dict(data.dims)
+    remember(fitted, data)
     result = _result(report, fitted, chosen.name, seed, data.num_instances, options, time.perf_counter() - start)
     if not result.converged and not getattr(report, "warned", False):
         warnings.warn(

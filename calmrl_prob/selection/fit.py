@@ -12,7 +12,7 @@ from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, SchemaError
-from calmrl_prob.inference.feature_names import remember
+from calmrl_prob.inference.feature_names import remember, require_features
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import SufficientStatistics
@@ -109,8 +109,7 @@ def fit(
     data = _checked(data, model)
     with _bar(progress, data) as callback:
         found = ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
-    if isinstance(data, MultimodalData):
-        remember(found.model, data)
+    remember(found.model, data)
     return found
 
 
@@ -139,6 +138,7 @@ def _checked(data: object, model: SharedLatentModel) -> MultimodalData | FoldedS
     if isinstance(data, FoldedStatistics):
         if list(data.dims.items()) != list(model.dims.items()):
             raise SchemaError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
+        require_features(model, data)
         return data
     if not isinstance(data, MultimodalData):
         fit_settled(model, data)  # type: ignore[arg-type]  # refuses it in its own words

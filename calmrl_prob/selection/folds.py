@@ -16,6 +16,7 @@ from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, SufficientStatistics
 from calmrl_prob.linear_gaussian.em.cost import form_costs
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
 from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, imputed_rows, sums_of_statistics
 from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 
@@ -51,6 +52,7 @@ class FoldedStatistics:
                 raise ArgumentTypeError(f"folds: expected SufficientStatistics, got {described(fold)}.")
             if fold.dims != self.folds[0].dims:
                 raise SchemaError(f"folds: expected the modalities {self.folds[0].dims} in all, got {fold.dims}.")
+            joined_names(self.folds[0].feature_names, fold.feature_names, "folds")
         if len(self.folds) < 2:
             raise ArgumentError(f"folds: expected 2 or more, got {len(self.folds)}; deal the rows to more.")
 
@@ -69,6 +71,11 @@ class FoldedStatistics:
     def dims(self) -> dict[str, int]:
         """Number of features D_m of each modality."""
         return self.folds[0].dims
+
+    @property
+    def feature_names(self) -> FeatureNames:
+        """For each modality the names of its features, where data came with some."""
+        return self.folds[0].feature_names
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.evaluation import score_imputation
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.inference.feature_names import named_dims
+from calmrl_prob.linear_gaussian import SufficientStatistics
 
 #: Names are what is tested here; where a fit ends is not.
 pytestmark = pytest.mark.filterwarnings("ignore::calmrl_prob.errors.ConvergenceWarning")
@@ -163,6 +164,30 @@ class TestCalls:
             pyro.set_rng_seed(0)
             losses.append(pyro.infer.Trace_ELBO().loss(model, guide, data))
         assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
+class TestStatistics:
+    def test_of_the_same_columns_are_added_and_remembered(self) -> None:
+        parts = [DATA.subset(slice(0, 30)), DATA.subset(slice(30, 60))]
+        statistics = SufficientStatistics(DATA.dims)
+        for part in parts:
+            statistics.update(part.blocks)
+        merged = SufficientStatistics(dict(DATA.dims)).update(parts[0].blocks)
+        merged = merged + SufficientStatistics(dict(DATA.dims)).update(parts[1].blocks)
+        assert statistics.feature_names == merged.feature_names == DATA.feature_names
+        model = cal.fit(cal.SharedLatentModel(dict(DATA.dims), latent_dim=2), merged).model
+        assert names_of(model.dims) == DATA.feature_names
+
+    @pytest.mark.parametrize("other", [TURNED, OTHER])
+    def test_of_others_are_refused(self, other: cal.MultimodalData, model: Any) -> None:  # noqa: ANN401
+        statistics = SufficientStatistics(dict(DATA.dims)).update(DATA.blocks)
+        apart = SufficientStatistics(dict(other.dims)).update(other.blocks)
+        with pytest.raises(SchemaError, match=r"blocks: modality 'A'.*in_order_of"):
+            statistics.update(other.blocks)
+        with pytest.raises(SchemaError, match="other: modality 'A'"):
+            statistics + apart
+        with pytest.raises(SchemaError, match="data: modality 'A'"):
+            cal.fit(copy.deepcopy(model), apart)
 
 
 class TestFiles:
