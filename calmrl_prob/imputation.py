@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, dra
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 T = TypeVar("T")
 
 
@@ -34,14 +37,20 @@ class UnknownModalityError(SchemaError, KeyError):
 class ByModality(Mapping[str, T]):
     """A mapping of modality names to values that are computed when first asked for, and kept.
 
+    Attributes:
+        dims: the widths, and the names of features where they are known, of values that have a column for each.
+
     Example:
         >>> lazy = ByModality(("image", "text"), len)
         >>> lazy["text"], list(lazy)
         (4, ['image', 'text'])
     """
 
-    def __init__(self, names: Sequence[str], compute: Callable[[str], T]) -> None:
+    def __init__(
+        self, names: Sequence[str], compute: Callable[[str], T], dims: Mapping[str, int] | None = None
+    ) -> None:
         self._names = tuple(names)
+        self.dims = dims
         self._compute = compute
         self._known: dict[str, T] = {}
 
@@ -139,7 +148,7 @@ class Imputation:
     @property
     def mean(self) -> Mapping[str, Tensor]:
         """E[x_n^m | x_n], shape (N, D_m)."""
-        return ByModality(self.names, lambda name: self._predictive[name].mean)
+        return ByModality(self.names, lambda name: self._predictive[name].mean, self._data.dims)
 
     @property
     def latent_variance(self) -> Mapping[str, Tensor]:
@@ -175,6 +184,48 @@ class Imputation:
     def observed_mask(self) -> Tensor:
         """(N, M) bool over ``names``, True = PRESENT in the data."""
         return torch.stack([self._data.observed(name) for name in self.names], dim=1)
+
+    def frame(
+        self, name: str, of: Literal["mean", "completed", "variance"] = "mean", level: float | None = None
+    ) -> pd.DataFrame:
+        """One modality as a table, with the ids of the instances and the names of the features where they are known.
+
+        Args:
+            name: the modality.
+            of: what is in the table: the mean, the data completed by it, or the variance.
+            level: of intervals; given, the columns are (feature, "lower") and (feature, "upper") instead.
+
+        Returns:
+            (N, D_m), in data units (squared, of variances); (N, 2 D_m) of intervals.
+
+        Raises:
+            SchemaError: the modality was not imputed.
+            ArgumentError: ``of`` is another word, or ``level`` is not strictly between 0 and 1.
+
+        Example:
+            >>> import pandas as pd
+            >>> from calmrl_prob.linear_gaussian import LinearGaussian
+            >>> lg = LinearGaussian({"x": torch.ones(2, 1)}, {"x": torch.zeros(2)}, {"x": torch.tensor(2.0)})
+            >>> x = pd.DataFrame({"u": [4.0], "v": [4.0]}, index=["cat"], dtype="float32")
+            >>> impute(lg, MultimodalData({"x": x})).frame("x")
+                   u    v
+            cat  2.0  2.0
+        """
+        import pandas as pd
+
+        if of not in ("mean", "completed", "variance"):
+            raise ArgumentError(f"of: expected 'mean', 'completed' or 'variance', got {of!r}.")
+        names = self._data.feature_names.get(name)
+        known: dict[str, Any] = {"index": None if self._data.ids is None else pd.Index(self._data.ids)}
+        if level is None:
+            table: Mapping[str, Tensor] = getattr(self, of)
+            return pd.DataFrame(
+                table[name].numpy(force=True), **known, columns=None if names is None else pd.Index(list(names))
+            )
+        lower, upper = self.interval(level)[name]
+        values = torch.stack([lower, upper], dim=2).flatten(1).numpy(force=True)
+        features = range(lower.shape[1]) if names is None else names
+        return pd.DataFrame(values, **known, columns=pd.MultiIndex.from_product([list(features), ["lower", "upper"]]))
 
     def interval(self, level: float = 0.9) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Central predictive intervals of each feature: the quantiles of its predictive at (1 -/+ level) / 2.
@@ -237,6 +288,7 @@ class Imputation:
             )
         if len(truth) != len(self._data):
             raise SchemaError(f"truth: expected the {len(self._data)} instances that were imputed, got {len(truth)}.")
+        truth = truth.in_order_of(self._data.dims, "truth", "what was imputed")
         lacking = [name for name in self.names if name not in truth]
         if lacking:
             raise SchemaError(f"truth: it lacks the modalities {lacking}; impute with names={list(truth.names)}.")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import checked_dtype, checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, NotConjugateError, SchemaError
 from calmrl_prob.linear_gaussian import (
     NOISES,
@@ -61,7 +62,7 @@ class SharedLatentModel(PyroModule):
     the same.
 
     Args:
-        dims: number of features D_m of each modality.
+        dims: number of features D_m of each modality; ``data.dims`` knows their names too, where data came as frames.
         latent_dim: K; None leaves it to ``calmrl_prob.fit``, which chooses it by held-out imputations. Until then the
             model has no parameters.
         noise: "isotropic", one noise variance per modality (the paper), "diagonal", one per feature, or noise that is
@@ -464,7 +465,8 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
     for name in dims:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
-    return {name: whole_number(f"dims[{name!r}]", width, least=1) for name, width in dims.items()}
+    widths = {name: whole_number(f"dims[{name!r}]", width, least=1) for name, width in dims.items()}
+    return with_names(widths, names_of(dims))
 
 
 def _features(lg: LinearGaussian, name: str, location: Tensor) -> TorchDistribution:

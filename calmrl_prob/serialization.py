@@ -24,6 +24,7 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
+from calmrl_prob.data.features import from_lists, names_of
 from calmrl_prob.errors import ArgumentTypeError, FileFormatError, MissingDependencyError
 from calmrl_prob.file_contents import require_model_contents, require_structure_contents
 from calmrl_prob.inference.result import FitResult
@@ -71,6 +72,7 @@ def save(model: SharedLatentModel | LinearGaussian | FitResult, path: str | os.P
         config: dict[str, Any] = {
             "kind": _MODEL,
             "dims": model.dims,
+            **({"feature_names": names_of(model.dims)} if names_of(model.dims) else {}),
             "latent_dim": model.latent_dim,
             "noise": model.noise,
             **({"noise_rank": model.noise_rank} if model.noise == "low_rank" else {}),
@@ -195,7 +197,7 @@ def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SharedLatentModel:
     dtype = {"float32": torch.float32, "float64": torch.float64}[config["dtype"]]
     prior = PRIORS[config["prior"]](config["latent_dim"], **config.get("prior_config", {}))
-    settings = (config["dims"], config["latent_dim"], config["noise"], prior)
+    settings = (from_lists(config["dims"], config.get("feature_names")), config["latent_dim"], config["noise"], prior)
     model = SharedLatentModel(*settings, dtype=dtype, noise_rank=config.get("noise_rank"))
     model.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(_INTERVALS)})
     if "intervals" in config:

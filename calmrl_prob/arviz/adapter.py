@@ -149,4 +149,22 @@ def chain_diagnostics(draws: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, 
 def _storable(values: NDArray[Any]) -> NDArray[Any]:
     """The array as netCDF can store it: objects become texts."""
     array: NDArray[Any] = np.asarray(values)
-    return array.astype(str) if array.dtype.kind in "OS" else array
+    return as_texts(array) if array.dtype.kind in "OS" else array
+
+
+def as_texts(values: NDArray[Any]) -> NDArray[Any]:
+    """Entries as texts: of a tuple its parts, separated by commas; of what is missing, None, nothing.
+
+    Example:
+        >>> labels = np.empty(2, dtype=object)
+        >>> labels[:] = [("a", 1), None]
+        >>> as_texts(labels).tolist()
+        ['a, 1', '']
+    """
+    if values.dtype.kind != "O":
+        return values.astype(str)
+    texts = [
+        ", ".join(map(str, entry)) if isinstance(entry, tuple) else "" if entry is None else str(entry)
+        for entry in values.flat
+    ]
+    return np.array(texts, dtype=str).reshape(values.shape)

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob.arviz.adapter import Group, Variable
+from calmrl_prob.arviz.adapter import Group, Variable, as_texts
 from calmrl_prob.arviz.draws import Drawn, Plan
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.entries import entries
 from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior
 from calmrl_prob.inference.parameters.prior_draws import PriorDraws, draw_prior
 from calmrl_prob.inference.result import FitResult
@@ -116,14 +117,25 @@ class PosteriorGroups:
         places = {name: _numpy(mask.nonzero()) for name, mask in plan.cells.items()}
         names = np.concatenate([np.full(len(place), name) for name, place in places.items()])
         rows, features = np.concatenate(list(places.values())).T
-        ids = coordinates(self.data)["instance"]
+        known = coordinates(self.data)
+        labels = [known.get(f"feature_{name}") for name in places]
+        if any(found is not None for found in labels):
+            numbers = [place[:, 1] for place in places.values()]
+            parts = [n if found is None else found[n] for n, found in zip(numbers, labels, strict=True)]
+            features = np.concatenate([as_texts(part) for part in parts])
+        ids = known["instance"]
         coords |= {"instance": ("cell", ids[rows]), "modality": ("cell", names), "feature": ("cell", features)}
         return {"imputed": self._variable(drawn.imputed, "cell")}, coords
 
 
 def coordinates(data: MultimodalData) -> dict[str, NDArray[Any]]:
-    """Labels of modalities and instances, the latter numbered if they have no ids."""
-    return {"modality": np.array(data.names), "instance": np.arange(len(data)) if data.ids is None else data.ids}
+    """Labels of modalities, instances and features, the latter two numbered where nothing names them."""
+    names = {name: found for name, found in data.feature_names.items() if found is not None}
+    return {
+        "modality": np.array(data.names),
+        "instance": np.arange(len(data)) if data.ids is None else data.ids,
+        **{f"feature_{name}": entries(list(found)) for name, found in names.items()},
+    }
 
 
 def fitted_values(model: object) -> Mapping[str, Tensor]:

@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from calmrl_prob.data.entries import grouped
 from calmrl_prob.data.stored import StoredModalities
 
 
@@ -58,10 +59,13 @@ def _beside(data: StoredModalities) -> list[str]:
     if data.ids is not None:
         lines.append(f"ids: {data.ids[0]} .. {data.ids[-1]}")
     if data.labels is not None:
-        lines.append(f"labels: {len(np.unique(data.labels)):,} distinct")
+        kinds, index = grouped(data.labels)
+        missing = int((index == len(kinds) - 1).sum()) if kinds[-1] is None else 0
+        lines.append(f"labels: {len(kinds) - bool(missing):,} distinct" + (f", {missing:,} missing" if missing else ""))
     if data.partition is not None:
-        names, counts = np.unique(data.partition, return_counts=True)
-        lines.append("partition: " + ", ".join(f"{n or '(none)'} {c:,}" for n, c in zip(names, counts, strict=True)))
+        parts, index = grouped(data.partition)
+        counts = np.bincount(index)
+        lines.append("partition: " + ", ".join(f"{n or '(none)'} {c:,}" for n, c in zip(parts, counts, strict=True)))
     if data.covariates:
         lines.append("covariates: " + ", ".join(data.covariates))
     return lines

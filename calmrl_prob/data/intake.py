@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.global_state import exclusive
+from calmrl_prob.data.entries import entries
+from calmrl_prob.data.row_labels import RowLabels
 from calmrl_prob.errors import ArgumentTypeError, DataError
 
 #: Numbers looked at closely at once: on a CPU what its cache holds, on a GPU enough to keep it busy.
@@ -92,30 +94,6 @@ def as_matrix(name: str, value: object) -> Tensor:
     return tensor
 
 
-def frame_index(arrays: Mapping[str, Any]) -> np.ndarray | None:
-    """The index that the DataFrames among the modalities share; None without one or if it only counts the rows.
-
-    Raises:
-        DataError: two DataFrames have different indexes.
-    """
-    first: tuple[str, Any] | None = None
-    for name, array in arrays.items():
-        if not _is_frame(array):
-            continue
-        if first is None:
-            first = name, array.index
-        elif not first[1].equals(array.index):
-            raise DataError(
-                f"modality {name!r}: its DataFrame index differs from that of modality {first[0]!r}, so rows would not "
-                "belong together; align it (frame.reindex(other.index) gives NaN rows where a modality is absent)."
-            )
-    if first is None:
-        return None
-    index = np.asarray(first[1])
-    counts_rows = index.dtype.kind == "i" and np.array_equal(index, np.arange(len(index)))
-    return None if counts_rows else index
-
-
 class RowCheck(NamedTuple):
     """Findings of the check of a modality's rows: (N,) bool each.
 
@@ -158,20 +136,24 @@ def check_rows(values: Tensor) -> RowCheck:
     return found
 
 
-def as_observed_mask(value: object, names: tuple[str, ...], num_instances: int, device: torch.device) -> Tensor:
+def as_observed_mask(value: object, names: tuple[str, ...], rows: RowLabels, device: torch.device) -> Tensor:
     """An ``observed_mask`` argument as an (N, M) bool tensor.
 
     Args:
         value: (N, M) bool array with columns in the order of ``names``, or a mapping (or DataFrame) of names to (N,)
             bool arrays, in which a modality that is left out counts as present everywhere.
         names: the M modalities.
-        num_instances: N.
+        rows: what the N rows are called; a DataFrame's are brought into their order.
         device: where the result is to live.
 
     Raises:
         ArgumentTypeError: the entries are not booleans.
-        DataError: the shape is wrong, or a name is unknown.
+        DataError: the shape is wrong, a name is unknown, or rows are labelled as others.
     """
+    num_instances = rows.num_instances
+    value = rows.arranged("observed_mask", value)
+    if hasattr(value, "to_pandas") and len(getattr(value, "coords", ())) == 2:  # an xarray array with both labels
+        value = value.to_pandas()
     if isinstance(value, Mapping) or _is_frame(value):
         columns: dict[Any, Any] = {key: value[key] for key in value}  # type: ignore[index,attr-defined]
         unknown = [key for key in columns if key not in names]
@@ -179,7 +161,9 @@ def as_observed_mask(value: object, names: tuple[str, ...], num_instances: int, 
             raise DataError(f"observed_mask: no modality is called {unknown[0]!r}; the modalities are {list(names)}.")
         out = torch.ones(num_instances, len(names), dtype=torch.bool, device=device)
         for name, column in columns.items():
-            out[:, names.index(name)] = _as_bool(f"observed_mask[{name!r}]", column, (num_instances,), device)
+            argument = f"observed_mask[{name!r}]"
+            column = rows.arranged(argument, column) if isinstance(value, Mapping) else column
+            out[:, names.index(name)] = _as_bool(argument, column, (num_instances,), device)
         return out
     return _as_bool("observed_mask", value, (num_instances, len(names)), device)
 
@@ -190,9 +174,7 @@ def as_column(argument: str, value: object, num_instances: int, *, one_dimension
     Raises:
         DataError: the number of rows is not N, or more than one dimension came where one is expected.
     """
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype == object and all(isinstance(entry, str) for entry in array.flat):
-        array = array.astype(np.str_)
+    array = entries(value)
     expected = f"({num_instances},)" if one_dimensional else f"({num_instances}, ...)"
     if array.ndim == 0 or len(array) != num_instances or (one_dimensional and array.ndim != 1):
         raise DataError(f"{argument}: expected shape {expected}, one entry per instance, got {array.shape}.")
@@ -224,8 +206,20 @@ def _is_frame(value: object) -> bool:
     return pandas is not None and isinstance(value, pandas.DataFrame)
 
 
+def _without_annotations(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever the user gives
+    """The matrix X of an AnnData; anything else as it is."""
+    if not (hasattr(value, "var_names") and hasattr(value, "X")):
+        return value
+    if not hasattr(value.X, "__array__"):
+        raise ArgumentTypeError(
+            f"modality {name!r}: expected a dense X, got {type(value.X).__name__}; pass its frame, .to_df()."
+        )
+    return value.X
+
+
 def _to_numpy(name: str, value: object) -> np.ndarray:
     array: Any
+    value = _without_annotations(name, value)
     expected = f"modality {name!r}: expected numbers in an (N, D) array"
     if _is_frame(value):
         frame: Any = value

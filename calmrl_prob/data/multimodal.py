@@ -12,17 +12,25 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, chosen_names, usable_device
 from calmrl_prob.data import display, schema
+from calmrl_prob.data.entries import check_distinct, grouped
+from calmrl_prob.data.features import feature_names, names_of, with_names
 from calmrl_prob.data.intake import (
     as_column,
     as_matrix,
     as_observed_mask,
     check_rows,
-    frame_index,
     named_arrays,
+)
+from calmrl_prob.data.row_labels import (
+    RowLabels,
+    counts_rows,
+    is_flags,
+    require_no_contradiction,
+    row_index,
+    shared_index,
 )
 from calmrl_prob.data.rows import Rows, Sizes, as_rows, split_rows
 from calmrl_prob.data.rules import (
-    check_distinct,
     describe_row,
     join_columns,
     refuse_bad_rows,
@@ -45,10 +53,13 @@ class MultimodalData(StoredModalities):
     Args:
         arrays: a mapping of names to (N, D_m) arrays, or (name, array) pairs: numpy, torch or pandas. A row that is
             NaN throughout is a missing modality. All modalities are brought to the widest floating-point type given;
-            float16 counts as float32, integers and booleans as float64. The index of DataFrames becomes ``ids``.
+            float16 counts as float32, integers and booleans as float64. Labels decide, where there are some (pandas,
+            polars, xarray, AnnData): the index of rows becomes ``ids``, and rows in another order are put right; names
+            of columns are kept as ``feature_names``.
         observed_mask: (N, M) bool, True = PRESENT, or a mapping of names to (N,) bool. A modality is absent from an
-            instance where this is False or the row is NaN; what stands in absent rows is never read.
-        ids: (N,) distinct identifiers.
+            instance where this is False or the row is NaN; what stands in absent rows is never read. This and the
+            columns below, given as labelled Series or frames, are brought into the order of the rows.
+        ids: (N,) distinct identifiers, of any kind that can be looked up by.
         labels: (N,) classes or targets.
         covariates: a mapping of names to arrays (N, ...): anything else known of each instance, texts included.
         partition: (N,) names of the parts that the instances belong to, such as "train" and "test".
@@ -60,7 +71,9 @@ class MultimodalData(StoredModalities):
     Attributes:
         names: the M modalities, in the order given.
         observed_mask: (N, M) bool tensor, True = PRESENT.
-        ids, labels, partition: numpy arrays (N,) or None; covariates: dict of numpy arrays (N, ...).
+        ids, labels, partition: numpy arrays (N,) or None; covariates: dict of numpy arrays (N, ...). Missing entries
+            among objects are None.
+        feature_names: of each modality the D_m names of its columns, None where it came without.
         missing: "modalities" or "features".
 
     Raises:
@@ -100,24 +113,25 @@ class MultimodalData(StoredModalities):
         given = named_arrays(arrays)
         self.names = tuple(given)
         self.missing = missing
-        index = frame_index(given)  # before the row counts, since frames of unequal length are to be reindexed
-        self._values = same_kind({name: as_matrix(name, array) for name, array in given.items()})
+        index, orders = shared_index(given)  # before the row counts: frames of unequal length are to be reindexed
+        values = {name: as_matrix(name, array) for name, array in given.items()}
+        self.feature_names = {name: feature_names(array, values[name].shape[1]) for name, array in given.items()}
+        self._values = same_kind({n: value[orders[n]] if n in orders else value for n, value in values.items()})
         n, device = self.num_instances, self.device
-        self.labels = None if labels is None else as_column("labels", labels, n)
-        self.partition = None if partition is None else as_column("partition", partition, n)
-        self.covariates = {
-            name: as_column(f"covariates[{name!r}]", column, n, one_dimensional=False)
-            for name, column in (covariates or {}).items()
-        }
+        self.ids, rows = _identified(ids, index, n)
+        self.labels = None if labels is None else as_column("labels", rows.arranged("labels", labels), n)
+        self.partition = None if partition is None else as_column("partition", rows.arranged("partition", partition), n)
+        self.covariates = {}
+        for name, column in (covariates or {}).items():
+            argument = f"covariates[{name!r}]"
+            self.covariates[name] = as_column(argument, rows.arranged(argument, column), n, one_dimensional=False)
         self.attributes = dict(attributes or {})
-        self.ids = index if ids is None else as_column("ids", ids, n)
-        check_distinct(self.ids)
 
         if observed_mask is None:
             self.observed_mask = torch.ones(n, len(self.names), dtype=torch.bool, device=device)
         else:
             # cloned: the user may change theirs later, and NaN rows are entered below
-            self.observed_mask = as_observed_mask(observed_mask, self.names, n, device).clone()
+            self.observed_mask = as_observed_mask(observed_mask, self.names, rows, device).clone()
         self._enter_absent_rows()
         self._settle_empty_instances(empty)
 
@@ -132,11 +146,6 @@ class MultimodalData(StoredModalities):
             self.observed_mask[:, m] = present
             if bool((found.absent | present).all()):
                 self._nan_where_absent.add(name)
-        for m, name in enumerate(self.names):
-            if not bool(self.observed_mask[:, m].any()):
-                raise DataError(
-                    f"modality {name!r}: no instance has it (all {self.num_instances} rows are absent); leave it out."
-                )
 
     def _settle_empty_instances(self, empty: str) -> None:
         """Refuse instances that have no modality, or leave them out."""
@@ -151,6 +160,10 @@ class MultimodalData(StoredModalities):
         if len(nothing):
             logger.info("left out %d of %d instances that have no modality at all", len(nothing), n)
             self.__dict__.update(self.subset(self.observed_mask.any(dim=1)).__dict__)
+
+    @property
+    def _rows(self) -> RowLabels:
+        return RowLabels(self.num_instances, ids=self.ids)
 
     # ---- other data from this -----------------------------------------------------------------------------------
 
@@ -169,7 +182,7 @@ class MultimodalData(StoredModalities):
             >>> data.subset([2, 0]).ids.tolist(), data.subset(slice(1, None)).ids.tolist()
             (['c', 'a'], ['b', 'c', 'd'])
         """
-        chosen = as_rows(rows, self.num_instances)
+        chosen = as_rows(self._rows.arranged("rows", rows) if is_flags(rows) else rows, self.num_instances)
         moved = chosen.to(self.device) if isinstance(chosen, Tensor) else chosen
         counted = chosen.numpy() if isinstance(chosen, Tensor) else chosen
         return self._derive(
@@ -200,7 +213,10 @@ class MultimodalData(StoredModalities):
         mask = self.observed_mask[:, columns]
         refuse_empty(mask, self.ids, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
         return self._derive(
-            names=tuple(chosen), _values={name: self._values[name] for name in chosen}, observed_mask=mask
+            names=tuple(chosen),
+            _values={name: self._values[name] for name in chosen},
+            observed_mask=mask,
+            feature_names={name: self.feature_names[name] for name in chosen},
         )
 
     def mask(self, observed_mask: object) -> Self:
@@ -221,7 +237,7 @@ class MultimodalData(StoredModalities):
             >>> data.mask({"text": [True, False]}).observed_mask.tolist()
             [[True, True], [True, False]]
         """
-        asked = as_observed_mask(observed_mask, self.names, self.num_instances, self.device)
+        asked = as_observed_mask(observed_mask, self.names, self._rows, self.device)
         mask = self.observed_mask & asked
         refuse_empty(mask, self.ids, "observed_mask", "leave each instance one modality, or take a subset first")
         changed = (mask != self.observed_mask).any(dim=0).tolist()
@@ -259,7 +275,8 @@ class MultimodalData(StoredModalities):
         classes = self.labels if stratify is True else stratify
         if classes is None or classes is False:
             return split_rows(self.num_instances, sizes, seed)
-        return split_rows(self.num_instances, sizes, seed, as_column("stratify", classes, self.num_instances))
+        classes = as_column("stratify", self._rows.arranged("stratify", classes), self.num_instances)
+        return split_rows(self.num_instances, sizes, seed, classes)
 
     @property
     def train(self) -> Self:
@@ -286,7 +303,7 @@ class MultimodalData(StoredModalities):
             raise DataError("partition: these data come without a split; use data.split(0.8, seed=0).")
         rows = self.partition == name
         if not rows.any():
-            raise DataError(f"partition: no part is called {name!r}; there are {np.unique(self.partition).tolist()}.")
+            raise DataError(f"partition: no part is called {name!r}; there are {grouped(self.partition)[0].tolist()}.")
         return self.subset(rows)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
@@ -341,6 +358,7 @@ class MultimodalData(StoredModalities):
         first = parts[0]
         for i, part in enumerate(parts[1:], start=1):
             schema.require_schema(part, first.dims, f"parts[{i}]", "parts[0]")
+            parts[i] = part = part.in_order_of(first.dims, f"parts[{i}]", "parts[0]")
             if part.device != first.device:
                 raise DataError(f"parts: expected one device, got {first.device}, {part.device}; use .to(device=...).")
         dtype = max((part.dtype for part in parts), key=lambda kind: kind.itemsize)
@@ -350,6 +368,8 @@ class MultimodalData(StoredModalities):
             _values={name: torch.cat([part._values[name].to(dtype) for part in parts]) for name in first.names},
             observed_mask=torch.cat([torch.stack([p.observed(n) for n in first.names], dim=1) for p in parts]),
             _nan_where_absent={n for n in first.names if all(n in part._nan_where_absent for part in parts)},
+            feature_names=names_of(with_names(first.dims, *(part.feature_names for part in parts)))
+            or first.feature_names,
             missing="features" if any(part.missing == "features" for part in parts) else "modalities",
             ids=ids,
             labels=join_columns("labels", [part.labels for part in parts]),
@@ -392,6 +412,8 @@ class MultimodalData(StoredModalities):
             ({'image': 5, 'text': 3}, [[False, True], [False, True]])
         """
         schema.require_widths(self, dims)
+        if names_of(dims) and (ordered := self.in_order_of(dims)) is not self:
+            return ordered.conform(dims)
         if tuple(dims) == self.names:
             return self
         # one NaN seen from every place of the array: absent modalities take no memory
@@ -402,6 +424,7 @@ class MultimodalData(StoredModalities):
             _values={n: self._values[n] if n in self else nan.expand(len(self), d) for n, d in dims.items()},
             observed_mask=torch.stack([self.observed(n) if n in self else nowhere for n in dims], dim=1),
             _nan_where_absent=self._nan_where_absent | {n for n in dims if n not in self},
+            feature_names={n: self.feature_names[n] if n in self else names_of(dims).get(n) for n in dims},
         )
 
     # ---- display ------------------------------------------------------------------------------------------------
@@ -411,6 +434,18 @@ class MultimodalData(StoredModalities):
 
     def _repr_html_(self) -> str:
         return display.html(self)
+
+
+def _identified(ids: object, index: Any, num_instances: int) -> tuple[np.ndarray | None, RowLabels]:  # noqa: ANN401
+    """The identifiers of N rows whose modalities have a pandas Index or none; and what else may be labelled by."""
+    found = None if index is None or counts_rows(index) else as_column("ids", index, num_instances)
+    if ids is not None:
+        arranged = RowLabels(num_instances, index).arranged("ids", ids) if index is not None else ids
+        found = as_column("ids", arranged, num_instances)
+        require_no_contradiction(found, index)
+        index = row_index(ids) if index is None else index
+    check_distinct(found)
+    return found, RowLabels(num_instances, index, found)
 
 
 def _require_options(missing: str, empty: str, **mappings: object) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob.data.entries import grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -72,8 +73,9 @@ def split_rows(
     if classes is not None:
         place = np.empty(num_instances)
         shuffled = classes[order]
-        for label in np.unique(classes):
-            members = np.nonzero(shuffled == label)[0]
+        kinds, index = grouped(shuffled)
+        for kind in range(len(kinds)):
+            members = np.nonzero(index == kind)[0]
             place[members] = (np.arange(len(members)) + 0.5) / len(members)
         order = order[np.argsort(place, kind="stable")]
     return tuple(np.sort(part) for part in np.split(order, cuts))

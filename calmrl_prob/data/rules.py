@@ -42,21 +42,6 @@ def same_kind(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.to(widest) for name, value in values.items()}
 
 
-def check_distinct(ids: np.ndarray | None) -> None:
-    """Check that no identifier stands twice.
-
-    Raises:
-        DataError: one does.
-    """
-    if ids is None:
-        return
-    distinct, counts = np.unique(ids, return_counts=True)
-    if len(distinct) < len(ids):
-        repeated = distinct[counts > 1][0]
-        rows = np.nonzero(ids == repeated)[0][:2].tolist()
-        raise DataError(f"ids: expected distinct identifiers, but {str(repeated)!r} stands in rows {rows}.")
-
-
 def refuse_bad_rows(
     name: str, values: Tensor, found: RowCheck, present: Tensor, *, partial_allowed: bool, ids: np.ndarray | None
 ) -> None:
@@ -123,6 +108,8 @@ def join_columns(what: str, columns: list[np.ndarray | None]) -> np.ndarray | No
     had = [column for column in columns if column is not None]
     if had and len(had) < len(columns):
         raise DataError(f"{what}: {len(had)} of {len(columns)} parts have it; give it to all parts or to none.")
+    if len({column.dtype.kind in "US" for column in had}) > 1:  # numpy would make texts of numbers
+        had = [column.astype(object) for column in had]
     return np.concatenate(had) if had else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calmrl_prob.data.features import Names, names_of, reconciled, with_names
 from calmrl_prob.data.intake import check_rows
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, find_patterns, linked_groups
@@ -28,6 +30,7 @@ class StoredModalities:
     covariates: dict[str, np.ndarray]
     attributes: dict[str, str]
     missing: Literal["modalities", "features"]
+    feature_names: dict[str, Names | None]
     _values: dict[str, Tensor]
     #: modalities whose absent rows all hold NaN already, so that data[name] needs no copy
     _nan_where_absent: set[str]
@@ -45,8 +48,8 @@ class StoredModalities:
 
     @property
     def dims(self) -> dict[str, int]:
-        """Number of features D_m of each modality."""
-        return {name: int(values.shape[1]) for name, values in self._values.items()}
+        """Number of features D_m of each modality, with their names (:class:`NamedDims`) where some are known."""
+        return with_names({name: int(values.shape[1]) for name, values in self._values.items()}, self.feature_names)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,7 +150,9 @@ class StoredModalities:
         if self.has_partial_rows:
             mask = torch.cat([self.feature_mask(name) for name in self.names], dim=1)
             return FeatureBlocks(self.dims, torch.cat([self.filled(name) for name in self.names], dim=1), mask)
-        return ObservedBlocks.from_arrays(self._values, self.observed_mask)
+        blocks = ObservedBlocks.from_arrays(self._values, self.observed_mask)
+        blocks.feature_names = self.feature_names  # so that statistics of other columns are not added
+        return blocks
 
     def filled(self, name: str, value: float = 0.0) -> Tensor:
         """A modality with every absent entry replaced by a finite value: (N, D_m).
@@ -179,6 +184,44 @@ class StoredModalities:
             [('image', 'text'), ('audio',)]
         """
         return linked_groups(self.names, self.patterns)
+
+    def in_order_of(self, dims: Mapping[str, int], argument: str = "data", source: str = "the model") -> Self:
+        """These data with features in the order in which ``dims`` (another's ``dims``) name them; no others are added.
+
+        Where one of the two has no names for a modality, its columns stay as they are.
+
+        Args:
+            dims: the widths, and names, of each modality.
+            argument: how messages call these data.
+            source: how they call what ``dims`` are of.
+
+        Raises:
+            SchemaError: the names of a modality are others.
+
+        Example:
+            >>> import pandas as pd
+            >>> from calmrl_prob import MultimodalData
+            >>> frame = pd.DataFrame({"u": [1.0], "v": [2.0]})
+            >>> data = MultimodalData({"x": frame[["v", "u"]]})
+            >>> data.in_order_of(MultimodalData({"x": frame}).dims)["x"].tolist()
+            [[1.0, 2.0]]
+        """
+        wanted = names_of(dims)
+        values, names = {}, {}
+        for name in self.names:
+            want = wanted.get(name)
+            if want is None or len(want) != self._values[name].shape[1]:  # another width is refused for it
+                continue
+            order, names[name] = reconciled(name, self.feature_names[name], want, argument, source)
+            if order is not None:
+                values[name] = self._values[name][:, order]
+        names = {name: found for name, found in names.items() if found is not self.feature_names[name]}
+        if not names:
+            return self
+        kept = () if values else _CACHED  # blocks and patterns are those of the same columns
+        new = self._derive(_values={**self._values, **values}, feature_names={**self.feature_names, **names})
+        new.__dict__.update({key: self.__dict__[key] for key in kept if key in self.__dict__})
+        return new
 
     def _derive(self, **changes: Any) -> Self:
         new = object.__new__(type(self))

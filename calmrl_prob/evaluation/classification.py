@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
 if TYPE_CHECKING:
@@ -153,13 +154,19 @@ def _check(
             f"{side}_features: expected an (N, K) array of numbers, got {type(features).__name__}; pass an array, such "
             "as the attribute mean of what calmrl_prob.posterior returns."
         ) from error
-    y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else entries(labels)
     if x.ndim != 2:
         raise DataError(f"{side}_features: expected shape (N, K), got {x.shape}.")
     if y.shape != (len(x),) or len(x) == 0:
         raise DataError(
             f"{side}_labels: expected one label for each of the {len(x)} rows of {side}_features, at least one, "
             f"got shape {y.shape}."
+        )
+    kinds, index = grouped(y)
+    if kinds[-1] is None:
+        raise DataError(
+            f"{side}_labels: {int((index == len(kinds) - 1).sum())} of {len(y)} are missing (None or NaN); leave those "
+            "rows out."
         )
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):

@@ -15,6 +15,7 @@ from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning
+from calmrl_prob.inference.feature_names import aligned, remember, require_features
 from calmrl_prob.inference.methods import METHODS, Method, most_steps
 from calmrl_prob.inference.normal_mode import normal_data, require_trainable
 from calmrl_prob.inference.protocols import FitReport, Fittable, HasFit, Loads
@@ -130,6 +131,10 @@ def _fit(
     if not isinstance(method, str) or method not in ("auto", *named):
         raise ArgumentError(f"method: expected one of {['auto', *named]}, got {method!r}.")
     start = time.perf_counter()
+    if isinstance(data, MultimodalData):
+        data = aligned(model, data)
+    else:
+        require_features(model, data)
     subject = Subject(model, data, seed, generic=True)
     chosen = _chosen(subject, method)
     if chosen.options is not None:
@@ -141,7 +146,8 @@ def _fit(
         report = chosen.run(subject, seed, callback, **options)
     fitted: Any = subject.bound if chosen.of_program else model
     if isinstance(fitted, BoundModel):
-        fitted.fitted_dims = dict(data.dims)
+        fitted.fitted_dims = data.dims if isinstance(data, MultimodalData) else dict(data.dims)
+    remember(fitted, data)
     result = _result(report, fitted, chosen.name, seed, data.num_instances, options, time.perf_counter() - start)
     return replace(result, rows_of_fit=remember_rows(fitted, data))
 

@@ -10,6 +10,7 @@ from calmrl_prob._support.arguments import described
 from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
+from calmrl_prob.inference.feature_names import aligned, named
 from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.inference.normal_mode import normal_data
 from calmrl_prob.inference.protocols import HasLinearGaussian, Model
@@ -50,7 +51,7 @@ def posterior(
         Detached from the autograd graph; for gradients use :func:`calmrl_prob.linear_gaussian.posterior`.
 
     Raises:
-        SchemaError: a modality that the model does not know, or one of another width.
+        SchemaError: a modality that the model does not know, or one of another width or with other features by name.
         ArgumentTypeError: ``model`` or ``data`` is of another type.
         ArgumentError: they are on different devices, or an unknown method or option.
         ModelError: a Pyro model breaks the form that every route needs.
@@ -67,23 +68,23 @@ def posterior(
         >>> result.mean.squeeze(1).tolist(), result.covariance.flatten().tolist()
         ([1.0, 2.0], [0.5, 0.5])
     """
-    named = [route.name for route in ROUTES if route.approximate]
-    known = ["auto", "exact", *named]
+    known = ["auto", "exact", *(route.name for route in ROUTES if route.approximate)]
     if not isinstance(method, str) or method not in known:
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     with normal_mode(), torch.no_grad():
-        return _by_route(model, normal_data(data), method, seed, options)
+        data = aligned(model, normal_data(data))
+        return named(_by_route(model, data, method, seed, options), model, data)
 
 
 def _by_route(model: Model, data: MultimodalData, method: str, seed: int, options: dict[str, Any]) -> PosteriorResult:
-    """The posterior by the route that is asked for, or the first that serves."""
-    named = [route.name for route in ROUTES if route.approximate]
+    """The posterior by the route that is asked for, or the first that serves, of checked arguments."""
+    by_name = [route.name for route in ROUTES if route.approximate]
     if isinstance(model, BoundModel):
         data = model.conform(data)
     subject = Subject(model, data)
-    if method in named:
+    if method in by_name:
         return _signed(_called(method).run(subject, seed=seed, **options), model)
     refusals = []
     for route in ROUTES:
@@ -93,7 +94,7 @@ def _by_route(model: Model, data: MultimodalData, method: str, seed: int, option
         if refusal is None:
             return _signed(route.run(subject, seed=seed, **options), model)
         refusals.append(refusal)
-    serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in named]
+    serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in by_name]
     if method == "auto" and serving:
         return _signed(_called(serving[0]).run(subject, seed=seed, **options), model)
     raise next(refusal for refusal in refusals if refusal is not NO_OWN_ROUTE)

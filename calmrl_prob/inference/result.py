@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.inference.feature_names import aligned, named
 from calmrl_prob.inference.posterior import as_linear_gaussian, posterior
 from calmrl_prob.inference.protocols import HasPosterior
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -79,7 +80,8 @@ class FitResult:
         if isinstance(self.model, BoundModel):
             data = self.model.conform(data)
         if isinstance(self.report, HasPosterior):
-            return self.report.posterior(data, **options)
+            data = aligned(self.model, data)
+            return named(self.report.posterior(data, **options), self.model, data)
         return posterior(self.model, data, **options)
 
     def linear_gaussian(self) -> LinearGaussian:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames
 from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.products import row_chunks
 
@@ -60,6 +61,7 @@ class ObservedBlocks(Patterned):
     Attributes:
         names: the M modalities.
         observed_mask: (N, M) bool, True = present.
+        feature_names: for each modality the names of its features, where data came with some.
         values: for each modality the (n_m, D_m) rows that have it, in row order.
         rows: for each modality their row numbers, (n_m,) int64, ascending.
         patterns: (P, M) bool, the distinct rows of ``observed_mask``.
@@ -80,6 +82,7 @@ class ObservedBlocks(Patterned):
         self.names = tuple(values)
         self.values = dict(values)
         self.observed_mask = observed_mask
+        self.feature_names: FeatureNames = {}
         self.rows = {name: observed_mask[:, m].nonzero().squeeze(1) for m, name in enumerate(self.names)}
         self.patterns, self.pattern_index, self.pattern_counts = find_patterns(observed_mask)
 

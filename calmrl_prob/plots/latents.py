@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calmrl_prob._support.arguments import brief, described, real_number, whole_number
+from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.plots.canvas import CYCLE, GREY, MARKERS, Array, canvas, legend_beside
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
@@ -126,13 +127,13 @@ def _classes(labels: ArrayLike | Sequence[object] | None, count: int) -> tuple[l
     """Names of the classes and the class of each instance."""
     if labels is None:
         return ["posterior"], np.zeros(count, dtype=np.int64)
-    column = np.asarray(labels)
+    column = entries(labels)
     if column.shape != (count,):
         raise ArgumentError(f"labels: expected one for each of the {count} instances, got shape {column.shape}.")
-    names, index = np.unique(column, return_inverse=True)
+    names, index = grouped(column)
     if len(names) > _MOST_CLASSES:
         raise ArgumentError(f"labels: expected at most {_MOST_CLASSES} classes, got {len(names)}; choose some rows.")
-    return [str(name) for name in names], index
+    return ["(none)" if name is None else str(name) for name in names], index
 
 
 def _ellipses(ax: Axes, centre: Array, covariance: Array, radius: float, **style: Any) -> None:

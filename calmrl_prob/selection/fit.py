@@ -12,6 +12,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.exact.em import EM_OPTIONS
 from calmrl_prob.inference.exact.preparation import require_spread
+from calmrl_prob.inference.feature_names import remember, require_features
 from calmrl_prob.inference.fit import fit as fit_settled
 from calmrl_prob.inference.normal_mode import normal_data, require_trainable
 from calmrl_prob.inference.result import FitResult
@@ -115,7 +116,9 @@ def fit(
     with normal_mode():
         data = _checked(normal_data(data), model, asked)
         with shown(progress, "choosing settings", None, data) as callback:
-            return ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+            found = ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
+    remember(found.model, data)
+    return found
 
 
 def _freedom(model: object, shrinkage: object, options: Mapping[str, Any], data: object) -> Freedom | None:
@@ -153,6 +156,7 @@ def _checked(data: object, model: SharedLatentModel, asked: Mapping[str, Any]) -
             )
         if list(data.dims.items()) != list(model.dims.items()):
             raise SchemaError(f"data: expected statistics of {dict(model.dims)} in this order, got {data.dims}.")
+        require_features(model, data)
         return data
     if not isinstance(data, MultimodalData):
         fit_settled(model, data)  # type: ignore[arg-type]  # refuses it in its own words

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, described, whole_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, SufficientStatistics
 from calmrl_prob.linear_gaussian.em.cost import form_costs
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
 from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, imputed_rows, sums_of_statistics
 from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 
@@ -52,6 +54,7 @@ class FoldedStatistics:
                 raise ArgumentTypeError(f"folds: expected SufficientStatistics, got {described(fold)}.")
             if fold.dims != self.folds[0].dims:
                 raise SchemaError(f"folds: expected the modalities {self.folds[0].dims} in all, got {fold.dims}.")
+            joined_names(self.folds[0].feature_names, fold.feature_names, "folds")
         if len(self.folds) < 2:
             raise ArgumentError(f"folds: expected 2 or more, got {len(self.folds)}; deal the rows to more.")
 
@@ -70,6 +73,11 @@ class FoldedStatistics:
     def dims(self) -> dict[str, int]:
         """Number of features D_m of each modality."""
         return self.folds[0].dims
+
+    @property
+    def feature_names(self) -> FeatureNames:
+        """For each modality the names of its features, where data came with some."""
+        return self.folds[0].feature_names
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -246,7 +254,7 @@ def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object]
     if groups is None:
         fold: np.ndarray = generator.permutation(num_instances) % num_folds
         return fold
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    names, index = grouped(entries(groups))
     if len(index) != num_instances:
         raise ArgumentError(f"groups: expected one for each of {num_instances} instances, got {len(index)}.")
     if len(names) < num_folds:

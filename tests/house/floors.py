@@ -92,7 +92,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "training":                      "errors _support linear_gaussian data alignment evaluation",
     },
     "kept in files": {
-        "serialization":                 "errors _support linear_gaussian priors io file_contents model inference "
+        "serialization":                 "errors _support linear_gaussian data priors io file_contents model inference "
                                          "selection",
     },
 }

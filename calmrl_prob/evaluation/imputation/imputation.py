@@ -148,6 +148,7 @@ def score_imputation(
         raise ArgumentTypeError(f"truth: expected MultimodalData, got {brief(truth)}; wrap it in MultimodalData.")
     if not 0 < real_number("level", level, 0.9) < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level}.")
+    truth = truth.in_order_of(getattr(means, "dims", None) or {}, "truth", "what was imputed")
     present = truth.observed_mask.cpu().numpy()
     evaluated = _as_mask(evaluated_mask, present.shape, "evaluated_mask")
     if np.any(evaluated & ~present):

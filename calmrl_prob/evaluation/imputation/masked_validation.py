@@ -22,6 +22,7 @@ from calmrl_prob.evaluation.imputation.options import ValidationOptions
 from calmrl_prob.evaluation.imputation.uncertainty import Tables
 from calmrl_prob.imputation import Imputation, Recalibrator, impute
 from calmrl_prob.inference.copies import copy_to_fit
+from calmrl_prob.inference.feature_names import aligned
 from calmrl_prob.inference.fit import fit
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.result import FitResult
@@ -135,6 +136,7 @@ def masked_validation(
     """
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    data = aligned(model, data)
     own = {field.name: settings.pop(field.name) for field in fields(ValidationOptions) if field.name in settings}
     options = ValidationOptions.of(options, own, "masked_validation")
     groups, hidden_count = _hidden_groups(data, scheme, options)

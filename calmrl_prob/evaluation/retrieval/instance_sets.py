@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 from calmrl_prob.evaluation.retrieval.exact_forms import ExactForm, form_by_structure, form_of, stated_form
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
+from calmrl_prob.inference.feature_names import named_dims
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks
@@ -46,12 +48,9 @@ class RetrievalModel:
         unknown = sorted(set(options) - {"method", "seed"})
         if unknown and self.form is not None:
             raise ArgumentError(f"options: the exact routes have none, got {unknown}.")
-        self.dims = self._stated_dims() or {
-            name: width
-            for part in reversed(data)
-            if isinstance(part, MultimodalData)  # what is none, is refused by name later
-            for name, width in part.dims.items()
-        }
+        given = [part for part in data if isinstance(part, MultimodalData)]  # what is none, is refused by name later
+        dims = self._stated_dims() or {n: width for part in reversed(given) for n, width in part.dims.items()}
+        self.dims = with_names(dims, names_of(named_dims(model)), *(part.feature_names for part in given))
 
     def _stated_dims(self) -> dict[str, int]:
         if self.form is not None:

@@ -31,8 +31,10 @@ from torch import Tensor
 from calmrl_prob._support.arguments import checked_seed, described, require_known_options, whole_number
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.data.features import NamedDims
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ConvergenceWarning, DataError
 from calmrl_prob.inference.exact.em import EM_OPTIONS
+from calmrl_prob.inference.feature_names import aligned, named_dims
 from calmrl_prob.inference.parameters.nuts import Picks
 from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import as_linear_gaussian
@@ -129,8 +131,11 @@ def parameter_draws(
     fitted, isotropic, kept = _fitted(model)
     left_out = {*_OF_THE_CLIMB, "prior_mean", "prior_covariance"}  # the last two are in the fitted form
     kept = {name: value for name, value in {**kept, **options}.items() if name not in left_out}
+    known = named_dims(model)
     if isinstance(data, MultimodalData):
         data.require_schema(fitted.dims)
+        data = aligned(model, data)
+        known = known or (data.dims if isinstance(data.dims, NamedDims) else None)
         data = data.conform(fitted.dims)
         require_fittable(data)
     elif list(data.dims.items()) != list(fitted.dims.items()):
@@ -143,9 +148,10 @@ def parameter_draws(
     entries = [{"log_evidence": evidence(draw), **picks.quantities(draw)} for draw in drawn]
     quantities = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
     logger.info("parameter_draws: %d draws by %s", num_draws, method)
-    return ParameterDraws.about(
+    found = ParameterDraws.about(
         fitted, drawn, method, quantities, diagnostics, statistics={"lp": quantities["log_evidence"]}
     )
+    return replace(found, dims=known)
 
 
 def _fitted(model: Any) -> tuple[LinearGaussian, bool, Mapping[str, Any]]:  # noqa: ANN401 - refused if nothing fits

@@ -31,8 +31,10 @@ from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.arviz.adapter import Group, Variable
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.features import NamedDims
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.exact.discovered import Form, OneStructure, form_posterior
+from calmrl_prob.inference.feature_names import aligned, named
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.draws_predictive import DrawsPredictive
 from calmrl_prob.posteriors.posterior import Draw, PosteriorResult
@@ -60,6 +62,7 @@ class ParameterDraws:
         num_chains: C of the sampler, whose draws stand one chain after another; None where draws are independent.
         quantities: functions of the draws that no rotation of the latent changes, (S, ...).
         statistics: what the sampler has to say of each draw, (S,), under ArviZ's names.
+        dims: of draws about a fit, the widths of the modalities and the names of their features, where these are known.
     """
 
     bound: BoundModel | LinearGaussian
@@ -70,6 +73,7 @@ class ParameterDraws:
     num_chains: int | None = None
     quantities: Mapping[str, Tensor] = field(default_factory=FrozenMapping)
     statistics: Mapping[str, Tensor] = field(default_factory=FrozenMapping)
+    dims: NamedDims | None = None
 
     def __len__(self) -> int:
         """S."""
@@ -156,14 +160,14 @@ class ParameterDraws:
                 f"options: the posterior over parameter draws has num_draws alone, got {list(options)}."
             )
         kept = self.thinned(whole_number("num_draws", num_draws, least=1))
+        data = aligned(self, data)
         if isinstance(self.bound, LinearGaussian):
             data = data.conform(self.bound.dims)
-            return DrawsPosterior(kept.structures(), data, kept, OneStructure(self.bound))
+            return named(DrawsPosterior(kept.structures(), data, kept, OneStructure(self.bound)), self, data)
         reference = self.at(self.reference)
         form = discover(self.bound, data, reference)
-        return DrawsPosterior(
-            [_form_at(form, kept.at(s)) for s in range(len(kept))], data, kept, _form_at(form, reference)
-        )
+        forms = [_form_at(form, kept.at(s)) for s in range(len(kept))]
+        return named(DrawsPosterior(forms, data, kept, _form_at(form, reference)), self, data)
 
     def structures(self) -> list[OneStructure]:
         """The form under each draw, of draws about a fit.

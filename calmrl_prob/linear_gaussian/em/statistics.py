@@ -21,6 +21,7 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian.blocks import ObservedBlocks, linked_groups
 from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep, Moments, Totals, augment
 from calmrl_prob.linear_gaussian.em.parameters import Parameters, Shape
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
 from calmrl_prob.linear_gaussian.grouping import Grouping
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.products import CHUNK_BUDGET, gram
@@ -40,6 +41,7 @@ class SufficientStatistics:
             which the modality occurs. Any shift gives the same fit; one near the mean keeps all digits.
 
     Attributes:
+        feature_names: for each modality the names of its features, where data came with some.
         scatters: for each pattern (a tuple of M bools) its T_p.
 
     Example:
@@ -54,6 +56,7 @@ class SufficientStatistics:
 
     def __init__(self, dims: Mapping[str, int], shift: Mapping[str, Tensor] | None = None) -> None:
         self.dims = dict(dims)
+        self.feature_names: FeatureNames = dict(getattr(dims, "feature_names", {}))
         self.scatters: dict[Pattern, Tensor] = {}
         self._shift: dict[str, Tensor] = {} if shift is None else {n: s.double() for n, s in shift.items()}
         self._buffer = torch.empty(0)
@@ -101,7 +104,7 @@ class SufficientStatistics:
 
         Raises:
             ArgumentTypeError: ``blocks`` is something else, or lacks single features.
-            SchemaError: the modalities or widths differ from ``dims``.
+            SchemaError: the modalities or widths differ from ``dims``, or the names of features.
         """
         if not isinstance(blocks, ObservedBlocks):
             raise ArgumentTypeError(
@@ -110,6 +113,7 @@ class SufficientStatistics:
             )
         if blocks.dims != self.dims:
             raise SchemaError(f"blocks: expected modalities {self.dims}, got {blocks.dims}.")
+        self.feature_names = joined_names(self.feature_names, blocks.feature_names, "blocks")
         for name, values in blocks.values.items():
             if name not in self._shift and len(values):
                 sample = values[: max(1, CHUNK_BUDGET // values.shape[1])]  # any point near the mean will do
@@ -154,6 +158,7 @@ class SufficientStatistics:
     def shifted(self, shift: Mapping[str, Tensor]) -> SufficientStatistics:
         """The same statistics about another shift: T -> B T B^T, where B moves x by the difference."""
         moved = SufficientStatistics(self.dims, shift)
+        moved.feature_names = self.feature_names
         for present, scatter in self.scatters.items():
             step = torch.cat(
                 [self._shift[name] - moved._shift[name] for name, here in zip(self.dims, present, strict=True) if here]
@@ -164,6 +169,7 @@ class SufficientStatistics:
     def scaled(self, weight: float) -> SufficientStatistics:
         """Those of the same instances, each counted ``weight`` times: how online fits forget."""
         fewer = SufficientStatistics(self.dims, self._shift)
+        fewer.feature_names = self.feature_names
         fewer.scatters = {present: weight * scatter for present, scatter in self.scatters.items()}
         return fewer
 
@@ -183,12 +189,13 @@ class SufficientStatistics:
         """The statistics of both sets of instances together; also written ``self + other``.
 
         Raises:
-            SchemaError: the two have different modalities or widths.
+            SchemaError: the two have different modalities, widths or names of features.
         """
         if self.dims != other.dims:
             raise SchemaError(f"other: expected modalities {self.dims}, got {other.dims}.")
         shift = {**other._shift, **self._shift}
         merged, added = self.shifted(shift), other.shifted(shift)
+        merged.feature_names = joined_names(self.feature_names, other.feature_names, "other")
         for present, scatter in added.scatters.items():
             merged.scatters[present] = merged.scatters[present] + scatter if present in merged.scatters else scatter
         return merged
