@@ -1,4 +1,4 @@
-"""What belongs to the process and not to a call: one lock for all who change it, and put it back.
+"""Global state, which belongs to the process and not to a call: one lock for all who change it and put it back.
 
 Torch's generators, the validation of distributions, Pyro's stack of handlers and its parameter store, and the filters
 of warnings are one for all threads. Whoever changes one for a while does so under :func:`exclusive`, so that no thread

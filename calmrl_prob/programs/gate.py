@@ -207,6 +207,6 @@ def _density(site: Site, value: Tensor) -> Tensor:
 
 
 def _apart(one: Tensor, other: Tensor, width: int) -> Tensor:
-    """Where two densities of ``width`` features differ by more than rounding."""
+    """Rows in which two densities of ``width`` features differ by more than rounding."""
     alike = (one - other).abs() <= _ROUNDING.get(one.dtype, 1e-3) * (width + torch.maximum(one.abs(), other.abs()))
     return ~(alike | (one == other) | (one.isnan() & other.isnan()))
