@@ -207,8 +207,14 @@ def _differing(one: Call, other: Call, rows: slice) -> Iterable[str]:
 
 def _density(site: Site, value: Tensor) -> Tensor:
     """The log density of each instance, (n,), at a value in the site's shape."""
-    with unvalidated():
-        density = site.fn.log_prob(value)
+    try:
+        with unvalidated():
+            density = site.fn.log_prob(value)
+    except Exception as error:
+        raise ModelError(
+            f"site {site.name!r}: its density at a given value cannot be had, {type(error).__name__}: {error}; use a "
+            "distribution whose log_prob takes any value, such as one of transforms that have an inverse."
+        ) from error
     if site.mask is not None:
         density = torch.where(torch.as_tensor(site.mask, device=density.device), density, torch.zeros_like(density))
     moved = density.expand(site.fn.batch_shape).movedim(site.place(), 0)
