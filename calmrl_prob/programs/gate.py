@@ -12,9 +12,11 @@ Each is seen from densities alone, so that it holds for sites of any family.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
+from pyro.distributions import NanMaskedMultivariateNormal, NanMaskedNormal
 from torch import Tensor
 
 from calmrl_prob.data import MultimodalData
@@ -74,7 +76,7 @@ def require_observed(call: Call, data: MultimodalData, rows: Tensor) -> None:
         _require_masked(name, density, data, rows)
         # what stands in place of absent values, altered: the density must not see it
         other = _other_values(values, present)
-        altered = _density(site, site.shaped(torch.where(present, values, other)))
+        altered = _density(site, site.shaped(torch.where(present | values.isnan(), values, other)))
         counted = _apart(density, altered, values.shape[1]) & ~present.all(1)
         if bool(counted.any()):
             row = int(rows[counted.cpu()][0])
@@ -109,12 +111,19 @@ def _require_finite(call: Call, rows: Tensor) -> None:
     """Refuse NaN under a mask: the density leaves it out, the gradient does not."""
     for name, site in call.observed.items():
         values = site.rows(site.value)
-        if not bool(values.isfinite().all()):
+        if not bool(values.isfinite().all()) and not _takes_nan(site.fn):
             row = int(rows[(~values.isfinite()).any(1).cpu()][0])
             raise ModelError(
                 f"site {name!r}: it observes NaN where the modality is missing (row {row}, say), of which the gradient "
                 f"is NaN even under a mask; pass obs=data.filled({name!r})."
             )
+
+
+def _takes_nan(fn: Any) -> bool:  # noqa: ANN401 - any distribution
+    """Whether NaN is how a distribution is told what is absent."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, NanMaskedNormal | NanMaskedMultivariateNormal)
 
 
 def _require_values(name: str, values: Tensor, data: MultimodalData, present: Tensor) -> None:
@@ -198,8 +207,14 @@ def _differing(one: Call, other: Call, rows: slice) -> Iterable[str]:
 
 def _density(site: Site, value: Tensor) -> Tensor:
     """The log density of each instance, (n,), at a value in the site's shape."""
-    with unvalidated():
-        density = site.fn.log_prob(value)
+    try:
+        with unvalidated():
+            density = site.fn.log_prob(value)
+    except Exception as error:
+        raise ModelError(
+            f"site {site.name!r}: its density at a given value cannot be had, {type(error).__name__}: {error}; use a "
+            "distribution whose log_prob takes any value, such as one of transforms that have an inverse."
+        ) from error
     if site.mask is not None:
         density = torch.where(torch.as_tensor(site.mask, device=density.device), density, torch.zeros_like(density))
     moved = density.expand(site.fn.batch_shape).movedim(site.place(), 0)
