@@ -98,13 +98,22 @@ def require_fittable(data: StoredModalities) -> None:
         ...
         calmrl_prob.errors.DataError: data: fitting needs at least 2 instances, got 1.
     """
+    require_enough(data)
+    warn_unidentifiable(data)
+
+
+def require_enough(data: StoredModalities) -> None:
+    """The same check without the warning, for what comes before a fit that warns.
+
+    Raises:
+        DataError: as :func:`require_fittable` does.
+    """
     if len(data) < 2:
         raise DataError(f"data: fitting needs at least 2 instances, got {len(data)}.")
     for name in data.names:
         if not bool(data.observed(name).any()):
             raise DataError(f"modality {name!r}: no instance has it, so it cannot be fitted; leave it out with select.")
         _require_squares(data, name)
-    warn_unidentifiable(data)
 
 
 def _require_squares(data: StoredModalities, name: str) -> None:

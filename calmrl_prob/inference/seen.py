@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ReliabilityWarning
+from calmrl_prob.inference.feature_names import aligned
 
 #: Features of a modality that are hashed, rows at a time, and hashes kept of a modality, all at most.
 _MOST_FEATURES, _CHUNK, _MOST_HASHES = 64, 2**16, 2**16
@@ -111,7 +112,8 @@ def share_of_seen(model: Any, data: MultimodalData) -> float | None:  # noqa: AN
     """Share of rows that a model, or the model of a fit, was fitted to; None where that is not known."""
     owner = getattr(model, "model", model)
     seen = getattr(owner, "rows_of_fit", None) or getattr(model, "rows_of_fit", None)
-    return seen.share(data) if isinstance(seen, SeenRows) else None
+    # columns in another order are the same rows
+    return seen.share(aligned(model, data)) if isinstance(seen, SeenRows) else None
 
 
 def warn_if_seen(model: object, data: MultimodalData) -> None:

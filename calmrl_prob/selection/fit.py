@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed, require_known_options
 from calmrl_prob._support.normal_mode import normal_mode
-from calmrl_prob.data import MultimodalData
+from calmrl_prob.data import MultimodalData, require_enough
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.exact.em import EM_OPTIONS
 from calmrl_prob.inference.exact.preparation import require_spread
@@ -162,5 +162,6 @@ def _checked(data: object, model: SharedLatentModel, asked: Mapping[str, Any]) -
         fit_settled(model, data)  # type: ignore[arg-type]  # refuses it in its own words
     assert isinstance(data, MultimodalData)
     data.require_schema(model.dims)
+    require_enough(data)
     require_spread(data, each=False)
     return data.conform(model.dims)

@@ -98,7 +98,7 @@ class Scaling:
         )
 
     def log_volume(self, data: MultimodalData | FoldedStatistics) -> float:
-        """What log densities of the scaled data have over those in the data's own units: sum of log s, nats."""
+        """Excess of log densities of the scaled data over those in the data's own units: sum of log s, nats."""
         if not self.divisors:
             return 0.0
         logs = {name: divisor.log() for name, divisor in self.divisors.items()}

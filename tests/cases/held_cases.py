@@ -61,6 +61,24 @@ def heavy(data: cal.MultimodalData) -> None:
             pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name))
 
 
+def counted(data: cal.MultimodalData) -> None:
+    """A Pyro model of counts, which no exact route serves."""
+    with pyro.plate("instances", len(data)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+        for name in data.names:
+            rate = dist.Poisson((0.3 * z).exp().expand(-1, data.dims[name])).to_event(1)
+            pyro.sample(name, rate.mask(data.observed(name)), obs=data.filled(name))
+
+
+@cache
+def counts() -> cal.MultimodalData:
+    """Counts of which some instances lack a modality."""
+    made = torch.poisson(torch.full((6, 2), 2.0), torch.Generator().manual_seed(0)).double()
+    mask = torch.ones(6, 2, dtype=torch.bool)
+    mask[0, 1] = False
+    return cal.MultimodalData({"a": made, "b": made[:, :1]}, observed_mask=mask)
+
+
 @cache
 def data() -> cal.MultimodalData:
     """Sixty rows of two modalities that share two latents, with what every prior asks for."""
@@ -137,6 +155,7 @@ RESULTS: dict[str, Case] = {
     "arviz": lambda: cal.to_arviz(fit(), data(), num_draws=4),
     "student-t": lambda: cal.posterior(StudentT(DIMS, 2), random_data()),
     "imputed, student-t": lambda: cal.impute(StudentT(DIMS, 2), random_data()),
+    "counts": lambda: cal.impute(counted, counts(), method="svi", max_iterations=5),
     "imputed, by draws of scales": lambda: cal.impute(heavy, data().subset(slice(0, 4)), num_draws=100),
 }
 
