@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
@@ -54,15 +55,15 @@ class FrozenMapping(Mapping[K, V]):
         return FrozenMapping, (self._items,)
 
 
-class TravelsDetached:
+class TravelsDetached(ABC):
     """Base class of frozen things of tensors: what is pickled or copied of them is cut off from the autograd graph.
 
     torch can copy no tensor that was computed from parameters, and a graph cannot leave its process.
     """
 
+    @abstractmethod
     def detach(self) -> Self:
         """A copy cut off from the autograd graph."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self.detach()))

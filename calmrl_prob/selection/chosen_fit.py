@@ -40,8 +40,18 @@ _FEW_LINKS, _SMALL_SHARE = 200, 0.25
 #: The fewest instances with two modalities that can be dealt to folds, and, where there are fewer, the weight of the
 #: prior as a share of the rows.
 _LEAST_ROWS, _UNSEEN_SHARE = 6, 0.3
-#: Options that are of the fit to all rows alone.
-_OF_THE_LAST_FIT = ("max_iterations", "tolerance", "start", "form", "seed", "callback")
+#: Options that are of the fit to all rows alone. A prior of the latent moves its axes and no imputation, so that folds
+#: are fitted in those of the standard normal.
+_OF_THE_LAST_FIT = (
+    "max_iterations",
+    "tolerance",
+    "start",
+    "form",
+    "seed",
+    "callback",
+    "prior_mean",
+    "prior_covariance",
+)
 #: Tolerance of the fit to all rows, where none was asked for: settings differ by more than what is left.
 _TOLERANCE = 1e-5
 
@@ -85,7 +95,9 @@ class ChosenFit:
     def fit(self, options: Mapping[str, Any]) -> FitResult:
         """Choose, fit to all rows, and attach choice and intervals."""
         latent_dim, noise = self._model.requested
-        scorable = _scorable(self._data)
+        linked = _linked(self._data)
+        partial = isinstance(self._data, MultimodalData) and self._data.has_partial_rows
+        scorable = self._data.num_instances if partial else linked  # single features can be held out of any row
         folds = len(self._data.folds) if isinstance(self._data, FoldedStatistics) else self._folds(scorable)
         trained = max(1, round(self._data.num_instances * (folds - 1) / folds))
         size = Size(trained, self._data.dims)
@@ -102,7 +114,7 @@ class ChosenFit:
             search, choice = self._choose(first, size, fixed, scorable)
             intervals = None if self._taken is None else self._intervals(search.folds, self._taken)
             if self._taken is not None:  # where few rows link the modalities, one start may end where they do not meet
-                few = scorable < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
+                few = linked < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
                 starts = self._taken.fits if few else self._taken.fits[:1]
         if choice.family == "normal":
             found = self._final(choice.setting, {**options, **choice.options}, starts)
@@ -199,15 +211,7 @@ class ChosenFit:
             noise = "diagonal"  # one variance in units of the features' own spreads
         self._model.settle(setting.latent_dim, noise, prior, setting.noise_rank)
         self._model.load_linear_gaussian(form)
-        volume = self._scaling.log_volume(self._data)
-        return replace(
-            best,
-            model=self._model,
-            options=FrozenMapping(dict(options)),
-            log_likelihood=best.log_likelihood - volume,
-            objective=best.objective - volume,
-            rows_of_fit=remember_rows(self._model, self._data),  # not the rows in the units of the scaling
-        )
+        return self._in_own_units(best, options)
 
     def _final_of_family(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:
         """The same with a prior of another family, by the closed-form EM of that; it starts from the data alone."""
@@ -220,8 +224,19 @@ class ChosenFit:
         structure: Any = working.structure()
         self._model.settle(setting.latent_dim, noise, prior_of(setting, self._seed, self._model.dtype))
         self._model.load(self._scaling.unscaled_structure(structure))
-        seen = remember_rows(self._model, self._data)
-        return replace(found, model=self._model, options=FrozenMapping(options), rows_of_fit=seen)
+        return self._in_own_units(found, options)
+
+    def _in_own_units(self, found: FitResult, options: Mapping[str, Any]) -> FitResult:
+        """A fit to scaled rows as one of the model to the rows as they are."""
+        volume = self._scaling.log_volume(self._data)
+        return replace(
+            found,
+            model=self._model,
+            options=FrozenMapping(dict(options)),
+            log_likelihood=found.log_likelihood - volume,
+            objective=found.objective - volume,
+            rows_of_fit=remember_rows(self._model, self._data),  # not the rows in the units of the scaling
+        )
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +251,7 @@ def _attributes(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _scorable(data: MultimodalData | FoldedStatistics) -> int:
+def _linked(data: MultimodalData | FoldedStatistics) -> int:
     """Number of instances that have two modalities or more."""
     if isinstance(data, MultimodalData):
         return int((data.observed_mask.sum(1) > 1).sum())

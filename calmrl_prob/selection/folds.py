@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, described, whole_number
@@ -18,6 +17,7 @@ from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedB
 from calmrl_prob.linear_gaussian.em.cost import form_costs
 from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
 from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, imputed_rows, sums_of_statistics
+from calmrl_prob.selection.moments import feature_moments
 from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 
 #: E-steps that a whole choice takes of each row, about: what gathering statistics once is weighed against.
@@ -116,6 +116,11 @@ class Fold(ABC):
     spread: dict[str, Tensor]
     data: MultimodalData | None = None
 
+    def _know(self, train: MultimodalData | SufficientStatistics) -> None:
+        moments = feature_moments(train)
+        self.centre = {name: mean for name, (mean, _) in moments.items()}
+        self.spread = {name: variance for name, (_, variance) in moments.items()}
+
     @property
     def lacking(self) -> bool:
         """Whether the rows of the other folds lack a modality or feature altogether, so that nothing can be fitted."""
@@ -161,11 +166,7 @@ class StatisticsFold(Fold):
         self, train: SufficientStatistics, held_out: SufficientStatistics, data: MultimodalData | None = None
     ) -> None:
         self.train, self._held_out, self.data = train, held_out, data
-        count, total, square = _totals(train)
-        mean = total / count
-        names, widths = list(train.dims), list(train.dims.values())
-        self.centre = dict(zip(names, (mean + train.shift).split(widths), strict=True))
-        self.spread = dict(zip(names, (square / count - mean.square()).clamp(min=0).split(widths), strict=True))
+        self._know(train)
 
     @property
     def whole(self) -> SufficientStatistics:
@@ -187,14 +188,7 @@ class RowFold(Fold):
 
     def __init__(self, train: MultimodalData, held_out: MultimodalData) -> None:
         self.train, self.data = train.blocks, held_out
-        self.centre, self.spread = {}, {}
-        for name in train.names:
-            values = train[name].double()
-            there = values.isfinite()
-            count = there.sum(0).clamp(min=1)
-            mean = torch.where(there, values, 0).sum(0) / count
-            self.centre[name] = mean
-            self.spread[name] = torch.where(there, (values - mean).square(), 0).sum(0) / count
+        self._know(train)
 
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """From imputations of all rows."""
@@ -290,16 +284,3 @@ def whole_blocks(data: MultimodalData) -> ObservedBlocks:
 
 def _others(gathered: FoldedStatistics, k: int) -> SufficientStatistics:
     return reduce(SufficientStatistics.merge, [fold for j, fold in enumerate(gathered.folds) if j != k])
-
-
-def _totals(statistics: SufficientStatistics) -> tuple[Tensor, Tensor, Tensor]:
-    """Count (at least 1), sum and sum of squares of each feature about the shift, (D,) each."""
-    widths = list(statistics.dims.values())
-    count, total, square = (torch.zeros(sum(widths), dtype=torch.float64) for _ in range(3))
-    for present, scatter in statistics.scatters.items():
-        here = torch.repeat_interleave(torch.tensor(present), torch.tensor(widths))
-        count[here] += scatter[-1, -1].cpu()
-        total[here] += scatter[:-1, -1].cpu()
-        square[here] += scatter.diagonal()[:-1].cpu()
-    device = next(iter(statistics.scatters.values())).device
-    return count.clamp(min=1).to(device), total.to(device), square.to(device)

@@ -163,6 +163,8 @@ def imputed_rows(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRo
     observed = {name: data.observed(name) for name in lg.names}
     for name in lg.names:
         others = [other for other in lg.names if other != name]
+        if not others:
+            continue
         rows = (observed[name] & torch.stack([observed[o] for o in others]).any(0)).nonzero().squeeze(1)
         if not len(rows):
             continue

@@ -208,11 +208,8 @@ class HeldOutIntervals:
         counts = ", ".join(f"{name}: {groups[None].num_instances}" for name, groups in self.scales.items())
         shrunk = [name for name, slope in self.slopes.items() if slope < 1]
         also = f"; shrunk to the mean: {', '.join(shrunk)}" if shrunk else ""
-        what = (
-            "errors"
-            if any(g.half_widths is not None for gs in self.scales.values() for g in gs.values())
-            else ("squared errors")
-        )
+        by_rows = any(group.half_widths is not None for own in self.scales.values() for group in own.values())
+        what = "errors" if by_rows else "squared errors"
         return f"HeldOutIntervals({what} of held-out imputations in {self.num_folds} folds; {counts}{also})"
 
 
@@ -267,7 +264,8 @@ def _groups(sums: Sequence[HeldOutSums]) -> dict[str, dict[str | None, list[Held
     found: dict[str, dict[str | None, list[HeldOutSums]]] = {}
     for name in dict.fromkeys(part.modality for part in sums):
         own = [part for part in sums if part.modality == name]
-        found[name] = {None: own}
+        # from others is another matter than from the rest of its own, unless nothing else is known
+        found[name] = {None: [part for part in own if part.seen != (OWN_PART,)] or own}
         for part in added(own).values():
             if float(part.count.max()) >= _ROWS_BY_PATTERN:
                 found[name]["+".join(part.seen)] = [part]
@@ -311,7 +309,8 @@ def scales_of_rows(
     for part, centre in rows:
         own = scores.setdefault(part.modality, {})
         pattern = "+".join(part.seen)
-        for key in (None, pattern) if pattern in slopes[part.modality] else (None,):
+        pooled = [None] * any(part.seen == known.seen for known in groups[part.modality][None])
+        for key in (*pooled, *([pattern] if pattern in slopes[part.modality] else [])):
             imputed = centre + slopes[part.modality][key] * (part.imputed - centre)
             standard = (part.truth - imputed).abs() / part.variance.sqrt()
             own.setdefault(key, []).append(standard.float().cpu().numpy())

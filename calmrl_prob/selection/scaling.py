@@ -25,6 +25,7 @@ from calmrl_prob.linear_gaussian import (
     SufficientStatistics,
 )
 from calmrl_prob.selection.folds import FoldedStatistics
+from calmrl_prob.selection.moments import feature_moments
 
 Scale = Literal["auto", "feature", "none"]
 #: Greatest standard deviation of a modality's features over their median from which on units are taken to differ:
@@ -126,29 +127,14 @@ class Scaling:
 
 def feature_spreads(data: MultimodalData | FoldedStatistics) -> dict[str, Tensor]:
     """For each modality the standard deviation of its features, (D_m,) float64; 0 for a constant."""
-    found = {}
-    if isinstance(data, FoldedStatistics):
-        total = data.total
-        mean, covariance = total.pairwise_covariance()
-        center = mean + total.shift
-        parts = zip(*(v.split(list(total.dims.values())) for v in (covariance.diagonal(), center)), strict=True)
-        return {
-            name: _standard_deviations(part[0], part[1], torch.float64)
-            for name, part in zip(total.dims, parts, strict=True)
-        }
-    for name in data.names:
-        values = data[name].double()
-        there = values.isfinite()
-        count = there.sum(0).clamp(min=1)
-        mean = torch.where(there, values, 0).sum(0) / count
-        variance = torch.where(there, (values - mean).square(), 0).sum(0) / count
-        found[name] = _standard_deviations(variance, mean, data.dtype)
-    return found
+    dtype = data.dtype if isinstance(data, MultimodalData) else torch.float64
+    moments = feature_moments(data if isinstance(data, MultimodalData) else data.total)
+    return {name: _standard_deviations(variance, mean, dtype) for name, (mean, variance) in moments.items()}
 
 
 def _standard_deviations(variance: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
     """Standard deviations; 0 where there is no more than rounding makes of a constant."""
-    spread = variance.clamp(min=0).sqrt()
+    spread = variance.sqrt()
     return torch.where(spread > 4 * torch.finfo(dtype).eps * mean.abs(), spread, 0.0)
 
 

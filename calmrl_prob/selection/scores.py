@@ -24,9 +24,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from calmrl_prob.selection.folds import Fold
-from calmrl_prob.selection.held_out import HeldOutSums
+from calmrl_prob.selection.held_out import OWN_PART, HeldOutSums
 
 #: Weight of R^2 against R_log.
 _SQUARED = 0.75
@@ -54,38 +55,65 @@ class Score:
 
 
 def score_fold(parts: Sequence[HeldOutSums], fold: Fold, retrieval: float = math.nan) -> Score:
-    """Score of the held-out rows of one fold."""
-    r2, log_score, calibration = {}, {}, {}
+    """Score of the held-out rows of one fold.
+
+    Where single features were imputed from the rest of their modality besides, that counts as much as imputing the
+    modality whole; what is told by modality is of the latter.
+    """
+    told: dict[str, _Shares] = {}
+    values = []
     for name in dict.fromkeys(part.modality for part in parts):
-        own = [part for part in parts if part.modality == name]
         spread = fold.spread[name]
         moving = spread > _TINY * float(spread.mean())  # a constant feature has no log score to gain
-        error = sum(float(part.square_error.sum()) for part in own)
-        square = sum(float(part.square.sum()) for part in own)
-        gained, cells, standard = 0.0, 0.0, 0.0
-        for part in own:
-            there = (part.count > 0) & moving
-            count, errors, stated = part.count[there], part.square_error[there], part.variance[there]
-            squares = part.square[there]
-            least = _TINY * float(squares.mean())
-            if part.log_density is None:
-                gained += 0.5 * float((count * (squares.clamp(min=least) / errors.clamp(min=least)).log()).sum())
-            else:  # against a normal about the mean, of the right variance
-                normal = -0.5 * count * (2 * math.pi * math.e * squares.clamp(min=least) / count).log()
-                gained += float((part.log_density[there] - normal).sum())
-            standard += float((errors / stated).sum())
-            cells += float(count.sum())
-        if not cells or square <= 0:
-            continue
-        r2[name] = 1 - error / square
-        log_score[name] = gained / cells
-        calibration[name] = standard / cells
-    return Score(_value(r2, log_score), r2, log_score, calibration, retrieval)
+        own = [part for part in parts if part.modality == name]
+        kinds = ([p for p in own if p.seen != (OWN_PART,)], [p for p in own if p.seen == (OWN_PART,)])
+        shares = [found for found in (_shares(kind, moving) for kind in kinds) if found is not None]
+        if shares:
+            told[name] = shares[0]
+            values.append(sum(found.value for found in shares) / len(shares))
+    return Score(
+        sum(values) / len(values) if values else math.nan,
+        {name: found.r2 for name, found in told.items()},
+        {name: found.log_score for name, found in told.items()},
+        {name: found.calibration for name, found in told.items()},
+        retrieval,
+    )
 
 
-def _value(r2: Mapping[str, float], log_score: Mapping[str, float]) -> float:
-    values = [_SQUARED * r2[name] + (1 - _SQUARED) * (1 - math.exp(-2 * log_score[name])) for name in r2]
-    return sum(values) / len(values) if values else math.nan
+@dataclass(frozen=True)
+class _Shares:
+    """R^2, G and mean squared standardised error of one modality."""
+
+    r2: float
+    log_score: float
+    calibration: float
+
+    @property
+    def value(self) -> float:
+        """3/4 R^2 + 1/4 R_log."""
+        return _SQUARED * self.r2 + (1 - _SQUARED) * (1 - math.exp(-2 * self.log_score))
+
+
+def _shares(parts: Sequence[HeldOutSums], moving: Tensor) -> _Shares | None:
+    """Of the sums of one modality; None where they have nothing to compare."""
+    error = sum(float(part.square_error.sum()) for part in parts)
+    square = sum(float(part.square.sum()) for part in parts)
+    gained, cells, standard = 0.0, 0.0, 0.0
+    for part in parts:
+        there = (part.count > 0) & moving
+        count, errors, stated = part.count[there], part.square_error[there], part.variance[there]
+        squares = part.square[there]
+        least = _TINY * float(squares.mean())
+        if part.log_density is None:
+            gained += 0.5 * float((count * (squares.clamp(min=least) / errors.clamp(min=least)).log()).sum())
+        else:  # against a normal about the mean, of the right variance
+            normal = -0.5 * count * (2 * math.pi * math.e * squares.clamp(min=least) / count).log()
+            gained += float((part.log_density[there] - normal).sum())
+        standard += float((errors / stated).sum())
+        cells += float(count.sum())
+    if not cells or square <= 0:
+        return None
+    return _Shares(1 - error / square, gained / cells, standard / cells)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

@@ -14,6 +14,7 @@ from calmrl_prob.selection import FoldedStatistics
 from calmrl_prob.selection.families import sums_of_predictives
 from calmrl_prob.selection.folds import RowFold
 from calmrl_prob.selection.scores import score_fold
+from tests.cases.selection_cases import incomplete
 
 DIMS = {"a": 6, "b": 5, "c": 4}
 ALL = ("normal", "student_t", "mixture")
@@ -28,9 +29,7 @@ def clustered(number: int = 300, seed: int = 0, missing: float = 0.3, clusters: 
         name: latents @ weights.normal(size=(2, width)) + 4 * generator.normal(size=(number, width))
         for name, width in DIMS.items()
     }
-    mask = generator.random((number, 3)) >= missing
-    mask[~mask.any(1), 0] = True
-    return cal.MultimodalData(values, observed_mask=mask)
+    return incomplete(values, missing, generator)
 
 
 @pytest.fixture(scope="module")

@@ -14,23 +14,7 @@ import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ModelError, ReliabilityWarning, SchemaError
 from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.selection import ChoiceOptions, FoldedStatistics
-
-DIMS = {"a": 20, "b": 14, "c": 8}
-
-
-def private(number: int = 500, seed: int = 0, missing: float = 0.4) -> cal.MultimodalData:
-    """Instances whose modalities share 3 latents and have 4 each of their own, with cells missing at random."""
-    generator = np.random.default_rng(seed)
-    shared = generator.normal(size=(number, 3))
-    values = {}
-    weights = np.random.default_rng(99)
-    for name, width in DIMS.items():
-        own = generator.normal(size=(number, 4))
-        signal = shared @ weights.normal(size=(3, width)) + own @ weights.normal(size=(4, width))
-        values[name] = signal + generator.normal(size=(number, width))
-    mask = generator.random((number, 3)) >= missing
-    mask[~mask.any(1), 0] = True
-    return cal.MultimodalData(values, observed_mask=mask)
+from tests.cases.selection_cases import DIMS, private
 
 
 @pytest.fixture(scope="module")
@@ -353,3 +337,25 @@ def test_single_features_are_imputed_from_the_rest_of_their_modality() -> None:
     imputed = cal.impute(found, data, names=["b"]).mean["b"].numpy()
     explained_share = 1 - np.square(own - imputed)[hidden].sum() / np.square(own - own.mean(0))[hidden].sum()
     assert explained_share > 0.8
+
+
+def test_a_single_modality_with_missing_features_is_chosen_for() -> None:
+    """Eight features of two latents: what the rest of a row tells of a feature is held out and compared."""
+    generator = np.random.default_rng(1)
+    whole = generator.normal(size=(160, 2)) @ generator.normal(size=(2, 8)) + 0.1 * generator.normal(size=(160, 8))
+    hidden = generator.random(whole.shape) < 0.2
+    data = cal.MultimodalData({"b": np.where(hidden, np.nan, whole)}, missing="features", empty="drop")
+    found = cal.fit(cal.SharedLatentModel(data.dims), data)
+    assert not found.choice.fallback
+    imputed = cal.impute(found, data).mean["b"].numpy()
+    assert 1 - np.square(whole - imputed)[hidden].sum() / np.square(whole - whole.mean(0))[hidden].sum() > 0.9
+
+
+def test_a_prior_of_the_latent_changes_no_score(data: cal.MultimodalData) -> None:
+    options = {"prior_mean": torch.full((5,), 2.0).double(), "prior_covariance": 3 * torch.eye(5).double()}
+    one = cal.fit(cal.SharedLatentModel(DIMS, 5), data, shrinkage="held-out")
+    other = cal.fit(cal.SharedLatentModel(DIMS, 5), data, shrinkage="held-out", **options)
+    np.testing.assert_array_equal(one.choice.table["score"], other.choice.table["score"])
+    seen = data.subset(data.rows_with("a")).select(["a"])
+    means = [cal.impute(found, seen, names=["b"]).mean["b"] for found in (one, other)]
+    torch.testing.assert_close(*means, rtol=1e-6, atol=1e-6)

@@ -13,17 +13,20 @@ from calmrl_prob.selection.held_out import HeldOutSums, added, imputed_rows, sum
 DIMS = {"a": 4, "b": 3, "c": 2}
 
 
-def model(seed: int = 0) -> LinearGaussian:
+def model(seed: int = 0, *, correlated: bool = False) -> LinearGaussian:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    return LinearGaussian(
-        {name: normal(width, 3) for name, width in DIMS.items()},
-        {name: 5 * normal(width) for name, width in DIMS.items()},
-        {name: normal(width).square() + 0.1 for name, width in DIMS.items()},
-    )
+    loadings = {name: normal(width, 3) for name, width in DIMS.items()}
+    intercepts = {name: 5 * normal(width) for name, width in DIMS.items()}
+    noise = {name: normal(width).square() + 0.1 for name, width in DIMS.items()}
+    if not correlated:
+        return LinearGaussian(loadings, intercepts, noise)
+    factor = {name: normal(width, 2) for name, width in DIMS.items()}
+    total = {name: noise[name] + factor[name].square().sum(1) for name in DIMS}
+    return LinearGaussian(loadings, intercepts, total, noise_factor=factor)
 
 
 def rows(number: int = 60) -> cal.MultimodalData:
@@ -65,8 +68,9 @@ def close(sums: HeldOutSums, expected: tuple) -> None:
     torch.testing.assert_close(sums.variance, variance, rtol=1e-9, atol=1e-9)
 
 
-def test_rows_and_statistics_agree_with_dense_conditioning() -> None:
-    lg, data = model(), rows()
+@pytest.mark.parametrize("correlated", [False, True])
+def test_rows_and_statistics_agree_with_dense_conditioning(correlated: bool) -> None:
+    lg, data = model(correlated=correlated), rows()
     centre = {name: torch.full((width,), 0.5, dtype=torch.float64) for name, width in DIMS.items()}
     expected = dense(lg, data, centre)
     by_rows = {(p.modality, p.seen): p.sums(centre[p.modality]) for p in imputed_rows(lg, data)}
