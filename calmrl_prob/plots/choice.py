@@ -20,17 +20,20 @@ if TYPE_CHECKING:
 _SIZE, _PANELS = (7.6, 4.2), (2.6, 1.0)
 #: Settings without a weight stand to the left of the least weight, by this factor for the first kind.
 _APART = 2.0
+#: Times the distance from the best score to the median, beyond which scores are left out below.
+_SPREADS = 6.0
 _SCORES = {"imputation": "score of held-out imputations", "retrieval": "mean reciprocal rank of held-out partners"}
 
 
 def choice(choice: Choice | FitResult, ax: Axes | None = None, r2_ax: Axes | None = None) -> Axes:
     """Scores of all settings that a fit tried, against the weight of the prior, and the one that it chose.
 
-    A line joins settings that differ in the weight alone: one for each number of latents, form of the noise and pooling
-    of the prior's variances. Automatic relevance determination and fits without a prior, which have no such weight,
-    stand on the left. Whiskers: one standard error over folds of how far a setting is behind the best, whose own have
-    no length. Read off: whether the best weight is inside the range, how flat the top is, and what more latents or
-    another form of the noise are worth. Where all settings have one weight, scores stand against the number of latents.
+    A line joins settings that differ in the weight alone: one for each number of latents, form of the noise and
+    pooling of the prior's variances. Automatic relevance determination and fits without a prior, which have no such
+    weight, stand left of the dotted line. How many scores are too far behind to be shown is said in the corner.
+    Whiskers: one standard error over folds of how far a setting is behind the best, whose own have no length. Read
+    off: whether the best weight is inside the range, how flat the top is, and what more latents or another form of
+    the noise are worth. Where all settings have one weight, scores stand against the number of latents.
 
     Args:
         choice: what ``cal.fit`` returned, or its ``choice``.
@@ -88,6 +91,8 @@ def _draw_scores(found: Choice, ax: Axes) -> None:
         places = table["pseudo_rows"].astype(float).copy()
         for number, kind in enumerate((table["ard"], ~table["ard"] & (table["pseudo_rows"] == 0)), start=1):
             places[kind] = float(weighted.min()) / _APART**number
+        if bool((table["pseudo_rows"] == 0).any()):
+            ax.axvline(float(weighted.min()) / _APART**0.5, color=BLACK, linewidth=0.8, linestyle=":")
     lines = [*(["latent_dim"] if against_weight else []), "noise", "pooling"]
     family = table["prior"].where(table["family"] != "normal", "")
     for number, (_, rows) in enumerate(table.groupby([*lines, "ard", table["pseudo_rows"] > 0, family], sort=False)):
@@ -103,6 +108,7 @@ def _draw_scores(found: Choice, ax: Axes) -> None:
         markersize=12, markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.6,
         label="chosen",
     )  # fmt: skip
+    _show_the_top(ax, table["score"].to_numpy(dtype=np.float64))
     ax.set_xscale("log", base=10 if against_weight else 2)
     ax.set(
         title=f"{len(table)} settings in {found.num_folds} folds; chosen: K {found.latent_dim}, {found.noise} noise",
@@ -110,6 +116,16 @@ def _draw_scores(found: Choice, ax: Axes) -> None:
         ylabel=_SCORES.get(found.criterion, "score"),
     )
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def _show_the_top(ax: Axes, scores: np.ndarray) -> None:
+    """Leave settings that are far behind below the axes, so that those that matter can be told apart."""
+    top, middle = scores.max(), float(np.median(scores))
+    least = top - _SPREADS * (top - middle)
+    hidden = int((scores < least).sum())
+    if hidden and top > middle:
+        ax.set_ylim(least, top + 0.08 * (top - least))
+        ax.text(0.99, 0.02, f"{hidden} below", transform=ax.transAxes, ha="right", va="bottom", fontsize="small")
 
 
 def _label(row: pd.Series, with_latents: bool) -> str:

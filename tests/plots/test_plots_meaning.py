@@ -420,3 +420,13 @@ def test_choice_has_a_line_for_each_family_of_latents() -> None:
     ]
     axes = plots.choice(replace(found, table=table))
     assert any("mixture of 3 normals" in text.get_text() for text in axes.get_legend().get_texts())
+
+
+def test_choice_leaves_settings_far_behind_below_the_axes_and_says_how_many() -> None:
+    found = tried()
+    table = found.table.copy()
+    table.loc[table["ard"], "score"] = -30.0
+    axes = plots.choice(replace(found, table=table))
+    assert -3.0 < axes.get_ylim()[0] < table.loc[~table["ard"], "score"].min()
+    assert "1 below" in [text.get_text() for text in axes.texts]
+    assert not [text for text in plots.choice(found).texts if "below" in text.get_text()]
