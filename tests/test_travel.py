@@ -114,6 +114,7 @@ def test_what_an_imputation_hands_out_travels_by_itself(way: str) -> None:
     for part in parts:
         there = WAYS[way](part)
         assert list(there) == list(part)
+        assert there.dims == part.dims  # type: ignore[attr-defined]  # lazy ones have them
         for name in part:
             for one, other in zip(part[name], there[name], strict=True):
                 torch.testing.assert_close(other, one, rtol=0, atol=0)
