@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import calmrl_prob as cal
 from calmrl_prob.posteriors.predictive import NormalPredictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
-from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
-from calmrl_prob.selection.intervals import LEVELS, scales_of_rows, scales_of_sums, slope_to_the_mean
+from calmrl_prob.selection.held_out import OWN_PART, HeldOutRows, HeldOutSums
+from calmrl_prob.selection.intervals import LEVELS, HeldOutIntervals, scales_of_rows, scales_of_sums, slope_to_the_mean
+
+#: The first instance has both modalities, the second "b" alone.
+MASK = torch.tensor([[True, True], [False, True]])
 
 
 def sums(error: float, square: float, product: float) -> HeldOutSums:
@@ -95,3 +101,21 @@ def test_means_are_drawn_to_the_centre_and_draws_with_them() -> None:
     torch.testing.assert_close(found.spread(found.base.mean), found.mean)
     values = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(found.restore(found.spread(values)), values)
+
+
+def test_errors_from_the_rest_of_a_modality_are_not_pooled_with_those_from_others() -> None:
+    others = sums(50.0, 100.0, 75.0)
+    own = replace(sums(1.0, 100.0, 99.0), seen=(OWN_PART,))
+    found = scales_of_sums([others, own])["a"]
+    assert float(found[None].factor) == float(found["b"].factor) == pytest.approx(0.5)
+    assert float(found[OWN_PART].factor) == pytest.approx(0.01)
+    assert float(scales_of_sums([own])["a"][None].factor) == pytest.approx(0.01)  # nothing else is known
+
+
+def test_instances_that_have_the_modality_themselves_keep_what_was_learned_of_others_away() -> None:
+    data = cal.MultimodalData({"a": torch.ones(2, 1).double(), "b": torch.ones(2, 1).double()}, observed_mask=MASK)
+    lost = HeldOutIntervals(("a", "b"), scales_of_sums([sums(150.0, 100.0, -5.0)]), {"a": torch.zeros(1)}, 3)
+    base = NormalPredictive(torch.ones(2, 1).double(), torch.zeros(2, 1).double(), torch.ones(1).double())
+    found = lost.predictive("a", base, data)
+    assert found.mean.flatten().tolist() == [1.0, 0.0]  # the second lacks it, and is drawn to the mean
+    assert found.variance[0].item() == 1.0
