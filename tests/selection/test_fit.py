@@ -13,7 +13,7 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ModelError, ReliabilityWarning, SchemaError
 from calmrl_prob.linear_gaussian import SufficientStatistics
-from calmrl_prob.selection import ChoiceOptions, FoldedStatistics
+from calmrl_prob.selection import ChoiceOptions, FoldedStatistics, chosen_fit
 from tests.cases.selection_cases import DIMS, private
 
 
@@ -359,3 +359,23 @@ def test_a_prior_of_the_latent_changes_no_score(data: cal.MultimodalData) -> Non
     seen = data.subset(data.rows_with("a")).select(["a"])
     means = [cal.impute(found, seen, names=["b"]).mean["b"] for found in (one, other)]
     torch.testing.assert_close(*means, rtol=1e-6, atol=1e-6)
+
+
+def test_where_few_rows_link_the_modalities_the_best_of_several_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[cal.FitResult] = []
+
+    def recorded(*arguments: Any, **options: Any) -> cal.FitResult:
+        made.append(settled(*arguments, **options))
+        return made[-1]
+
+    settled = chosen_fit.fit_settled
+    monkeypatch.setattr(chosen_fit, "fit_settled", recorded)
+    complete = private(240, missing=0.0).select(["a", "b"])
+    mask = torch.ones(240, 2, dtype=torch.bool)
+    mask[30:135, 1], mask[135:, 0] = False, False
+    cal_data = cal.MultimodalData({name: complete[name] for name in ("a", "b")}, observed_mask=mask)
+    found = cal.fit(cal.SharedLatentModel(cal_data.dims, noise="isotropic"), cal_data)
+    ends = [float(one.objective[-1]) for one in made]
+    assert len(ends) == 1 + found.choice.num_folds  # from the data, and from the fit of each fold
+    assert max(ends) > min(ends)
+    assert found.objective[-1] == max(ends)

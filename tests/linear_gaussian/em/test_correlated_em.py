@@ -153,7 +153,8 @@ def test_gradient_ascent_finds_no_more(noise: str) -> None:
     def evidence(values: list[Tensor]) -> Tensor:
         groups = [dict(zip(names, values[i : i + 3], strict=True)) for i in (0, 3, 6, 9)]
         loadings, intercepts, logs, factors = groups
-        variance = {n: logs[n].exp() + factors[n].square().sum(1) for n in names}
+        # below e^-14 a feature's own variance is lost beside its factors': a line search may ask for that
+        variance = {n: logs[n].clamp(min=-14).exp() + factors[n].square().sum(1) for n in names}
         return log_marginal(LinearGaussian(loadings, intercepts, variance, None, None, factors), blocks).sum()
 
     values = [part.clone(memory_format=torch.contiguous_format).requires_grad_() for part in parts]
