@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from calmrl_prob._moved import old_names
 from calmrl_prob._support.arguments import brief
-from calmrl_prob._support.files import existing_file, write_atomically
+from calmrl_prob._support import files
+from calmrl_prob._support.files import existing_file
 from calmrl_prob._support.npz import Mapped, read_npz
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries
@@ -113,7 +114,7 @@ def save_npz(data: MultimodalData, path: str | os.PathLike[str]) -> Path:
     columns = {"ids": data.ids, "labels": data.labels, "partition": data.partition, **data.covariates}
     arrays: dict[str, NDArray[Any]] = {f"x_{name}": data[name].numpy(force=True) for name in data.names}
     arrays |= npz_columns({n: c for n, c in columns.items() if c is not None}, data.feature_names, data.missing)
-    with write_atomically(path) as temporary, open(temporary, "wb") as file:  # a name alone would have .npz added
+    with files.write_atomically(path) as temporary, open(temporary, "wb") as file:  # a name alone would have .npz added
         np.savez(file, allow_pickle=False, **arrays)
     return Path(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from calmrl_prob._support.extras import optional
 from calmrl_prob.data.entries import entries
-from calmrl_prob.data.features import Names
+from calmrl_prob.data.features import Names, as_names
 from calmrl_prob.errors import SchemaError
 from calmrl_prob.reading.request import Kind, Request, Shares, shared_out
 from calmrl_prob.reading.source import IDS, ArraySource, Rows, Source
@@ -37,22 +38,28 @@ class TableColumns:
     def __init__(self, schema: Arrow, request: Request, where: str) -> None:
         self.stored = _labels(schema)
         kinds = {label: _kind(schema.field(name).type) for label, name in self.stored.items()}
-        index = _index_column(schema)
-        if index is not None and request.ids is None:
+        index = None if request.ids in self.stored else _index_column(schema)
+        if index is not None:
             kinds.pop(index, None)
         self.shares: Shares = shared_out(kinds, request, where)
-        if index is not None and request.ids is None:
+        if index is not None:
             self.shares.ids = index
         self.types = {label: schema.field(name).type for label, name in self.stored.items()}
         self.dtypes = {
             name: _dtype([self.types[column] for column in columns]) for name, columns in self.shares.modalities.items()
         }
+        about = {label: schema.field(name).metadata or {} for label, name in self.stored.items()}
+        self._listed: dict[str, Names | None] = {
+            name: as_names(json.loads(about[columns[0]][b"features"]))
+            for name, columns in self.shares.modalities.items()
+            if b"features" in about[columns[0]]
+        }
         self.lists = {name: kinds[columns[0]] == "list" for name, columns in self.shares.modalities.items()}
 
     @property
     def features(self) -> dict[str, Names | None]:
-        """Names of the features of modalities made of columns."""
-        return dict(self.shares.features)
+        """Names of the features: of columns, or those that ``cal.write`` put beside a column of lists."""
+        return dict(self.shares.features) | self._listed
 
     def widen(self, schema: Arrow, where: str, first: str) -> None:
         """Take in the types of another table of the same columns: the widest are read.

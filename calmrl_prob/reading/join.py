@@ -112,8 +112,8 @@ class Joined:
             row = int(differ[0])
             who = f"row {start + row}" if self.ids is None else f"id {str(self.ids[start + row])!r}"
             raise DataError(
-                f"column {name!r}: two sources differ, {one[row]!r} and {other[row]!r} for {who}; rename one, or "
-                "choose with covariates= and labels=."
+                f"column {name!r}: two sources differ, {str(one[row])!r} and {str(other[row])!r} for {who}; "
+                "rename one, or choose with covariates= and labels=."
             )
         kind = common_type(one.dtype, other.dtype)
         joined: NDArray[Any] = np.where(first, other.astype(kind), one.astype(kind))

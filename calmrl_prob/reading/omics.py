@@ -119,7 +119,7 @@ class StoredMatrix:
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Some rows, dense."""
         with opened(self.path, self.key) as found:
-            return _dense(_sparse(found)[rows] if _is_sparse(found) else found[rows])
+            return _sparse_rows(found, rows, self.shape) if _is_sparse(found) else np.asarray(found[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +145,17 @@ def _is_sparse(found: Annotated) -> bool:
     return str(found.attrs.get("encoding-type", "")) in _SPARSE
 
 
-def _sparse(group: Annotated) -> Annotated:
-    return optional("anndata.io", "omics", _TASK).sparse_dataset(group)
+def _sparse_rows(group: Annotated, rows: slice, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Rows of a sparse matrix, dense: those of a matrix by rows alone are read, one by columns is read as a whole."""
+    if str(group.attrs["encoding-type"]) != "csr_matrix":
+        return _dense(optional("anndata.io", "omics", _TASK).read_elem(group).tocsr()[rows])
+    from scipy.sparse import csr_matrix
+
+    start, stop, _ = rows.indices(shape[0])
+    ends = group["indptr"][start : stop + 1]
+    stored = slice(int(ends[0]), int(ends[-1]))
+    parts = group["data"][stored], group["indices"][stored], ends - ends[0]
+    return _dense(csr_matrix(parts, shape=(stop - start, shape[1])))
 
 
 def _dense(found: Annotated) -> NDArray[Any]:
@@ -211,9 +220,9 @@ class _Stored:
                 frame = _frame(self.path, group, place)
                 return _HeldMatrix(frame.to_numpy()), as_names(frame.columns)
             names = None if kind == "obsm" else as_names(_frame(self.path, group, "var").index)
-            kept = _sparse(found) if _is_sparse(found) else found
+            shape, kind = (found.attrs["shape"], found["data"]) if _is_sparse(found) else (found.shape, found)
             key = f"{self.group}/{place}" if self.group else place
-            return StoredMatrix(self.path, key, tuple(map(int, kept.shape)), np.dtype(kept.dtype)), names
+            return StoredMatrix(self.path, key, tuple(map(int, shape)), np.dtype(kind.dtype)), names
 
 
 def _no_place(where: str, place: str, there: list[str]) -> str:
@@ -256,7 +265,8 @@ def _of_samples(obs: Any, by_assay: Mapping[str, Any]) -> Any:  # noqa: ANN401 -
     """All that is known of the samples: what the assays say the same of shared ones under its name, else by assay."""
     import pandas as pd
 
-    columns: dict[str, Any] = {str(name): obs[name].astype(object) for name in obs}
+    copies = {f"{assay}:{name}" for assay, frame in by_assay.items() for name in frame}  # that mudata pulls by itself
+    columns: dict[str, Any] = {str(name): obs[name].astype(object) for name in obs if str(name) not in copies}
     names = dict.fromkeys(str(name) for frame in by_assay.values() for name in frame)
     for name in names:
         if name in columns:
@@ -272,7 +282,7 @@ def _of_samples(obs: Any, by_assay: Mapping[str, Any]) -> Any:  # noqa: ANN401 -
         if agree:
             columns[name] = joined
         else:
-            columns |= {f"{a}:{name}": c.reindex(obs.index) for a, c in held.items() if f"{a}:{name}" not in columns}
+            columns |= {f"{assay}:{name}": column.reindex(obs.index) for assay, column in held.items()}
     return pd.DataFrame({name: column.infer_objects() for name, column in columns.items()}, index=obs.index)
 
 
@@ -282,6 +292,8 @@ def _samples(obs: Any, request: Request, where: str) -> NDArray[Any]:  # noqa: A
         return entries(obs.index.to_numpy())
     if not isinstance(request.ids, str):
         return entries(request.ids)
+    if request.ids not in obs and request.among_others:
+        return entries(obs.index.to_numpy())
     if request.ids not in obs:
         raise SchemaError(f"ids: {where} has no column {request.ids!r}; it has {listed(obs)}.")
     return entries(obs[request.ids].to_numpy())

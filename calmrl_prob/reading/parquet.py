@@ -55,7 +55,7 @@ class ParquetSource(Source):
             raise DataError(f"{self.where}: no rows in it; write it again.")
         self._cursor: _Cursor | None = None
         self.modalities = self._widths()
-        self.features = self._columns.features
+        self.features, self.columns = self._columns.features, self._columns.shares.columns
         self.dtypes = self._columns.dtypes
         self.has_ids = self._columns.shares.ids is not None
 

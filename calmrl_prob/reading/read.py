@@ -12,7 +12,8 @@ from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.reading.formats import open_sources
 from calmrl_prob.reading.join import Joined, joined
-from calmrl_prob.reading.request import Request
+from calmrl_prob.reading.request import Request, listed
+from calmrl_prob.reading.source import LABELS
 
 Missing = Literal["auto", "modalities", "features"]
 
@@ -95,7 +96,7 @@ def read(
         >>> read({"rna": rna, "protein": protein}, empty="drop")
         MultimodalData: 2 instances, 2 modalities, 2 missing patterns, float64
           rna      2 features  100.0% observed
-          protein  1 feature    50.0% observed
+          protein  1 features   50.0% observed
           ids: cell-1 .. cell-2
     """
     if missing not in ("auto", "modalities", "features"):
@@ -105,6 +106,7 @@ def read(
     request = Request(modalities, ids, labels, covariates, sep)
     found = joined(open_sources(origin, request), join)
     _require_distinct(found)
+    _require_asked(found, request)
     if not stream:
         return found.chunk(0, found.num_rows, missing, empty)
     plan = _InSources(found, "features" if missing == "auto" else missing, empty)
@@ -122,6 +124,16 @@ def _require_distinct(found: Joined) -> None:
         raise SchemaError(f"modalities: two of the origins have {twice!r}; give them as a dict with names of its own.")
     if not names:
         raise SchemaError("modalities: none is left; name one or more.")
+
+
+def _require_asked(found: Joined, request: Request) -> None:
+    """Refuse labels and covariates that none of several origins has: of one alone it is refused there."""
+    there = {name for source in found.sources for name in source.columns}
+    wanted = {"labels": [LABELS] if request.labels else [], "covariates": list(request.covariates or ())}
+    for argument, names in wanted.items():
+        lacking = [request.labels if name == LABELS else name for name in names if name not in there]
+        if lacking:
+            raise SchemaError(f"{argument}: none of the origins has {lacking[0]!r}; they have {listed(sorted(there))}.")
 
 
 @dataclass(frozen=True, eq=False)

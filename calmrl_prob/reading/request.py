@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from calmrl_prob._support.arguments import brief
 from calmrl_prob.errors import ArgumentTypeError, SchemaError
-from calmrl_prob.reading.source import LABELS, PARTITION
+from calmrl_prob.reading.source import IDS, LABELS, PARTITION
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ class Request:
         covariates: names of columns; None for all that are nothing else.
         sep: what stands between the name of a modality and that of a feature in names of columns.
         name: the modality that all numbers are where nothing tells them apart.
+        among_others: whether this is of one origin of several, of which some may lack the columns asked for.
     """
 
     modalities: Mapping[str, Any] | Sequence[str] | None = None
@@ -36,6 +37,7 @@ class Request:
     covariates: Sequence[str] | None = None
     sep: str | None = None
     name: str = "x"
+    among_others: bool = False
 
     def __post_init__(self) -> None:
         listed = {"modalities": self.modalities, "covariates": self.covariates}
@@ -50,7 +52,7 @@ class Request:
     def of(self, name: str) -> Request:
         """The request to the entry ``name`` of a dict, whose modality is to be called so."""
         where = self.modalities.get(name) if isinstance(self.modalities, Mapping) else None
-        return replace(self, modalities=None if where is None else {name: where}, name=name)
+        return replace(self, modalities=None if where is None else {name: where}, name=name, among_others=True)
 
     def chosen(self, there: Iterable[str], where: str) -> dict[str, str]:
         """The modalities asked for and where each is, of a format where every one has one name.
@@ -91,7 +93,7 @@ class Request:
             SchemaError: one that is asked for by name is not there.
         """
         lacking = [name for name in (self.labels, *(self.covariates or ())) if name and name not in there]
-        if lacking:
+        if lacking and not self.among_others:
             role = "labels" if lacking[0] == self.labels else "covariates"
             raise SchemaError(f"{role}: {where} has no {lacking[0]!r}; it has {listed(there)}.")
         roles = {name: self.role(name) for name in there}
@@ -140,13 +142,14 @@ def shared_out(kinds: Mapping[Hashable, Kind], request: Request, where: str) -> 
     """
     left = dict(kinds)
     shares = Shares()
-    shares.ids = _taken(left, "ids", request.ids if isinstance(request.ids, str) else None, where)
-    for key, role, wanted in ((LABELS, "labels", request.labels), (PARTITION, "partition", None)):
-        column = _taken(left, role, wanted, where)
+    ids = request.ids if isinstance(request.ids, str) else None
+    wanted = [(IDS, "ids", ids), (LABELS, "labels", request.labels), (PARTITION, "partition", None)]
+    wanted += [(name, "covariates", name) for name in request.covariates or ()]
+    for key, role, asked in wanted:
+        column = _taken(left, role, asked, request, where)
         if column is not None:
             shares.columns[key] = column
-    for name in request.covariates or ():
-        shares.columns[name] = _taken(left, "covariates", name, where)
+    shares.ids = shares.columns.pop(IDS, None)
     if isinstance(request.modalities, Mapping):
         _by_mapping(left, request.modalities, shares, where)
     else:
@@ -165,9 +168,11 @@ def shared_out(kinds: Mapping[Hashable, Kind], request: Request, where: str) -> 
     return shares
 
 
-def _taken(left: dict[Hashable, Kind], role: str, wanted: str | None, where: str) -> Hashable:
-    """The column of a role, removed from those that are left; None where none was asked for and none is usual."""
+def _taken(left: dict[Hashable, Kind], role: str, wanted: str | None, request: Request, where: str) -> Hashable:
+    """The column of a role, removed from those that are left; None where there is none and there need not be."""
     if wanted is not None and wanted not in left:
+        if request.among_others:
+            return None
         raise SchemaError(f"{role}: {where} has no column {wanted!r}; it has {listed(left)}.")
     if wanted is None:
         wanted = next((name for name in USUAL[role] if name in left), None)

@@ -78,6 +78,7 @@ class Source(ABC):
         modalities: the number of features D_m of each.
         features: names of the features of each modality, None where they have none.
         dtypes: of each modality.
+        columns: labels and covariates, by name.
         pieces: in which the rows are stored, in their order.
         files: that it reads.
         has_ids: whether the rows have identifiers.
@@ -87,6 +88,7 @@ class Source(ABC):
     modalities: Mapping[str, int]
     features: Mapping[str, Names | None]
     dtypes: Mapping[str, np.dtype[Any]]
+    columns: Mapping[str, Any]
     pieces: tuple[Piece, ...]
     files: tuple[Path, ...]
     has_ids: bool
@@ -186,6 +188,7 @@ class _Renamed(Source):
     def __init__(self, base: Source, names: dict[str, str]) -> None:
         self._base, self._names = base, names
         self.where, self.pieces, self.files, self.has_ids = base.where, base.pieces, base.files, base.has_ids
+        self.columns = base.columns
         self.modalities = {names[name]: width for name, width in base.modalities.items()}
         self.features = {names[name]: found for name, found in base.features.items()}
         self.dtypes = {names[name]: dtype for name, dtype in base.dtypes.items()}

@@ -47,7 +47,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is written.
+    """Data, a stream or an imputation, to be written.
 
     Attributes:
         dims: D_m of each modality.

@@ -39,7 +39,8 @@ def _table(pa: Any, contents: Contents, chunk: Chunk, schema: Any) -> Any:  # no
     fields: list[Any] = []
     for name, column in chunk.columns.items():
         known = None if schema is None else schema.field(name).type
-        arrays.append(pa.array(one_dimensional(name, column).tolist() if column.dtype.kind in "OU" else column, known))
+        entries = one_dimensional(name, column)
+        arrays.append(pa.array(entries.tolist() if entries.dtype.kind in "OU" else entries, known))
         fields.append(pa.field(name, arrays[-1].type))
     for name, quantities in chunk.values.items():
         names = contents.feature_names.get(name)

@@ -68,7 +68,8 @@ def _array(
     dims: Sequence[str],
 ) -> Any:  # noqa: ANN401 - a zarr array
     make = group.create_array if hasattr(group, "create_array") else group.create_dataset
-    array = make(name, shape=shape, dtype=dtype, chunks=tuple(max(1, size) for size in chunks))
+    # without a value for what was never written, which xarray would take for one that is missing
+    array = make(name, shape=shape, dtype=dtype, chunks=tuple(max(1, size) for size in chunks), fill_value=None)
     array.attrs["_ARRAY_DIMENSIONS"] = list(dims)  # by which xarray knows them
     return array
 
