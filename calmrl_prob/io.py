@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from calmrl_prob._moved import old_names
-from calmrl_prob._support.arguments import brief
 from calmrl_prob._support import files
+from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file
 from calmrl_prob._support.npz import Mapped, read_npz
 from calmrl_prob.data import MultimodalData

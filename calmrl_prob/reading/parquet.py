@@ -133,7 +133,7 @@ def open_parquet(files: Sequence[Path], request: Request) -> list[Source]:
 
 def _file(path: Path) -> Any:  # noqa: ANN401 - a pyarrow.parquet.ParquetFile
     # pages are read as they are decoded, so that a row group never lies in memory as a whole besides
-    return optional("pyarrow.parquet", "arrow", _TASK).ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    return optional("pyarrow.parquet", "arrow", _TASK).ParquetFile(path, buffer_size=2**16, pre_buffer=False)
 
 
 def _schema_and_groups(path: Path) -> tuple[Any, list[int]]:

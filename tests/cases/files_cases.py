@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
+import zarr
 from anndata.io import write_elem
 
 IDS = [f"cell-{n}" for n in range(7)]
@@ -171,6 +172,13 @@ def _zarr(folder: Path) -> dict[str, Any]:
     return {"origin": folder / "cells.zarr"}
 
 
+def _zarr_of_anndata(folder: Path) -> dict[str, Any]:
+    found = {"rna": assay(RNA, GENES), "protein": assay(PROTEIN, PROTEINS, [0, 1, 3, 4, 5, 6])}
+    for name, value in found.items():
+        write_h5ad(folder, value, zarr.open_group(str(folder / f"{name}.zarr"), mode="w", zarr_format=2))
+    return {"origin": {name: folder / f"{name}.zarr" for name in found}}
+
+
 def _h5ads(folder: Path) -> dict[str, Any]:
     write_h5ad(folder / "a.h5ad", assay(RNA, GENES))
     return {"origin": {"rna": folder / "a.h5ad", "protein": assay(PROTEIN, PROTEINS, [0, 1, 3, 4, 5, 6])}}
@@ -185,6 +193,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "csv": _csv,
     "tsv": _tsv,
     "zarr": _zarr,
+    "zarr of anndata": _zarr_of_anndata,
     "h5mu": lambda folder: {"origin": write_h5mu(folder / "cells.h5mu")},
     "h5ad": _h5ads,
     "MuData": lambda folder: {"origin": muon()},
