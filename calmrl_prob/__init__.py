@@ -29,19 +29,22 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.arviz.files import from_arviz
     from calmrl_prob.conjugacy import discover
     from calmrl_prob.data import MultimodalData, missingness
+    from calmrl_prob.data.stream import MultimodalStream
     from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
     from calmrl_prob.evaluation import masked_validation, retrieve, value_of_information
     from calmrl_prob.imputation import Imputation, impute
     from calmrl_prob.inference import FitResult, PosteriorResult, marginalize, posterior
     from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
-    from calmrl_prob.io import load_npz
+    from calmrl_prob.io import load_npz, save_npz
     from calmrl_prob.linear_gaussian import LinearGaussian
     from calmrl_prob.model import SharedLatentModel
+    from calmrl_prob.reading.read import read
     from calmrl_prob.recalibration import recalibrate
     from calmrl_prob.selection import fit
     from calmrl_prob.selection.latent_dim import choose_latent_dim
     from calmrl_prob.selection.shrinkage import choose_shrinkage
     from calmrl_prob.serialization import load, save
+    from calmrl_prob.writing.write import write
 
 try:
     __version__ = version("calmrl-prob")
@@ -56,6 +59,7 @@ __all__ = [
     "LinearGaussian",
     "ModelError",
     "MultimodalData",
+    "MultimodalStream",
     "NotConjugateError",
     "PosteriorResult",
     "SharedLatentModel",
@@ -76,11 +80,14 @@ __all__ = [
     "parameter_draws",
     "plots",
     "posterior",
+    "read",
     "recalibrate",
     "retrieve",
     "save",
+    "save_npz",
     "to_arviz",
     "value_of_information",
+    "write",
 ]
 
 #: The module of this package that each public name is imported from when it is first asked for.
@@ -93,6 +100,7 @@ _HOMES = MappingProxyType(
         "LinearGaussian": "linear_gaussian",
         "ModelError": "errors",
         "MultimodalData": "data",
+        "MultimodalStream": "data.stream",
         "NotConjugateError": "errors",
         "PosteriorResult": "inference",
         "SharedLatentModel": "model",
@@ -109,11 +117,14 @@ _HOMES = MappingProxyType(
         "missingness": "data",
         "parameter_draws": "inference.parameters.about_a_fit",
         "posterior": "inference",
+        "read": "reading.read",
         "recalibrate": "recalibration",
         "retrieve": "evaluation",
         "save": "serialization",
+        "save_npz": "io",
         "to_arviz": "arviz.export",
         "value_of_information": "evaluation",
+        "write": "writing.write",
     }
 )
 

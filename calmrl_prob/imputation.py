@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import chosen_names, described, real_number
+from calmrl_prob._support.arguments import chosen_names, described, real_number, whole_number
 from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
@@ -133,6 +133,41 @@ class Imputation:
     def observed_mask(self) -> Tensor:
         """(N, M) bool over ``names``, True = PRESENT in the data."""
         return torch.stack([self._data.observed(name) for name in self.names], dim=1)
+
+    def parts(self, size: int) -> Iterator[tuple[slice, Imputation]]:
+        """The imputation taken apart into rows, so that what is computed of one part can be let go before the next.
+
+        By the exact route; other posteriors stay whole, as one part.
+
+        Args:
+            size: rows of a part, at most.
+
+        Yields:
+            The rows, and the imputation of them.
+
+        Raises:
+            ArgumentError: ``size`` is below 1.
+            ArgumentTypeError: it is no whole number.
+
+        Example:
+            >>> from calmrl_prob.linear_gaussian import LinearGaussian
+            >>> lg = LinearGaussian({"x": torch.ones(2, 1)}, {"x": torch.zeros(2)}, {"x": torch.tensor(2.0)})
+            >>> [rows for rows, _ in impute(lg, MultimodalData({"x": torch.ones(3, 2)})).parts(2)]
+            [slice(0, 2, None), slice(2, 3, None)]
+        """
+        count, given = len(self._data), self.posterior
+        step = whole_number("size", size, least=1)
+        if not isinstance(given, GaussianPosterior):
+            yield slice(0, count), self
+            return
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            yield rows, Imputation(self._data.subset(rows), given.subset(rows), self.names, self.recalibrated)
+
+    @property
+    def data(self) -> MultimodalData:
+        """The data that were imputed, with the modalities of the model."""
+        return self._data
 
     def frame(
         self, name: str, of: Literal["mean", "completed", "variance"] = "mean", level: float | None = None

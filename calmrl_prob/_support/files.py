@@ -92,6 +92,50 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
+    """Give a temporary folder to write to, and move it to ``path`` once it is whole; as :func:`write_atomically`.
+
+    A folder that stood there before is moved away first, and back if the new one cannot take its place.
+
+    Args:
+        path: where the folder is to stand.
+        ending: of names of such folders, in whose place alone another is put.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        FileNotFoundError: there is no folder for it to stand in.
+        ArgumentError: a file, or a folder of another kind, stands there.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with write_folder_atomically(folder / "a.zarr", ".zarr") as temporary:
+        ...     temporary.mkdir()
+        >>> [entry.name for entry in folder.iterdir()]
+        ['a.zarr']
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: there is no folder {path.parent} to write {path.name} into; create it first.")
+    if path.exists() and (path.suffix != ending or not path.is_dir()):
+        raise ArgumentError(f"path: {path} is there and is no {ending} folder; name another, or remove it first.")
+    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
+    aside = folder / "before"
+    try:
+        yield folder / path.name
+        if path.exists():
+            os.replace(path, aside)
+        try:
+            os.replace(folder / path.name, path)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, path)
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def said(error: BaseException) -> str:
     """Message of another library about a file, cut short: some repeat the file.
 

@@ -6,8 +6,9 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -63,6 +64,89 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]
             with _damage_told(f"{path}: array {name!r}"):
                 arrays[name] = _read_array(archive, info) if wanted(name) else np.empty(0)
         return arrays
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """An array on disk whose rows are read when a slice of them is taken; it travels as its place.
+
+    Attributes:
+        path: of the file.
+        offset: of the first entry, in bytes.
+        shape, dtype: of the array.
+        order: "C" or "F".
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"] = "C"
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Some rows, mapped."""
+        whole = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+        found: np.ndarray = whole[rows]
+        return found
+
+
+def map_npy(path: Path) -> Mapped:
+    """The array of an .npy file, mapped.
+
+    Raises:
+        FileFormatError: it is no such file, it is cut short, or it holds objects.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "x.npy"
+        >>> np.save(path, np.eye(3))
+        >>> map_npy(path)[1:2].tolist()
+        [[0.0, 1.0, 0.0]]
+    """
+    with open(path, "rb") as file, _damage_told(f"{path}"):
+        return _mapped(path, file, path.stat().st_size)
+
+
+def map_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, Mapped]:
+    """Those wanted of the arrays of an .npz file that lie in it unpacked, mapped; none of an archive that is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "x.npz"
+        >>> np.savez(path, x=np.eye(3), ids=np.arange(3))
+        >>> {name: array.shape for name, array in map_npz(path, lambda name: name == "x").items()}
+        {'x': (3, 3)}
+    """
+    found = {}
+    with open(path, "rb") as file, _damage_told(f"{path}"):
+        for info in zipfile.ZipFile(file).infolist():
+            name = info.filename.removesuffix(".npy")
+            if info.compress_type == zipfile.ZIP_STORED and name != info.filename and wanted(name):
+                file.seek(info.header_offset + 26)  # lengths of the name and of what else stands before the contents
+                lengths = file.read(4)
+                start = info.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
+                file.seek(start)
+                found[name] = _mapped(path, file, start + info.file_size)
+    return found
+
+
+def _mapped(path: Path, file: IO[bytes], end: int) -> Mapped:
+    """The array whose header a file stands at, and whose entries go up to a byte."""
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = reader(file)
+    if dtype.hasobject:
+        raise FileFormatError("it holds Python objects, which are never unpickled")
+    if math.prod(shape) * dtype.itemsize != end - file.tell():
+        raise FileFormatError(
+            f"it declares the shape {brief(shape)} of {dtype}, and there are {end - file.tell()} bytes"
+        )
+    return Mapped(path, file.tell(), shape, dtype, "F" if fortran else "C")
 
 
 @contextmanager

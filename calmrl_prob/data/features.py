@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,7 +84,17 @@ def feature_names(value: object, width: int) -> Names | None:
         labels = value.columns
     if labels is None or isinstance(labels, str) or not hasattr(labels, "__len__") or len(labels) != width:
         return None
-    return tuple(_plain(label) for label in (labels.tolist() if hasattr(labels, "tolist") else labels))
+    return as_names(labels.tolist() if hasattr(labels, "tolist") else labels)
+
+
+def as_names(labels: Iterable[Any]) -> Names:
+    """Labels of any kind as names of features.
+
+    Example:
+        >>> as_names([np.int64(3), "u", ["dark", "red"]])
+        (3, 'u', ('dark', 'red'))
+    """
+    return tuple(_plain(tuple(label) if isinstance(label, list) else label) for label in labels)
 
 
 def from_lists(dims: dict[str, int], found: object) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob.data.features import Names, names_of, reconciled, with_names
+from calmrl_prob.data.features import Names, as_names, names_of, reconciled, with_names
 from calmrl_prob.data.intake import check_rows
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, find_patterns, linked_groups
@@ -222,6 +222,24 @@ class StoredModalities:
         new = self._derive(_values={**self._values, **values}, feature_names={**self.feature_names, **names})
         new.__dict__.update({key: self.__dict__[key] for key in kept if key in self.__dict__})
         return new
+
+    def renamed(self, feature_names: Mapping[str, Names | None]) -> Self:
+        """These data with names of the features of some modalities, D_m each, columns staying as they are.
+
+        Raises:
+            SchemaError: there is no such modality, or it has another number of features.
+
+        Example:
+            >>> from calmrl_prob import MultimodalData
+            >>> MultimodalData({"x": torch.ones(1, 2)}).renamed({"x": ("u", "v")}).feature_names
+            {'x': ('u', 'v')}
+        """
+        for name, names in feature_names.items():
+            width = self._values[self._known(name)].shape[1]
+            if names is not None and len(names) != width:
+                raise SchemaError(f"feature_names: modality {name!r} has {width} features, got {len(names)} names.")
+        given = {name: None if names is None else as_names(names) for name, names in feature_names.items()}
+        return self._derive(feature_names={**self.feature_names, **given})
 
     def _derive(self, **changes: Any) -> Self:
         new = object.__new__(type(self))

@@ -65,6 +65,16 @@ class Posterior:
         self.log_marginal = log_marginal
         self._group_precision = group_precision  # (G + 1, K, K), the prior's last
 
+    def subset(self, rows: slice) -> Posterior:
+        """The posterior of some of the instances, with their patterns alone."""
+        new = object.__new__(type(self))
+        kept, new.pattern_index = self.pattern_index[rows].unique(return_inverse=True)
+        new.linear_gaussian, new._group_precision = self.linear_gaussian, self._group_precision
+        new.patterns, new._group_patterns = self.patterns[kept], self._group_patterns[kept]
+        new.natural_mean, new.mean = self.natural_mean[rows], self.mean[rows]
+        new.mahalanobis, new.log_marginal = self.mahalanobis[rows], self.log_marginal[rows]
+        return new
+
     @cached_property
     def pattern_precision(self) -> Tensor:
         """P_n of each pattern, shape (P, K, K)."""

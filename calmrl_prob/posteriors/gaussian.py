@@ -74,6 +74,10 @@ class GaussianPosterior(PosteriorResult):
         """The model that it is the posterior of."""
         return self.exact.linear_gaussian
 
+    def subset(self, rows: slice) -> GaussianPosterior:
+        """The posterior of some of the instances."""
+        return GaussianPosterior(self.exact.subset(rows), self._latent_dim, keep_noise=self._keep_noise)
+
     def predictive(self, name: str, dtype: torch.dtype | None = None) -> Predictive:
         """N(W E[z_n] + mu, W V_n W^T + Psi) of one modality, feature by feature."""
         shown = None if self._keep_noise else self._latent_dim

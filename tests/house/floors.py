@@ -58,6 +58,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "io":                            "_moved errors _support data",
     },
     "models and their closed forms": {
+        "reading":                       "errors _support data io",
         "conjugacy":                     "errors _support linear_gaussian data programs",
         "file_contents":                 "errors _support noise_parameters priors",
         "model":                         "errors _support linear_gaussian data noise_parameters priors",
@@ -84,6 +85,7 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference",
     },
     "what it is worth": {
+        "writing":                       "errors _support data io imputation",
         "evaluation":                    "_moved errors _support linear_gaussian data posteriors inference imputation",
     },
     "on top": {

@@ -1,0 +1,112 @@
+"""Arrays by themselves, .npy files mapped into memory, .npz archives, and MultimodalData as sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calmrl_prob._support.files import existing_file
+from calmrl_prob._support.npz import Mapped, map_npy, map_npz
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.entries import entries
+from calmrl_prob.data.intake import as_matrix
+from calmrl_prob.errors import ArgumentError, FileFormatError
+from calmrl_prob.io import npz_contents
+from calmrl_prob.reading.request import USUAL, Request
+from calmrl_prob.reading.source import LABELS, PARTITION, ArraySource, Lazy, Source
+
+
+def is_array(value: object) -> bool:
+    """Whether it is an array of numbers, and nothing more."""
+    return isinstance(value, np.ndarray | Tensor)
+
+
+def open_array(array: Any, request: Request) -> list[Source]:  # noqa: ANN401 - an array
+    """An array as a modality."""
+    values = as_matrix(request.name, array)
+    ids = None if request.ids is None or isinstance(request.ids, str) else entries(request.ids)
+    return [ArraySource("the array", {request.name: values.numpy(force=True)}, ids=ids)]
+
+
+def is_data(value: object) -> bool:
+    """Whether it is MultimodalData."""
+    return isinstance(value, MultimodalData)
+
+
+def open_data(data: MultimodalData, request: Request) -> list[Source]:
+    """The modalities of data, with all that they have besides."""
+    chosen = request.chosen(data.names, "the data")
+    arrays = {name: data[there].numpy(force=True) for name, there in chosen.items()}
+    beside = {LABELS: data.labels, PARTITION: data.partition, **data.covariates}
+    columns = {name: column for name, column in beside.items() if column is not None}
+    features = {name: data.feature_names[there] for name, there in chosen.items()}
+    return [ArraySource("the data", arrays, features, data.ids, columns)]
+
+
+def open_npz(files: Sequence[Path], request: Request) -> list[Source]:
+    """An archive laid out as ``load_npz`` reads it; arrays that lie in it unpacked are mapped."""
+    (path,) = files
+    path = existing_file(path)
+    mapped = map_npz(path, lambda name: name.startswith("x_"))
+    ids = request.ids if isinstance(request.ids, str) else "ids"
+    held = npz_contents(path, None, ids, mapped)
+    chosen = request.chosen(held.modalities, str(path))
+    beside = {"labels": held.labels, "partition": held.partition, **held.covariates}
+    columns = request.columns({name: column for name, column in beside.items() if column is not None}, str(path))
+    arrays: dict[str, Lazy] = {name: held.modalities[there] for name, there in chosen.items()}
+    features = {name: held.features.get(there) for name, there in chosen.items()}
+    return [ArraySource(str(path), arrays, features, held.ids, columns, (path,))]
+
+
+def open_npy(files: Sequence[Path], request: Request) -> list[Source]:
+    """Files of one array each, mapped: matrices are modalities, all else a column; named after their files.
+
+    Identifiers are the file ids.npy or ids.txt (one a line) beside them, or the one that ``ids`` names.
+
+    Raises:
+        FileFormatError: a file is no array, or cut short.
+        ArgumentError: the file of identifiers is not there.
+    """
+    found = {path.stem: map_npy(existing_file(path)) for path in files}
+    matrices = {name: array for name, array in found.items() if array.ndim == 2 and array.dtype.kind in "fiub"}
+    columns = {name: array for name, array in found.items() if name not in matrices}
+    if len(files) == 1 and matrices:
+        matrices = {request.name: next(iter(matrices.values()))}
+    ids = _ids_beside(files[0].parent, columns, request)
+    if not matrices:
+        raise FileFormatError(
+            f"{files[0]}: no matrix of numbers (N, D); it has shape {next(iter(found.values())).shape}."
+        )
+    known: dict[str, Lazy] = dict(request.columns(columns, str(files[0].parent)))
+    chosen = request.chosen(matrices, str(files[0].parent))
+    arrays: dict[str, Lazy] = {name: matrices[there] for name, there in chosen.items()}
+    where = str(files[0]) if len(files) == 1 else str(files[0].parent)
+    return [ArraySource(where, arrays, ids=ids, columns=known, files=tuple(files))]
+
+
+def _ids_beside(folder: Path, columns: dict[str, Mapped], request: Request) -> Lazy | None:
+    """Identifiers of the rows: given, or in a file that is named, or that has the usual name."""
+    asked = request.ids
+    if not (asked is None or isinstance(asked, str | Path)):
+        return entries(asked)
+    if asked is None or str(asked) in columns:
+        name = next((name for name in ((asked,) if asked else USUAL["ids"]) if name in columns), None)
+        if name is not None:
+            return columns.pop(str(name))
+    places = [folder / "ids.txt"] if asked is None else [Path(asked), folder / asked]
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        if asked is None:
+            return None
+        raise ArgumentError(f"ids: there is no file {asked}, nor {folder / str(asked)}; name an .npy or .txt file.")
+    columns.pop(path.stem, None)
+    return map_npy(path) if path.suffix == ".npy" else _lines(path)
+
+
+def _lines(path: Path) -> NDArray[Any]:
+    return np.array(path.read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,1 @@
+"""Data and imputations written to files of several formats, by rows, and whole or not at all."""

@@ -1,0 +1,74 @@
+"""Entry point of writing: data and imputations to a file, in chunks of rows, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from calmrl_prob._support.arguments import brief
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import MultimodalStream
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.imputation import Imputation, checked_level
+from calmrl_prob.io import save_npz
+from calmrl_prob.writing.contents import Contents, contents_of
+from calmrl_prob.writing.mudata import write_h5mu
+from calmrl_prob.writing.npz import write_npz
+from calmrl_prob.writing.parquet import write_parquet
+from calmrl_prob.writing.zarr import write_zarr
+
+#: What writes a file, by its ending: ``(contents, path)``.
+FORMATS: Mapping[str, Callable[[Contents, Path], None]] = MappingProxyType(
+    {".parquet": write_parquet, ".npz": write_npz, ".zarr": write_zarr, ".h5mu": write_h5mu}
+)
+
+
+def write(
+    what: Imputation | MultimodalData | MultimodalStream, path: str | os.PathLike[str], *, level: float = 0.9
+) -> Path:
+    """Write an imputation, data or a stream to a file, by the ending of its name; the path.
+
+    Of an imputation are written, of each modality, the values ``completed`` (as observed, the mean where missing), and
+    ``mean``, ``sd``, the ends ``lower`` and ``upper`` of the interval, and ``imputed``: whether the value was missing.
+    With them go ids, labels, parts, covariates, and names of features; and of the latents ``latent`` and ``latent_sd``.
+
+    - .h5mu (omics): MuData; X is what is completed, all else are layers of each assay, latents are in ``obsm``
+    - .parquet (arrow): columns of lists, ``protein`` for what is completed, ``protein.sd`` and so on
+    - .zarr (zarr): as xarray reads it: a group for each modality, in it an array for each of these
+    - .npz: arrays ``x_protein`` for what is completed, ``sd_protein`` and so on
+
+    ``cal.read`` reads all of them. Rows are computed and written in chunks, so that memory is bounded where the
+    posterior was found by the exact route. A file stands at ``path`` once it is whole, and replaces one that was there.
+
+    Args:
+        what: an imputation, data, or a stream, whose chunks are written as they come.
+        path: where.
+        level: probability that the intervals are to hold.
+
+    Raises:
+        ArgumentError: the ending is not one of these, ``path`` is a folder, or ``level`` is out of range.
+        ArgumentTypeError: ``what`` or ``path`` is of another type.
+        FileNotFoundError: the folder to write into does not exist.
+        DataError: a covariate has more than one number for an instance, which tables do not hold.
+        MissingDependencyError: a package is not installed; says what to install.
+        OSError: it cannot be written; what was at ``path`` before still is.
+
+    Example:
+        >>> import tempfile, torch
+        >>> data = MultimodalData({"text": torch.ones(2, 3)}, ids=["a", "b"])
+        >>> write(data, Path(tempfile.mkdtemp()) / "data.npz").name
+        'data.npz'
+    """
+    level = checked_level(level)
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"path: expected a str or Path, got {brief(path)}; pass one such as 'imputed.h5mu'.")
+    place = Path(path)
+    writer = FORMATS.get(place.suffix.lower())
+    if writer is None:
+        raise ArgumentError(f"path: expected a name that ends with one of {list(FORMATS)}, got {place.name!r}.")
+    if isinstance(what, MultimodalData) and writer is write_npz:
+        return save_npz(what, place)
+    writer(contents_of(what, level), place)
+    return place
