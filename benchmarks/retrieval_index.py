@@ -3,7 +3,8 @@
 The candidates show one modality of a model with latents of falling variance, as embeddings have them; the queries
 another. Beside the exact engine stands ``cal.retrieve`` for the same query; beside the index over a million the bare
 search of the same structure of faiss, with the query's vector made beforehand: what the index adds is to make it, and
-to rank what was found exactly. Both without arguments; with one, ``exact``, or a size of the large index, and with another its structure.
+to rank what was found exactly. Without arguments both are measured; arguments are "exact", or the size of the large
+index and its structure.
 """
 
 from __future__ import annotations

@@ -126,6 +126,8 @@ def build(shelf: Shelf, spread: Floats, structure: Structure) -> Neighbours:
     else:
         cells = max(1, min(int(_CELLS * len(shelf) ** 0.5), len(shelf) // _PER_CELL))
         found = lib.IndexIVFPQ(lib.IndexFlatL2(width), width, cells, width // 2, 8, lib.METRIC_L2)
+        for learned in (found.cp, found.pq.cp):
+            learned.min_points_per_centroid = 1  # else faiss prints what it thinks of few candidates
         every = max(1, len(shelf) // max(cells * _PER_CELL, 2**14))
         found.train(np.concatenate(list(_moved(shelf, forth, 0)))[::every])
     built = Neighbours(forth, back, found)

@@ -40,8 +40,9 @@ def queries(lg: LinearGaussian, number: int = 50) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("structure", ["hnsw", "ivfpq"])
-def test_what_is_found_is_the_exact_best(lg: LinearGaussian, structure: str) -> None:
+def test_what_is_found_is_the_exact_best(lg: LinearGaussian, structure: str, capfd: pytest.CaptureFixture[str]) -> None:
     index = cal.RetrievalIndex.build(lg, candidates(lg, 1000, 0), "faiss", structure=structure)
+    assert capfd.readouterr() == ("", "")  # faiss likes to talk
     assert index.recall[("image",)] >= 0.99
     assert "recall of the 10 best: image " in repr(index)
     found, right = (index.search(queries(lg), exact=exact, probabilities=True) for exact in (False, True))
