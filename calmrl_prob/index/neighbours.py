@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob.errors import FileFormatError, MissingDependencyError
+from calmrl_prob._support.extras import optional
+from calmrl_prob.errors import FileFormatError
 from calmrl_prob.index.measured import Floats
 from calmrl_prob.index.shelves import CHUNK, Shelf
 
@@ -142,16 +143,9 @@ def _moved(shelf: Shelf, forth: Floats, start: int) -> list[NDArray[np.float32]]
 
 
 def faiss_library() -> Any:  # noqa: ANN401 - a module without annotations
-    """The module faiss, an optional dependency.
+    """The module faiss.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        import faiss as module
-    except ImportError as error:
-        raise MissingDependencyError(
-            "engine: 'faiss' needs the package faiss, which is not installed; pip install 'calmrl-prob[faiss]', or use "
-            "engine='exact'."
-        ) from error
-    return module
+    return optional("faiss", "faiss", "engine='faiss'")
