@@ -108,6 +108,9 @@ def large(console: Console) -> Iterator[Table]:
     with console.status("1,000,000 x 1,024 float32"):
         rows = [in_own_process("benchmarks.one_pass", "1000000")]
     yield "One pass over the data in chunks, against X^T X of the same chunks", rows
+    with console.status("an index over 1,000,000"):
+        yield "An index of 17,337 candidates, a query", [in_own_process("benchmarks.retrieval_index", "exact")]
+        yield "An index by faiss, a query", [in_own_process("benchmarks.retrieval_index", "1000000")]
     if torch.cuda.is_available():
         yield "CPU against GPU", gpu.measure()
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
     from calmrl_prob.evaluation import masked_validation, retrieve, value_of_information
     from calmrl_prob.imputation import Imputation, impute
+    from calmrl_prob.index.retrieval_index import RetrievalIndex
     from calmrl_prob.inference import FitResult, PosteriorResult, marginalize, posterior
     from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
     from calmrl_prob.io import load_npz, save_npz
@@ -62,6 +63,7 @@ __all__ = [
     "MultimodalStream",
     "NotConjugateError",
     "PosteriorResult",
+    "RetrievalIndex",
     "SharedLatentModel",
     "__version__",
     "choose_latent_dim",
@@ -103,6 +105,7 @@ _HOMES = MappingProxyType(
         "MultimodalStream": "data.stream",
         "NotConjugateError": "errors",
         "PosteriorResult": "inference",
+        "RetrievalIndex": "index.retrieval_index",
         "SharedLatentModel": "model",
         "choose_latent_dim": "selection.latent_dim",
         "choose_shrinkage": "selection.shrinkage",

@@ -7,11 +7,14 @@ its numbers, so that no file costs more than what it is large.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, whole_number
 from calmrl_prob.errors import ArgumentError, FileFormatError
+from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.noise_parameters import NoiseParameters, parameter_key
 from calmrl_prob.priors import PRIORS
 
@@ -74,6 +77,38 @@ def require_structure_contents(config: Mapping[str, Any], shapes: Shapes) -> Non
             raise FileFormatError(f"tensor 'loadings/{name}': expected shape (D, K), got {shape or 'none'}")
         for kind in ("intercepts", "noise_variance"):
             _require_shape(shapes, f"{kind}/{name}", shape[:1])
+
+
+def structure_tensors(model: LinearGaussian) -> dict[str, Tensor]:
+    """The parameters of a structure by the names that they have in files; they may share memory."""
+    tensors = {"prior_mean": model.prior_mean, "prior_covariance": model.prior_covariance}
+    for name in model.names:
+        tensors[f"loadings/{name}"] = model.loadings[name]
+        tensors[f"intercepts/{name}"] = model.intercepts[name]
+        tensors[f"noise_variance/{name}"] = model.noise_variance[name]
+        if model.noise_factor is not None:
+            tensors[f"noise_factor/{name}"] = model.noise_factor[name]
+    return tensors
+
+
+def structure_from_tensors(names: Sequence[str], tensors: Mapping[str, Tensor]) -> LinearGaussian:
+    """The structure whose parameters :func:`structure_tensors` gave.
+
+    Raises:
+        FileFormatError: some are no floating-point numbers.
+        ArgumentError, KeyError: they are those of no structure.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileFormatError(f"tensor {key!r}: expected floating-point numbers, got {tensor.dtype}")
+    return LinearGaussian(
+        {name: tensors[f"loadings/{name}"] for name in names},
+        {name: tensors[f"intercepts/{name}"] for name in names},
+        {name: tensors[f"noise_variance/{name}"] for name in names},
+        tensors["prior_mean"],
+        tensors["prior_covariance"],
+        {n: tensors[f"noise_factor/{n}"] for n in names} if f"noise_factor/{names[0]}" in tensors else None,
+    )
 
 
 def _dims(dims: object) -> dict[str, int]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import calmrl_prob as cal
-from calmrl_prob import serialization
+from calmrl_prob._support import archives
 from calmrl_prob.datasets import make_synthetic
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError, ModelError
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -84,7 +84,7 @@ def test_a_file_is_replaced_only_by_a_whole_one(path: Path, monkeypatch: pytest.
         filename.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(serialization, "save_file", half)
+    monkeypatch.setattr(archives, "save_file", half)
     with pytest.raises(OSError, match="disk full"):
         save(random_model(seed=2), path)
     assert path.read_bytes() == before

@@ -54,6 +54,10 @@ def _write_structure(path: Path) -> None:
     cal.save(random_model("diagonal").linear_gaussian(), path)
 
 
+def _write_index(path: Path) -> None:
+    cal.save(cal.RetrievalIndex.build(random_model("full").linear_gaussian(), random_data(6), queries=["image"]), path)
+
+
 def _write_draws(path: Path) -> None:
     lg = random_model().linear_gaussian().detach()
     cal.to_arviz(lg, random_data(4), num_draws=4).to_netcdf(path, engine="h5netcdf")
@@ -74,10 +78,16 @@ def _numbers_of_structure(lg: cal.LinearGaussian) -> Values:
     return {"mean": mean.numpy(), "covariance": covariance.numpy(), "names": np.array(lg.names)}
 
 
+def _numbers_of_index(index: cal.RetrievalIndex) -> Values:
+    found = index.search(random_data(3, seed=1), len(index))
+    return {"ids": found.ids, "log_ratios": found.log_ratios, **_numbers_of_structure(index.linear_gaussian)}
+
+
 KINDS = {
     "npz": Kind("data.npz", _write_npz, cal.load_npz, _numbers_of_data),
     "model": Kind("model.safetensors", _write_model, cal.load, _numbers_of_model),
     "structure": Kind("structure.safetensors", _write_structure, cal.load, _numbers_of_structure),
+    "index": Kind("index.safetensors", _write_index, cal.load, _numbers_of_index),
     "draws": Kind("draws.nc", _write_draws, cal.from_arviz, None),
 }
 

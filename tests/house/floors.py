@@ -60,7 +60,7 @@ FLOORS: dict[str, dict[str, str]] = {
     "models and their closed forms": {
         "reading":                       "errors _support data io",
         "conjugacy":                     "errors _support linear_gaussian data programs",
-        "file_contents":                 "errors _support noise_parameters priors",
+        "file_contents":                 "errors _support linear_gaussian noise_parameters priors",
         "model":                         "errors _support linear_gaussian data noise_parameters priors",
         "datasets":                      "errors _support linear_gaussian data encoders io",
     },
@@ -92,10 +92,12 @@ FLOORS: dict[str, dict[str, str]] = {
         "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "_moved errors _support data posteriors inference evaluation",
         "training":                      "errors _support linear_gaussian data alignment evaluation",
+        "index":                         "errors _support linear_gaussian data file_contents posteriors inference "
+                                         "evaluation",
     },
     "kept in files": {
         "serialization":                 "errors _support linear_gaussian data priors io file_contents model inference "
-                                         "selection",
+                                         "selection index",
     },
 }
 # fmt: on

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, Sche
 from calmrl_prob.evaluation.retrieval.exact_forms import ExactForm, form_by_structure, form_of, stated_form
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
 from calmrl_prob.inference.feature_names import named_dims
+from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.posteriors.structured import StructuredPosterior
+
+#: Encodings of data that are still there, each by the model and the modalities that it was last asked for: candidates
+#: are the same from call to call, and encoding them costs far more than a query does.
+_ENCODED: WeakKeyDictionary[MultimodalData, tuple[object, Encoded]] = WeakKeyDictionary()
 
 
 class RetrievalModel:
@@ -127,7 +133,7 @@ class InstanceSet:
         require_whole(data, argument)
         require_known(data, model.dims, argument)
         self.data = data.conform(model.dims)
-        self._model = model
+        self._model, self._given = model, data
 
     def __len__(self) -> int:
         """Number of instances N."""
@@ -158,9 +164,16 @@ class InstanceSet:
 
     @cached_property
     def encoded(self) -> Encoded:
-        """The same by the only component."""
-        assert self.form is not None
-        return self.encode(self.form.components[0])
+        """The same by the only component; kept with the data as they were given."""
+        assert self._exact is not None
+        form, blocks = self._exact
+        if blocks is not self.data.blocks:  # made of them by covariates
+            return self.encode(form.components[0])
+        key = (fingerprint(form.components[0]), self.data.names)
+        kept = _ENCODED.get(self._given)
+        if kept is None or kept[0] != key:
+            kept = _ENCODED[self._given] = key, self.encode(form.components[0])
+        return kept[1]
 
     @cached_property
     def features(self) -> StackedFeatures:

@@ -1,0 +1,1 @@
+"""Indexes for retrieval: candidates prepared once and searched by exact likelihood ratios."""
