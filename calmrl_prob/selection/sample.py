@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from calmrl_prob.data import MultimodalData
@@ -32,6 +31,8 @@ def row_keys(data: MultimodalData, token: str, seed: int, groups: object = None)
         >>> bool((row_keys(chunk, "first", 0)[1:] == row_keys(chunk.subset([1, 2]), "second", 0)).all())
         True
     """
+    import pandas as pd  # takes longer to load than most fits to rows in memory
+
     salt = hashlib.sha256(f"rows, seed {seed}".encode()).hexdigest()[:16]
     known = data.ids if groups is None else groups
     texts = range(len(data)) if known is None else entries(known).tolist()

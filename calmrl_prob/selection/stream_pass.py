@@ -12,7 +12,6 @@ from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.selection.folds import FoldedStatistics
-from calmrl_prob.selection.gathered_state import StateFile
 from calmrl_prob.selection.gathering import Gathered, GatherOptions, Groups
 
 #: Rows from which on a bar is shown by default.
@@ -77,7 +76,11 @@ def _gather_here(
         "seed": empty.seed,
         "groups": empty.groups if isinstance(empty.groups, str) else empty.groups is not None,
     }
-    state = None if options.state is None else StateFile(options.state, about)
+    state = None
+    if options.state is not None:
+        from calmrl_prob.selection.gathered_state import StateFile
+
+        state = StateFile(options.state, about)
     gathered = empty if state is None else state.load(empty)
     saved = time.monotonic()
     for token, chunk in stream.items(options.chunk_rows, after=gathered.token):
