@@ -187,4 +187,3 @@ def shift_of(chunk: MultimodalData) -> dict[str, Tensor]:
         for name in chunk.names
         if bool(chunk.observed(name).any())
     }
-

@@ -1,4 +1,4 @@
-"""Imputations of a stream as a folder of parquet files, one for each chunk, which a pass that was killed goes on with."""
+"""Imputations of a stream as a folder of parquet files, one a chunk, which a pass that was killed goes on with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calmrl_prob._support.files import write_atomically
 from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import Load, MultimodalStream
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError
 from calmrl_prob.imputation import checked_level, impute
 from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.linear_gaussian.options import Options
@@ -115,12 +115,15 @@ def _impute_part(
     names: Sequence[str] | None,
     level: float,
     imputing: Mapping[str, Any],
-    token: str,  # noqa: ARG001 - names the part in a cluster's log
+    token: str,
     load: Load,
     path: Path,
 ) -> None:
     chunk: MultimodalData = load()
-    write(impute(model, chunk, names, **imputing), path, level=level)
+    try:
+        write(impute(model, chunk, names, **imputing), path, level=level)
+    except DataError as error:
+        raise type(error)(f"{token}: {error}") from error
 
 
 def _by_dask(

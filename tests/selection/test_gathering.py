@@ -232,8 +232,8 @@ def test_what_does_not_serve_is_refused_with_the_chunk_named() -> None:
     partial = cal.MultimodalData({"image": single, "text": DATA["text"]}, missing="features", empty="drop")
     with pytest.raises(DataError, match=r"chunk 0: rows lack single features"):
         gather(MultimodalStream.from_chunks(lambda: [partial]), 2, 0, GatherOptions())
+    other = cal.MultimodalData({"image": torch.ones(3, 9)})
     with pytest.raises(SchemaError, match="chunk 1"):
-        other = cal.MultimodalData({"image": torch.ones(3, 9)})
         gather(MultimodalStream.from_chunks(lambda: [DATA, other]), 2, 0, GatherOptions())
     with pytest.raises(ArgumentError, match="no covariate 'person'"):
         gather(stream_of(DATA, 100), 2, 0, GatherOptions(), groups="person")
@@ -251,7 +251,13 @@ def test_patterns_whose_statistics_do_not_fit_are_refused_with_the_figure(monkey
 
 @pytest.mark.parametrize(
     "options",
-    [{"chunk_rows": 0}, {"save_seconds": -1}, {"engine": "spark"}, {"client": object()}, {"engine": "dask", "state": "s"}],
+    [
+        {"chunk_rows": 0},
+        {"save_seconds": -1},
+        {"engine": "spark"},
+        {"client": object()},
+        {"engine": "dask", "state": "s"},
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(set(options) - {"engine"}), "engine")):

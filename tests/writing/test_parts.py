@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Chunks:
     def __call__(self, size: int) -> Iterator[tuple[str, Any]]:
         return ((f"rows from {start}", self.loader(number, start)) for number, start in enumerate(range(0, 300, 60)))
 
-    def loader(self, number: int, start: int) -> Any:
+    def loader(self, number: int, start: int) -> Callable[[], cal.MultimodalData]:
         def load() -> cal.MultimodalData:
             if number == self.fails:
                 raise OSError("the disk went away")
