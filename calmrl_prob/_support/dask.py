@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ def connected(client: object) -> Iterator[Any]:
         ArgumentTypeError: ``client`` is no client.
         DistributedError: it is not connected, or there are no workers.
     """
-    distributed = optional("dask.distributed", "dask", "engine='dask'")
+    distributed = _distributed()
     if client is None:
         with distributed.LocalCluster(dashboard_address=None) as cluster, distributed.Client(cluster) as own:
             yield own
@@ -50,3 +50,13 @@ def failures_told() -> Iterator[None]:
             f"engine: the cluster failed ({type(error).__name__}: {error}); see the workers' logs, and that each sees "
             "the same files and has the same packages. What was written stays, and is not done again."
         ) from error
+
+
+def completed(futures: Sequence[Any], *, with_results: bool = False) -> Iterator[Any]:
+    """Futures as they end, each with its result if asked for."""
+    found: Iterator[Any] = _distributed().as_completed(futures, with_results=with_results)
+    return found
+
+
+def _distributed() -> Any:  # noqa: ANN401 - a module
+    return optional("dask.distributed", "dask", "engine='dask'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calmrl_prob._support.dask import connected, failures_told
+from calmrl_prob._support.dask import completed, connected, failures_told
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data.stream import Load, MultimodalStream
 from calmrl_prob.errors import DataError
@@ -35,8 +35,6 @@ def gather_by_dask(
     if not parts:
         raise DataError("data: the stream has no rows; give at least one chunk.")
     with connected(options.client) as client, failures_told():
-        from dask.distributed import as_completed
-
         base = empty.about(shift_of(parts[0][1]().conform(empty.dims)))
         size = -(-len(parts) // (_PARTS * sum(client.nthreads().values())))
         futures = [
@@ -46,7 +44,7 @@ def gather_by_dask(
         if advance is not None:
             counts = client.map(_num_rows, futures, pure=False)
             counted = 0
-            for _, count in as_completed(counts, with_results=True):
+            for _, count in completed(counts, with_results=True):
                 counted += count
                 advance(counted, float("nan"))
         while len(futures) > 1:

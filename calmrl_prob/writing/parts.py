@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from calmrl_prob._support.arguments import brief, chosen_names, whole_number
-from calmrl_prob._support.dask import connected, failures_told
+from calmrl_prob._support.dask import completed, connected, failures_told
 from calmrl_prob._support.files import write_atomically
 from calmrl_prob._support.progress import Callback, progress_bar
 from calmrl_prob.data import MultimodalData
@@ -130,11 +130,9 @@ def _by_dask(
     work: Callable[..., None], left: Sequence[tuple[str, Load, Path]], client: object, advance: Callable[[], None]
 ) -> None:
     with connected(client) as cluster, failures_told():
-        from dask.distributed import as_completed
-
         shared = cluster.scatter(work, broadcast=True)
         futures = [cluster.submit(_call, shared, *part, pure=False) for part in left]
-        for future in as_completed(futures):
+        for future in completed(futures):
             future.result()
             advance()
 
