@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.selection.latent_dim import choose_latent_dim
     from calmrl_prob.selection.shrinkage import choose_shrinkage
     from calmrl_prob.serialization import load, save
+    from calmrl_prob.writing.impute import impute
     from calmrl_prob.writing.write import write
 
 try:

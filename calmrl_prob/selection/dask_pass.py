@@ -17,7 +17,7 @@ _PARTS = 4
 def gather_by_dask(
     stream: MultimodalStream, empty: Gathered, options: GatherOptions, advance: Callback | None
 ) -> Gathered:
-    """What is gathered of a stream, each partition by the worker that is free; a lost worker's are done again.
+    """Statistics of a stream, each partition by the worker that is free; a lost worker's are done again.
 
     Args:
         stream: whose chunks can be read from every worker.
@@ -55,7 +55,7 @@ def gather_by_dask(
 
 
 def _gathered(base: Gathered, parts: Sequence[tuple[str, Load]]) -> Gathered:
-    """What is gathered of some chunks."""
+    """Statistics of some chunks."""
     found = base.about(base.folds[0].to_tensors()["shift"])
     for token, load in parts:
         found.add(token, load())

@@ -1,4 +1,4 @@
-"""What was gathered of a stream so far in a file, so that a pass that was killed goes on where it stood."""
+"""Statistics of a stream so far in a file, so that a pass that was killed goes on where it stood."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StateFile:
             save_file(tensors, temporary, metadata)
 
     def load(self, empty: Gathered) -> Gathered:
-        """What was gathered; ``empty`` where there is no file yet.
+        """Statistics so far; ``empty`` where there is no file yet.
 
         Raises:
             ArgumentError: the file is of another stream, or of other settings.

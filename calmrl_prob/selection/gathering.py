@@ -66,7 +66,7 @@ class GatherOptions(Options):
 
 
 class Gathered:
-    """What was gathered of a stream so far.
+    """Statistics of a stream so far.
 
     Args:
         dims: the number of features D_m of each modality, with their names where they are known.
@@ -120,7 +120,7 @@ class Gathered:
         self.token, self.num_rows = token, self.num_rows + len(chunk)
 
     def merge(self, other: Gathered) -> Gathered:
-        """What was gathered of both."""
+        """Statistics of both."""
         both = Gathered(self.dims, len(self.folds), self.seed, self.groups)
         both.folds = [mine.merge(theirs) for mine, theirs in zip(self.folds, other.folds, strict=True)]
         both.samples = [mine.merge(theirs) for mine, theirs in zip(self.samples, other.samples, strict=True)]
