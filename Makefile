@@ -21,7 +21,7 @@ install: $(STAMP) ## create .venv with everything the other targets need
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a minute or two) ..."
-	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[faiss,gp,flow,train,plots,omics,arrow,zarr,experiments,dev]"
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[faiss,gp,flow,train,plots,omics,arrow,zarr,dask,experiments,dev]"
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
@@ -64,7 +64,7 @@ bench: $(BENCH_STAMP) ## speed and memory against bare matrix products and other
 
 floors: ## the tests on the oldest versions that pyproject.toml allows (downloads about 6 GB)
 	$(PYTHON) -m venv $(FLOORS)
-	$(FLOORS)/bin/python $(PIP_INSTALL) -c floors.txt -e ".[faiss,gp,flow,train,plots,omics,arrow,zarr,experiments,dev]"
+	$(FLOORS)/bin/python $(PIP_INSTALL) -c floors.txt -e ".[faiss,gp,flow,train,plots,omics,arrow,zarr,dask,experiments,dev]"
 	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -m "not slow"
 
 clean: ## remove the environment, caches and built files; results in outputs/ stay

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.data.stream import MultimodalStream
     from calmrl_prob.errors import CalmrlError, CalmrlWarning, ModelError, NotConjugateError
     from calmrl_prob.evaluation import masked_validation, retrieve, value_of_information
-    from calmrl_prob.imputation import Imputation, impute
+    from calmrl_prob.imputation import Imputation
     from calmrl_prob.index.retrieval_index import RetrievalIndex
     from calmrl_prob.inference import FitResult, PosteriorResult, marginalize, posterior
     from calmrl_prob.inference.parameters.about_a_fit import parameter_draws
@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob.selection.latent_dim import choose_latent_dim
     from calmrl_prob.selection.shrinkage import choose_shrinkage
     from calmrl_prob.serialization import load, save
+    from calmrl_prob.writing.impute import impute
     from calmrl_prob.writing.write import write
 
 try:
@@ -112,7 +113,7 @@ _HOMES = MappingProxyType(
         "discover": "conjugacy",
         "fit": "selection",
         "from_arviz": "arviz.files",
-        "impute": "imputation",
+        "impute": "writing.impute",
         "load": "serialization",
         "load_npz": "io",
         "marginalize": "inference",

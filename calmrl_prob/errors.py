@@ -54,6 +54,10 @@ class NumericalError(CalmrlError, ArithmeticError):
     """A computation left the range where its result means anything (a precision not positive definite, say)."""
 
 
+class DistributedError(CalmrlError, RuntimeError):
+    """A cluster failed: no workers, a scheduler that is gone, workers that cannot do what they were asked to."""
+
+
 class MissingDependencyError(CalmrlError, ImportError):
     """An optional package that something needs is not installed; the message says what to install."""
 

@@ -403,48 +403,14 @@ def impute(
     recalibrated: Recalibrator | bool | None = None,
     **options: Any,
 ) -> Imputation:
-    """Predict modalities of each instance from those that it has, with uncertainty.
-
-    Args:
-        model: whatever :func:`calmrl_prob.posterior` takes, or a result of it for the same data.
-        data: N instances. Modalities of the model that they do not have at all are imputed for everyone.
-        names: which modalities; all of the model by default.
-        recalibrated: what :func:`calmrl_prob.recalibrate` returned for this model: intervals, variances, draws and
-            densities are then those that were right on held-out rows. True stands for the last one attached to the
-            model (``recalibrate(..., attach=True)``). By default the intervals of a fit that chose its settings, which
-            come from its own held-out folds (``fit.intervals``), where there are some; False for the model's own. The
-            means are the same in any case, but of a modality whose held-out imputations were no better than its mean.
-        **options: of :func:`calmrl_prob.posterior`: ``method``, ``seed`` and those of the route.
-
-    Returns:
-        Means, variances by part, intervals and joint draws; see :class:`Imputation`.
-
-    Raises:
-        SchemaError: a modality that the model does not know, or one of another width.
-        ArgumentTypeError: ``model``, ``data`` or ``names`` is of another type (``names`` a string, say).
-        ArgumentError: data and model are on different devices, or ``names`` has none or one twice; or the
-            recalibration was made for other parameters than the model has now, or True finds none.
-
-    Warns:
-        UnfittedWarning: the model still has the random parameters that it started from.
+    """Imputation of rows in memory; arguments, errors and warnings are those of :func:`calmrl_prob.impute`.
 
     Example:
         >>> from calmrl_prob.linear_gaussian import LinearGaussian
-        >>> lg = LinearGaussian(
-        ...     {"image": torch.ones(2, 1), "text": 3 * torch.ones(1, 1)},
-        ...     {"image": torch.zeros(2), "text": torch.zeros(1)},
-        ...     {"image": torch.tensor(2.0), "text": torch.tensor(0.5)},
-        ... )
-        >>> result = impute(lg, MultimodalData({"image": torch.tensor([[4.0, 4.0]])}))
-        >>> result
-        Imputation of 1 instances (missing: image: 0, text: 1)
-        >>> result.mean["text"].tolist()  # E[z] = 2 and Var[z] = 1/2
-        [[6.0]]
-        >>> result.latent_variance["text"].tolist(), result.noise_variance["text"].tolist()
-        ([[4.5]], [0.5])
-        >>> lower, upper = result.interval(0.9)["text"]
-        >>> tuple(result.sample(10, seed=1)["image"].shape)
-        (10, 1, 2)
+        >>> one, zero, noise = torch.ones(1, 1), torch.zeros(1), torch.tensor(1.0)
+        >>> lg = LinearGaussian({"a": one, "b": one}, {"a": zero, "b": zero}, {"a": noise, "b": noise})
+        >>> impute(lg, MultimodalData({"a": torch.tensor([[4.0]])})).mean["b"].tolist()
+        [[2.0]]
     """
     by = _recalibrator(model, recalibrated)
     if isinstance(model, PosteriorResult) and options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -17,8 +18,9 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, Sche
 #: Numbers in a chunk where its size is not given.
 _NUMBERS = 2**23
 
+Load = Callable[[], MultimodalData]
 #: Chunks of about so many rows each, by token, each had when called: always the same for the same size.
-Plan = Callable[[int], Iterable[tuple[str, Callable[[], MultimodalData]]]]
+Plan = Callable[[int], Iterable[tuple[str, Load]]]
 
 
 class MultimodalStream:
@@ -119,8 +121,14 @@ class MultimodalStream:
             SchemaError: a chunk has other modalities or features; names it.
             DataError: it breaks a rule of MultimodalData, or another number of rows came than in the pass before.
         """
-        rows = max(1, _NUMBERS // sum(self.dims.values())) if size is None else whole_number("size", size, least=1)
-        return self._pass(rows, after)
+        return self._pass(self._chunk_rows(size), after)
+
+    def parts(self, size: int | None = None) -> Iterator[tuple[str, Load]]:
+        """The tokens of a pass with functions that read the chunks, here or in another process; nothing is read."""
+        return ((token, partial(self._conformed, token, load)) for token, load in self._plan(self._chunk_rows(size)))
+
+    def _chunk_rows(self, size: int | None) -> int:
+        return max(1, _NUMBERS // sum(self.dims.values())) if size is None else whole_number("size", size, least=1)
 
     def _pass(self, size: int, after: str | None) -> Iterator[tuple[str, MultimodalData]]:
         found, seen = after is None, 0

@@ -185,7 +185,7 @@ class ChosenFit:
             for fold, model in zip(folds, best.fits, strict=True)
             for part in imputed_by(model, fold)
         )
-        scales = scales_of_rows(sums, rows) or scales_of_sums(sums)
+        scales = scales_of_sums(sums) | scales_of_rows(sums, rows)  # rows may be a sample, which lacks a rare modality
         centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
         centres = self._scaling.unscale_centres(centres)
         return HeldOutIntervals(self._model.names, scales, centres, len(folds))

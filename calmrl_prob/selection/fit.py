@@ -9,6 +9,7 @@ from typing import Any, Literal
 from calmrl_prob._support.arguments import checked_seed, require_known_options
 from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob.data import MultimodalData, require_enough
+from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.inference.exact.em import EM_OPTIONS
 from calmrl_prob.inference.exact.preparation import require_spread
@@ -21,19 +22,22 @@ from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.chosen_fit import ChosenFit
 from calmrl_prob.selection.folds import FoldedStatistics
+from calmrl_prob.selection.gathering import GatherOptions
 from calmrl_prob.selection.ladder import Freedom
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_plain_likelihood
 from calmrl_prob.selection.settings import SETTLES_PRIOR
 from calmrl_prob.selection.shown import shown
+from calmrl_prob.selection.stream_pass import gather
 
 #: Options of EM that need no data to be refused.
 _FIELDS = {field.name for field in fields(EMOptions)}
+_OF_PASS = {field.name for field in fields(GatherOptions)}
 
 
 def fit(
     model: Any,  # noqa: ANN401 - whatever a method takes
-    data: MultimodalData | SufficientStatistics | FoldedStatistics,
+    data: MultimodalData | MultimodalStream | SufficientStatistics | FoldedStatistics,
     method: str = "auto",
     *,
     seed: int = 0,
@@ -57,7 +61,8 @@ def fit(
     Args:
         model: a ``SharedLatentModel``, anything like those in ``models/``, or any Pyro callable with a plate
             "instances". Its parameters are replaced.
-        data: N instances with the modalities of the model; or their statistics.
+        data: N instances with the modalities of the model; a stream of them, over which one pass is made, into
+            statistics by fold; or such statistics.
         method: "auto", or a method by name.
         seed: of folds and fits.
         progress: show a progress bar on standard error; by default where it takes more than a few seconds and standard
@@ -68,7 +73,9 @@ def fit(
         **options: fields of ``choice`` by name, such as ``criterion="retrieval"``, ``groups``, ``budget`` or
             ``families=("normal", "student_t", "mixture")``, which offers priors of the latents that are not normal; all
             others are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``,
-            keeps it from being chosen.
+            keeps it from being chosen. Of a stream those of :class:`~calmrl_prob.selection.gathering.GatherOptions`
+            besides, such as ``state``, a file by which a pass that was killed goes on, or ``engine="dask"``; its
+            ``groups`` name a covariate, or are a function of a chunk.
 
     Returns:
         The trace of the fit, the choice and the intervals; ``model`` of the result is the fitted model.
@@ -96,6 +103,8 @@ def fit(
     by_name = {field.name for field in fields(ChoiceOptions)}
     asked = {key: options.pop(key) for key in [*options] if key in by_name}
     how = ChoiceOptions.of(choice, asked, "the choice")
+    of_pass = {key: options.pop(key) for key in [*options] if key in _OF_PASS and isinstance(data, MultimodalStream)}
+    passed = GatherOptions.of(None, of_pass, "a stream")
     freedom = _freedom(model, shrinkage, options, data)
     if freedom is None:
         if asked or choice is not None:
@@ -103,6 +112,8 @@ def fit(
                 f"{next(iter(asked), 'choice')}: nothing is open to be chosen; make the model with latent_dim=None, or "
                 "pass shrinkage='held-out'."
             )
+        if isinstance(data, MultimodalStream):
+            data = gather(data, 1, checked_seed(seed), passed, None, progress, like=model)
         if isinstance(data, FoldedStatistics):
             data = data.total
         found = fit_settled(model, data, method, seed=seed, progress=bool(progress), **options)
@@ -113,6 +124,9 @@ def fit(
     require_known_options(options, EM_OPTIONS, "method 'em'")
     EMOptions.of(None, {key: value for key, value in options.items() if key in _FIELDS}, "method 'em'")
     require_trainable(model)
+    if isinstance(data, MultimodalStream):
+        by = {key: asked.pop(key, None) for key in ("folds", "groups")}["groups"]
+        data = gather(data, how.folds, checked_seed(seed), passed, by, progress, like=model)
     with normal_mode():
         data = _checked(normal_data(data), model, asked)
         with shown(progress, "choosing settings", None, data) as callback:

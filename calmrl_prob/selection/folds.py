@@ -34,9 +34,10 @@ class FoldedStatistics:
 
     Args:
         folds: the statistics of each fold, 2 or more, of the same modalities.
+        samples: of each fold some of its rows at random, or None: what intervals learn the quantiles of errors by.
 
     Raises:
-        ArgumentError: fewer than 2 folds.
+        ArgumentError: fewer than 2 folds, or not one sample for each.
         ArgumentTypeError: something else among them.
         SchemaError: the folds have other modalities or widths.
 
@@ -47,8 +48,11 @@ class FoldedStatistics:
         FoldedStatistics(image: 4, text: 3; 3 folds of 30, 30, 30 instances)
     """
 
-    def __init__(self, folds: Sequence[SufficientStatistics]) -> None:
+    def __init__(
+        self, folds: Sequence[SufficientStatistics], samples: Sequence[MultimodalData | None] | None = None
+    ) -> None:
         self.folds = tuple(folds)
+        self.samples = (None,) * len(self.folds) if samples is None else tuple(samples)
         for fold in self.folds:
             if not isinstance(fold, SufficientStatistics):
                 raise ArgumentTypeError(f"folds: expected SufficientStatistics, got {described(fold)}.")
@@ -57,6 +61,8 @@ class FoldedStatistics:
             joined_names(self.folds[0].feature_names, fold.feature_names, "folds")
         if len(self.folds) < 2:
             raise ArgumentError(f"folds: expected 2 or more, got {len(self.folds)}; deal the rows to more.")
+        if len(self.samples) != len(self.folds):
+            raise ArgumentError(f"samples: expected one for each of {len(self.folds)} folds, got {len(self.samples)}.")
 
     @classmethod
     def of(cls, data: MultimodalData, num_folds: int = 3, seed: int = 0) -> FoldedStatistics:
@@ -108,7 +114,7 @@ class Fold(ABC):
         train: rows of the other folds, as EM takes them.
         centre: for each modality the mean of these rows (D_m,).
         spread: for each modality their variance (D_m,).
-        data: the rows of this fold; None where there are statistics alone.
+        data: the rows of this fold, or some of them at random; None where there are statistics alone.
     """
 
     train: ObservedBlocks | FeatureBlocks | SufficientStatistics
@@ -157,7 +163,7 @@ class StatisticsFold(Fold):
     Args:
         train: of the other folds.
         held_out: of this one.
-        data: its rows, where there are some.
+        data: its rows, or some of them at random, where they are known.
     """
 
     train: SufficientStatistics
@@ -212,7 +218,7 @@ def make_folds(
         groups: (N,) rows of one group go to one fold; None for rows alone.
     """
     if isinstance(data, FoldedStatistics):
-        return [StatisticsFold(_others(data, k), held) for k, held in enumerate(data.folds)]
+        return [StatisticsFold(_others(data, k), held, data.samples[k]) for k, held in enumerate(data.folds)]
     fold = deal(len(data), num_folds, seed, groups)
     parts = [data.subset(np.flatnonzero(fold == k)) for k in range(num_folds)]
     blocks = data.blocks

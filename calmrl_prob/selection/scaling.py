@@ -69,9 +69,13 @@ class Scaling:
         if not self.divisors:
             return data
         if isinstance(data, MultimodalData):
-            values = {name: data[name] / self.divisors[name].to(data[name]) for name in data.names}
-            return MultimodalData(values, missing=data.missing, empty="drop")
-        return FoldedStatistics([self._scaled_statistics(fold) for fold in data.folds])
+            return self._scaled_rows(data)
+        samples = [None if sample is None else self._scaled_rows(sample) for sample in data.samples]
+        return FoldedStatistics([self._scaled_statistics(fold) for fold in data.folds], samples)
+
+    def _scaled_rows(self, data: MultimodalData) -> MultimodalData:
+        values = {name: data[name] / self.divisors[name].to(data[name]) for name in data.names}
+        return MultimodalData(values, missing=data.missing, empty="drop")
 
     def _scaled_statistics(self, statistics: SufficientStatistics) -> SufficientStatistics:
         kept = statistics.to_tensors()

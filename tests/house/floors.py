@@ -85,7 +85,7 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference",
     },
     "what it is worth": {
-        "writing":                       "errors _support data io imputation",
+        "writing":                       "errors _support linear_gaussian data io posteriors inference imputation",
         "evaluation":                    "_moved errors _support linear_gaussian data posteriors inference imputation",
     },
     "on top": {

@@ -66,6 +66,10 @@ class SufficientStatistics:
         """The statistics of data that is all in memory."""
         return cls(blocks.dims).update(blocks)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: all but the buffer."""
+        return {**self.__dict__, "_buffer": torch.empty(0)}
+
     @property
     def names(self) -> tuple[str, ...]:
         """The modalities."""
