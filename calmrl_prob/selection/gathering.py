@@ -88,11 +88,13 @@ class Gathered:
         self.samples = [SmallestKeys(_SAMPLE) for _ in range(num_folds)]
         self.token: str | None = None
         self.num_rows = 0
+        self._about_a_point = False
 
     def about(self, shift: Mapping[str, Tensor]) -> Gathered:
         """Nothing yet, with rows to be taken about a point near their means."""
         empty = Gathered(self.dims, len(self.folds), self.seed, self.groups)
         empty.folds = [SufficientStatistics(self.dims, shift) for _ in self.folds]
+        empty._about_a_point = True
         return empty
 
     def add(self, token: str, chunk: MultimodalData) -> None:
@@ -107,7 +109,7 @@ class Gathered:
         keys = row_keys(chunk, token, self.seed)
         groups = self._groups_of(token, chunk)
         fold = keys if groups is None else row_keys(chunk, token, self.seed, groups)
-        if self.token is None and not any(fold.scatters for fold in self.folds):
+        if self.token is None and not self._about_a_point:
             shift = shift_of(chunk)
             self.folds = [SufficientStatistics(self.dims, shift) for _ in self.folds]
         for number, (statistics, sample) in enumerate(zip(self.folds, self.samples, strict=True)):
