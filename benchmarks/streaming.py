@@ -2,9 +2,9 @@
 
     python -m benchmarks.streaming [--rows 1000000] [--folder /somewhere/with/room]
 
-Modalities of 512, 384 and 128 features in float32, as lists, 25% of the cells missing, in files of 50,000 rows, which
-are written first. CPU seconds on one thread, each in one process: reading every file by pyarrow, X^T X over as many rows in
-chunks, statistics of a plain fit (K 32 given), and the default fit with its choice; and the peak of memory.
+Modalities of 512, 384 and 128 features in float32, as lists, in files of 50,000 rows, which are written first. CPU
+seconds on one thread, in one process: X^T X over as many rows in chunks, reading every file by pyarrow, statistics in
+three folds, and the default fit with its choice; and the peak of memory.
 """
 
 from __future__ import annotations
