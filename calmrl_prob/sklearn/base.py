@@ -167,7 +167,7 @@ class TableModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
 
 def _typed(check: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is checked
-    """What a check of scikit-learn's returns; what it raises is one of the library's own errors too."""
+    """The return of one of scikit-learn's checks, whose errors become the library's own besides."""
     try:
         return check()
     except ValueError as error:
