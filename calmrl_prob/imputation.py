@@ -412,7 +412,7 @@ def impute(
         >>> impute(lg, MultimodalData({"a": torch.tensor([[4.0]])})).mean["b"].tolist()
         [[2.0]]
     """
-    by = _recalibrator(model, recalibrated)
+    by = None if recalibrated is None else _recalibrator(model, recalibrated)
     if isinstance(model, PosteriorResult) and options:
         raise ArgumentError(
             f"options: {sorted(options)} are of finding a posterior, but one was given; pass them to cal.posterior."
@@ -422,15 +422,15 @@ def impute(
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     if len(data) != len(given.mean):
         raise ArgumentError(f"data: expected the {len(given.mean)} instances of the posterior, got {len(data)}.")
+    if recalibrated is None:
+        by = _own_intervals(model, given)
     known = tuple(given.dims)
     chosen = known if names is None else chosen_names(names, known)
     return Imputation(data.conform(given.dims), given, chosen, by)
 
 
-def _recalibrator(model: object, recalibrated: Recalibrator | bool | None) -> Recalibrator | None:
+def _recalibrator(model: object, recalibrated: Recalibrator | bool) -> Recalibrator | None:
     """The recalibration that is meant, checked to be the model's."""
-    if recalibrated is None:
-        return _own_intervals(model)
     if recalibrated is False:
         return None
     # a FitResult stands for its model
@@ -448,10 +448,15 @@ def _recalibrator(model: object, recalibrated: Recalibrator | bool | None) -> Re
     return found
 
 
-def _own_intervals(model: object) -> Recalibrator | None:
-    """Intervals that a fit which chose its settings learned of its errors; None once its parameters have changed."""
+def _own_intervals(model: object, given: PosteriorResult) -> Recalibrator | None:
+    """Intervals that a fit which chose its settings learned of its errors; None once its parameters have changed.
+
+    Args:
+        model: the fit, or its model.
+        given: its posterior, which knows what parameters it is of.
+    """
     found: Any = getattr(model, "intervals", None)
     if found is None:
         model = getattr(model, "model", model)  # a FitResult stands for its model
         found = getattr(model, "intervals", None)
-    return found if isinstance(found, Recalibrator) and not isinstance(found, type) and found.fits(model) else None
+    return found if isinstance(found, Recalibrator) and not isinstance(found, type) and found.fits(given) else None

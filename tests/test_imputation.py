@@ -9,11 +9,15 @@ import pytest
 import torch
 from scipy import stats
 
+import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError, UnfittedWarning
+from calmrl_prob.datasets import make_synthetic
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError, SchemaError, UnfittedWarning
 from calmrl_prob.imputation import impute
 from calmrl_prob.inference import posterior
+from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.priors import StudentTPrior
 from tests.cases.model_cases import (
     DIMS,
     data_with_single_features_missing,
@@ -234,3 +238,13 @@ def test_a_model_that_was_not_fitted_says_so_once() -> None:
     with pytest.warns(UnfittedWarning) as caught:
         impute(SharedLatentModel(DIMS, 2), random_data())
     assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_fit_answers_as_its_model_and_is_asked_for_exactness_as_that_is() -> None:
+    data = make_synthetic(60, {"image": 4, "text": 3}, latent_dim=1, seed=0).data
+    normal = cal.fit(SharedLatentModel(data.dims, 1), data)
+    assert posterior(normal, data).fingerprint == posterior(normal.model, data).fingerprint == fingerprint(normal)
+    heavy = cal.fit(SharedLatentModel(data.dims, 1, prior=StudentTPrior(1)), data)
+    for model in (heavy, heavy.model):
+        with pytest.raises(NotConjugateError):
+            posterior(model, data, method="exact")

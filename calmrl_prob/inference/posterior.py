@@ -73,6 +73,7 @@ def posterior(
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    model = getattr(model, "answers_as", model)
     with normal_mode(), torch.no_grad():
         data = aligned(model, normal_data(data))
         return named(_by_route(model, data, method, seed, options), model, data)
@@ -85,25 +86,27 @@ def _by_route(model: Model, data: MultimodalData, method: str, seed: int, option
         data = model.conform(data)
     subject = Subject(model, data)
     if method in by_name:
-        return _signed(_called(method).run(subject, seed=seed, **options), model)
+        return _signed(_called(method).run(subject, seed=seed, **options), subject)
     refusals = []
     for route in ROUTES:
         if route.approximate or (method == "exact" and not route.exact):
             continue
         refusal = route.refuses(subject)
         if refusal is None:
-            return _signed(route.run(subject, seed=seed, **options), model)
+            return _signed(route.run(subject, seed=seed, **options), subject)
         refusals.append(refusal)
     serving = [r.route for r in refusals if isinstance(r, NotConjugateError) and r.route in by_name]
     if method == "auto" and serving:
-        return _signed(_called(serving[0]).run(subject, seed=seed, **options), model)
+        return _signed(_called(serving[0]).run(subject, seed=seed, **options), subject)
     raise next(refusal for refusal in refusals if refusal is not NO_OWN_ROUTE)
 
 
-def _signed(result: PosteriorResult, model: object) -> PosteriorResult:
+def _signed(result: PosteriorResult, subject: Subject) -> PosteriorResult:
     """The result, which knows whose posterior it is."""
+    stated = vars(subject).get("stated")  # found on the way, as model.linear_gaussian() would state it again
+    same = isinstance(stated, LinearGaussian) and hasattr(subject.model, "linear_gaussian")
     if isinstance(result, PosteriorResult):  # a user's own route may return anything
-        result.fingerprint = fingerprint(model)
+        result.fingerprint = fingerprint(stated if same else subject.model)
     return result
 
 

@@ -75,6 +75,11 @@ class FitResult:
         found: Mapping[str, Any] = getattr(self.report, "diagnostics", {})
         return found
 
+    @property
+    def answers_as(self) -> Any:  # noqa: ANN401 - the fit, or whatever was fitted
+        """The model, where all that was learned is in it; the fit itself where it has more, such as draws."""
+        return self if isinstance(self.report, HasPosterior) or isinstance(self.model, BoundModel) else self.model
+
     def posterior(self, data: MultimodalData, **options: Any) -> PosteriorResult:
         """The posterior of the latents of some instances, under what was learned."""
         if isinstance(self.model, BoundModel):

@@ -236,7 +236,7 @@ def project_data(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | Featu
         natural, squares = _project_features(linear_gaussian, blocks)
         return Projection(natural, squares, group_precisions(linear_gaussian, blocks.grouping))
     natural, squares = _project(linear_gaussian, blocks)
-    return Projection(natural, squares, modality_precisions(linear_gaussian)[:-1])
+    return Projection(natural, squares, torch.stack(_modality_precisions(linear_gaussian)))
 
 
 def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | FeatureBlocks) -> Tensor:
@@ -246,11 +246,12 @@ def log_marginal(linear_gaussian: LinearGaussian, blocks: ObservedBlocks | Featu
 
 def modality_precisions(linear_gaussian: LinearGaussian) -> Tensor:
     """W^mT Psi^m^-1 W^m for each modality and, last, S0^-1; shape (M + 1, K, K)."""
-    parts = []
-    for name, loadings in linear_gaussian.loadings.items():
-        parts.append(loadings.mT @ solve_noise(linear_gaussian, name, loadings))
-    parts.append(torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance)))
-    return torch.stack(parts)
+    prior = torch.cholesky_inverse(factorize(linear_gaussian.prior_covariance))
+    return torch.stack([*_modality_precisions(linear_gaussian), prior])
+
+
+def _modality_precisions(lg: LinearGaussian) -> list[Tensor]:
+    return [loadings.mT @ solve_noise(lg, name, loadings) for name, loadings in lg.loadings.items()]
 
 
 def group_precisions(linear_gaussian: LinearGaussian, grouping: Grouping) -> Tensor:
@@ -298,7 +299,7 @@ def require_definite(failures: Tensor) -> None:
 def _pattern_constants(lg: LinearGaussian, blocks: Patterned, logdets: Tensor) -> Tensor:
     """Constants of log p(x_n) beside the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
     per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
-    if lg.noise_factor is not None:
+    if isinstance(blocks, ObservedBlocks):
         by_name = zip(lg.names, per_group.split(list(lg.dims.values())), strict=True)
         per_group = torch.stack([_group_constant(lg, name, part) for name, part in by_name])
     else:
@@ -325,6 +326,8 @@ def _project(lg: LinearGaussian, blocks: ObservedBlocks) -> tuple[Tensor, Tensor
     natural = lg.prior_mean.new_zeros(blocks.num_instances, lg.latent_dim)
     squares = natural.new_zeros(blocks.num_instances)
     for name, values in blocks.values.items():
+        if not len(values) and not torch.is_grad_enabled():  # nothing to add; gradients of 0 are gradients
+            continue
         correlated = lg.correlated_noise(name)
         if correlated is not None:
             product, square = _project_correlated(lg, name, correlated, values)

@@ -14,7 +14,7 @@ generative part of CalMRL: Liu et al., Calibrated Multimodal Representation Lear
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -213,7 +213,15 @@ class LinearGaussian(TravelsDetached):
 
     def detach(self) -> LinearGaussian:
         """A copy cut off from the autograd graph."""
-        return self.map(lambda value: value.detach())
+        new = object.__new__(type(self))  # of values that were checked: not again, it is done for every posterior
+        for parameter in fields(self):
+            held = getattr(self, parameter.name)
+            if isinstance(held, Tensor):
+                held = held.detach()
+            elif held is not None:
+                held = FrozenMapping({name: value.detach() for name, value in held.items()})
+            object.__setattr__(new, parameter.name, held)
+        return new
 
     def select(self, names: Sequence[str]) -> LinearGaussian:
         """The model of some of its modalities: the others are marginalised out, which here means left out.

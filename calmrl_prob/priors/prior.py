@@ -94,4 +94,6 @@ class Prior(nn.Module, ABC):
 
 def with_prior(likelihood: LinearGaussian, mean: Tensor, covariance: Tensor) -> LinearGaussian:
     """A likelihood under the prior N(mean, covariance); the one that it had is left out."""
+    if likelihood.prior_mean is mean and likelihood.prior_covariance is covariance:
+        return likelihood
     return replace(likelihood, prior_mean=mean, prior_covariance=covariance)

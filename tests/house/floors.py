@@ -91,6 +91,8 @@ FLOORS: dict[str, dict[str, str]] = {
     "on top": {
         "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "_moved errors _support data posteriors inference evaluation",
+        "sklearn":                       "errors _support linear_gaussian data model posteriors inference imputation "
+                                         "selection",
         "training":                      "errors _support linear_gaussian data alignment evaluation",
         "index":                         "errors _support linear_gaussian data file_contents posteriors inference "
                                          "evaluation",
