@@ -153,7 +153,7 @@ class Search:
             except (NumericalError, ArgumentError) as error:  # what cannot be computed with is none to choose
                 if not self.tried:
                     raise  # the first has nothing special about it: options or data are to blame
-                scores = [_FAILED] * len(self.folds)
+                scores, fits, sums = [_FAILED] * len(self.folds), [], []  # none is a start of others
                 reason += f"; failed: {error}"
                 break
             parts = sums_of(fold, model)
