@@ -146,7 +146,9 @@ class Search:
         if time.perf_counter() > self.deadline:
             raise BudgetSpentError
         begun = time.process_time()
-        fits, scores, sums = [], [], []
+        fits: list[Any] = []
+        scores: list[Score] = []
+        sums: list[Sequence[HeldOutSums]] = []
         for k, fold in enumerate(self.folds):
             try:
                 model = fit(k)

@@ -118,8 +118,11 @@ def _presence(data: Data) -> tuple[Tensor, Tensor]:
 
 def _procrustes(fitted: LinearGaussian, data: Data, side: Sequence[str]) -> Tensor:
     """The turn R that maximises sum z_own^T R z_other over the linking rows: W R then sees what the others see."""
-    crossed = _crossed_statistics if isinstance(data, SufficientStatistics) else _crossed_rows
-    left, _, right = torch.linalg.svd(crossed(fitted, data, side))  # type: ignore[operator]
+    if isinstance(data, SufficientStatistics):
+        crossed = _crossed_statistics(fitted, data, side)
+    else:
+        crossed = _crossed_rows(fitted, data, side)
+    left, _, right = torch.linalg.svd(crossed)
     turn: Tensor = left @ right
     return turn
 
