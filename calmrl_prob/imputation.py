@@ -292,10 +292,12 @@ class Imputation:
             For each modality (S, N, D_m), in data units: S N D_m numbers.
 
         Raises:
-            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
+            ArgumentError: ``num_draws`` is below 1 or takes more than the memory, or ``seed`` is negative.
             ArgumentTypeError: one of them is not a whole number.
         """
         out: dict[str, Tensor] = {}
+        widths = sum(self._data.dims[name] for name in self.names)
+        checked_draws(num_draws, len(self._data) * widths, self._data.dtype)
         for s, draw in enumerate(self.draws(num_draws, seed)):
             for name, values in draw.items():
                 if name not in out:

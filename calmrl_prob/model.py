@@ -402,6 +402,8 @@ class SharedLatentModel(PyroModule):
             for name, parameter in self.named_parameters()
         }
         lg = self._assemble(parameters)
+        if isinstance(data, int):
+            lg.require_room(data)
         given = None if isinstance(data, int) else data.conform(self.dims)
         num_instances = data if isinstance(data, int) else len(data)
         with pyro.plate(PLATE, num_instances, dim=-1):

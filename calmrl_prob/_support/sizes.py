@@ -1,10 +1,11 @@
-"""Sizes that a file may unpack to: as large as arrays are, not as large as a few bytes can claim."""
+"""Sizes that are refused before anything is allocated: of files that claim too much, and of too many draws."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from calmrl_prob.errors import FileFormatError
+from calmrl_prob.errors import ArgumentError, FileFormatError
 
 #: Bytes that any file may unpack to, and how many times its own size larger ones may. Packed arrays of measurements
 #: shrink to a half or a tenth; those that are NaN in nearly all rows to a hundredth.
@@ -34,3 +35,39 @@ def require_proportion(path: Path, unpacked: int, there: int, remedy: str) -> No
             f"{path}: it has {there:,} bytes and declares arrays of {unpacked:,}; {remedy}, without compression if the "
             "arrays are so large and so uniform."
         )
+
+
+def require_memory(argument: str, asked: int, numbers: int, itemsize: int, remedy: str) -> int:
+    """The number that was asked for, if what it comes to may be in memory.
+
+    Args:
+        argument: that asks for them.
+        asked: how many.
+        numbers: that each of them takes.
+        itemsize: bytes of a number.
+        remedy: what to do instead.
+
+    Raises:
+        ArgumentError: they take more bytes than the machine has.
+
+    Example:
+        >>> require_memory("num_draws", 100, 2000, 8, "ask for fewer")
+        100
+        >>> require_memory("num_draws", 10**12, 2000, 8, "ask for fewer")
+        Traceback (most recent call last):
+        calmrl_prob.errors.ArgumentError: num_draws: 1,000,000,000,000 take 16,000,000,000,000,000 bytes, and the ...
+    """
+    needed, there = asked * numbers * itemsize, _memory()
+    if needed > there:
+        raise ArgumentError(
+            f"{argument}: {asked:,} take {needed:,} bytes, and the machine has {there:,} bytes of memory; {remedy}."
+        )
+    return asked
+
+
+def _memory() -> int:
+    """Bytes of memory of the machine; more than any has where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
+        return 2**44

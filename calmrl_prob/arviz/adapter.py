@@ -51,19 +51,30 @@ class Group:
 
         variables: dict[Hashable, Any] = {}
         dims: dict[str, int] = {}
-        for name, (names, values) in self.variables.items():
-            if "sample" in names:
+        for name, (own, values) in self.variables.items():
+            if "sample" in own:
                 raise ValueError(f"variable {name!r}: no dimension may be called 'sample'; ArviZ uses that name.")
-            variables[name] = (tuple(names), _storable(values))
+            names = tuple(map(storable_name, own))
+            variables[storable_name(name)] = (names, _storable(values))
             dims.update(zip(names, values.shape, strict=True))
         coords: dict[str, Any] = {dim: np.arange(size) for dim, size in dims.items()}
-        for name, labels in self.coords.items():
+        for name, labels in ((storable_name(given), labels) for given, labels in self.coords.items()):
             if isinstance(labels, tuple):
-                if labels[0] in dims:
-                    coords[name] = (labels[0], _storable(labels[1]))
+                if storable_name(labels[0]) in dims:
+                    coords[name] = (storable_name(labels[0]), _storable(labels[1]))
             elif name in dims:
                 coords[name] = _storable(labels)
         return xr.Dataset(variables, coords=coords, attrs=dict(self.attributes))
+
+
+def storable_name(name: str) -> str:
+    """A name as files have it: "/" parts the groups of a netCDF file, and becomes "_".
+
+    Example:
+        >>> storable_name("signal_rna/seq")
+        'signal_rna_seq'
+    """
+    return name.replace("/", "_")
 
 
 def to_container(groups: Mapping[str, Group], attributes: Mapping[str, str | int | float] | None = None) -> Any:  # noqa: ANN401

@@ -12,7 +12,7 @@ import torch
 
 from calmrl_prob._support.arguments import checked_seed, chosen_names, whole_number
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.arviz.adapter import to_container
+from calmrl_prob.arviz.adapter import storable_name, to_container
 from calmrl_prob.arviz.draws import Plan, draw_arrays
 from calmrl_prob.arviz.groups import PosteriorGroups, coordinates, draw_prior_within, fitted_values, prior_groups
 from calmrl_prob.data import MultimodalData
@@ -96,7 +96,7 @@ def to_arviz(
         num_chains: how many chains independent draws are dealt to, a divisor of ``num_draws``; 4 by default. A sampler
             has its own.
         names: modalities to draw signals and predictions of; all by default, none with ``()``. The other groups hold
-            all modalities.
+            all modalities. A "/" in a name becomes "_", as it parts the groups of a file.
 
         cells: "all", or "missing" for predictions of the missing cells alone.
         num_prior_draws: draws of the prior, fewer where ``max_bytes / 4`` asks for it; 0 for none.
@@ -134,12 +134,14 @@ def to_arviz(
     if len(result.log_marginal) != len(data):
         raise ArgumentError(f"data: expected the {len(result.log_marginal)} instances of the result, got {len(data)}.")
     known = tuple(result.dims)
+    _require_distinct(known)
     wanted = known if names is None else chosen_names(names, known, least=0)
     generator = seeded_generator(seed, data.device)
     if isinstance(result, DrawsPosterior) and numbers is not None:
         source = result.draws_under(numbers, generator, known)
     else:
         source = result.draws(num_draws, generator, known)
+    checked_draws(num_draws, result.mean.numel(), result.mean.dtype)  # all draws of the latents are there
     plan = Plan.within(max_bytes, data, wanted, num_draws, num_chains, missing_only=cells == "missing")
     drawn = draw_arrays(source, result, data, num_draws, generator, wanted, plan)
     latent_dim = drawn.latents.shape[-1]
@@ -179,6 +181,18 @@ def _result(model: Model | PosteriorResult, data: MultimodalData, num_draws: int
     if isinstance(drawn, ParameterDraws):
         return drawn.posterior(data, num_draws=num_draws or len(drawn))
     return posterior(model, data, seed=seed)
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    """Refuse modalities that would have one name in a file."""
+    stored = [storable_name(name) for name in names]
+    for name in names:
+        if stored.count(storable_name(name)) > 1:
+            both = [other for other in names if storable_name(other) == storable_name(name)]
+            raise ArgumentError(
+                f"data: modalities {both} would both be called {storable_name(name)!r}, as '/' parts the groups of a "
+                "file; rename one of them, in the data and before the fit."
+            )
 
 
 def _layout(

@@ -57,9 +57,20 @@ class PosteriorGroups:
             "posterior": Group(quantities, coords),
             "sample_stats": Group(statistics, coords),
             "posterior_predictive": Group(predicted, {**coords, **predicted_coords}),
-            "log_likelihood": Group(self._log_likelihood(), coords),
+            "log_likelihood": Group(self._log_likelihood(), coords, self._lacking()),
             "observed_data": Group(observed, coords),
             "constant_data": Group(self._constants(fitted), coords),
+        }
+
+    def _lacking(self) -> dict[str, str]:
+        """Note of how many instances lack a modality, for who would take ``arviz.loo`` over NaN."""
+        have = {name: int(self.data.observed(name).sum()) for name in self.result.dims}
+        counts = ", ".join(f"{name}: {count} of {len(self.data)}" for name, count in have.items())
+        if min(have.values()) == len(self.data):
+            return {}
+        return {
+            "note": f"NaN where an instance lacks the modality (instances that have it: {counts}); drop these before "
+            "arviz.loo, which is NaN with them and means little of a few"
         }
 
     def _variable(self, values: Tensor, *dims: str) -> Variable:

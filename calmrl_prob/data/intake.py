@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -35,6 +36,8 @@ def named_arrays(arrays: object) -> dict[str, Any]:
         ['image', 'text']
     """
     remedy = "pass a dict such as {'image': X1, 'text': X2}"
+    if isinstance(arrays, str | PathLike):
+        remedy = "a path is not read: load the file first, as by calmrl_prob.load_npz"
     pairs: list[Any]
     if isinstance(arrays, Mapping):
         pairs = list(arrays.items())
@@ -43,6 +46,8 @@ def named_arrays(arrays: object) -> dict[str, Any]:
         if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
             raise ArgumentTypeError(f"arrays: expected a mapping or (name, array) pairs, got other items; {remedy}.")
     else:
+        if hasattr(arrays, "var_names"):  # AnnData: rows and features keep their labels
+            remedy = "name it, {'rna': adata}"
         raise ArgumentTypeError(
             f"arrays: expected a mapping of names to (N, D_m) arrays, got {type(arrays).__name__}; {remedy}."
         )
@@ -217,6 +222,19 @@ def _without_annotations(name: str, value: Any) -> Any:  # noqa: ANN401 - whatev
     return value.X
 
 
+def _remedy(value: object) -> str:
+    """Remedy for something that is no array, in words."""
+    if hasattr(value, "toarray"):
+        return "use .toarray()"
+    if isinstance(value, str | bytes | PathLike):
+        return "a path is not read: load the file first, as by numpy.load, pandas.read_csv or calmrl_prob.load_npz"
+    if value is None:
+        return "leave out a modality that is not there"
+    if isinstance(value, list | tuple):
+        return "wrap it in numpy.asarray"
+    return "pass the array, tensor or frame that it holds"
+
+
 def _to_numpy(name: str, value: object) -> np.ndarray:
     array: Any
     value = _without_annotations(name, value)
@@ -236,8 +254,8 @@ def _to_numpy(name: str, value: object) -> np.ndarray:
     elif hasattr(value, "__array__"):
         array = np.asarray(value)
     else:
-        remedy = "use .toarray()" if hasattr(value, "toarray") else "wrap it in numpy.asarray"
-        raise ArgumentTypeError(f"{expected}, torch tensor or pandas DataFrame, got {type(value).__name__}; {remedy}.")
+        kind = "None" if value is None else type(value).__name__
+        raise ArgumentTypeError(f"{expected}, torch tensor or pandas DataFrame, got {kind}; {_remedy(value)}.")
     if array.dtype.kind not in "fiub":
         remedy = "use .astype(float) if they are numbers" if array.dtype == object else "convert it to numbers first"
         raise ArgumentTypeError(f"{expected}, got dtype {array.dtype}; {remedy}.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob._support.sizes import require_memory
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.missingness import mcar
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -84,6 +85,8 @@ def make_synthetic(
         raise ArgumentTypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}.")
     for argument, size in {"num_instances": num_instances, "latent_dim": latent_dim, **widths}.items():
         whole_number(argument, size, 1)
+    each = latent_dim + sum(widths.values())
+    require_memory("num_instances", num_instances, each, torch.float64.itemsize, "ask for fewer")
     if not real_number("noise_variance", noise_variance, 0.5) > 0:
         raise ArgumentError(f"noise_variance: expected a positive number, got {noise_variance}.")
     if noise not in ("isotropic", "diagonal"):

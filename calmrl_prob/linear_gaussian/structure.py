@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.frozen import FrozenMapping, TravelsDetached
+from calmrl_prob._support.sizes import require_memory
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 
@@ -291,13 +292,26 @@ class LinearGaussian(TravelsDetached):
             noise = noise + shared - torch.diag(shared.diagonal())
         return mean, loadings @ self.prior_covariance @ loadings.mT + noise
 
+    def require_room(self, num_instances: int) -> None:
+        """Refuse more instances to draw than the memory of the machine holds.
+
+        Raises:
+            ArgumentError: there are.
+        """
+        numbers = self.latent_dim + sum(self.dims.values())
+        require_memory("num_instances", num_instances, numbers, self.dtype.itemsize, "draw fewer at a time")
+
     def sample(self, num_instances: int, generator: torch.Generator | None = None) -> Sample:
         """N instances drawn: the latent first, then all modalities given it.
 
         Args:
             num_instances: N, how many.
             generator: source of randomness; torch's global one if not given.
+
+        Raises:
+            ArgumentError: they take more than the memory of the machine.
         """
+        self.require_room(num_instances)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=self.dtype, device=self.device)

@@ -93,11 +93,12 @@ class GaussianPosterior(PosteriorResult):
         """Independent draws of the latents, shape (S, N, K).
 
         Raises:
-            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
+            ArgumentError: ``num_draws`` is below 1 or takes more than the memory, or ``seed`` is negative.
             ArgumentTypeError: one of them is not a whole number.
         """
         generator = seeded_generator(seed, self.mean.device)
-        return self.exact.sample(checked_draws(num_draws), generator)[..., : self._latent_dim]
+        num_draws = checked_draws(num_draws, self.exact.mean.numel(), self.exact.mean.dtype)
+        return self.exact.sample(num_draws, generator)[..., : self._latent_dim]
 
     def draws(self, num_draws: int, generator: torch.Generator, names: Sequence[str] = ()) -> Iterator[Draw]:
         """Joint draws: each modality's location is W z + mu, and what its correlated noise adds, drawn afresh."""

@@ -124,7 +124,8 @@ class InstanceModel:
                 )
             if isinstance(unwrap(site.fn), Delta):
                 raise ModelError(
-                    f"site {name!r}: it is a point mass, with no density to draw by; make it a parameter by pyro.param."
+                    f"site {name!r}: it is a point mass, which is no latent but a value; state it by "
+                    f"pyro.deterministic({name!r}, value), or use the value itself."
                 )
             bijector = biject_to(_of_components(support))
             if getattr(bijector, "base_transform", bijector) is identity_transform:

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob._support.frozen import FrozenMapping
+from calmrl_prob._support.sizes import require_memory
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import CorrelatedNoise
 from calmrl_prob.posteriors.predictive import Predictive
+
+_FEWER_DRAWS = "ask for fewer, take them one at a time (impute(...).draws), or give fewer instances (data.subset)"
 
 
 class GivenSite(Protocol):
@@ -111,25 +114,32 @@ class PosteriorResult(ABC):
         """Independent draws of the latents, shape (S, N, K).
 
         Raises:
-            ArgumentError: ``num_draws`` is below 1, or ``seed`` is negative.
+            ArgumentError: ``num_draws`` is below 1 or takes more than the memory, or ``seed`` is negative.
             ArgumentTypeError: one of them is not a whole number.
         """
         generator = seeded_generator(seed, self.mean.device)
-        return torch.stack([draw.latents for draw in self.draws(checked_draws(num_draws), generator)])
+        num_draws = checked_draws(num_draws, self.mean.numel(), self.mean.dtype)
+        return torch.stack([draw.latents for draw in self.draws(num_draws, generator)])
 
     def __repr__(self) -> str:
         num_instances, latent_dim = self.mean.shape
         return f"PosteriorResult({num_instances} instances, {latent_dim} latents, route={self.route!r})"
 
 
-def checked_draws(num_draws: int) -> int:
-    """A number of draws, if it is one.
+def checked_draws(num_draws: int, numbers: int = 0, dtype: torch.dtype = torch.float64) -> int:
+    """A number of draws, if it is one, and if the draws may be in memory.
+
+    Args:
+        num_draws: S.
+        numbers: that each draw keeps in memory.
+        dtype: of these.
 
     Raises:
-        ArgumentError: it is below 1.
+        ArgumentError: it is below 1, or takes more than the memory of the machine.
         ArgumentTypeError: it is not a number.
     """
-    return whole_number("num_draws", num_draws, least=1)
+    num_draws = whole_number("num_draws", num_draws, least=1)
+    return require_memory("num_draws", num_draws, numbers, dtype.itemsize, _FEWER_DRAWS)
 
 
 def drawn_modality(draw: Draw, name: str, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -23,13 +23,15 @@ from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.families import model_of, prior_of, try_families
+from calmrl_prob.selection.few_values import values_of
 from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
+from calmrl_prob.selection.neighbours import NeighbourCorrelation, neighbour_correlations
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.predicted import imputed_by
-from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_starts
+from calmrl_prob.selection.reliability import warn_of_a_choice, warn_of_few_values, warn_of_neighbours, warn_of_starts
 from calmrl_prob.selection.scaling import Scaling
 from calmrl_prob.selection.search import BudgetSpentError, Search, Tried
 from calmrl_prob.selection.settings import Setting
@@ -106,6 +108,7 @@ class ChosenFit:
         if not self._freedom.shrinkage:
             first = first.but(**{"pseudo_rows": 0.0, **_attributes(fixed)})
         starts: Sequence[LinearGaussian] = ()
+        neighbours: list[NeighbourCorrelation] = []
         if reason := _unscorable(scorable):
             if self._freedom.shrinkage:
                 first = first.but(pseudo_rows=round(_UNSEEN_SHARE * trained, 1))
@@ -116,11 +119,14 @@ class ChosenFit:
             if self._taken is not None:  # where few rows link the modalities, one start may end where they do not meet
                 few = linked < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
                 starts = self._taken.fits if few else self._taken.fits[:1]
+                neighbours = self._neighbours(search.folds, self._taken)
         if choice.family == "normal":
             found = self._final(choice.setting, {**options, **choice.options}, starts)
         else:
             found = self._final_of_family(choice.setting, options)
         warn_of_a_choice(choice, {} if intervals is None else intervals.slopes)
+        warn_of_neighbours(neighbours)
+        warn_of_few_values(self._data)
         if intervals is not None:
             intervals = intervals.of(found.model)
         found.model.intervals = intervals
@@ -185,10 +191,19 @@ class ChosenFit:
             for fold, model in zip(folds, best.fits, strict=True)
             for part in imputed_by(model, fold)
         )
-        scales = scales_of_sums(sums) | scales_of_rows(sums, rows)  # rows may be a sample, which lacks a rare modality
+        values = values_of(self._data)
+        scales = scales_of_sums(sums, values)
+        scales |= scales_of_rows(sums, rows, values)  # rows may be a sample, which lacks a rare modality
         centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
         centres = self._scaling.unscale_centres(centres)
         return HeldOutIntervals(self._model.names, scales, centres, len(folds))
+
+    def _neighbours(self, folds: Sequence[Fold], best: Tried) -> list[NeighbourCorrelation]:
+        """Of rows dealt one by one; where groups were given, what goes together has been said."""
+        if self._how.groups is not None:
+            return []
+        pairs = ((fold, imputed_by(model, fold)) for fold, model in zip(folds, best.fits, strict=True))
+        return neighbour_correlations(pairs, self._data.num_instances, self._seed)
 
     def _final(self, setting: Setting, options: Mapping[str, Any], starts: Sequence[LinearGaussian]) -> FitResult:
         """The fit to all rows, in the units of the scaling, loaded in the data's own; the best of several starts."""

@@ -87,7 +87,8 @@ def fit(
 
     Warns:
         ReliabilityWarning: a modality is imputed no better than by its mean; or plain maximum likelihood has so many
-            parameters for the rows that its intervals claim too much; or nothing could be held out.
+            parameters for the rows that its intervals claim too much; or nothing could be held out; or held-out rows
+            err as the rows beside them do, so that ``groups`` may be wanted; or features have fewer than 5 values.
         IdentifiabilityWarning, ConvergenceWarning: as :func:`calmrl_prob.inference.fit`.
 
     Example:

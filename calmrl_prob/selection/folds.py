@@ -24,6 +24,8 @@ from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 _E_STEPS = 300
 #: Held-out instances of a fold that tell enough, and the folds that are then fitted.
 _ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
+#: Rows that have a feature beyond which it is not in one fold alone, but by a chance of 2^-60.
+_ONE_FOLD_ALONE = 60
 
 
 class FoldedStatistics:
@@ -115,12 +117,14 @@ class Fold(ABC):
         centre: for each modality the mean of these rows (D_m,).
         spread: for each modality their variance (D_m,).
         data: the rows of this fold, or some of them at random; None where there are statistics alone.
+        rows: (n,) their numbers among all rows, where these were dealt here.
     """
 
     train: ObservedBlocks | FeatureBlocks | SufficientStatistics
     centre: dict[str, Tensor]
     spread: dict[str, Tensor]
     data: MultimodalData | None = None
+    rows: np.ndarray | None = None
 
     def _know(self, train: MultimodalData | SufficientStatistics) -> None:
         moments = feature_moments(train)
@@ -140,7 +144,7 @@ class Fold(ABC):
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """Sums of squared errors of this fold's rows under a model."""
 
-    def rows(self, lg: LinearGaussian) -> Iterator[HeldOutRows]:
+    def imputed(self, lg: LinearGaussian) -> Iterator[HeldOutRows]:
         """Imputations of this fold's rows one by one; none where there are statistics alone."""
         return iter(()) if self.data is None else imputed_rows(lg, self.data)
 
@@ -198,7 +202,7 @@ class RowFold(Fold):
 
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """From imputations of all rows."""
-        return [rows.sums(self.centre[rows.modality]) for rows in self.rows(lg)]
+        return [rows.sums(self.centre[rows.modality]) for rows in self.imputed(lg)]
 
 
 def make_folds(
@@ -219,15 +223,40 @@ def make_folds(
     """
     if isinstance(data, FoldedStatistics):
         return [StatisticsFold(_others(data, k), held, data.samples[k]) for k, held in enumerate(data.folds)]
-    fold = deal(len(data), num_folds, seed, groups)
-    parts = [data.subset(np.flatnonzero(fold == k)) for k in range(num_folds)]
-    blocks = data.blocks
-    if isinstance(blocks, ObservedBlocks):
-        costs = form_costs(blocks, latent_dim, _E_STEPS)
-        if min(costs, key=costs.__getitem__) == "statistics":
-            gathered = FoldedStatistics(_statistics(parts, blocks))
-            return [StatisticsFold(_others(gathered, k), gathered.folds[k], parts[k]) for k in range(num_folds)]
-    return [RowFold(data.subset(np.flatnonzero(fold != k)), parts[k]) for k in range(num_folds)]
+    dealt = deal(len(data), num_folds, seed, groups)
+    dealt[_never_held_out(data, dealt)] = -1
+    rows = [np.flatnonzero(dealt == k) for k in range(num_folds)]
+    parts = [data.subset(own) for own in rows]
+    found: list[Fold] = []
+    if _statistics_are_cheaper(data, latent_dim):
+        kept = [data.subset(dealt == -1)] if bool((dealt == -1).any()) else []
+        gathered = FoldedStatistics(_statistics([*parts, *kept], whole_blocks(data)))
+        found += [StatisticsFold(_others(gathered, k), gathered.folds[k], parts[k]) for k in range(num_folds)]
+    else:
+        found += [RowFold(data.subset(np.flatnonzero(dealt != k)), parts[k]) for k in range(num_folds)]
+    for fold, own in zip(found, rows, strict=True):
+        fold.rows = own
+    return found
+
+
+def _never_held_out(data: MultimodalData, dealt: np.ndarray) -> list[int]:
+    """A row for each feature that one fold alone has: without it the other folds could not be fitted."""
+    kept = []
+    for name in data.names:
+        there = (data.feature_mask(name) if data.has_partial_rows else data.observed(name)[:, None]).cpu().numpy()
+        few = np.flatnonzero(there.sum(0) < _ONE_FOLD_ALONE)
+        for d in few:
+            rows = np.flatnonzero(there[:, d])
+            if len(rows) and len(set(dealt[rows].tolist())) == 1:
+                kept.append(int(rows[0]))
+    return kept
+
+
+def _statistics_are_cheaper(data: MultimodalData, latent_dim: int) -> bool:
+    if not isinstance(data.blocks, ObservedBlocks):
+        return False
+    costs = form_costs(data.blocks, latent_dim, _E_STEPS)
+    return min(costs, key=costs.__getitem__) == "statistics"
 
 
 def enough_folds(folds: list[Fold], num_scored: int) -> list[Fold]:

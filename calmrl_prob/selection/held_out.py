@@ -123,6 +123,7 @@ class HeldOutRows:
         truth: (n, D_m); NaN where single features are missing.
         imputed: (n, D_m).
         variance: (n, D_m) or (D_m,), that the model states.
+        rows: (n,) numbers of the instances.
     """
 
     modality: str
@@ -130,6 +131,7 @@ class HeldOutRows:
     truth: Tensor
     imputed: Tensor
     variance: Tensor
+    rows: Tensor
 
     def sums(self, centre: Tensor) -> HeldOutSums:
         """Sums over the instances."""
@@ -180,7 +182,7 @@ def imputed_rows(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRo
             patterns = given.pattern_index[own]
             stated = variance[patterns[0]] if bool((patterns == patterns[0]).all()) else variance[patterns]
             names = tuple(other for other, here in zip(others, which, strict=True) if here)
-            yield HeldOutRows(name, names, truth[own], imputed[own], stated)
+            yield HeldOutRows(name, names, truth[own], imputed[own], stated, rows[own])
 
 
 def _imputed_features(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRows]:
@@ -204,7 +206,7 @@ def _imputed_features(lg: LinearGaussian, data: MultimodalData) -> Iterator[Held
         given = posterior(lg, part.blocks)
         imputed = given.mean @ lg.loadings[name].mT + lg.intercepts[name]
         variance = given.feature_variance(lg.loadings[name])[given.pattern_index] + lg.noise_variance[name]
-        yield HeldOutRows(name, (OWN_PART,), truth[rows].to(imputed), imputed, variance)
+        yield HeldOutRows(name, (OWN_PART,), truth[rows].to(imputed), imputed, variance, rows)
 
 
 def added(parts: Iterable[HeldOutSums]) -> dict[tuple[str, tuple[str, ...]], HeldOutSums]:

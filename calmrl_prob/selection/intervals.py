@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
+from calmrl_prob.selection.few_values import FEW_VALUES, Widening
 from calmrl_prob.selection.held_out import OWN_PART, HeldOutRows, HeldOutSums, added
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ _ROWS_BY_PATTERN, _ROWS_BY_FEATURE = 60, 300
 #: Numbers that quantiles of all features together are taken of, at most.
 _MOST_NUMBERS = 1_000_000
 _SMALLEST = 1e-9
+#: Where variances stand for intervals, the level that they are right at.
+_USUAL_LEVEL = torch.tensor([0.9], dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +276,15 @@ def _groups(sums: Sequence[HeldOutSums]) -> dict[str, dict[str | None, list[Held
     return found
 
 
-def scales_of_sums(sums: Sequence[HeldOutSums]) -> dict[str, dict[str | None, ErrorScale]]:
-    """Variance factors from sums over held-out instances, where the rows themselves are not known."""
+def scales_of_sums(
+    sums: Sequence[HeldOutSums], values: Mapping[str, Tensor] = FrozenMapping()
+) -> dict[str, dict[str | None, ErrorScale]]:
+    """Variance factors from sums over held-out instances, where the rows themselves are not known.
+
+    Args:
+        sums: over them.
+        values: for each modality the rows of the fit that have each feature, (D_m,); many, of those not given.
+    """
     found: dict[str, dict[str | None, ErrorScale]] = {}
     for name, groups in _groups(sums).items():
         found[name] = {}
@@ -284,6 +295,9 @@ def scales_of_sums(sums: Sequence[HeldOutSums]) -> dict[str, dict[str | None, Er
             counts = torch.stack([part.count for part in parts]).sum(0)
             by_feature = number >= _ROWS_BY_FEATURE
             factor = squares / counts.clamp(min=1) if by_feature else (squares.sum() / counts.sum().clamp(min=1))[None]
+            if not by_feature and name in values:
+                widening = Widening.of(values[name], (squares / factor.clamp(min=_SMALLEST)).cpu(), counts.cpu())
+                factor = factor.cpu() * widening.stretch(_USUAL_LEVEL)[:, 0].square()
             found[name][pattern] = ErrorScale(name, pattern, number, factor.clamp(min=_SMALLEST).cpu(), slope, None)
     return found
 
@@ -295,13 +309,16 @@ def _standard_square(part: HeldOutSums, slope: float) -> Tensor:
 
 
 def scales_of_rows(
-    sums: Sequence[HeldOutSums], rows: Iterable[tuple[HeldOutRows, Tensor]]
+    sums: Sequence[HeldOutSums],
+    rows: Iterable[tuple[HeldOutRows, Tensor]],
+    values: Mapping[str, Tensor] = FrozenMapping(),
 ) -> dict[str, dict[str | None, ErrorScale]]:
     """Variance factors and half-widths from held-out instances; empty if there are none.
 
     Args:
         sums: over them.
         rows: imputations of them, each with the centre (D_m,) of its modality.
+        values: for each modality the rows of the fit that have each feature, (D_m,); many, of those not given.
     """
     groups = _groups(sums)
     slopes = {name: {key: slope_to_the_mean(parts) for key, parts in own.items()} for name, own in groups.items()}
@@ -315,27 +332,50 @@ def scales_of_rows(
             standard = (part.truth - imputed).abs() / part.variance.sqrt()
             own.setdefault(key, []).append(standard.float().cpu().numpy())
     return {
-        name: {key: _scale(name, key, np.concatenate(parts), slopes[name][key]) for key, parts in own.items()}
+        name: _scales(name, {key: np.concatenate(parts) for key, parts in own.items()}, slopes[name], values.get(name))
         for name, own in scores.items()
     }
 
 
-def _scale(name: str, pattern: str | None, scores: np.ndarray, slope: float) -> ErrorScale:
-    """Of standardised errors (n, D_m), NaN where single features are missing."""
-    number = len(scores)
-    if number >= _ROWS_BY_FEATURE and bool(np.isfinite(scores).any(0).all()):
-        factor = np.nanmean(np.square(scores, dtype=np.float64), axis=0)
-        widths = np.nanquantile(scores, LEVELS.numpy(), axis=0).T
-    else:
-        flat = scores[np.isfinite(scores)]
-        factor = np.square(flat, dtype=np.float64).mean(keepdims=True)
-        flat = flat[:: max(1, len(flat) // _MOST_NUMBERS)]
-        widths = np.quantile(flat, LEVELS.numpy())[None]
-    return ErrorScale(
-        name,
-        pattern,
-        number,
-        torch.from_numpy(np.maximum(factor, _SMALLEST)),
-        slope,
-        torch.from_numpy(np.ascontiguousarray(widths, dtype=np.float64)).clamp(min=_SMALLEST),
-    )
+def _scales(
+    name: str, scores: Mapping[str | None, np.ndarray], slopes: Mapping[str | None, float], values: Tensor | None
+) -> dict[str | None, ErrorScale]:
+    """Of standardised errors (n, D_m) by pattern, NaN where single features are missing."""
+    found = {}
+    many = None if values is None else values.numpy() >= FEW_VALUES
+    pooled = {key: _pooled(own, many) for key, own in scores.items()}
+    widening = None if values is None else _widening(values, scores, pooled)
+    for key, own in scores.items():
+        if np.isfinite(own).sum(0).min() >= _ROWS_BY_FEATURE:
+            factor = torch.from_numpy(np.nanmean(np.square(own, dtype=np.float64), axis=0))
+            widths = torch.from_numpy(np.nanquantile(own, LEVELS.numpy(), axis=0).T.astype(np.float64))
+        else:
+            factor, widths = pooled[key]
+            if widening is not None:
+                factor, widths = factor * widening.inflation, widths * widening.stretch(LEVELS)
+        factor, widths = factor.clamp(min=_SMALLEST), widths.clamp(min=_SMALLEST).contiguous()
+        found[key] = ErrorScale(name, key, len(own), factor, slopes[key], widths)
+    return found
+
+
+def _widening(
+    values: Tensor, scores: Mapping[str | None, np.ndarray], pooled: Mapping[str | None, tuple[Tensor, Tensor]]
+) -> Widening | None:
+    """Of what all patterns together show, and single features held out; None where no feature has few values."""
+    if not bool((values < FEW_VALUES).any()):
+        return None
+    whole = [key for key in (None, OWN_PART) if key in scores]
+    squares = [np.nansum(np.square(scores[key], dtype=np.float64), axis=0) / pooled[key][0].numpy() for key in whole]
+    counts = [np.isfinite(scores[key]).sum(0) for key in whole]
+    return Widening.of(values, torch.from_numpy(np.sum(squares, axis=0)), torch.from_numpy(np.sum(counts, axis=0)))
+
+
+def _pooled(scores: np.ndarray, many: np.ndarray | None) -> tuple[Tensor, Tensor]:
+    """Factor (1,) and half-widths (1, Q) of all features together; of those with many values, where there are some."""
+    if many is not None and np.isfinite(scores[:, many]).any():
+        scores = scores[:, many]
+    flat = scores[np.isfinite(scores)]
+    factor = np.square(flat, dtype=np.float64).mean(keepdims=True)
+    flat = flat[:: max(1, len(flat) // _MOST_NUMBERS)]
+    widths = np.quantile(flat, LEVELS.numpy())[None].astype(np.float64)
+    return torch.from_numpy(factor).clamp(min=_SMALLEST), torch.from_numpy(widths)

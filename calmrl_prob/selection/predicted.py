@@ -48,13 +48,14 @@ class PredictedRows:
 
     def held_out(self) -> HeldOutRows:
         """Means and variances alone."""
-        return HeldOutRows(self.modality, self.seen, self.truth, self.predictive.mean, self.predictive.variance)
+        mean, variance = self.predictive.mean, self.predictive.variance
+        return HeldOutRows(self.modality, self.seen, self.truth, mean, variance, torch.from_numpy(self.rows))
 
 
 def imputed_by(model: Any, fold: Fold) -> Iterator[HeldOutRows]:  # noqa: ANN401 - whatever posterior takes
     """Imputations of a fold's rows one by one; none where there are statistics alone."""
     if isinstance(model, LinearGaussian) or fold.data is None:
-        return fold.rows(model)
+        return fold.imputed(model)
     return (part.held_out() for part in predicted_rows(model, fold.data))
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
+from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.features import names_of
 from calmrl_prob.errors import ReliabilityWarning
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.selection.choice import Choice
+from calmrl_prob.selection.few_values import few_named, values_of
 from calmrl_prob.selection.folds import FoldedStatistics
+from calmrl_prob.selection.neighbours import NeighbourCorrelation
 
 #: Coefficients of a feature over the rows that it is seen in, (K + 1) / n_m, from which on maximum likelihood explains
 #: so much by chance that it claims clearly too much: its noise variance is too small by about this share, and that of
 #: new rows greater by as much again.
 _MANY = 0.2
+#: Values of a feature below which its intervals hang on those of others.
+_FEW = 5
 #: Settings below which a budget left too little to compare.
 _FEW_SETTINGS = 5
 _MORE_TIME, _MORE_ROWS = "Give a larger budget.", "Give more instances that have two modalities or more."
@@ -65,34 +73,56 @@ def warn_of_starts(fits: Sequence[FitResult], best: FitResult) -> None:
         )
 
 
-def warn_of_plain_likelihood(found: FitResult, data: object) -> None:
-    """Warn of a fit by maximum likelihood with many coefficients for the rows that a modality is seen in."""
-    if found.method != "em" or any(found.options.get(key) for key in ("pseudo_rows", "loadings_prior")):
-        return
-    latent_dim = getattr(found.model, "latent_dim", 0)
-    ratios = {name: (latent_dim + 1) / max(count, 1) for name, count in _rows(data).items()}
-    name = max(ratios, key=ratios.__getitem__, default="")
-    if name and ratios[name] >= _MANY:
+def warn_of_neighbours(correlations: Sequence[NeighbourCorrelation]) -> None:
+    """Warn where held-out rows err as the rows beside them do, so that folds by row may not hold out what is new."""
+    if any(found.told for found in correlations):
+        figures = ", ".join(f"{found.modality} {found.value:.2f} +/- {found.error:.2f}" for found in correlations)
         warnings.warn(
-            f"maximum likelihood of {latent_dim} latents claims too much here: modality {name!r} has "
-            f"(K + 1) / rows = {ratios[name]:.2f}, so that its noise is explained by chance and intervals are too "
-            "narrow. Leave latent_dim to the fit, cal.SharedLatentModel(dims), or pass shrinkage='held-out' or "
-            "pseudo_rows=...",
+            f"held-out rows err as the rows beside them do (correlation of neighbours: {figures}; 0 where the order of "
+            "rows means nothing). If neighbours share more than new rows will share with them, such as a subject, a "
+            "recording or a photograph, held-out scores and intervals promise too much: pass what they share to "
+            "cal.fit as groups=, one entry a row. If rows are only sorted, as by class, and new ones are of the same "
+            "classes, they hold: say so by groups=range(len(data)).",
             ReliabilityWarning,
-            stacklevel=3,
+            stacklevel=level_of_caller(),
         )
 
 
-def _rows(data: object) -> dict[str, int]:
-    """Numbers of instances that have each modality."""
-    if isinstance(data, MultimodalData):
-        return {name: int(data.observed(name).sum()) for name in data.names}
-    if isinstance(data, FoldedStatistics):
-        data = data.total
-    if not isinstance(data, SufficientStatistics):
-        return {}
-    counts = dict.fromkeys(data.dims, 0)
-    for present, scatter in data.scatters.items():
-        for name, here in zip(data.dims, present, strict=True):
-            counts[name] += int(scatter[-1, -1]) if here else 0
-    return counts
+def warn_of_few_values(data: MultimodalData | FoldedStatistics) -> None:
+    """Warn of features with so few values that their intervals are those of other features, by name."""
+    found = _named(data, {name: values < _FEW for name, values in values_of(data).items()})
+    if found:
+        warnings.warn(
+            f"too few values to tell how a feature goes with others, or how far it spreads: {found}. cal.impute makes "
+            "their intervals as wide as the modality's other features suggest, in the same unit, which nobody can "
+            "check: give more rows that have them, or leave them out of what you impute.",
+            ReliabilityWarning,
+            stacklevel=level_of_caller(),
+        )
+
+
+def warn_of_plain_likelihood(found: FitResult, data: object) -> None:
+    """Warn of a fit by maximum likelihood with many coefficients for the rows that a modality or feature is seen in."""
+    if found.method != "em" or any(found.options.get(key) for key in ("pseudo_rows", "loadings_prior")):
+        return
+    if not isinstance(data, MultimodalData | SufficientStatistics):
+        return
+    latent_dim = getattr(found.model, "latent_dim", 0)
+    ratios = {name: (latent_dim + 1) / values.clamp(min=1) for name, values in values_of(data).items()}
+    many = {name: ratio >= _MANY for name, ratio in ratios.items()}
+    if any(bool(which.any()) for which in many.values()):
+        worst = max(float(ratio.max()) for ratio in ratios.values())
+        warnings.warn(
+            f"maximum likelihood of {latent_dim} latents claims too much here: {_named(data, many)} has (K + 1) / rows "
+            f"= {worst:.2f} at most, so that its noise is explained by chance and intervals are too narrow. Leave "
+            "latent_dim to the fit, cal.SharedLatentModel(dims), or pass shrinkage='held-out' or pseudo_rows=...",
+            ReliabilityWarning,
+            stacklevel=level_of_caller(),
+        )
+
+
+def _named(data: MultimodalData | SufficientStatistics | FoldedStatistics, few: Mapping[str, Tensor]) -> str:
+    """Features that are meant, modality by modality; empty if none are."""
+    values, names = values_of(data), names_of(data.dims) if isinstance(data, MultimodalData) else data.feature_names
+    found = [few_named(n, values[n], which, names.get(n)) for n, which in few.items() if bool(which.any())]
+    return "; ".join(found)

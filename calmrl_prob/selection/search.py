@@ -146,14 +146,16 @@ class Search:
         if time.perf_counter() > self.deadline:
             raise BudgetSpentError
         begun = time.process_time()
-        fits, scores, sums = [], [], []
+        fits: list[Any] = []
+        scores: list[Score] = []
+        sums: list[Sequence[HeldOutSums]] = []
         for k, fold in enumerate(self.folds):
             try:
                 model = fit(k)
             except (NumericalError, ArgumentError) as error:  # what cannot be computed with is none to choose
                 if not self.tried:
                     raise  # the first has nothing special about it: options or data are to blame
-                scores = [_FAILED] * len(self.folds)
+                scores, fits, sums = [_FAILED] * len(self.folds), [], []  # none is a start of others
                 reason += f"; failed: {error}"
                 break
             parts = sums_of(fold, model)

@@ -17,6 +17,7 @@ import xarray as xr
 from calmrl_prob.arviz import adapter as arviz_adapter
 from calmrl_prob.arviz.adapter import Group, to_container
 from calmrl_prob.arviz.export import to_arviz
+from calmrl_prob.arviz.files import from_arviz
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.imputation import impute
@@ -250,3 +251,39 @@ def test_adapter_under_arviz_1(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("arviz 1.")
+
+
+def test_slashes_in_names_become_what_files_can_hold(tmp_path: Path) -> None:
+    data = MultimodalData({"rna/seq": torch.ones(3, 2).double(), "text": torch.ones(3, 1).double()})
+    lg = LinearGaussian(
+        {"rna/seq": torch.ones(2, 1).double(), "text": torch.ones(1, 1).double()},
+        {"rna/seq": torch.zeros(2).double(), "text": torch.zeros(1).double()},
+        {"rna/seq": torch.tensor(1.0).double(), "text": torch.tensor(1.0).double()},
+    )
+    idata = to_arviz(lg, data, num_draws=4)
+    idata.to_netcdf(str(tmp_path / "draws.nc"))
+    back = from_arviz(tmp_path / "draws.nc")
+    assert back["posterior_predictive"]["rna_seq"].dims == ("chain", "draw", "instance", "feature_rna_seq")
+    twice = lg.select(["rna/seq"])
+    both = LinearGaussian(*({"a/b": part["rna/seq"], "a_b": part["rna/seq"]} for part in parameters(twice)))
+    pair = MultimodalData({"a/b": data["rna/seq"], "a_b": data["rna/seq"]})
+    with pytest.raises(ArgumentError, match=r"'a/b', 'a_b'.* would both be called 'a_b'.*rename one"):
+        to_arviz(both, pair, num_draws=4)
+
+
+def parameters(lg: LinearGaussian) -> tuple[Any, Any, Any]:
+    return lg.loadings, lg.intercepts, lg.noise_variance
+
+
+def test_log_likelihoods_tell_of_instances_that_lack_a_modality() -> None:
+    lg = LinearGaussian(
+        {name: torch.ones(1, 1).double() for name in "ab"},
+        {name: torch.zeros(1).double() for name in "ab"},
+        {name: torch.tensor(1.0).double() for name in "ab"},
+    )
+    once = torch.tensor([[1.0], [torch.nan], [torch.nan]]).double()
+    data = MultimodalData({"a": torch.ones(3, 1).double(), "b": once})
+    note = to_arviz(lg, data, num_draws=4)["log_likelihood"].attrs["note"]
+    assert "b: 1 of 3" in note
+    assert "drop these before arviz.loo" in note
+    assert "note" not in to_arviz(lg, data.subset([0]), num_draws=4)["log_likelihood"].attrs

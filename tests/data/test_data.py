@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,11 @@ class TestRefusals:
             ({"x": np.array([["a"], ["b"]])}, ArgumentTypeError, "'x'.*got dtype <U1"),
             ({"x": np.array([[None], [1]], dtype=object)}, ArgumentTypeError, "'x'.*got dtype object; use .astype"),
             ({"x": [[1.0], [2.0]]}, ArgumentTypeError, "'x'.*got list; wrap it in numpy.asarray"),
+            ({"x": "x.npy"}, ArgumentTypeError, "'x'.*got str; a path is not read: load the file first"),
+            ({"x": Path("x.npy")}, ArgumentTypeError, "'x'.*Path; a path is not read: load the file first"),
+            (Path("x.npz"), ArgumentTypeError, "arrays: .*Path; a path is not read: .*load_npz"),
+            ({"x": None}, ArgumentTypeError, "'x'.*got None; leave out a modality that is not there"),
+            ({"x": {"y": 1.0}}, ArgumentTypeError, "'x'.*got dict; pass the array, tensor or frame that it holds"),
             ({"x": torch.ones(3, 2, dtype=torch.complex64)}, ArgumentTypeError, "'x': expected real numbers"),
             ({"x": np.ones((3, 2), np.complex64)}, ArgumentTypeError, "'x'.*complex64"),
             ({"x": torch.eye(3).to_sparse()}, ArgumentTypeError, "'x': expected a dense tensor.*to_dense"),

@@ -13,7 +13,7 @@ import xarray as xr
 
 from calmrl_prob import MultimodalData
 from calmrl_prob.data import require_fittable
-from calmrl_prob.errors import CalmrlError, DataError, SchemaError
+from calmrl_prob.errors import ArgumentTypeError, CalmrlError, DataError, SchemaError
 
 A = np.arange(12.0).reshape(4, 3)
 B = 10 + np.arange(8.0).reshape(4, 2)
@@ -303,3 +303,9 @@ class TestChunks:
     def test_by_feature(self) -> None:
         data = MultimodalData({"x": A, "y": np.full((4, 2), np.nan)}, missing="features")
         assert not bool(data.feature_mask("y").any())
+
+
+def test_annotated_data_on_their_own_are_to_be_named() -> None:
+    annotated = Annotated(np.ones((2, 1)), ["r", "s"], ["u"])
+    with pytest.raises(ArgumentTypeError, match=r"got Annotated; name it, \{'rna': adata\}"):
+        MultimodalData(annotated)  # type: ignore[arg-type]

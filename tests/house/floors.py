@@ -27,9 +27,12 @@ FLOORS: dict[str, dict[str, str]] = {
         "errors":                        "",
         "_support/frozen":               "",
     },
+    "what fits in memory": {
+        "_support/sizes":                "errors",
+    },
     "the engine: one model": {
-        "_support":                      "errors",
-        "linear_gaussian/*":             "errors _support/frozen",
+        "_support":                      "errors _support/sizes",
+        "linear_gaussian/*":             "errors _support/frozen _support/sizes",
     },
     "the engine: EM": {
         "linear_gaussian/em":            "_moved errors linear_gaussian/*",

@@ -6,10 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 import calmrl_prob as cal
 from calmrl_prob.errors import ReliabilityWarning
-from calmrl_prob.linear_gaussian import FewLinks, fit_em
+from calmrl_prob.linear_gaussian import FeatureBlocks, FewLinks, SufficientStatistics, fit_em
 
 
 def linked(
@@ -74,3 +75,51 @@ def test_nothing_is_told_where_the_rows_decide() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cal.fit(cal.SharedLatentModel(data.dims, 2), data)
+
+
+def forms(data: cal.MultimodalData) -> dict[str, FeatureBlocks | SufficientStatistics]:
+    """The same rows as statistics, and as data in which single features may be missing."""
+    values = torch.cat([data.filled(name) for name in data.names], dim=1)
+    mask = torch.cat([data.feature_mask(name) for name in data.names], dim=1)
+    return {
+        "statistics": SufficientStatistics.from_blocks(data.blocks),
+        "features": FeatureBlocks(data.dims, values, mask),
+    }
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+@pytest.mark.parametrize("form", ["statistics", "features"])
+def test_other_forms_of_the_rows_start_from_the_same_places(form: str, names: str) -> None:
+    data, _ = linked(1, 8, names=names)
+    other = forms(data)[form]
+    few, same = FewLinks.of(data.blocks, 2), FewLinks.of(other, 2)
+    assert few is not None
+    assert few == same
+    fitted = fit_em(data.blocks, 2).linear_gaussian
+    pairs = zip(few.starts(fitted, data.blocks, 0), few.starts(fitted, other, 0), strict=True)
+    for one, two in pairs:
+        for name in names:  # turns of K = 2 from sums of 8 products: rounding of 1e-16, times the spread of the means
+            torch.testing.assert_close(one.loadings[name], two.loadings[name], rtol=0, atol=1e-9)
+
+
+def test_fits_from_statistics_end_where_fits_by_rows_do() -> None:
+    for seed in range(3):
+        data, truth = linked(seed, 8)
+        model, statistics = cal.SharedLatentModel(data.dims, 2), SufficientStatistics.from_blocks(data.blocks)
+        by_rows = cal.fit(cal.SharedLatentModel(data.dims, 2), data)
+        result = cal.fit(model, statistics)
+        # both stop within 1e-6 nats a value of their maximum, of 2,000 values
+        assert float(result.objective[-1]) == pytest.approx(float(by_rows.objective[-1]), abs=0.01)
+        assert relative_error(model, data, truth) < 0.6
+
+
+@pytest.mark.parametrize("form", ["statistics", "features"])
+def test_what_is_open_is_told_in_other_forms_too(form: str) -> None:
+    data, _ = linked(1, 1, latent_dim=3)
+    given: cal.MultimodalData | SufficientStatistics = SufficientStatistics.from_blocks(data.blocks)
+    if form == "features":
+        values = {name: data[name].clone() for name in data.names}
+        values["a"][2, 0] = torch.nan
+        given = cal.MultimodalData(values, missing="features")
+    with pytest.warns(ReliabilityWarning, match="1 rows link 'a' with 'b'"):
+        cal.fit(cal.SharedLatentModel(data.dims, 3), given)

@@ -32,7 +32,8 @@ def test_slopes_are_those_of_least_squares_where_imputations_lose() -> None:
 def errors(number: int, width: int, scale: float) -> HeldOutRows:
     generator = torch.Generator().manual_seed(0)
     truth = scale * torch.randn(number, width, generator=generator, dtype=torch.float64)
-    return HeldOutRows("a", ("b",), truth, torch.zeros_like(truth), torch.ones(width, dtype=torch.float64))
+    variance, rows = torch.ones(width, dtype=torch.float64), torch.arange(number)
+    return HeldOutRows("a", ("b",), truth, torch.zeros_like(truth), variance, rows)
 
 
 def better(number: int) -> HeldOutSums:

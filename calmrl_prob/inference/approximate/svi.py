@@ -45,6 +45,7 @@ from calmrl_prob.linear_gaussian import LinearGaussian, Trace, fit_em
 from calmrl_prob.linear_gaussian.em.convergence import Traced
 from calmrl_prob.posteriors.importance import MIN_DRAWS, importance_weights
 from calmrl_prob.posteriors.instances import InstanceModel
+from calmrl_prob.posteriors.posterior import checked_draws
 from calmrl_prob.posteriors.sampled import SampledPosterior, draw_and_weigh, weight_report
 from calmrl_prob.programs.bound import BoundModel, PyroModel
 
@@ -229,6 +230,7 @@ def svi_posterior(
     num_draws = whole_number("num_draws", num_draws, least=MIN_DRAWS)
     instances = InstanceModel(model, data)
     data = instances.conform(data)
+    checked_draws(num_draws, len(data) * instances.latent_dim, instances.dtype)
     diagnostics: dict[str, Any] = {}
     if isinstance(guide, str):
         fitted = fit_svi(instances, data, guide=guide, train_model=False, seed=fit_seed, **options)

@@ -61,7 +61,7 @@ def run_em(
     options = _checked(options, model.latent_dim)
     options |= {"noise": model.noise, "noise_rank": getattr(model, "noise_rank", None)}
     result = fit_em(data, model.latent_dim, seed=seed, callback=callback, **options)
-    if isinstance(data, ObservedBlocks) and not any(options.get(key) is not None for key in _AXES):
+    if not any(options.get(key) is not None for key in _AXES):
         result = _best_of_turns(result, data, seed, options)
     model.load_linear_gaussian(result.linear_gaussian)
     logger.info("EM: %d iterations, stopped: %s", result.num_iterations, result.stop_reason)
@@ -69,7 +69,10 @@ def run_em(
 
 
 def _best_of_turns(
-    first: EMResult[LinearGaussian], data: ObservedBlocks, seed: int, options: Mapping[str, Any]
+    first: EMResult[LinearGaussian],
+    data: ObservedBlocks | FeatureBlocks | SufficientStatistics,
+    seed: int,
+    options: Mapping[str, Any],
 ) -> EMResult[LinearGaussian]:
     """The best of several fits where few rows link some modalities with the rest; the first one where many do.
 

@@ -72,9 +72,11 @@ def require_spread(data: MultimodalData, *, each: bool) -> None:
         if len(columns) and each:
             first = int(columns[0])
             which = f"feature {first} is" if len(columns) == 1 else f"{len(columns)} features, first {first}, are"
+            seen = int(data.feature_mask(name)[:, first].sum())
+            what = "constant" if seen > 1 else "seen in 1 row alone"
             raise DataError(
-                f"modality {name!r}: {which} constant, so that noise variances would go to zero; leave constant "
-                "features out, or use noise='isotropic'."
+                f"modality {name!r}: {which} {what}, so that noise variances would go to zero; leave such "
+                "features out, or make the model with noise='isotropic'."
             )
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, described, require_known_options, whole_number
+from calmrl_prob._support.sizes import require_memory
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData, require_fittable
 from calmrl_prob.data.features import NamedDims
@@ -140,6 +141,8 @@ def parameter_draws(
         require_fittable(data)
     elif list(data.dims.items()) != list(fitted.dims.items()):
         raise ArgumentError(f"data: expected statistics of {fitted.dims} in this order, got {data.dims}.")
+    numbers = sum(fitted.dims.values()) * (fitted.latent_dim + 2)
+    require_memory("num_draws", num_draws, numbers, 8, "ask for fewer")
     drawn, diagnostics = METHODS[method](fitted, isotropic, data, num_draws, seed, kept)
     taken = _taken_up(fitted, isotropic, data, float(kept.get("noise_pseudo_count", 0) + kept.get("pseudo_rows", 0)))
     drawn = [_scaled(draw, taken) for draw in drawn]

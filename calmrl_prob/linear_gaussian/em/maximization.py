@@ -107,8 +107,7 @@ def maximize(
         if penalty is not None:
             residual = residual - penalty.pull(loadings)
         nu = noise_model.pseudo_count
-        pool = noise_model.pooler(step.shape)
-        noise = pool((residual + nu * noise_model.pseudo_variance) / (count + nu))
+        noise = noise_model.maximum(step.shape, residual + nu * noise_model.pseudo_variance, count + nu)
     if expand:
         every = moments.latent[-1] / moments.latent[-1, -1, -1]
         mean = every[-1, :-1]

@@ -37,6 +37,21 @@ class NoiseModel:
 
         return pool
 
+    def maximum(self, shape: Shape, squares: Tensor, weights: Tensor) -> Tensor:
+        """The variances that raise -(w_d log psi_d + squares_d / psi_d) / 2 most, (D,).
+
+        Args:
+            shape: the stacked layout.
+            squares: (D,) sums of squared residuals.
+            weights: (D,) w_d, the numbers that these are sums of: they differ where single features are missing.
+        """
+        if not self.isotropic:
+            return squares / weights
+        pool = self.pooler(shape)
+        first = torch.cat([weights[part][:1].expand(part.stop - part.start) for part in shape.slices])
+        share = weights / first  # ones, and exact, where all features of a modality have as many values
+        return pool(squares / weights * share) / pool(share)
+
     def log_prior(self, noise_variance: Tensor) -> float:
         """Log density of the noise variances under the prior, up to a constant; nats."""
         if self.pseudo_count == 0:

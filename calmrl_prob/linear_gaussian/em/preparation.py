@@ -93,5 +93,8 @@ def require_usable(step: ExpectationStep, latent_dim: int) -> None:
     empty = (step.totals.count == 0).nonzero().flatten().tolist()
     if empty:
         first = int(step.grouping.first[empty[0]])
-        where = list(step.shape.dims)[empty[0]] if len(step.totals.count) == len(step.shape.dims) else first
-        raise DataError(f"data: nothing of modality or feature {where!r} is observed in any row. Leave it out.")
+        modality = int(step.shape.feature_modality[first])
+        where, features = f"modality {list(step.shape.dims)[modality]!r}", step.shape.slices[modality]
+        if bool((step.feature_count[features] > 0).any()):
+            where = f"feature {first - features.start} of {where}"
+        raise DataError(f"data: nothing of {where} is observed in any row. Leave it out.")

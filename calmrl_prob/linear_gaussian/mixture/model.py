@@ -196,7 +196,11 @@ class LinearGaussianMixture(TravelsDetached):
         Args:
             num_instances: N, how many.
             generator: source of randomness; torch's global one if not given.
+
+        Raises:
+            ArgumentError: they take more than the memory of the machine.
         """
+        self.components[0].require_room(num_instances)
         labels = torch.multinomial(self.log_weights.exp(), num_instances, replacement=True, generator=generator)
         latents = self.means.new_empty(num_instances, self.latent_dim)
         features = {name: latents.new_empty(num_instances, width) for name, width in self.dims.items()}

@@ -97,8 +97,12 @@ class StudentTModel(AboutGaussian):
         Args:
             num_instances: N, how many.
             generator: source of randomness; torch's global one if not given.
+
+        Raises:
+            ArgumentError: they take more than the memory of the machine.
         """
         lg = self.linear_gaussian
+        lg.require_room(num_instances)
         scales = sample_gamma(self.degrees_of_freedom.expand(num_instances), generator)
         latents, features = lg.sample(num_instances, generator)
         root = scales.rsqrt()[:, None]
