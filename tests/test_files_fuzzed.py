@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from calmrl_prob.errors import FileFormatError
-from tests.cases.file_cases import KINDS, changes, damaged
+from calmrl_prob.errors import ArgumentError, FileFormatError
+from tests.cases.file_cases import KINDS, changes, damaged, lies, rewritten
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -69,6 +69,49 @@ def test_some_damage(written: tuple[str, Path]) -> None:
 @pytest.mark.slow
 def test_much_damage(written: tuple[str, Path]) -> None:
     fuzz(written, 2_000 if written[0] == "draws" else 20_000)  # HDF5 takes a tenth of a second each
+
+
+def lie(written: tuple[str, Path], examples: int) -> None:
+    name, path = written
+    kind, target = KINDS[name], path.with_name(f"lying-{path.name}")
+    if not kind.sealed:
+        pytest.skip("it has no description of its own")
+    rewritten(path, target, [])
+    kind.load(target)
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(lies)
+    def run(how: list[tuple[str, float, object]]) -> None:
+        rewritten(path, target, how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                kind.load(target)
+                return
+            except FileFormatError as error:
+                refusal = str(error)
+            except ArgumentError as error:
+                refusal = str(error)
+                if kind.otherwise is None or not refusal.startswith(kind.otherwise):
+                    raise
+        assert str(target) in refusal or refusal.startswith(kind.otherwise or str(target))
+
+    run()
+
+
+def test_some_lies(written: tuple[str, Path]) -> None:
+    lie(written, 100)
+
+
+@pytest.mark.slow
+def test_many_lies(written: tuple[str, Path]) -> None:
+    lie(written, 20_000)
 
 
 @pytest.mark.parametrize("bit", range(8))

@@ -91,6 +91,12 @@ def test_a_file_is_replaced_only_by_a_whole_one(path: Path, monkeypatch: pytest.
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_permissions_are_those_of_an_ordinary_file(path: Path) -> None:
+    save(random_model(), path)
+    (path.parent / "plain").write_text("")
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode
+
+
 def test_damaged_files_are_refused(path: Path) -> None:
     save(random_model(), path)
     whole = path.read_bytes()

@@ -6,14 +6,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from calmrl_prob._support.arguments import brief
+from calmrl_prob._support.locks import held
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 
 #: Characters of another library's message that are passed on.
 _LONGEST_MESSAGE = 200
+#: What folders with unfinished files begin with, and the file in each whose lock says that its writer lives.
+_UNFINISHED, _LOCK = ".calmrl-unfinished-", ".lock"
+#: What a folder that is being replaced is called meanwhile.
+_BEFORE = ".before"
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:
@@ -59,7 +64,9 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, and move the file to ``path`` once it is whole.
 
     The temporary file has the same name, in a new folder beside ``path``, so that moving it is one step of the file
-    system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands.
+    system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands. What
+    writers that were killed left in the same folder is removed. A symbolic link is followed: the file that it names is
+    replaced, and it stays.
 
     Args:
         path: where the file is to stand; its folder must exist.
@@ -69,7 +76,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ArgumentError: ``path`` is empty or a folder.
+        ArgumentError: ``path`` is empty, a folder, a pipe or a device.
+        OSError: it cannot be written, as on a full disk.
 
     Example:
         >>> folder = tempfile.mkdtemp()
@@ -78,18 +86,50 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [entry.name for entry in Path(folder).iterdir()]
         ['note.txt']
     """
-    path = file_path(path)
+    path = Path(os.path.realpath(file_path(path)))
+    if path.exists() and not path.is_file():
+        raise ArgumentError(f"path: expected a file, but {path} is a pipe, socket or device; name another one.")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"path: there is no folder {path.parent} to write {path.name} into; create it first, as with "
             f"Path({str(path.parent)!r}).mkdir(parents=True)."
         )
-    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
-    try:
+    _remove_leftovers(path.parent)
+    with _own_folder(path.parent) as folder:
         yield folder / path.name
+        with open(folder / path.name, "rb+") as written:
+            os.fsync(written.fileno())  # some file systems notice only now that there is no room
+        shutil.copymode(folder / _LOCK, folder / path.name)  # safetensors makes files that their owner alone may read
         os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_folder(beside: Path) -> Iterator[Path]:
+    """A new folder that no other process takes for one left over."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=beside))
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                mine = stack.enter_context(held(folder / _LOCK))
+            except FileNotFoundError:  # another has just taken it for one left over
+                continue
+            if mine:
+                yield folder
+                return
+
+
+def _remove_leftovers(beside: Path) -> None:
+    """Remove what killed writers left: folders whose locks nobody holds, but for those with the last of something."""
+    with suppress(OSError):
+        for folder in beside.glob(f"{_UNFINISHED}*"):
+            try:
+                with held(folder / _LOCK, create=False, unknown=False) as left:
+                    if left and not (folder / _BEFORE).exists():
+                        shutil.rmtree(folder, ignore_errors=True)
+            except FileNotFoundError:  # killed before the lock was made, or just gone
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 @contextmanager
@@ -120,9 +160,9 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
         raise FileNotFoundError(f"path: there is no folder {path.parent} to write {path.name} into; create it first.")
     if path.exists() and (path.suffix != ending or not path.is_dir()):
         raise ArgumentError(f"path: {path} is there and is no {ending} folder; name another, or remove it first.")
-    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
-    aside = folder / "before"
-    try:
+    _remove_leftovers(path.parent)
+    with _own_folder(path.parent) as folder:
+        aside = folder / _BEFORE
         yield folder / path.name
         if path.exists():
             os.replace(path, aside)
@@ -132,8 +172,6 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
             if aside.exists():
                 os.replace(aside, path)
             raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def said(error: BaseException) -> str:

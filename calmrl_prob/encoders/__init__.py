@@ -15,6 +15,7 @@ from calmrl_prob.encoders.dense import (
     build_encoders,
     posterior_mean_encoders,
 )
+from calmrl_prob.encoders.recipes import from_recipe, recipe
 
 __all__ = [
     "ENCODERS",
@@ -26,8 +27,10 @@ __all__ = [
     "TextEncoder",
     "WaveformEncoder",
     "build_encoders",
+    "from_recipe",
     "log_spectrogram",
     "posterior_mean_encoders",
+    "recipe",
 ]
 
 if not TYPE_CHECKING:

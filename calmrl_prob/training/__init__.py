@@ -5,7 +5,10 @@ batches           instances that lack modalities, put together
 module            step 2: encoders, with the generative model frozen
 generative_step   step 1: the generative model, with the encoders frozen
 input_imputation  inputs imputed before they are encoded
-trainer           Lightning's trainer: logs, checkpoints, refusals
+trainer           Lightning's trainer, and its logs
+checkpoints       files that a training goes on from
+resuming          what a checkpoint must have for a training to go on from it
+stored            what files keep of an alignment
 alignment         ``align``: both in turn, with validation and early stopping
 """
 

@@ -32,12 +32,14 @@ from calmrl_prob.training.arguments import (
     recorded,
 )
 from calmrl_prob.training.batches import EpochSampler, as_dataset, batch_loader
+from calmrl_prob.training.checkpoints import only_training, read_checkpoint
 from calmrl_prob.training.generative_step import GenerativeStep
 from calmrl_prob.training.input_imputation import InputImputation
 from calmrl_prob.training.module import AlignmentModule
 from calmrl_prob.training.options import AlignOptions
+from calmrl_prob.training.resuming import require_restorable
 from calmrl_prob.training.rows import TrainingRows
-from calmrl_prob.training.trainer import checkpoint_refusals, make_trainer, quiet_lightning
+from calmrl_prob.training.trainer import make_trainer, quiet_lightning
 from calmrl_prob.training.watch import RECALL, Watch
 
 
@@ -112,6 +114,16 @@ def _represent(module: AlignmentModule, data: MultimodalData | Dataset[Any], bat
     return found.conform(dict.fromkeys(module.names, values.shape[2]))
 
 
+def _warn_of_warm_up(calibration: Calibration, options: AlignOptions) -> None:
+    if calibration.needs_model and options.warmup_epochs >= options.max_epochs:
+        warnings.warn(
+            f"warmup_epochs: {options.warmup_epochs} of {options.max_epochs} epochs are warm-up, so nothing is "
+            f"calibrated by {calibration.name!r} before the end; raise max_epochs, or resume with more of them.",
+            CalmrlWarning,
+            stacklevel=3,
+        )
+
+
 def align(
     data: MultimodalData | Dataset[Any],
     encoders: Mapping[str, nn.Module],
@@ -138,8 +150,9 @@ def align(
         calibration: one of ``CALIBRATIONS`` by name, or an object.
         validation: rows that choose the epoch, by R@1 over the cosine of representations; none to take the last.
         input_imputation: completes the inputs before they are encoded.
-        folder: where logs (CSV, TensorBoard) and ``checkpoints/last.ckpt`` go; none are written without.
-        resume: a checkpoint of an earlier run with the same settings, to go on from.
+        folder: where logs (CSV, TensorBoard) and ``checkpoints/last.ckpt`` go, in the place of those of an earlier run;
+            none are written without. One training at a time has it.
+        resume: a checkpoint of an earlier run with the same settings, to go on from. Nothing in it is unpickled.
         trainer_options: of ``lightning.Trainer``: accelerator, devices, strategy, precision ...; one CPU by default.
             Under ``torchrun`` with several processes, their number as ``devices`` and ``strategy="ddp"``; each takes
             its part of the rows, in batches of ``batch_size``.
@@ -150,7 +163,10 @@ def align(
         The trained encoders at their best epoch, the generative model, and the history.
 
     Raises:
-        ArgumentError: an option is unknown, out of range, or other than the one that the checkpoint was made with.
+        ArgumentError: an option is unknown, out of range, or other than the one that the checkpoint was made with; or
+            another training writes into ``folder``.
+        FileFormatError: the checkpoint is damaged, of another origin or of a newer version.
+        OSError: a log or checkpoint cannot be written, as on a full disk; the checkpoint before still stands.
         ArgumentTypeError: an argument is of another type.
         SchemaError: modalities and encoders do not go together, or outputs differ in width.
         DataError: too few rows, none with every modality for the warm-up, or a modality that no row has.
@@ -176,17 +192,12 @@ def align(
         checked_encoders(encoders),
     )
     options = AlignOptions.of(options, settings, "align", besides=keyword_options(align, settled=()))
-    target, checkpoint = checked_path("folder", folder), checked_path("resume", resume)
+    target, path = checked_path("folder", folder), checked_path("resume", resume)
+    checkpoint = None if path is None else read_checkpoint(path)
     dataset = as_dataset(data, list(modules))
     if validation is not None:
         as_dataset(validation, list(modules), may_lack=True, argument="validation")
-    if calibration.needs_model and options.warmup_epochs >= options.max_epochs:
-        warnings.warn(
-            f"warmup_epochs: {options.warmup_epochs} of {options.max_epochs} epochs are warm-up, so nothing is "
-            f"calibrated by {calibration.name!r} before the end; raise max_epochs, or resume with more of them.",
-            CalmrlWarning,
-            stacklevel=2,
-        )
+    _warn_of_warm_up(calibration, options)
     module = AlignmentModule(
         modules,
         objective,
@@ -209,9 +220,11 @@ def align(
         stopping = EarlyStopping(RECALL, mode="max", patience=options.patience, check_on_train_epoch_end=True)
     callbacks = [callback for callback in (step, watch, stopping) if callback is not None]
     with seeded(options.seed), quiet_lightning():
-        trainer = make_trainer(options, callbacks, target, trainer_options)
-        with checkpoint_refusals(checkpoint):
-            trainer.fit(module, datamodule=rows, ckpt_path=checkpoint)
+        trainer = make_trainer(options, callbacks, target, checkpoint, trainer_options)
+        if path is not None and checkpoint is not None:
+            require_restorable(path, checkpoint, module, trainer)
+        with only_training(target if trainer.is_global_zero else None):
+            trainer.fit(module, datamodule=rows, ckpt_path=path)
     watch.restore(module)
     stopped = stopping is not None and bool(stopping.stopped_epoch)
     return Alignment(module, watch.history, watch.best_epoch, "early stopping" if stopped else "max_epochs")

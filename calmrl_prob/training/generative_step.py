@@ -136,8 +136,12 @@ class GenerativeStep(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
-        self._steps_since, kept = state_dict["steps_since"], state_dict["statistics"]
+        self._steps_since, kept = int(state_dict["steps_since"]), state_dict["statistics"]
         self.statistics = None if kept is None else SufficientStatistics.from_tensors(kept)
+
+    def is_of(self, names: Sequence[str]) -> bool:
+        """Whether what was added up so far, if anything, is of these modalities."""
+        return self.statistics is None or list(self.statistics.dims) == list(names)
 
     def fit(self, statistics: SufficientStatistics, start: LinearGaussian | None) -> LinearGaussian:
         """EM from where it ended last time.

@@ -20,7 +20,7 @@ from torch.nn.functional import mse_loss, normalize
 
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NumericalError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError, NumericalError, SchemaError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.input_imputation import InputImputation
@@ -246,21 +246,30 @@ class AlignmentModule(lightning.LightningModule):
         checkpoint[_SETTINGS] = self.settings
         checkpoint[_GENERATIVE] = None if lg is None else as_tensors(lg)
 
+    def require_settings(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another run.
+
+        Raises:
+            ArgumentError: it was made with another setting; the message names it.
+        """
+        recorded: Any = checkpoint.get(_SETTINGS)
+        for name, value in self.settings.items():
+            if isinstance(recorded, dict) and name in recorded and recorded[name] != value:
+                raise ArgumentError(
+                    f"resume: the checkpoint was made with {name}={recorded[name]!r:.300}, and this run has {value!r}; "
+                    "go on with the same, or start anew without resume."
+                )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """And comes back with them.
 
         Raises:
-            ArgumentError: the checkpoint was made with another setting; the message names it.
+            FileFormatError: its generative model is of other modalities.
         """
-        recorded: dict[str, Any] = checkpoint.get(_SETTINGS, {})
-        for name, value in self.settings.items():
-            if name in recorded and recorded[name] != value:
-                raise ArgumentError(
-                    f"resume: the checkpoint was made with {name}={recorded[name]!r}, and this run has {value!r}; go "
-                    "on with the same, or start anew without resume."
-                )
         kept = checkpoint.get(_GENERATIVE)
         self.generative = LinearGaussian(**kept) if kept else None
+        if self.generative is not None and tuple(self.generative.names) != self.names:
+            raise FileFormatError("the generative model is of other modalities than the encoders")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Lightning does not know our batches."""

@@ -1,4 +1,4 @@
-"""The trainer that Lightning gives to :func:`align`: its loggers, its silence, and its refusals."""
+"""The trainer that Lightning gives to :func:`align`: its loggers, its checkpoints and its silence."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.training.checkpoints import CheckpointFiles, LastCheckpoint
 from calmrl_prob.training.options import AlignOptions
 
 
@@ -23,18 +22,27 @@ def make_trainer(
     options: AlignOptions,
     callbacks: Sequence[lightning.Callback],
     folder: Path | None,
+    checkpoint: dict[str, Any] | None,
     trainer_options: Mapping[str, Any] | None,
 ) -> lightning.Trainer:
     """A trainer on one CPU, unless ``trainer_options`` say otherwise; with logs and checkpoints if there is a folder.
+
+    Args:
+        options: of the training.
+        callbacks: besides that which writes checkpoints.
+        folder: of the training.
+        checkpoint: what was read of the one to go on from.
+        trainer_options: of ``lightning.Trainer``.
 
     Raises:
         ArgumentError: Lightning refuses ``trainer_options``.
     """
     own, loggers = list(callbacks), []
     if folder is not None:
-        own.append(ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_last=True, save_top_k=0))
+        own.append(LastCheckpoint(folder))
         loggers = [CSVLogger(folder, name="", version="csv"), TensorBoardLogger(folder, name="", version="tensorboard")]
     device_options: dict[str, Any] = {"accelerator": "cpu", "devices": 1, **(trainer_options or {})}
+    device_options["plugins"] = [CheckpointFiles(checkpoint), *_as_list(device_options.get("plugins"))]
     if device_options.get("strategy") == "ddp":  # a batch may lack a modality, and its encoder then has no gradient
         device_options["strategy"] = "ddp_find_unused_parameters_true"
     try:
@@ -55,31 +63,8 @@ def make_trainer(
         raise ArgumentError(f"trainer_options: lightning.Trainer refuses {trainer_options!r}: {error}") from error
 
 
-@contextmanager
-def checkpoint_refusals(resume: Path | None) -> Iterator[None]:
-    """Errors of torch and Lightning about a checkpoint that does not fit, in this package's words.
-
-    Raises:
-        ArgumentError: there is no such checkpoint, it is none, or it is of another run.
-    """
-    if resume is not None and not resume.is_file():
-        raise ArgumentError(f"resume: {str(resume)!r} does not exist; checkpoints are in folder/checkpoints.")
-    if resume is not None and not is_zipfile(resume):  # as torch writes them
-        raise ArgumentError(f"resume: {str(resume)!r} is no checkpoint; pass one that align wrote.")
-    try:
-        yield
-    except MisconfigurationException as error:
-        if resume is None:
-            raise
-        raise ArgumentError(
-            f"resume: Lightning cannot go on from {str(resume)!r} ({error}); pass more max_epochs than that has."
-        ) from error
-    except RuntimeError as error:
-        if resume is not None and "loading state_dict" in str(error):
-            raise ArgumentError(
-                f"resume: {str(resume)!r} is of other encoders or another objective; go on with those it was made of."
-            ) from error
-        raise
+def _as_list(plugins: object) -> list[object]:
+    return [] if plugins is None else list(plugins) if isinstance(plugins, list | tuple) else [plugins]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import lightning
 import pandas as pd
 import torch
 
+from calmrl_prob.errors import FileFormatError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.batches import Batch
 from calmrl_prob.training.generative_step import GenerativeStep
@@ -17,6 +19,24 @@ from calmrl_prob.training.module import AlignmentModule, as_tensors
 
 #: What early stopping looks at.
 RECALL = "validation_recall"
+
+
+def checked_rows(rows: object) -> None:
+    """Refuse a history out of a file that is none.
+
+    Raises:
+        FileFormatError: it is no list of numbers by name.
+
+    Example:
+        >>> checked_rows([{"epoch": 0, "loss": 2.5}])
+    """
+    good = isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and all(isinstance(name, str) and isinstance(number, int | float) for name, number in row.items())
+        for row in rows
+    )
+    if not good:
+        raise FileFormatError("expected a history of numbers by name, one row an epoch")
 
 
 class Watch(lightning.Callback):
@@ -71,7 +91,7 @@ class Watch(lightning.Callback):
         if self.recall is None or row[RECALL] > self._best:
             self.best_epoch, self._best = trainer.current_epoch, row.get(RECALL, -1.0)
             self._generative = pl_module.generative
-            self._weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+            self._weights = copy.deepcopy(pl_module.state_dict())
         self._started, self._em_before = time.perf_counter(), em_seconds
 
     def restore(self, module: AlignmentModule) -> None:
@@ -94,5 +114,8 @@ class Watch(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
         self.rows, self.best_epoch, self._best = state_dict["rows"], state_dict["best_epoch"], state_dict["best"]
+        checked_rows(self.rows)
+        if not isinstance(self.best_epoch, int) or not isinstance(self._best, float):
+            raise FileFormatError("expected a number as the best epoch, and as its recall")
         self._weights, kept = state_dict["weights"], state_dict["generative"]
         self._generative = None if kept is None else LinearGaussian(**kept)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from calmrl_prob._support.files import write_atomically
+from calmrl_prob._support.files import write_atomically, write_folder_atomically
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError
 from calmrl_prob.io import load_npz
 
@@ -178,3 +179,33 @@ class TestWriteAtomically:
         with write_atomically(tmp_path / "atomic") as temporary:
             temporary.write_text("")
         assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+    def test_a_link_is_followed_and_a_device_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tmp_path / "there")
+        with write_atomically(tmp_path / "link") as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there").read_text() == "new"
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ArgumentError, match="is a pipe, socket or device"), write_atomically(tmp_path / "pipe"):
+            pass
+
+    def test_what_was_left_over_is_removed(self, tmp_path: Path) -> None:
+        for name, inside in ((".calmrl-unfinished-a", [".lock", "model"]), (".calmrl-unfinished-b", [])):
+            (tmp_path / name).mkdir()
+            for each in inside:
+                (tmp_path / name / each).write_text("")
+        with write_atomically(tmp_path / "one") as first:
+            first.write_text("1")
+            with write_atomically(tmp_path / "two") as second:
+                second.write_text("2")
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one", "two"]
+
+    def test_the_last_of_a_folder_is_no_leftover(self, tmp_path: Path) -> None:
+        """A writer killed between moving the old folder away and the new one into its place."""
+        (tmp_path / ".calmrl-unfinished-a/.before").mkdir(parents=True)
+        (tmp_path / ".calmrl-unfinished-a/.lock").write_text("")
+        with write_folder_atomically(tmp_path / "new.zarr", ".zarr") as temporary:
+            temporary.mkdir()
+        assert (tmp_path / ".calmrl-unfinished-a/.before").exists()
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".calmrl-unfinished-a", "new.zarr"]

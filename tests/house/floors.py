@@ -96,13 +96,13 @@ FLOORS: dict[str, dict[str, str]] = {
         "recalibration":                 "_moved errors _support data posteriors inference evaluation",
         "sklearn":                       "errors _support linear_gaussian data model posteriors inference imputation "
                                          "selection",
-        "training":                      "errors _support linear_gaussian data alignment evaluation",
+        "training":                      "errors _support linear_gaussian data alignment encoders evaluation",
         "index":                         "errors _support linear_gaussian data file_contents posteriors inference "
                                          "evaluation",
     },
     "kept in files": {
         "serialization":                 "errors _support linear_gaussian data priors io file_contents model inference "
-                                         "selection index",
+                                         "selection training index",
     },
 }
 # fmt: on

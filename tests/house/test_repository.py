@@ -212,7 +212,8 @@ def test_library_works_without_the_extras(path: Path) -> None:
 def test_only_who_asks_for_training_imports_lightning() -> None:
     for path in LIBRARY:
         if path.parent.name != "training":
-            assert not any(name.startswith("calmrl_prob.training") for name in imports(path)), path
+            # functions may, as far as floors.py lets them: files hold alignments too
+            assert not any(name.startswith("calmrl_prob.training") for name in imports(path, at_import=True)), path
 
 
 def lines_of_code(function: ast.FunctionDef, source: list[str]) -> int:

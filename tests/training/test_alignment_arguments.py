@@ -16,7 +16,7 @@ from calmrl_prob.alignment.objectives import OBJECTIVES, make_objective
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import build_encoders
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, FileFormatError, SchemaError
 from calmrl_prob.training import Alignment, AlignmentModule, AlignOptions, GenerativeStep, align
 from tests.cases.training_cases import data, encoders
 
@@ -125,10 +125,10 @@ def test_objectives_say_which_settings_they_have() -> None:
 
 def test_a_run_does_not_resume_from_what_is_no_checkpoint_or_one_that_is_further(tmp_path: Path) -> None:
     (tmp_path / "notes.ckpt").write_text("x")
-    with pytest.raises(ArgumentError, match=r"resume: .*notes\.ckpt' is no checkpoint; pass one"):
+    with pytest.raises(FileFormatError, match=r"notes\.ckpt: not a safetensors file, .*; go on from another one"):
         go(resume=tmp_path / "notes.ckpt")
     go(max_epochs=2, folder=tmp_path)
-    with pytest.raises(ArgumentError, match=r"resume: Lightning cannot go on from .*; pass more max_epochs"):
+    with pytest.raises(ArgumentError, match=r"resume: .* has 2 epochs already, and max_epochs is 1; pass more"):
         go(max_epochs=1, resume=tmp_path / "checkpoints/last.ckpt")
 
 

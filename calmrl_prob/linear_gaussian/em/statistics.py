@@ -184,9 +184,17 @@ class SufficientStatistics:
 
     @classmethod
     def from_tensors(cls, kept: Mapping[str, Any]) -> SufficientStatistics:
-        """The statistics that :meth:`to_tensors` took apart."""
+        """The statistics that :meth:`to_tensors` took apart.
+
+        Raises:
+            SchemaError: a scatter is not that of its pattern.
+        """
         statistics = cls(kept["dims"], kept["shift"])
         statistics.scatters = dict(kept["scatters"])
+        for present, scatter in statistics.scatters.items():
+            width = 1 + sum(size for size, here in zip(statistics.dims.values(), present, strict=True) if here)
+            if scatter.shape != (width, width) or not all(isinstance(here, bool) for here in present):
+                raise SchemaError(f"scatters: expected ({width}, {width}) for {present}, got {tuple(scatter.shape)}.")
         return statistics
 
     def merge(self, other: SufficientStatistics) -> SufficientStatistics:
