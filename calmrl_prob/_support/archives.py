@@ -22,13 +22,19 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.errors import FileFormatError, MissingDependencyError
+from calmrl_prob.errors import ArgumentError, FileFormatError, MissingDependencyError
 
 FORMAT = "calmrl-prob model"
 #: Raised when a file that this library writes can no longer be read by an older one.
 FORMAT_VERSION = 1
 
 T = TypeVar("T")
+
+
+class ModelToLoadError(ArgumentError):
+    """Error of ``cal.load``'s argument ``model``: it is needed and was not given, or is not the model of the file."""
+
+
 #: Check of a description against the shapes in the file, before anything is built; and what builds it of the tensors.
 Kind = tuple[Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], None], Callable[..., T]]
 
@@ -56,17 +62,19 @@ def write_archive(path: str | os.PathLike[str], config: Mapping[str, Any], tenso
         save_file(dict(tensors), temporary, metadata)
 
 
-def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]]) -> T:
+def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]], unchecked: Collection[str] = ()) -> T:
     """Read what :func:`write_archive` wrote; tensors are maps of the file.
 
     Args:
         path: the file.
         kinds: for each kind that is expected its check and its builder.
+        unchecked: kinds whose numbers may be NaN or infinite.
 
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: the file is damaged, of another origin or kind, or from a newer version.
         ArgumentError, ArgumentTypeError: ``path`` is a folder, or no path.
+        ModelToLoadError: a builder's.
     """
     path = existing_file(path)
     try:
@@ -82,11 +90,10 @@ def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]]) -> 
                 f"{path}: damaged, for its numbers are not those that were written (the sha256 checksum differs); "
                 "copy the file again, or save the model again."
             )
-        for key, tensor in tensors.items():
-            if not bool(tensor.isfinite().all()):
-                raise FileFormatError(f"{path}: tensor {key!r} holds NaN or infinities; save the model again.")
+        if config["kind"] not in unchecked:
+            require_finite(tensors)
         return build(config, tensors)
-    except (OSError, MissingDependencyError):
+    except (OSError, MissingDependencyError, ModelToLoadError):
         raise
     except SafetensorError as error:
         raise FileFormatError(
@@ -100,6 +107,17 @@ def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]]) -> 
             f"{path}: the tensors and the description in the header do not fit together ({said(error)}); "
             "save the model again with calmrl_prob.save."
         ) from error
+
+
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that are none.
+
+    Raises:
+        FileFormatError: one is NaN or infinite.
+    """
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise FileFormatError(f"tensor {key!r} holds NaN or infinities")
 
 
 def _checksum(config: str, tensors: Mapping[str, Tensor]) -> str:

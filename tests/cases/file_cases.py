@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 import calmrl_prob as cal
 from calmrl_prob.priors import MixturePrior
+from calmrl_prob.recalibration import Recalibration
+from tests.cases.held_cases import own_loadings
 from tests.cases.model_cases import random_data, random_model
 
 Values = Mapping[str, np.ndarray]
@@ -83,11 +88,51 @@ def _numbers_of_index(index: cal.RetrievalIndex) -> Values:
     return {"ids": found.ids, "log_ratios": found.log_ratios, **_numbers_of_structure(index.linear_gaussian)}
 
 
+@cache
+def _fit() -> cal.FitResult:
+    data = random_data(40)
+    return cal.fit(cal.SharedLatentModel(data.dims, 1), data, tolerance=1e-2)
+
+
+@cache
+def _program() -> cal.FitResult:
+    """Draws of the loadings of a Pyro model."""
+    data = random_data(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cal.fit(own_loadings, data, method="nuts", num_draws=4, num_warmup=4, num_chains=1)
+
+
+def _numbers_of_fit(fit: cal.FitResult) -> Values:
+    held = random_data(5)
+    with torch.no_grad():
+        given = fit.posterior(held)
+    rows = {f"seen/{name}": part.hashes for name, part in fit.rows_of_fit.modalities.items()}
+    return {"mean": given.mean.numpy(), "evidence": given.log_marginal.numpy(), "text": np.array(repr(fit)), **rows}
+
+
+def _numbers_of_recalibration(found: Recalibration) -> Values:
+    return {"text": np.array(repr(found)), "table": found.table().to_numpy().astype(str)}
+
+
+def _write_recalibration(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cal.save(cal.recalibrate(_fit(), random_data(40), "cv+", folds=2), path)
+
+
+def _load_program(path: Path) -> Any:  # noqa: ANN401
+    return cal.load(path, model=own_loadings)
+
+
 KINDS = {
     "npz": Kind("data.npz", _write_npz, cal.load_npz, _numbers_of_data),
     "model": Kind("model.safetensors", _write_model, cal.load, _numbers_of_model),
     "structure": Kind("structure.safetensors", _write_structure, cal.load, _numbers_of_structure),
     "index": Kind("index.safetensors", _write_index, cal.load, _numbers_of_index),
+    "fit": Kind("fit.safetensors", lambda path: cal.save(_fit(), path), cal.load, _numbers_of_fit),
+    "program": Kind("program.safetensors", lambda path: cal.save(_program(), path), _load_program, _numbers_of_fit),
+    "recalibration": Kind("recalibration.safetensors", _write_recalibration, cal.load, _numbers_of_recalibration),
     "draws": Kind("draws.nc", _write_draws, cal.from_arviz, None),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,16 @@ def few_links() -> FewLinks:
     return FewLinks((("image",), ("text",)), (torch.tensor([1, 2]),))
 
 
+def one_chunk(size: int) -> list[tuple[str, Callable[[], cal.MultimodalData]]]:
+    """A plan; a function of a module, so that it can be pickled by its name."""
+    return [("all", partial(cal.MultimodalData, {"image": torch.ones(size, 2)}))]
+
+
+def index() -> cal.RetrievalIndex:
+    candidates = cal.MultimodalData({"image": torch.ones(4, 3).double(), "text": torch.eye(4, 2).double()})
+    return cal.RetrievalIndex.build(linear(), candidates, queries=["image"])
+
+
 def linear() -> LinearGaussian:
     return random_model({"image": 3, "text": 2}, 2, 0)
 
@@ -120,6 +130,8 @@ PARTS: dict[str, Callable[[], Any]] = {
     ),
     "feature blocks": lambda: FeatureBlocks({"a": 2}, torch.ones(2, 2), torch.tensor([[True, False], [True, True]])),
     "structures by instance": by_instance,
+    "stream": lambda: cal.MultimodalStream({"image": 2}, one_chunk),
+    "index": index,
     "few links": few_links,
     "statistics": statistics,
     "statistics of folds": lambda: FoldedStatistics.of(make_synthetic(30, {"a": 2}, latent_dim=1, seed=0).data, 2),
