@@ -24,9 +24,15 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.errors import FileFormatError, MissingDependencyError
+from calmrl_prob.errors import ArgumentError, FileFormatError, MissingDependencyError
 
 T = TypeVar("T")
+
+
+class ModelToLoadError(ArgumentError):
+    """Error of ``cal.load``'s argument ``model``: it is needed and was not given, or is not the model of the file."""
+
+
 #: Check of a description against the shapes in the file, before anything is built; and what builds it of the tensors.
 Kind = tuple[Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], None], Callable[..., T]]
 
@@ -109,18 +115,25 @@ def write_archive(
             raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]], archive_format: Format = MODELS) -> T:
+def read_archive(
+    path: str | os.PathLike[str],
+    kinds: Mapping[str, Kind[T]],
+    archive_format: Format = MODELS,
+    unchecked: Collection[str] = (),
+) -> T:
     """Read what :func:`write_archive` wrote; tensors are maps of the file.
 
     Args:
         path: the file.
         kinds: for each kind that is expected its check and its builder; whatever these raise is taken for damage.
         archive_format: of the file.
+        unchecked: kinds whose numbers may be NaN or infinite.
 
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: the file is damaged, of another origin or kind, or from a newer version.
         ArgumentError, ArgumentTypeError: ``path`` is a folder, or no path.
+        ModelToLoadError: a builder's.
     """
     path, again = existing_file(path), archive_format.again
     try:
@@ -137,11 +150,10 @@ def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]], arc
                 f"{path}: damaged, for its numbers are not those that were written (the sha256 checksum differs); "
                 f"copy the file again, or {again}."
             )
-        for key, tensor in tensors.items() if archive_format.finite else ():
-            if not bool(tensor.isfinite().all()):
-                raise FileFormatError(f"{path}: tensor {key!r} holds NaN or infinities; {again}.")
+        if archive_format.finite and config["kind"] not in unchecked:
+            require_finite(tensors)
         return build(config, tensors)
-    except (OSError, MissingDependencyError):
+    except (OSError, MissingDependencyError, ModelToLoadError):
         raise
     except SafetensorError as error:
         raise FileFormatError(f"{path}: not a safetensors file, or a damaged one ({said(error)}); {again}.") from error
@@ -151,6 +163,17 @@ def read_archive(path: str | os.PathLike[str], kinds: Mapping[str, Kind[T]], arc
         raise FileFormatError(
             f"{path}: the tensors and the description in the header do not fit together ({said(error)}); {again}."
         ) from error
+
+
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that are none.
+
+    Raises:
+        FileFormatError: one is NaN or infinite.
+    """
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise FileFormatError(f"tensor {key!r} holds NaN or infinities")
 
 
 def checksum(config: str, tensors: Mapping[str, Tensor]) -> str:

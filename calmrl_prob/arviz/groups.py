@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob.arviz.adapter import Group, Variable, as_texts
 from calmrl_prob.arviz.draws import Drawn, Plan
 from calmrl_prob.data import MultimodalData
@@ -52,7 +53,7 @@ class PosteriorGroups:
         predicted, predicted_coords = self._predicted()
         quantities, statistics = self._quantities()
         known = self.result.dims
-        observed = {name: ((("instance", f"feature_{name}")), _numpy(self.data[name])) for name in known}
+        observed = {name: ((("instance", f"feature_{name}")), own_array(self.data[name])) for name in known}
         return {
             "posterior": Group(quantities, coords),
             "sample_stats": Group(statistics, coords),
@@ -104,14 +105,14 @@ class PosteriorGroups:
     def _constants(self, fitted: Mapping[str, Tensor]) -> dict[str, Variable]:
         result, data = self.result, self.data
         constant: dict[str, Variable] = {
-            "observed_mask": (("instance", "modality"), _numpy(data.observed_mask)),
-            "log_marginal": (("instance",), _numpy(result.log_marginal)),
+            "observed_mask": (("instance", "modality"), own_array(data.observed_mask)),
+            "log_marginal": (("instance",), own_array(result.log_marginal)),
         }
         if isinstance(result, GaussianPosterior):
             for name, share in _communalities(result.linear_gaussian, tuple(result.dims)).items():
                 constant[f"communality_{name}"] = ((f"feature_{name}",), _numpy(share))
         for site, value in fitted.items():
-            constant[site] = (tuple(f"{site}_{i}" for i in range(value.ndim)), _numpy(value))
+            constant[site] = (tuple(f"{site}_{i}" for i in range(value.ndim)), own_array(value))
         if data.labels is not None:
             constant["labels"] = (("instance",), data.labels)
         return constant

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob.errors import DataError
 
 
@@ -22,8 +23,7 @@ def entries(value: object) -> NDArray[Any]:
         (['a', 1, None], (2,))
     """
     if isinstance(value, Tensor):
-        found: NDArray[Any] = value.detach().cpu().numpy()
-        return found
+        return own_array(value)
     if isinstance(value, list | tuple):
         kinds = {str if isinstance(entry, str) else type(entry) for entry in value}
         if tuple in kinds or (len(kinds) > 1 and kinds & {str, bytes}):

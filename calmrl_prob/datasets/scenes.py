@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calmrl_prob._support.arguments import real_number, whole_number
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.encoders import log_spectrogram
 from calmrl_prob.errors import ArgumentError
@@ -130,7 +131,7 @@ class Scenes(Dataset[Any]):
             {name: array.to(dtype) for name, array in zip(NAMES, arrays, strict=True)},
             observed_mask=self.observed_mask,
             labels=self.attributes["shape"],
-            covariates={name: values.numpy() for name, values in self.attributes.items()},
+            covariates={name: own_array(values) for name, values in self.attributes.items()},
             attributes={"name": "scenes"},
         )
 

@@ -14,6 +14,9 @@ from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.posteriors.posterior import PosteriorResult
 from calmrl_prob.programs.bound import BoundModel
 
+#: Bits of the mantissa of each number that count.
+_BITS = 32
+
 
 def fingerprint(model: object) -> str | None:
     """A digest of what predicts; None if there is none.
@@ -22,7 +25,8 @@ def fingerprint(model: object) -> str | None:
     all parameters; of a posterior what its model has.
 
     A fit and draws about it predict alike in the mean only, so that neither can be recalibrated by the other. Numbers
-    are compared in float64, so that a posterior in a wider type than its model's is recognised.
+    are compared in float64, so that a posterior in a wider type than its model's is recognised; and to 32 bits, so that
+    a model from a file is, where another processor rounds exp otherwise in the last place.
     """
     if isinstance(model, PosteriorResult):
         return model.fingerprint
@@ -49,5 +53,6 @@ def fingerprint(model: object) -> str | None:
 def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=20)
     for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.detach().double().cpu().numpy()).tobytes())
+        mantissa, exponent = np.frexp(tensor.detach().double().cpu().numpy())
+        digest.update(np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS).tobytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from calmrl_prob._support.arguments import checked_seed, described, require_known_options
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob._support.progress import progress_bar
@@ -193,8 +194,8 @@ def _result(
 ) -> FitResult:
     return FitResult(
         model=model,
-        log_likelihood=report.log_likelihood.detach().cpu().numpy(),
-        objective=report.objective.detach().cpu().numpy(),
+        log_likelihood=own_array(report.log_likelihood),
+        objective=own_array(report.objective),
         num_iterations=report.num_iterations,
         converged=report.converged,
         stop_reason=report.stop_reason,

@@ -7,7 +7,7 @@ random numbers go on afterwards as if nothing had been drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,6 +82,50 @@ class BoundModel(nn.Module):
         self._seed, self._device = seed, torch.device("cpu")
         self._constraints: dict[str, constraints.Constraint] = {}
         self._keys: dict[str, str] = {}
+        self._told: dict[str, str] = {}  # of a restored model: constraints in words, of parameters not met so far
+        self._unmet: set[str] = set()  # and what it has values for, until its first call
+
+    def parts(self) -> dict[str, Any]:
+        """Parts of which, with the callable, :meth:`restored` makes the same again."""
+        return {
+            "own": {key: self.own[key] for key in sorted(self.own.keys())},
+            "values": dict(self.values),
+            "fitted_dims": self.fitted_dims,
+            "drawn": sorted(self.drawn),
+            "seed": self._seed,
+            "told": {name: self._told.get(name) or str(self._constraints[name]) for name in self._keys},
+        }
+
+    @classmethod
+    def restored(
+        cls,
+        model: PyroModel,
+        own: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        fitted_dims: dict[str, int] | None,
+        drawn: Iterable[str],
+        seed: int,
+        told: Mapping[str, str],
+    ) -> BoundModel:
+        """A model with what :meth:`parts` found of another one's: what a file keeps of it.
+
+        The callable says at its first call how its parameters are constrained, and whether it has all of them.
+
+        Args:
+            model: the callable.
+            own: unconstrained parameters, by key.
+            values: the attribute, as are the next two.
+            fitted_dims: of the fit.
+            drawn: names.
+            seed: of what further parameters start from.
+            told: for each ``pyro.param`` its constraint in words, which the callable's own is compared with.
+        """
+        bound = cls(model, seed)
+        bound.own.update({key: nn.Parameter(value.detach().clone()) for key, value in own.items()})
+        bound.values, bound.fitted_dims, bound.drawn = dict(values), fitted_dims, set(drawn)
+        bound._told, bound._keys = dict(told), {name: _key(name) for name in told}
+        bound._unmet = {*bound.values, *bound.own.keys()}
+        return bound
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the model takes and returns
         """Run the model with its own parameters; handlers around the call see its sites.
@@ -107,7 +151,7 @@ class BoundModel(nn.Module):
 
     def parameter_values(self) -> dict[str, Tensor]:
         """Values of the ``pyro.param`` statements met so far, by name; differentiable."""
-        return {name: self._constrained(name) for name in self._keys}
+        return {name: self._constrained(name) for name in self._keys if name in self._constraints}
 
     def _constrained(self, name: str) -> Tensor:
         unconstrained = self.own[self._keys[name]]
@@ -116,6 +160,15 @@ class BoundModel(nn.Module):
 
     def _parameter(self, name: str, initial: object, constraint: constraints.Constraint) -> Tensor:
         """The value of a ``pyro.param`` statement; the first time, what it starts from."""
+        if name in self._told:
+            told = self._told[name]
+            if str(constraint) != told:
+                raise ModelError(
+                    f"pyro.param {name!r}: it was saved with the constraint {told}, and the model given has "
+                    f"{constraint}; load it with the model that was fitted."
+                )
+            self._constraints[name] = constraint
+            del self._told[name]
         if name not in self._keys:
             if self.fitted_dims is not None:
                 raise ModelError(
@@ -150,6 +203,30 @@ class BoundModel(nn.Module):
             self.own[key] = nn.Parameter(start.clone())
             self._keys[name], self._constraints[name] = key, constraint
         return self._constrained(name)
+
+    def _take_back(self, name: str, parameter: nn.Parameter) -> None:
+        """Give a parameter of a module that the callable closes over the value that it was saved with."""
+        key = _key(name)
+        if key not in self._unmet:
+            return
+        if parameter.shape != self.own[key].shape:
+            raise ModelError(
+                f"parameter {name!r}: it was saved with shape {tuple(self.own[key].shape)}, and the model given has "
+                f"{tuple(parameter.shape)}; load it with the model that was fitted."
+            )
+        with torch.no_grad():
+            parameter.copy_(self.own[key])
+        self.own[key] = parameter
+
+    def _require_met(self, names: Iterable[str]) -> None:
+        """Refuse a callable that has not all that a restored model has values for."""
+        lost = sorted(self._unmet - {key for name in names for key in (name, _key(name))})
+        if lost:
+            raise ModelError(
+                f"site {lost[0]!r}: the file has a value for it, but the model given neither samples it nor states it "
+                "by pyro.param; load it with the model that was fitted."
+            )
+        self._unmet = set()
 
     def conform(self, data: MultimodalData) -> MultimodalData:
         """The data with all modalities that the model was fitted on; as they are before a fit.
@@ -211,6 +288,8 @@ class BoundModel(nn.Module):
         ):
             try:
                 self(data)
+                if self._unmet:
+                    self._require_met(tracer.trace.nodes)
                 require_shapes(tracer.trace)
                 if densities:
                     tracer.trace.compute_log_prob()
@@ -278,6 +357,7 @@ class _Parameters(Messenger):
         if getattr(message["fn"], "__self__", None) is store and name not in store:
             constraint = message["kwargs"].get("constraint", constraints.real)
             if isinstance(initial, nn.Parameter) and constraint is constraints.real:
+                self._owner._take_back(name, initial)
                 return
             # what SVI has made of a parameter in the global store counts for more than where it started
             message["value"] = self._owner._parameter(name, self._trained.get(name, initial), constraint)

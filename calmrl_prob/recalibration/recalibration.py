@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import chosen_names, described, whole_number
+from calmrl_prob._support.arguments import brief, chosen_names, described, whole_number
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, ReliabilityWarning
@@ -101,6 +101,38 @@ class Recalibration:
                         row[f"half_width_{level:g}"] = float(ends) if bool(ends.isfinite()) else np.nan
                 rows.append(row)
         return pd.DataFrame(rows)
+
+    def parts(self) -> dict[str, Any]:
+        """Parts that a file keeps, of which :meth:`from_parts` makes the same again."""
+        return {
+            "method": self.method,
+            "groups": {name: list(groups.values()) for name, groups in self.groups.items()},
+            "names": list(self.names),
+            "models": list(self._models),
+            "fingerprint": self._fingerprint,
+        }
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> Recalibration:
+        """The recalibration that :meth:`parts` took apart, of a model with the same parameters.
+
+        Raises:
+            ArgumentError: they do not go together.
+            KeyError, TypeError, AttributeError: something of them is missing, or is of another type.
+        """
+        method, names, models = parts["method"], parts["names"], parts["models"]
+        groups = {name: {group.pattern: group for group in own} for name, own in parts["groups"].items()}
+        folds = len(models) if method == "cv+" else 1
+        if method not in GUARANTEES or not set(groups) <= set(names) or not folds:
+            raise ArgumentError(f"recalibration: of method {brief(method)} and modalities {brief(list(groups))}.")
+        for name, own in groups.items():
+            if None not in own or not all(group.is_whole(name, folds) for group in own.values()):
+                raise ArgumentError(f"recalibration: the scores of modality {name!r} are not whole.")
+        return cls(method, groups, names, models, parts["fingerprint"])
+
+    def bind(self, model: object) -> None:
+        """Take the parameters that a model has now for those that this was made for."""
+        self._fingerprint = fingerprint(model)
 
     def fits(self, model: object) -> bool:
         """Whether a model has the parameters that this was made for, as far as they can be compared."""
@@ -234,7 +266,7 @@ def recalibrate(
             n / (n + 1), and covers up to 1 / (n + 1) more than it is asked to: of 20, too wide by up to 5%.
         names: modalities to recalibrate; all that are ever hidden by default.
         attach: keep the result as ``model.recalibration``, where ``impute(..., recalibrated=True)`` finds it. It is
-            not saved with the model, and refused once the model's parameters have changed.
+            saved with the model, and refused once the model's parameters have changed.
         **options: of :func:`calmrl_prob.masked_validation`: ``scheme``, ``seed``, ``folds`` (5 for "cv" and
             "cv+"), ``refit`` and those of ``cal.fit``.
 

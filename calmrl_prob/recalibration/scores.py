@@ -93,6 +93,16 @@ class PatternScores:
     features: Sequence[SortedScores]
     norms: Sequence[SortedScores]
 
+    def is_whole(self, modality: str, num_folds: int) -> bool:
+        """Whether these are scores of a modality in so many folds, each with as many weights as scores."""
+        lists = [*self.features, *self.norms]
+        return (
+            (self.modality, len(self.features), len(self.norms)) == (modality, num_folds, num_folds)
+            and self.factor.ndim == 1
+            and all(part.values.ndim == 2 and part.values.shape == part.reached.shape for part in lists)
+            and all(len(part.values) == len(self.factor) for part in self.features)
+        )
+
     def require(self, level: float) -> None:
         """Refuse a level that the calibration instances are too few for.
 

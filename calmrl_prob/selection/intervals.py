@@ -95,6 +95,10 @@ class HeldOutIntervals:
         """The same for a model with its parameters as they are now."""
         return HeldOutIntervals(self.names, self.scales, self.centres, self.num_folds, model)
 
+    def bind(self, model: object) -> None:
+        """Take the parameters that a model has now for those that these were made for."""
+        self._fingerprint = fingerprint(model)
+
     def fits(self, model: object) -> bool:
         """Whether a model has the parameters that these were made for, as far as they can be compared."""
         found = fingerprint(model)
@@ -150,38 +154,30 @@ class HeldOutIntervals:
             "cal.recalibrate returns."
         )
 
-    def to_tensors(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """A description that JSON holds, and tensors, of which :meth:`from_tensors` makes the same again."""
-        groups = [group for own in self.scales.values() for group in own.values()]
-        tensors = {f"centre/{name}": value for name, value in self.centres.items()}
-        for k, group in enumerate(groups):
-            tensors[f"factor/{k}"] = group.factor
-            if group.half_widths is not None:
-                tensors[f"half_widths/{k}"] = group.half_widths
-        kept = [
-            {"modality": g.modality, "pattern": g.pattern, "num_instances": g.num_instances, "slope": g.slope}
-            for g in groups
-        ]
-        return {"names": self.names, "num_folds": self.num_folds, "groups": kept}, tensors
+    def parts(self) -> dict[str, Any]:
+        """Parts that a file keeps, of which :meth:`from_parts` makes the same again."""
+        kept = {name: list(groups.values()) for name, groups in self.scales.items()}
+        return {
+            "names": list(self.names),
+            "scales": kept,
+            "centres": dict(self.centres),
+            "num_folds": self.num_folds,
+            "fingerprint": self._fingerprint,
+        }
 
     @classmethod
-    def from_tensors(
-        cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor], model: object = None
-    ) -> HeldOutIntervals:
-        """The intervals that :meth:`to_tensors` took apart, for a model with the same parameters.
+    def from_parts(cls, parts: Mapping[str, Any]) -> HeldOutIntervals:
+        """The intervals that :meth:`parts` took apart, of a model with the same parameters.
 
         Raises:
-            ArgumentError: they do not go together, with each other or with themselves.
-            KeyError, TypeError: something of them is missing, or is of another type.
+            ArgumentError, ArgumentTypeError: they do not go together, with each other or with themselves.
+            KeyError, TypeError, AttributeError: something of them is missing, or is of another type.
         """
-        scales: dict[str, dict[str | None, ErrorScale]] = {}
-        for k, group in enumerate(described["groups"]):
-            found = ErrorScale(**group, factor=tensors[f"factor/{k}"], half_widths=tensors.get(f"half_widths/{k}"))
-            scales.setdefault(found.modality, {})[found.pattern] = found
-        centres = {name: tensors[f"centre/{name}"] for name in described["names"]}
-        _require_whole(scales, centres)
-        whole_number("num_folds", described["num_folds"])
-        return cls(described["names"], scales, centres, described["num_folds"], model)
+        scales = {name: {group.pattern: group for group in groups} for name, groups in parts["scales"].items()}
+        _require_whole(scales, parts["centres"])
+        found = cls(parts["names"], scales, parts["centres"], whole_number("num_folds", parts["num_folds"]))
+        found._fingerprint = parts["fingerprint"]
+        return found
 
     def table(self, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> pd.DataFrame:
         """One row for each modality and pattern.

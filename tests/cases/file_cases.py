@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EarlyStopping
 from safetensors import safe_open
@@ -23,12 +25,14 @@ import calmrl_prob as cal
 from calmrl_prob._support.archives import checksum
 from calmrl_prob._support.trees import taken_apart
 from calmrl_prob.priors import MixturePrior
+from calmrl_prob.recalibration import Recalibration
 from calmrl_prob.training import Alignment, AlignmentModule, GenerativeStep
 from calmrl_prob.training.checkpoints import read_checkpoint
 from calmrl_prob.training.resuming import require_restorable
 from calmrl_prob.training.stored import kept_of
 from calmrl_prob.training.trainer import make_trainer
 from calmrl_prob.training.watch import RECALL, Watch
+from tests.cases.held_cases import own_loadings
 from tests.cases.model_cases import random_data, random_model
 from tests.cases.training_cases import data as training_rows
 from tests.cases.training_cases import run
@@ -147,6 +151,43 @@ def _numbers_of_checkpoint(checkpoint: dict[str, Any]) -> Values:
     return {"description": np.array(json.dumps(tree)), **{key: value.numpy() for key, value in tensors.items()}}
 
 
+@cache
+def _fit() -> cal.FitResult:
+    data = random_data(40)
+    return cal.fit(cal.SharedLatentModel(data.dims, 1), data, tolerance=1e-2)
+
+
+@cache
+def _program() -> cal.FitResult:
+    """Draws of the loadings of a Pyro model."""
+    data = random_data(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cal.fit(own_loadings, data, method="nuts", num_draws=4, num_warmup=4, num_chains=1)
+
+
+def _numbers_of_fit(fit: cal.FitResult) -> Values:
+    held = random_data(5)
+    with torch.no_grad():
+        given = fit.posterior(held)
+    rows = {f"seen/{name}": part.hashes for name, part in fit.rows_of_fit.modalities.items()}
+    return {"mean": given.mean.numpy(), "evidence": given.log_marginal.numpy(), "text": np.array(repr(fit)), **rows}
+
+
+def _numbers_of_recalibration(found: Recalibration) -> Values:
+    return {"text": np.array(repr(found)), "table": found.table().to_numpy().astype(str)}
+
+
+def _write_recalibration(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cal.save(cal.recalibrate(_fit(), random_data(40), "cv+", folds=2), path)
+
+
+def _load_program(path: Path) -> Any:  # noqa: ANN401
+    return cal.load(path, model=own_loadings)
+
+
 KINDS = {
     "npz": Kind("data.npz", _write_npz, cal.load_npz, _numbers_of_data),
     "model": Kind("model.safetensors", _write_model, cal.load, _numbers_of_model, sealed=True),
@@ -157,6 +198,13 @@ KINDS = {
     ),
     "checkpoint": Kind(
         "last.ckpt", _write_checkpoint, _resume, _numbers_of_checkpoint, sealed=True, otherwise="resume: "
+    ),
+    "fit": Kind("fit.safetensors", lambda path: cal.save(_fit(), path), cal.load, _numbers_of_fit, sealed=True),
+    "program": Kind(
+        "program.safetensors", lambda path: cal.save(_program(), path), _load_program, _numbers_of_fit, sealed=True
+    ),
+    "recalibration": Kind(
+        "recalibration.safetensors", _write_recalibration, cal.load, _numbers_of_recalibration, sealed=True
     ),
     "draws": Kind("draws.nc", _write_draws, cal.from_arviz, None),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -10,12 +11,15 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import Tensor
 
 import calmrl_prob as cal
 from calmrl_prob import priors
+from calmrl_prob.inference import PosteriorResult
 from calmrl_prob.inference.exact.process import gaussian_process_posterior
 from models.gaussian_process import GaussianProcessModel
 from models.student_t import StudentT
+from tests.cases.held_parts import PARTS
 from tests.cases.linear_gaussian_cases import random_model as random_structure
 from tests.cases.model_cases import DIMS, random_data
 from tests.cases.route_cases import loadings, observe
@@ -158,6 +162,45 @@ RESULTS: dict[str, Case] = {
     "counts": lambda: cal.impute(counted, counts(), method="svi", max_iterations=5),
     "imputed, by draws of scales": lambda: cal.impute(heavy, data().subset(slice(0, 4)), num_draws=100),
 }
+
+
+#: For fits of models that are a user's, what makes the model to hand to ``cal.load``.
+GIVEN: dict[str, Callable[[], Any]] = {
+    "gradient": lambda: own_parameters,
+    "map": lambda: own_loadings,
+    "collapsed svi": lambda: own_loadings,
+    "nuts": lambda: own_loadings,
+    "svi": lambda: bent,
+    "gaussian process": lambda: GaussianProcessModel(data().dims, 2, covariate="time", seed=3),
+}
+
+
+@cache
+def made(name: str) -> tuple[Any, ...]:
+    """The things of a case, made once: a result; or a fit with its model, its report and what is asked of it."""
+    if name in RESULTS or name in PARTS:
+        return ((RESULTS | PARTS)[name](),)
+    result = FITS[name]()
+    return result, result.model, result.report, result.posterior(data()), cal.impute(result, data())
+
+
+def answers(thing: Any) -> list[Tensor]:  # noqa: ANN401
+    """Numbers that a thing gives when asked, by attribute and by modality."""
+    found: list[Tensor] = []
+    for name in ("mean", "covariance", "log_marginal", "variance", "log_likelihood", "hidden_count", "ranks", "values"):
+        value = getattr(thing, name, None)
+        values = [value[key] for key in value] if isinstance(value, Mapping) else [value]
+        found += [torch.as_tensor(np.asarray(v)) for v in values if isinstance(v, Tensor | np.ndarray)]
+    if dataclasses.is_dataclass(thing):
+        held = [getattr(thing, field.name) for field in dataclasses.fields(thing)]
+        found += [torch.as_tensor(value) for value in held if isinstance(value, Tensor)]
+    if isinstance(thing, torch.nn.Module):
+        found += [parameter.detach() for parameter in thing.parameters()]
+    if isinstance(thing, PosteriorResult):
+        found.append(thing.sample(2, seed=1))
+    if isinstance(thing, cal.Imputation):
+        found += [end for name in thing.names for end in thing.interval(0.8)[name]]
+    return found
 
 
 def found_in(thing: object, deep: int = 12) -> dict[int, object]:

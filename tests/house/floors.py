@@ -100,9 +100,13 @@ FLOORS: dict[str, dict[str, str]] = {
         "index":                         "errors _support linear_gaussian data file_contents posteriors inference "
                                          "evaluation",
     },
+    "what files keep": {
+        "files":                         "errors _support linear_gaussian data priors programs file_contents model "
+                                         "inference selection recalibration",
+    },
     "kept in files": {
-        "serialization":                 "errors _support linear_gaussian data priors io file_contents model inference "
-                                         "selection training index",
+        "serialization":                 "errors _support linear_gaussian programs file_contents model inference "
+                                         "recalibration training files index",
     },
 }
 # fmt: on

@@ -164,7 +164,7 @@ def test_parameters_are_learned_wherever_they_are_kept() -> None:
 
     optimizer.step(closure)
     result = fit_svi(program, data, hidden=(), learning_rate=0.05, patience=2, validation_share=0)
-    values = {name: value.detach() for name, value in result.model.bound.parameter_values().items()}
+    values = {name: value.detach() for name, value in result.bound.parameter_values().items()}
     assert list(values) == ["weight", "scale"]
     gap = float(evidence(*best.detach()) - evidence(values["weight"], values["scale"]))
     assert 0 <= gap < 2.4

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from calmrl_prob._support.arguments import checked_seed, described, whole_number
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
@@ -118,7 +119,7 @@ def value_of_information(
     return ValueOfInformation(
         gain=gains.information.cpu().numpy(),
         names=data.names,
-        observed_mask=data.observed_mask.cpu().numpy(),
+        observed_mask=own_array(data.observed_mask),
         target=target,
         trace_drop=None if target is None else gains.trace_drop.cpu().numpy(),
         standard_error=gains.error.cpu().numpy(),

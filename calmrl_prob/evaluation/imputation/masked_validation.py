@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calmrl_prob._support.arguments import chosen_names, described
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
@@ -65,7 +66,7 @@ class MaskedValidation(Tables):
         seed: int,
     ) -> None:
         super().__init__(parts, data.names, len(data), data.ids)
-        self.observed_mask = data.observed_mask.cpu().numpy()
+        self.observed_mask = own_array(data.observed_mask)
         self.hidden_count, self.scheme, self.fold = hidden_count, scheme, fold
         self.models, self.recalibrated, self.seed = tuple(models), recalibrated, seed
 

@@ -8,8 +8,8 @@ what the instance has, so it also serves instances that it has never seen.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.distributions import MultivariateNormal
 
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
 from calmrl_prob.linear_gaussian.posterior import factorize
 
@@ -49,6 +50,26 @@ class PerInstanceGuide(nn.Module):
             # the strictly lower part of L, each row divided by its diagonal
             unit = scale_tril / scale_tril.diagonal(dim1=-2, dim2=-1)[..., None]
             self.below = nn.Parameter(unit.detach().tril(-1).clone())
+
+    def parts(self) -> dict[str, Any]:
+        """Parts of which :meth:`from_parts` makes the same again."""
+        return {"state": dict(self.state_dict())}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> PerInstanceGuide:
+        """The guide that :meth:`parts` took apart.
+
+        Raises:
+            ArgumentError: the parts are not those of a guide.
+            KeyError: one is missing.
+        """
+        state = parts["state"]
+        mean, below = state["mean"], state.get("below")
+        if mean.ndim != 2 or (below is not None and below.shape != (*mean.shape, mean.shape[1])):
+            raise ArgumentError("guide: its means and factors are not of the same instances and latents.")
+        guide = cls(mean, torch.eye(mean.shape[1]).to(mean), "diagonal" if below is None else "full")
+        guide.load_state_dict(state)
+        return guide
 
     def forward(self, rows: Tensor) -> MultivariateNormal:
         """q of the chosen instances, batch shape (B,)."""
@@ -95,6 +116,38 @@ class AmortizedGuide(nn.Module):
         self.experts = nn.ModuleList(
             _Expert(start, name, prior_factor, hidden, seed + m) for m, name in enumerate(self.dims)
         )
+
+    def parts(self) -> dict[str, Any]:
+        """Parts of which :meth:`from_parts` makes the same again."""
+        return {"dims": dict(self.dims), "state": dict(self.state_dict())}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> AmortizedGuide:
+        """The guide that :meth:`parts` took apart.
+
+        Raises:
+            ArgumentError: the parts are not those of a guide.
+            KeyError, RuntimeError: one is missing, or of another shape.
+        """
+        state, dims = parts["state"], parts["dims"]
+        like = state["prior_natural"]
+        weights = [value for key, value in state.items() if key.startswith("experts.0.network.") and value.ndim == 2]
+        hidden = [len(weight) for weight in weights[:-1]]
+        for m, width in enumerate(dims.values()):  # all there, before anything as large as it says is made
+            widths = [width, *hidden, 2 * len(like)] if hidden else []
+            for place, (before, after) in enumerate(itertools.pairwise(widths)):
+                if state[f"experts.{m}.network.{2 * place}.weight"].shape != (after, before):
+                    raise ArgumentError("guide: its networks are not of the widths that it says.")
+            if state[f"experts.{m}.linear"].shape != (width, len(like)):
+                raise ArgumentError("guide: its experts are not of the widths that it says.")
+        start = LinearGaussian(
+            {name: state[f"experts.{m}.linear"] for m, name in enumerate(dims)},
+            {name: like.new_zeros(width) for name, width in dims.items()},
+            {name: like.new_ones(width) for name, width in dims.items()},
+        )
+        guide = cls(start, hidden)
+        guide.load_state_dict(state)
+        return guide
 
     def forward(self, data: MultimodalData) -> MultivariateNormal:
         """q of all instances of ``data``, batch shape (N,)."""

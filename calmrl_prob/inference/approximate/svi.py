@@ -26,6 +26,7 @@ from calmrl_prob._support.arguments import (
     require_known_options,
     whole_number,
 )
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.progress import Callback
 from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
@@ -58,7 +59,7 @@ class SVIResult(Traced):
     """Guide that stochastic variational inference fitted, and how. The model's parameters are in the model.
 
     Attributes:
-        model: the model as densities of instances; ``model.bound`` has what it stated by ``pyro.param``.
+        bound: the model, with what it stated by ``pyro.param``.
         guide: q(z_n | x_n).
         trace: ``log_likelihood`` (T,) is the lower bound of all rows in each round, from the draws of that round's
             steps, and ``objective`` (T + 1,) the best of ``monitor`` so far, nats. It has converged if the bound
@@ -71,7 +72,7 @@ class SVIResult(Traced):
         seconds: wall-clock time. seed: what was asked for.
     """
 
-    model: InstanceModel
+    bound: BoundModel
     guide: Guide
     trace: Trace
     monitor: NDArray[np.float64]
@@ -83,8 +84,7 @@ class SVIResult(Traced):
     @property
     def elbo(self) -> NDArray[np.float64]:
         """The lower bound of all rows in each round, (T,), nats."""
-        bound: NDArray[np.float64] = self.trace.log_likelihood.numpy()
-        return bound
+        return own_array(self.trace.log_likelihood)
 
     @property
     def diagnostics(self) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ class SVIResult(Traced):
         """
         if isinstance(self.guide, AmortizedGuide):
             options = {"guide": self.guide, **options}
-        return svi_posterior(self.model.bound, data, **options)
+        return svi_posterior(self.bound, data, **options)
 
     def __repr__(self) -> str:
         """Two lines: how it ended, and the bound."""
@@ -173,7 +173,7 @@ def fit_svi(
         form="lower bound",
     )
     return SVIResult(
-        model=instances,
+        bound=instances.bound,
         guide=built,
         trace=trace,
         monitor=rounds.monitor,

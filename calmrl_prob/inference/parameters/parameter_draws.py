@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import whole_number
+from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.arviz.adapter import Group, Variable
 from calmrl_prob.conjugacy import ConjugateForm, discover
@@ -96,7 +97,7 @@ class ParameterDraws:
             chosen = values if numbers is None else values[numbers.to(values.device)]
             shaped = chosen.reshape(chains, -1, *values.shape[1:])
             dims = ("chain", "draw", *(f"{name}_{i}" for i in range(values.ndim - 1)))
-            return dims, shaped.detach().cpu().numpy()
+            return dims, own_array(shaped)
 
         # about a fit, what is wanted by feature is read off the forms, turned
         everything = {**({} if isinstance(self.bound, LinearGaussian) else self.values), **self.quantities}
