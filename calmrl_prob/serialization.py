@@ -134,7 +134,7 @@ def load(path: str | os.PathLike[str], model: object = None, *, encoders: Mappin
 
     Example:
         >>> from pathlib import Path
-        >>> import tempfile, pyro, pyro.distributions as dist
+        >>> import tempfile, torch, pyro, pyro.distributions as dist
         >>> import calmrl_prob as cal
         >>> def pixels(data):
         ...     scale = pyro.param("scale", torch.tensor(1.0).double(), constraint=dist.constraints.positive)

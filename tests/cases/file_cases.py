@@ -201,7 +201,12 @@ KINDS = {
     ),
     "fit": Kind("fit.safetensors", lambda path: cal.save(_fit(), path), cal.load, _numbers_of_fit, sealed=True),
     "program": Kind(
-        "program.safetensors", lambda path: cal.save(_program(), path), _load_program, _numbers_of_fit, sealed=True
+        "program.safetensors",
+        lambda path: cal.save(_program(), path),
+        _load_program,
+        _numbers_of_fit,
+        sealed=True,
+        otherwise="model: ",
     ),
     "recalibration": Kind(
         "recalibration.safetensors", _write_recalibration, cal.load, _numbers_of_recalibration, sealed=True
