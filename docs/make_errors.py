@@ -60,6 +60,7 @@ with TemporaryDirectory() as folder, chdir(folder):
 def no_plate(data):
     return pyro.sample("z", dist.Normal(torch.zeros(len(data), 2), 1.0).to_event(1))
 
+
 cal.posterior(no_plate, data)""",
     "NotConjugateError": """\
 mixture = cal.priors.MixturePrior(2, num_components=3)
