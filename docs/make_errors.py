@@ -109,16 +109,19 @@ def template(node: ast.expr, known: Known) -> str:
             return re.sub(f"{OPEN}+", OPEN, "".join(template(part, known) for part in parts))
         case ast.FormattedValue(value=value, conversion=conversion):
             text = template(value, known)
-            return repr(text) if conversion == ord("r") and text != OPEN else text
+            return repr(text) if conversion == ord("r") and OPEN not in text else text
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return template(left, known) + template(right, known)
+        case ast.IfExp(body=one, orelse=other):
+            either = [template(one, known), template(other, known)]
+            return OPEN if OPEN in either else " / ".join(either)
         case ast.Name(id=name) if name in known:
             return template(known[name], {key: value for key, value in known.items() if key != name})
     return OPEN
 
 
 def assigned(body: Iterator[ast.AST]) -> dict[str, ast.expr]:
-    """The names that are given a value once among these statements, and that value."""
+    """The names that are given one value alone among these statements, and that value."""
     found: dict[str, list[ast.expr]] = defaultdict(list)
     for node in body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -129,12 +132,14 @@ def assigned(body: Iterator[ast.AST]) -> dict[str, ast.expr]:
             for one, its in pairs:
                 if isinstance(one, ast.Name):
                     found[one.id].append(its)
-    return {name: values[0] for name, values in found.items() if len(values) == 1}
+    return {name: values[0] for name, values in found.items() if len(set(map(ast.dump, values))) == 1}
 
 
 def texts(node: ast.AST) -> Iterator[ast.expr]:
-    """The texts within a statement, docstrings apart; not what is filled into them."""
+    """The texts within a statement, docstrings and errors apart; not what is filled into them."""
     for part in ast.iter_child_nodes(node):
+        if isinstance(part, ast.Raise):
+            continue
         if isinstance(part, ast.JoinedStr) or (isinstance(part, ast.Constant) and isinstance(part.value, str)):
             if not isinstance(node, ast.Expr):
                 yield part
@@ -151,7 +156,8 @@ def messages() -> dict[str, set[str]]:
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         for scope in functions + [node for node in tree.body if not isinstance(node, ast.ClassDef | ast.FunctionDef)]:
             for name, text in of_scope(scope, {**constants, **assigned(ast.walk(scope))}):
-                found[name].add(text)
+                if re.search(r"\w", text):  # else all of it is made elsewhere
+                    found[name].add(text)
     return found
 
 
@@ -170,13 +176,13 @@ def of_scope(scope: ast.stmt, known: Known) -> Iterator[tuple[str, str]]:
     gathers = isinstance(scope, ast.FunctionDef) and scope.name in ("problems", "advice")
     if gathers or any(ast.unparse(call.func) == "warn_unreliable" for call in calls):
         for text in texts(scope):
-            if re.search("[:;] ", said := template(text, known)):
+            if re.search(r"\w[:;] ", said := template(text, known)):
                 yield "ReliabilityWarning", said
 
 
 def parted(message: str) -> tuple[str, str]:
     """The beginning of a message, up to what came, and the remedy that it states, if any."""
-    clauses = re.split(r"; |(?<!\.\.)\. (?=[A-Z])", message.removesuffix("."))
+    clauses = re.split(r"; |(?<!\.\.)\. (?=[A-Z])", re.sub(r"(?<!\.)\.$", "", message))
     beginning = re.sub(rf",? got {OPEN}.*", "", clauses[0]).strip()
     return beginning, "; ".join(clause for clause in clauses[1:] if not SAYS_WHAT_IS.match(clause))
 
