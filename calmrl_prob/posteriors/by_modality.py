@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from calmrl_prob.errors import SchemaError
+from calmrl_prob.errors import UnknownModalityError
 
 T = TypeVar("T")
-
-
-class UnknownModalityError(SchemaError, KeyError):
-    """A modality was looked up that is not there; a KeyError too, as looking up in a mapping should raise."""
-
-    __str__ = Exception.__str__  # a KeyError would show the message in quotes
 
 
 class ByModality(Mapping[str, T]):

@@ -39,7 +39,7 @@ def relative_error(model: cal.SharedLatentModel, data: cal.MultimodalData, truth
 @pytest.mark.parametrize(("latent_dim", "links", "names"), [(2, 8, "ab"), (4, 20, "ab"), (2, 15, "abc")])
 def test_the_best_of_several_starts_is_taken(latent_dim: int, links: int, names: str) -> None:
     improved = 0
-    for seed in range(8):
+    for seed in range(4):
         data, truth = linked(seed, links, latent_dim, names)
         model = cal.SharedLatentModel(data.dims, latent_dim)
         result = cal.fit(model, data)

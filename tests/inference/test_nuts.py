@@ -25,10 +25,10 @@ def test_nuts_finds_the_exact_posterior() -> None:
     data = MultimodalData(x)
     pyro.set_rng_seed(0)
     kernel = NUTS(poutine.block(model, hide_types=["param"]))
-    sampler = MCMC(kernel, num_samples=800, warmup_steps=200, disable_progbar=True)
+    sampler = MCMC(kernel, num_samples=400, warmup_steps=100, disable_progbar=True)
     sampler.run(data)
     draws = sampler.get_samples()["z"].detach()
-    assert draws.shape == (800, 4, 2)
+    assert draws.shape == (400, 4, 2)
     size = torch.tensor([[az.ess(draws[None, :, n, k].numpy()) for k in range(2)] for n in range(4)])
     assert float(size.min()) > 100
     exact = posterior(model, data)

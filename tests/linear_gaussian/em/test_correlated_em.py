@@ -108,7 +108,7 @@ def test_complete_data_of_two_modalities_is_canonical_correlation_analysis(form:
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"expand": False, "anderson_memory": 0},
+    {"expand": False, "anderson_memory": 0, "max_iterations": 150},  # one path for all forms, and a long one
     {"pseudo_rows": 20.0},
     {"pseudo_rows": 20.0, "pseudo_row_pooling": 0.0, "noise_pseudo_count": 3.0},
     {"loadings_prior": "ard"},
@@ -124,9 +124,9 @@ def test_forms_agree_and_the_objective_never_falls(noise: str, options: dict[str
     start = fit_em(blocks, 3, noise=noise, max_iterations=2).linear_gaussian
     firsts, lasts = [], []
     for form in FORMS:
-        settings = {"noise": noise, "form": form, **options}
-        firsts.append(fit_em(blocks, 3, start=start, max_iterations=1, **settings).linear_gaussian)
-        result = fit_em(blocks, 3, start=start, tolerance=1e-8, **settings)
+        settings = {"noise": noise, "form": form, "tolerance": 1e-8, **options}
+        firsts.append(fit_em(blocks, 3, start=start, **{**settings, "max_iterations": 1}).linear_gaussian)
+        result = fit_em(blocks, 3, start=start, **settings)
         assert bool((result.objective.diff() >= 0).all())
         evidence = float(log_marginal(result.linear_gaussian, blocks).sum())
         assert evidence == pytest.approx(float(result.log_likelihood[-1]), rel=1e-10)
@@ -177,13 +177,13 @@ def test_units_of_a_feature_do_not_matter(noise: str) -> None:
     blocks = random_blocks(random_model(DIMS, 2, 3, noise=noise), 300, rate=0.3)
     unit = torch.logspace(-4, 4, DIMS["a"], dtype=torch.float64)
     scaled = ObservedBlocks({**blocks.values, "a": blocks.values["a"] * unit}, blocks.observed_mask)
-    settings = {"noise": noise, "form": "statistics", "tolerance": 1e-9, "anderson_memory": 0}
+    settings = {"noise": noise, "form": "statistics", "max_iterations": 200, "anderson_memory": 0}
     one, other = (fit_em(data, 2, **settings) for data in (blocks, scaled))
     change = float(len(blocks.values["a"]) * unit.log().sum())  # 0: each unit goes with its inverse
-    # subspace iterations of the start see units, so fits stop at different points of the same hill
-    assert float(other.log_likelihood[-1]) == pytest.approx(float(one.log_likelihood[-1]) - change, abs=0.3)
+    # the start and every step are the same in all units: rounding alone is left, 1e-10 and 1e-12 here
+    assert float(other.log_likelihood[-1]) == pytest.approx(float(one.log_likelihood[-1]) - change, abs=1e-5)
     back = other.linear_gaussian.noise_variance["a"] / unit.square()
-    assert_close(back, one.linear_gaussian.noise_variance["a"], 0.02)
+    assert_close(back, one.linear_gaussian.noise_variance["a"], 1e-7)
 
 
 def test_a_full_covariance_is_no_lower_than_its_floor() -> None:
