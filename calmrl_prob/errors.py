@@ -80,6 +80,15 @@ class FileFormatError(CalmrlError, ValueError):
     """
 
 
+class ModelToLoadError(ArgumentError):
+    """A file holds parameters of a user's own model, which was not given to ``cal.load``, or another one was.
+
+    Caused by: files of fits of Pyro models and own modules, which hold parameters and no code.
+
+    What to do: pass the model as it was fitted, ``cal.load(path, model=my_model)``.
+    """
+
+
 class ModelError(CalmrlError, ValueError):
     """A Pyro model breaks the form that every route needs: the plate, one observed site per modality, stable sites.
 
@@ -118,7 +127,13 @@ class NumericalError(CalmrlError, ArithmeticError):
 
 
 class DistributedError(CalmrlError, RuntimeError):
-    """A cluster failed: no workers, a scheduler that is gone, workers that cannot do what they were asked to."""
+    """A cluster failed: no workers, a scheduler that is gone, workers that cannot do what they were asked to.
+
+    Caused by: a client that is not connected, workers without this package or without access to the same files, or too
+    little memory for a chunk.
+
+    What to do: see the workers' logs, mend that, and call again; what was written stays, and is not done again.
+    """
 
 
 class MissingDependencyError(CalmrlError, ImportError):

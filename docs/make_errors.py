@@ -56,6 +56,21 @@ from tempfile import TemporaryDirectory
 with TemporaryDirectory() as folder, chdir(folder):
     Path("data.npz").write_text("image, text")
     cal.load_npz("data.npz")""",
+    "ModelToLoadError": """\
+from contextlib import chdir
+from tempfile import TemporaryDirectory
+
+
+def two(data):
+    with pyro.plate("instances", len(data)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+        for name, width in data.dims.items():
+            pyro.sample(name, dist.Normal(z.expand(-1, width), 1.0).to_event(1), obs=data[name])
+
+
+with TemporaryDirectory() as folder, chdir(folder):
+    cal.save(cal.fit(two, data), "fit.safetensors")
+    cal.load("fit.safetensors")""",
     "ModelError": """\
 def no_plate(data):
     return pyro.sample("z", dist.Normal(torch.zeros(len(data), 2), 1.0).to_event(1))
@@ -73,6 +88,12 @@ from unittest.mock import patch
 
 with patch.dict("sys.modules", zuko=None):  # as where it is not installed
     cal.priors.FlowPrior(2)""",
+    "DistributedError": """\
+from dask.distributed import Client
+
+with Client(processes=False, dashboard_address=None) as client:
+    stream = cal.MultimodalStream.from_chunks(lambda: [data])
+cal.fit(model, stream, engine="dask", client=client)""",
     "IdentifiabilityWarning": """\
 never_both = torch.tensor([[True, False], [False, True]]).repeat(6, 1)
 cal.fit(model, data.mask(never_both), pseudo_rows=5)""",

@@ -24,13 +24,9 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.errors import ArgumentError, FileFormatError, MissingDependencyError
+from calmrl_prob.errors import FileFormatError, MissingDependencyError, ModelToLoadError
 
 T = TypeVar("T")
-
-
-class ModelToLoadError(ArgumentError):
-    """Error of ``cal.load``'s argument ``model``: it is needed and was not given, or is not the model of the file."""
 
 
 #: Check of a description against the shapes in the file, before anything is built; and what builds it of the tensors.

@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from calmrl_prob._support.archives import ModelToLoadError
 from calmrl_prob._support.arguments import described
 from calmrl_prob._support.files import said
 from calmrl_prob.data.features import NamedDims
+from calmrl_prob.errors import ModelToLoadError
 from calmrl_prob.files.records import Kept
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.programs.bound import BoundModel
