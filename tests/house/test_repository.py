@@ -25,11 +25,11 @@ ALL_ROOMS = {*ROOMS, "tests"}
 # Rooms whose imports must be declared, and the extras that may declare them beside the package's own dependencies.
 # Of the library, only functions may import what an extra declares (see the test below).
 ALLOWED_EXTRAS = {
-    "calmrl_prob": ["arrow", "experiments", "faiss", "flow", "gp", "omics", "plots", "train", "zarr"],
+    "calmrl_prob": ["arrow", "dask", "experiments", "faiss", "flow", "gp", "omics", "plots", "train", "zarr"],
     "models": ["flow", "gp"],
     "analysis": ["experiments"],
     "experiments": ["bench", "experiments", "flow", "gp", "train"],
-    "benchmarks": ["bench", "experiments", "faiss", "flow", "gp", "train"],
+    "benchmarks": ["bench", "dask", "experiments", "faiss", "flow", "gp", "train"],
 }
 #: Lines of code of a function, docstring, comments and blank lines apart.
 MOST_LINES = 60
