@@ -121,6 +121,7 @@ def test_a_fit_of_counts_converges_by_itself_and_repeats() -> None:
     assert abs(first.monitor.max() - other.monitor.max()) < 100 * 1e-4 * 378
 
 
+@pytest.mark.slow
 def test_a_fit_ends_no_lower_than_one_whose_rate_was_chosen_by_hand() -> None:
     program, data = counted()
     found = fit_svi(program, data)

@@ -186,7 +186,7 @@ def fit_svi(
 
 
 def _remedy(options: SVIOptions, gain: float) -> str:
-    """What to pass to a fit that stopped while it still gained so much, nats for each observed value."""
+    """Advice to a fit that stopped while it still gained so much, nats for each observed value."""
     more = f"pass max_iterations={max(50, 2 * options.max_iterations)}"
     if options.learning_rate is not None:
         more += ", or leave learning_rate out, so that the fit finds it"

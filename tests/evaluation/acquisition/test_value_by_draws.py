@@ -248,7 +248,7 @@ def test_of_what_is_counted_it_is_the_information_of_the_counts(family: str) -> 
     told = torch.full((2, columns), torch.nan).double()
     told[1] = torch.eye(columns).double()[0]
     data = cal.MultimodalData({"seen": torch.tensor([[0.5], [1.0]]).double(), "told": told})
-    found = cal.value_of_information(program, data, method="svi", num_draws=800)
+    found = cal.value_of_information(program, data, method="svi", num_draws=400)
     # by quadrature: of the first instance p(z | seen) is N(0.25, 1 / 2)
     z = torch.linspace(-5, 5.5, 4001, dtype=torch.float64)
     weight = torch.softmax(-((z - 0.25) ** 2), 0)
@@ -258,6 +258,6 @@ def test_of_what_is_counted_it_is_the_information_of_the_counts(family: str) -> 
         given = torch.softmax(torch.stack([z, 2 * z, -z], 1), 1)
     mixed = weight @ given
     truth = torch.special.entr(mixed).sum() - weight @ torch.special.entr(given).sum(1)
-    # the bound by 800 draws falls short of it by the information over 800 or so
+    # the bound by 400 draws falls short of it by the information over 400 or so
     assert abs(float(found.gain[0, 1]) - float(truth)) < 6 * float(found.standard_error[0, 1]) + 0.01
     assert float(truth) > 0.05
