@@ -58,7 +58,7 @@ def em_fits(console: Console) -> Iterator[Table]:
 
 def models(console: Console, quick: bool) -> Iterator[Table]:
     """Programs of one's own, global latents, draws of parameters and what is made of them, Gaussian processes."""
-    from benchmarks import arviz_memory, collapsed, discovery, group_ard, parameter_uncertainty, processes
+    from benchmarks import arviz_memory, collapsed, discovery, group_ard, parameter_uncertainty, processes, svi
     from benchmarks.problems import PROBLEMS
 
     with console.status("discovery"):
@@ -78,6 +78,9 @@ def models(console: Console, quick: bool) -> Iterator[Table]:
     with console.status("to_arviz"):
         rows = [in_own_process("benchmarks.arviz_memory", route) for route in arviz_memory.ROUTES]
     yield "to_arviz, 1,000 draws of `small`, peak memory", rows
+    with console.status("variational inference"):
+        rows = svi.measure()
+    yield f"Counts by variational inference, until within {svi.NEAR} nats for each value of the best bound", rows
     with console.status("Gaussian processes"):
         rows = processes.measure()
     yield "Posterior of Gaussian-process latents, covariances included", rows

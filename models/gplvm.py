@@ -98,6 +98,6 @@ class GPLVM(nn.Module):
             )
         self.train()
         try:
-            return fit_svi(self, data, seed=seed, callback=callback, **options)
+            return fit_svi(self, data, seed=seed, callback=callback, **{"guide": "amortized", **options})
         finally:
             self.eval()

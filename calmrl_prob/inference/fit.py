@@ -108,10 +108,12 @@ def fit(
     with normal_mode():
         result = _fit(model, normal_data(data), method, seed, progress=progress, options=options)
     if not result.converged and not getattr(result.report, "warned", False):
+        remedy = getattr(result.report, "remedy", "") or (
+            "Raise max_iterations, or raise tolerance if the log likelihood has levelled off (see log_likelihood of "
+            "the result)."
+        )
         warnings.warn(
-            f"method {result.method!r} stopped before its criterion was met: {result.stop_reason}. Raise "
-            "max_iterations, or raise tolerance if the log likelihood has levelled off (see log_likelihood of the "
-            "result).",
+            f"method {result.method!r} stopped before its criterion was met: {result.stop_reason}. {remedy}",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -29,6 +29,9 @@ class GivenSite(Protocol):
     def log_density(self, values: Tensor) -> Tensor:
         """log p(x_nd | z_n) at (N, D_m), nats, (1, N, D_m)."""
 
+    def joint_log_density(self, values: Tensor) -> Tensor:
+        """log p(x_n | z_n) of whole rows at T values of each, (T, N, D_m), nats, (T, N)."""
+
 
 @dataclass(frozen=True)
 class Draw:

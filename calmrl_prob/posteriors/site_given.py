@@ -73,6 +73,19 @@ class SiteGiven:
             density = torch.where(at.isnan(), torch.nan, density)
         return self._by_draw(self._site.rows(density))
 
+    def joint_log_density(self, values: Tensor) -> Tensor:
+        """log p(x_n | z_n) of whole rows, features together, at T values of each, (T, N, D); given one draw, (T, N)."""
+        fn = unwrap(self._site.fn)
+        at = torch.stack([self._site.shaped(rows) for rows in values])
+        with unvalidated():
+            density = fn.log_prob(at.to(self._site.value.dtype))
+            if not fn.event_shape:
+                density = torch.where(fn.support.check(at), density, -torch.inf)
+        shape = self._site.fn.shape()[: len(self._site.fn.shape()) - len(fn.event_shape)]
+        by_row: Tensor = density.double().expand(len(at), *shape).movedim(1 + self._site.place(), 1)
+        total: Tensor = by_row.reshape(*values.shape[:2], -1).sum(2)
+        return total
+
     def cdf(self, values: Tensor) -> Tensor:
         """P(x_nd <= values | z_ns) at (N, D), (S, N, D)."""
         with unvalidated():

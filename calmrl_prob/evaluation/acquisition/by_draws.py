@@ -77,15 +77,19 @@ class _Drawn:
         values, location: x_s and E[x | z_s], (S, N, D).
         variance: of x given z_s, (S, N, D); of Student-t noise the scale.
         freedom: degrees of freedom of the noise, () or (D,); None if it is normal.
+        pairs: log p(x_s | z_r) of a site that is no normal, (N, S, S); None of others, which are computed when needed.
     """
 
     values: Tensor
     location: Tensor
     variance: Tensor
-    freedom: Tensor | None
+    freedom: Tensor | None = None
+    pairs: Tensor | None = None
 
     def log_density(self, rows: Tensor) -> Tensor:
         """log p(x_s | z_r) of some instances, (n, S, S), up to what depends on neither."""
+        if self.pairs is not None:
+            return self.pairs[rows]
         values, location, variance = (
             part[:, rows].transpose(0, 1) for part in (self.values, self.location, self.variance)
         )
@@ -114,16 +118,20 @@ def _drawn(
 ) -> list[_Drawn]:
     """Joint draws of some modalities."""
     size = question.num_draws * len(question.lacking) * sum(given.dims[name] for name in names)
-    if size > _DRAWS_BUDGET:
-        raise ArgumentError(
-            f"data: {question.num_draws} draws of {names} for {len(question.lacking)} instances are {size:.1e} "
-            "numbers, too many to hold at once; ask about data.subset(rows), or lower num_draws."
-        )
+    _require_room(size, question, names)
     generator = torch.Generator(device=given.mean.device).manual_seed(question.seed)
     draws = list(given.draws(question.num_draws, generator, names))
     found = []
     for name in names:
         location = torch.stack([draw.location[name] for draw in draws]).double()
+        sites = [draw.sites[name] for draw in draws if name in draw.sites]
+        if sites:
+            _require_room(question.num_draws**2 * len(question.lacking), question, [name])  # densities of all pairs
+            seeds = torch.randint(2**31, (len(sites),), generator=generator, device=location.device)
+            values = torch.cat([site.sample(int(own)) for site, own in zip(sites, seeds, strict=True)]).double()
+            pairs = torch.stack([site.joint_log_density(values) for site in sites], dim=2).movedim(1, 0)
+            found.append(_Drawn(values, location, location, pairs=pairs))
+            continue
         noise = torch.stack([draw.noise_variance[name].expand(draw.location[name].shape) for draw in draws]).double()
         deviation = torch.randn(location.shape, generator=generator, dtype=location.dtype, device=location.device)
         values = location + noise.sqrt() * deviation
@@ -131,6 +139,14 @@ def _drawn(
             noise = given_scale(given, name).double().expand(location.shape)
         found.append(_Drawn(values, location, noise, freedom[name].double() if name in freedom else None))
     return found
+
+
+def _require_room(size: int, question: Question, names: Sequence[str]) -> None:
+    if size > _DRAWS_BUDGET:
+        raise ArgumentError(
+            f"data: {question.num_draws} draws of {names} for {len(question.lacking)} instances are {size:.1e} "
+            "numbers, too many to hold at once; ask about data.subset(rows), or lower num_draws."
+        )
 
 
 def given_scale(given: PosteriorResult, name: str) -> Tensor:

@@ -59,8 +59,8 @@ def value_of_information(
 
     What the routes do: Gaussian (by structure or process too) and Student-t with one scale for all: closed form.
     Mixture and Student-t priors: the mean log-density ratio over draws, without bias, with its standard error.
-    Parameters known by draws: the mean over them. All others: a bound by draws that is at most log(num_draws), with
-    normals of their mean and variance in place of sites that are neither normal nor Student-t.
+    Parameters known by draws: the mean over them. All others: a bound by draws that is at most log(num_draws), by the
+    density of each site itself; only sites whose features have no marginals that are known count as normal.
 
     Sources: Lindley, On a measure of the information provided by an experiment (1956); MacKay, Information-based
     objective functions for active data selection (1992).

@@ -68,7 +68,8 @@ def retrieve(
         **options: of :func:`calmrl_prob.posterior`.
 
     Raises:
-        ArgumentError: an unknown score or estimator, targets that do not fit, or a number out of range.
+        ArgumentError: an unknown score or estimator, targets that do not fit, or a number out of range; or a ratio that
+            would have to be estimated of sites that are no normal, such as counts: the cosines serve these.
         ArgumentTypeError: an argument is of another type.
         SchemaError: a modality is unknown to the model or has another width.
         DataError: some rows lack single features.

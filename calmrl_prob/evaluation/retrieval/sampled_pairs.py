@@ -92,7 +92,8 @@ class SampledRatio(PairScores):
         estimator: "moments" or "monte_carlo".
 
     Raises:
-        ArgumentError: an unknown estimator, or a number of draws or a seed out of range.
+        ArgumentError: an unknown estimator, a number of draws or a seed out of range, or a modality of the candidates
+            whose site is no normal (counts, say): its densities are not those above.
     """
 
     def __init__(
@@ -108,7 +109,15 @@ class SampledRatio(PairScores):
         if self._monte_carlo:
             self.effective_draws = self._evidence.new_full((len(queries),), math.nan)
         self._held: tuple[Tensor, Tensor, Tensor] | None = None
-        seeded_generator(seed, self.device)  # refuses a seed that is none
+        generator = seeded_generator(seed, self.device)
+        drawn = next(iter(self._given.draws(1, generator, self._shown.names)))
+        if drawn.sites:
+            name = next(iter(drawn.sites))
+            raise ArgumentError(
+                f"score: the likelihood ratio of draws is one of normal features, and modality {name!r} has another "
+                "distribution in this model; pass score='cosine_latent' or 'cosine_predicted', or take the "
+                "candidates without it (data.select)."
+            )
 
     def query_groups(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Groups whose draws can be held."""

@@ -71,6 +71,21 @@ class PerInstanceGuide(nn.Module):
         guide.load_state_dict(state)
         return guide
 
+    def nearest(self, q: MultivariateNormal) -> MultivariateNormal:
+        """Of the normals that this guide can be, those of the highest lower bound where q (N,) is the posterior."""
+        if self.below is not None:
+            return q
+        scale = q.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+        return MultivariateNormal(q.mean, scale_tril=torch.diag_embed(scale), validate_args=False)
+
+    @torch.no_grad()
+    def place(self, rows: Tensor, mean: Tensor, scale_tril: Tensor) -> None:
+        """Set q of the chosen instances: means (B, K) and L (B, K, K)."""
+        scale = scale_tril.diagonal(dim1=-2, dim2=-1)
+        self.mean[rows], self.log_scale[rows] = mean, scale.log()
+        if self.below is not None:
+            self.below[rows] = (scale_tril / scale[..., None]).tril(-1)
+
     def forward(self, rows: Tensor) -> MultivariateNormal:
         """q of the chosen instances, batch shape (B,)."""
         scale = self.log_scale[rows].exp()

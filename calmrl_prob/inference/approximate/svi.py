@@ -10,9 +10,10 @@ Generative Models for Scalable Weakly-Supervised Learning (2018), and Mattei & F
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,15 +34,8 @@ from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.approximate.guides import AmortizedGuide, PerInstanceGuide
-from calmrl_prob.inference.approximate.variational import (
-    Guide,
-    GuideKind,
-    Rounds,
-    SVIOptions,
-    guide_of,
-    make_guide,
-    validation_split,
-)
+from calmrl_prob.inference.approximate.rounds import Rounds, validation_split
+from calmrl_prob.inference.approximate.variational import Guide, GuideKind, SVIOptions, guide_of, make_guide
 from calmrl_prob.linear_gaussian import LinearGaussian, Trace, fit_em
 from calmrl_prob.linear_gaussian.em.convergence import Traced
 from calmrl_prob.posteriors.importance import MIN_DRAWS, importance_weights
@@ -50,8 +44,8 @@ from calmrl_prob.posteriors.posterior import checked_draws
 from calmrl_prob.posteriors.sampled import SampledPosterior, draw_and_weigh, weight_report
 from calmrl_prob.programs.bound import BoundModel, PyroModel
 
-#: Rates that a guide of this kind starts from: steps in units of the latents, or of a network's weights.
-_LEARNING_RATE: dict[GuideKind, float] = {"amortized": 2e-3, "full": 0.05, "diagonal": 0.05}
+#: Instances up to which each has a guide of its own unless another is asked for.
+_MOST_BY_INSTANCE = 4096
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -70,6 +64,7 @@ class SVIResult(Traced):
         num_steps: gradient steps.
         num_validation: rows held out.
         seconds: wall-clock time. seed: what was asked for.
+        remedy: what to pass so that it converges, if it has not.
     """
 
     bound: BoundModel
@@ -80,6 +75,7 @@ class SVIResult(Traced):
     num_validation: int
     seconds: float
     seed: int
+    remedy: str = ""
 
     @property
     def elbo(self) -> NDArray[np.float64]:
@@ -115,22 +111,26 @@ def fit_svi(
     data: MultimodalData,
     options: SVIOptions | None = None,
     *,
-    guide: GuideKind | Guide = "amortized",
+    guide: GuideKind | Guide | None = None,
     callback: Callback | None = None,
     **settings: Any,
 ) -> SVIResult:
     """Fit a guide, and the model's parameters with it, to incomplete data by Adam on mini-batches of instances.
 
-    The learning rate is cut to 0.3 of itself each time that ``patience`` rounds have brought no gain, twice at most,
-    and the best state seen is restored; after that the fit has converged.
+    The fit finds its learning rate: of a ladder, that which raises the bound most in a round from the start; 0.002 with
+    an amortised guide. It is cut to 0.3 of itself each time that ``patience`` rounds have brought no gain, and the best
+    state seen is restored. The fit has converged when that has happened twice, or more often if need be, and the last
+    rate brought no gain either. Where steps run away, it goes back to the best state and on at a lower rate, unless
+    ``learning_rate`` is given. Guides of instances are brought to the modes as the model moves. The seed decides all.
 
     Args:
         model: a Pyro model; its parameters (a torch module's, and ``pyro.param`` statements) are changed in place.
         data: N instances.
         options: what is trained and how: :class:`~calmrl_prob.inference.approximate.variational.SVIOptions`; its
             defaults if not given.
-        guide: "amortized", computed from what an instance has; "full" or "diagonal", a normal of its own for each
-            instance, with full or diagonal covariance; or a guide that was fitted before, to go on with.
+        guide: "full" or "diagonal", a normal of its own for each instance, with full or diagonal covariance;
+            "amortized", a network that computes it from what an instance has; or a guide that was fitted before, to go
+            on with. By default "full" up to 4,096 instances, which is the tighter bound, and "amortized" for more.
         callback: called after each round with its number and its lower bound (nats).
         **settings: fields of the options by name, such as ``max_iterations=50``, in place of those in ``options``.
 
@@ -154,11 +154,11 @@ def fit_svi(
     instances = model if isinstance(model, InstanceModel) else InstanceModel(model, data)
     data = instances.conform(data)
     seeds = spread_seeds(options.seed, 4)
+    if guide is None:
+        guide = "full" if len(data) <= _MOST_BY_INSTANCE else "amortized"
     built = guide if isinstance(guide, nn.Module) else make_guide(guide, instances, data, options.hidden, seeds[0])
     amortized = isinstance(built, AmortizedGuide)
     rows, held_out = validation_split(len(data), options.validation_share if amortized else 0.0, seeds[1])
-    if options.learning_rate is None:
-        options = replace(options, learning_rate=_LEARNING_RATE["amortized" if amortized else "full"])
     rounds = Rounds(instances, built, data, rows, held_out, options)
     done = rounds.run(seeds[2], seeds[3], callback)
     best = np.maximum.accumulate(rounds.monitor)
@@ -181,6 +181,19 @@ def fit_svi(
         num_validation=len(held_out),
         seconds=time.perf_counter() - started,
         seed=int(options.seed),
+        remedy="" if done else _remedy(options, rounds.recent_gain),
+    )
+
+
+def _remedy(options: SVIOptions, gain: float) -> str:
+    """Advice to a fit that stopped while it still gained so much, nats for each observed value."""
+    more = f"pass max_iterations={max(50, 2 * options.max_iterations)}"
+    if options.learning_rate is not None:
+        more += ", or leave learning_rate out, so that the fit finds it"
+    enough = 10.0 ** math.ceil(math.log10(max(gain, options.tolerance)))
+    return (
+        f"The last rounds still gained {gain:.1e} nats for each observed value, and the tolerance is "
+        f"{options.tolerance:.1e}: {more}; or pass tolerance={enough:g} if that is near enough."
     )
 
 
@@ -285,7 +298,7 @@ def run_svi(
         callback: called after each round.
         start: parameters that the model takes over first, where it can (it has ``load_linear_gaussian``, or
             ``load_likelihood`` if its prior is its own); "em" for those of closed-form EM with a standard normal
-            prior; None to go on from its own.
+            prior; None to go on from its own. From such a start the guide is amortised unless another is asked for.
         start_options: keywords of ``fit_em`` for that start, such as its priors of noise and loadings.
         **options: keywords of :func:`fit_svi`.
 
@@ -306,6 +319,8 @@ def run_svi(
         if load is None:
             raise ArgumentError("start: the model has no load_linear_gaussian or load_likelihood to take it over by.")
         load(start)
+        # it is to be bent from there only as far as rows held out become more likely
+        options = {"guide": "amortized", **options}
     return fit_svi(model, data, seed=seed, callback=callback, **options)
 
 

@@ -479,3 +479,25 @@ def test_bad_options_are_named() -> None:
         retrieve(lg, data, data, num_particles=3)
     with pytest.raises(ArgumentError, match="options"):
         retrieve(spelled(lg), data, data, num_particles=3)
+
+
+@pytest.mark.filterwarnings("ignore::calmrl_prob.errors.ReliabilityWarning")
+def test_the_ratio_of_counts_is_refused_and_the_cosines_serve() -> None:
+    """A normal density of counts over their own evidence is no likelihood ratio."""
+
+    def program(data: MultimodalData) -> None:
+        with pyro.plate("instances", len(data)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            for name, site in {"told": dist.Poisson(z.exp().expand(-1, 2)), "seen": dist.Normal(z.tanh(), 0.5)}.items():
+                pyro.sample(name, site.to_event(1).mask(data.observed(name)), obs=data.filled(name))
+
+    z = torch.tensor([[-1.5], [0.0], [1.5]], dtype=torch.float64)
+    seen, told = MultimodalData({"seen": z.tanh()}), MultimodalData({"told": z.exp().round().expand(-1, 2)})
+    both = {"told": 2, "seen": 1}
+    options = {"method": "svi", "num_draws": 200}
+    seen, told = seen.conform(both), told.conform(both)
+    with pytest.raises(ArgumentError, match=r"'told' has another distribution .* score='cosine_latent'"):
+        retrieve(program, seen, told, **options)
+    top = retrieve(program, seen, told, score="cosine_latent", top_k=1).top_indices[:, 0]
+    assert top[0] < top[2]  # of one latent the cosine tells signs apart, and no more
+    assert len(retrieve(program, told, seen).top_indices) == 3  # of normal candidates it is one
