@@ -42,8 +42,8 @@ class Described:
         ({'image': 3, 'text': 2}, {(True, True): 2, (True, False): 1})
         >>> print(found.map())
          instances  share  image  text
-                 2    67%   ##     ##   ########################
-                 1    33%   ##     ..   ############
+                 2    67%    ##    ##   ########################
+                 1    33%    ##    ..   ############
     """
 
     num_instances: int
@@ -85,9 +85,9 @@ class Described:
             data.feature_names,
             instances,
             {name: entries[name] for name in data.names},
-            dict(patterns.most_common()),
+            dict(sorted(patterns.items(), key=lambda item: (item[1], item[0]), reverse=True)),
             tuple(columns),
-            dict(labels.most_common()),
+            dict(sorted(labels.items(), key=lambda item: (-item[1], item[0]))),
         )
 
     @property
@@ -111,7 +111,8 @@ class Described:
                 "first features": ", ".join(named) + ", ..." * (width > len(named) > 0),
             }
             rows.append(row)
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        return table if any(table["first features"]) else table.drop(columns="first features")
 
     def map(self) -> str:
         """The missingness map as text: a line for each pattern, the most frequent first, and a bar of its share."""
@@ -135,7 +136,7 @@ class Described:
         return {
             "instances": self.num_instances,
             "dtype": self.dtype,
-            "modalities": self.schema().drop(columns="first features").to_dict("records"),
+            "modalities": self.schema().drop(columns="first features", errors="ignore").to_dict("records"),
             "first_features": {
                 name: None if names is None else [str(each) for each in names[:_MOST_NAMES]]
                 for name, names in self.feature_names.items()

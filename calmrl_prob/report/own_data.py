@@ -191,7 +191,7 @@ def _acquisition(fit: Any, data: MultimodalData, how: ReportOptions) -> Section:
         f"Most is to be learned about {about} by acquiring {best['modality']} of the {best['rows']:,} instances that "
         f"have {best['pattern']}: {best['gain']:.2f} nats each."
     )
-    size = (2.8 + 1.3 * len(value.names), 1.8 + 0.35 * min(12, by_pattern["pattern"].nunique()))
+    size = (2.8 + 1.3 * len(value.names), 2.2 + 0.35 * min(12, by_pattern["pattern"].nunique()))
     draw = partial(plots.value_of_information, value)
     return Section(
         heading,

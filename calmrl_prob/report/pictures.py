@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from calmrl_prob.errors import MissingDependencyError
+from calmrl_prob.plots.canvas import SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,13 +33,15 @@ def drawn(draw: Callable[[Axes], object], size: tuple[float, float]) -> Figure:
         [1, 2]
     """
     try:
+        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(
             "figures: they need matplotlib, which is not installed; pip install 'calmrl-prob[plots]'."
         ) from error
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    draw(figure.subplots())
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        draw(figure.subplots())
     return figure
 
 
