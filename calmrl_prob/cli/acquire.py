@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from calmrl_prob.cli.options import Csv, Data, Fit, Reading, Running, Telling
+from calmrl_prob.cli.options import Csv, Data, Fit, Reading, Running, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json, tell_table
 
 
@@ -31,7 +31,7 @@ def acquire(
         raise typer.BadParameter("one of --csv and --json.", param_hint="--csv")
     import calmrl_prob as cal
 
-    found = cal.value_of_information(cal.load(fit), reading.read(data), target, seed=running.seed)
+    found = cal.value_of_information(load_fit(fit), reading.read(data), target, seed=running.seed)
     table = found.by_pattern if by == "pattern" else found.ranking(by=by)
     shown = table.head(top or (len(table) if csv or telling.json else 20))
     if telling.json:

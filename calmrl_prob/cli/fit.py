@@ -72,8 +72,8 @@ def fit(
     if telling.json:
         course = {"converged": result.converged, "iterations": result.num_iterations, "seconds": result.seconds}
         return tell_json({"output": output, "instances": result.num_instances, **fitted.facts(_LEVEL), **course})
-    course = "converged" if result.converged else f"did NOT converge ({result.stop_reason})"
-    tell(f"Fitted to {result.num_instances:,} instances in {result.seconds:.1f} s; {course}.")
+    ended = "converged" if result.converged else f"did NOT converge ({result.stop_reason})"
+    tell(f"Fitted to {result.num_instances:,} instances in {result.seconds:.1f} s; {ended}.")
     tell(*(fitted.why() if result.choice is not None else [f"As given: {fitted.settings}."]))
     tell(*fitted.worth(_LEVEL), f"Wrote {output}.")
     return None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Stream, Telling
+from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Stream, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json
 
 _OUTPUT = "Where to write: .h5mu, .parquet, .zarr or .npz; with --stream a folder."
@@ -31,7 +31,7 @@ def impute(
     import calmrl_prob as cal
     from calmrl_prob.data import MultimodalData
 
-    model = cal.load(fit)
+    model = load_fit(fit)
     found = reading.read(data, stream)
     options: dict[str, Any] = {"seed": running.seed}
     if not isinstance(found, MultimodalData):

@@ -121,6 +121,21 @@ class Telling:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
 
+def load_fit(path: Path) -> Any:  # noqa: ANN401 - a fit, or a model
+    """The fit that FIT names.
+
+    Raises:
+        FileFormatError: it is a file of something else, such as an index.
+    """
+    import calmrl_prob as cal
+    from calmrl_prob.errors import FileFormatError
+
+    found = cal.load(path)
+    if isinstance(found, cal.RetrievalIndex):
+        raise FileFormatError(f"FIT: {path} is an index; give the file that calmrl fit wrote.")
+    return found
+
+
 def modalities_of(given: Sequence[str]) -> list[str] | dict[str, Any] | None:
     """Modalities that ``--modalities`` asked for, as ``cal.read`` takes it.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Telling
+from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json
 
 
@@ -30,7 +30,6 @@ def report(
     level: Level = 0.9,
 ) -> None:
     """Write one page: what was chosen and why, what it is worth, what is missing, latents, what to acquire next."""
-    import calmrl_prob as cal
     from calmrl_prob._support.files import place_to_write
     from calmrl_prob.report.own_data import ReportOptions, write_report
 
@@ -38,5 +37,5 @@ def report(
     found = reading.read(data)
     others = None if held_out is None else reading.read([held_out])
     options = ReportOptions(", ".join(data), others, level, target, running.seed)
-    path = write_report(cal.load(fit), found, output, options)
+    path = write_report(load_fit(fit), found, output, options)
     return tell_json({"output": path, "bytes": path.stat().st_size}) if telling.json else tell(f"Wrote {path}.")

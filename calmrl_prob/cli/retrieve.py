@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from calmrl_prob.cli.options import Csv, Fit, Reading, Running, Telling
+from calmrl_prob.cli.options import Csv, Fit, Reading, Running, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json, tell_table
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def retrieve(
     import calmrl_prob as cal
 
     asked, shown = (_side(reading.read([path]), names) for path, names in ((queries, using), (candidates, among)))
-    found = cal.retrieve(cal.load(fit), asked, shown, top_k=top, seed=running.seed)
+    found = cal.retrieve(load_fit(fit), asked, shown, top_k=top, seed=running.seed)
     table = _listed(found, asked, shown)
     if telling.json:
         metrics = found.metrics() if found.ranks is not None else None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Telling
+from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json, tell_table
 
 _COLUMNS = ["modality", "num_instances", "R2", "R2_se", "rmse", "sd", "coverage", "coverage_se", "width"]
@@ -35,7 +35,7 @@ def validate(
     from calmrl_prob.inference.seen import share_of_seen
     from calmrl_prob.report.readings import validation_readings
 
-    model, found = cal.load(fit), reading.read(data)
+    model, found = load_fit(fit), reading.read(data)
     options: dict[str, Any] = {"seed": running.seed, "progress": running.shown, "num_draws": 0}
     if folds is not None:
         options |= {"folds": folds, "refit": lambda rows, _: _fitted_anew(model, rows, running.seed)}

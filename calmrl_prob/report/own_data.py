@@ -114,7 +114,7 @@ def _worth(fitted: Fitted, fit: object, how: ReportOptions) -> Section:
     lines = [*(lines if fitted.intervals is not None else ()), *validation_readings(summary, how.level)]
     columns = ["modality", "num_instances", "R2", "R2_se", "rmse", "sd", "coverage", "coverage_se", "width"]
     table = Table.of(summary[columns], caption=f"{len(how.held_out):,} other instances, each modality hidden in turn.")
-    curve = checked.coverage(levels=np.linspace(0.05, 0.95, 19))
+    curve = checked.coverage(levels=[share / 20 for share in range(1, 20)])
     caption = "On the diagonal intervals hold what they promise; below it they are too narrow."
     picture = _picture(partial(plots.coverage, curve), (4.6, 3.8), "Coverage of intervals of each level", caption)
     return Section(heading, readings=lines, tables=[table], pictures=[picture], notes=notes)
@@ -158,7 +158,7 @@ def _missing(described: Described, data: MultimodalData) -> Section:
     return Section("What is missing", readings=described.readings(), tables=[table], pictures=[picture])
 
 
-def _latents(fit: object, data: MultimodalData, how: ReportOptions) -> Section:
+def _latents(fit: Any, data: MultimodalData, how: ReportOptions) -> Section:  # noqa: ANN401
     heading = "The latents, by label"
     labels, notes = data.labels, []
     if labels is None:

@@ -250,6 +250,13 @@ def test_errors_are_one_line_with_the_remedy(case: str, folder: Path, monkeypatc
     assert "Traceback (most recent call last)" in run(*arguments, "--debug", code=1).stderr
 
 
+def test_an_index_is_no_fit(folder: Path) -> None:
+    whole = cal.read(folder / "whole.npz")
+    cal.RetrievalIndex.build(cal.load(folder / "fit.safetensors"), whole.select(["protein"])).save(folder / "an.index")
+    done = run("acquire", folder / "an.index", folder / "cells.npz", code=1)
+    assert "is an index; give the file that calmrl fit wrote" in done.stderr
+
+
 def test_rows_without_anything_are_dropped_if_asked_for(folder: Path) -> None:
     assert told("describe", folder / "cells.npz", "-m", "protein", "--empty", "drop")["instances"] == 40
 
