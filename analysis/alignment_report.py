@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from analysis.figures.alignment import variant_bars
 from analysis.pages.markdown import read_markdown
-from analysis.pages.page import Picture, Section, Table, render
 from analysis.runs.files import read_facts, read_table, write_text
 from calmrl_prob.errors import CalmrlError
+from calmrl_prob.report.page import Picture, Section, Table, render
 
 #: The file of a run that says what its parts are.
 FACTS = "paper.json"

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.forest import forest
-from analysis.figures.style import png
-from analysis.pages.page import Picture, Section, Table, render
 from analysis.runs.arguments import parse
 from analysis.runs.files import write_bytes, write_table, write_text
 from analysis.runs.runs import Run, find_runs, read_run
 from analysis.statistics.paired import paired_differences
 from calmrl_prob.errors import ArgumentError, CalmrlError, FileFormatError
+from calmrl_prob.report.page import Picture, Section, Table, render
+from calmrl_prob.report.pictures import png
 
 #: What is compared where nothing is asked for: column, whether higher is better, what the axis calls it.
 MEASURES: dict[str, tuple[bool, str]] = {

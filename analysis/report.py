@@ -22,13 +22,13 @@ from analysis.figures.comparison import recall_bars
 from analysis.pages.comparison import comparison_lead, comparison_sections, short_caption
 from analysis.pages.defaults import LEAD, defaults_sections, is_of_defaults
 from analysis.pages.markdown import read_markdown
-from analysis.pages.page import Picture, Section, Table, render
 from analysis.pages.readings import certificate_readings, recalibration_readings, spread_reading, variant_readings
 from analysis.runs.arguments import parse
 from analysis.runs.files import read_table, write_text
 from analysis.runs.runs import Run, find_runs, read_run
 from analysis.statistics.tables import best_rows, formatted, summarize
 from calmrl_prob.errors import ArgumentError, CalmrlError
+from calmrl_prob.report.page import Picture, Section, Table, render
 
 __all__ = ["build_report", "short_caption"]
 

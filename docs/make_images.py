@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.comparison import coverage, intervals, recall_by_share
-from analysis.figures.style import png
 from analysis.statistics.tables import formatted, summarize
+from calmrl_prob.report.pictures import png
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"

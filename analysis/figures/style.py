@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 
 from calmrl_prob.plots.canvas import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SETTINGS, SKY, VERMILION
 
@@ -57,15 +54,3 @@ def line(variant: str) -> dict[str, Any]:
     """
     colour, marker, dashes = _KNOWN.get(variant) or _OTHERS[sum(variant.encode()) % len(_OTHERS)]
     return {"color": colour, "marker": marker, "linestyle": dashes}
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file, without a time stamp: the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def data_uri(figure: Figure) -> str:
-    """A figure as a ``data:`` address, for a page that needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(png(figure)).decode("ascii")

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import comparison as figures
-from analysis.pages.page import Picture, Section, Table
 from analysis.pages.readings import modality_readings, variant_readings
 from analysis.runs.files import TABLES, read_table
 from analysis.runs.runs import Run
 from analysis.statistics.tables import best_rows, formatted, summarize
+from calmrl_prob.report.page import Picture, Section, Table
 
 #: Tables of a run by name.
 Tables = dict[str, pd.DataFrame]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.figures.defaults import explained_dots
-from analysis.pages.page import Picture, Section, Table
 from analysis.runs.files import read_table
 from analysis.runs.runs import Run
 from analysis.statistics.defaults import MODALITIES, formatted_defaults, summarize_defaults, verdicts
+from calmrl_prob.report.page import Picture, Section, Table
 
 LEAD = (
     "What a user gets who chooses nothing, against ridge regression, the best of a hand grid that was chosen on the "

@@ -7,35 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-#: Shares of cells that count as what was promised whatever the standard error: nobody acts on less.
-_CLOSE = 0.01
-
-
-def coverage_reading(
-    what: str, level: float, coverage: float, error: float = 0.0, recalibrated: float | None = None
-) -> str:
-    """Reading of the coverage of intervals.
-
-    Args:
-        what: whose intervals, such as a modality.
-        level: that they are to cover, a share.
-        coverage: that they do cover, a share.
-        error: standard error of it; two of them are allowed for.
-        recalibrated: share covered after recalibration, where there is one.
-
-    Example:
-        >>> coverage_reading("audio", 0.9, 0.84, 0.005, 0.9)
-        'The 90% intervals of audio cover 84.0%: too narrow; recalibrated they cover 90.0%.'
-        >>> coverage_reading("text", 0.9, 0.905)
-        'The 90% intervals of text cover 90.5%: as wide as they should be.'
-    """
-    verdict = _verdict(level, coverage, error)
-    text = f"The {100 * level:g}% intervals of {what} cover {100 * coverage:.1f}%: {verdict}"
-    if recalibrated is None or np.isnan(recalibrated):
-        return f"{text}."
-    after = _verdict(level, recalibrated, error)
-    still = "" if after == _FITTING else f", still {after}" if after == verdict else f", then {after}"
-    return f"{text}; recalibrated they cover {100 * recalibrated:.1f}%{still}."
+from calmrl_prob.report.readings import coverage_reading, coverage_verdict
 
 
 def modality_readings(table: pd.DataFrame) -> list[str]:
@@ -81,7 +53,7 @@ def variant_readings(results: pd.DataFrame, level: float) -> list[str]:
     found: dict[str, list[str]] = {}
     for label, rows in results.dropna(subset=["coverage"]).groupby("label", sort=False):
         share, error = _mean_and_error(rows["coverage"] / 100)
-        found.setdefault(_verdict(level, share, error), []).append(f"{label} ({100 * share:.1f}%)")
+        found.setdefault(coverage_verdict(level, share, error), []).append(f"{label} ({100 * share:.1f}%)")
     return [
         f"The {100 * level:g}% intervals are {verdict}, over all modalities, of: {', '.join(labels)}."
         for verdict, labels in found.items()
@@ -124,16 +96,6 @@ def spread_reading(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"One seed ({seeds[0]}): nothing is known of the spread, so that no difference can be told from chance."
     return f"Mean ± standard deviation over {len(seeds)} seeds."
-
-
-_FITTING = "as wide as they should be"
-
-
-def _verdict(level: float, coverage: float, error: float) -> str:
-    gap = coverage - level
-    if abs(gap) <= max(_CLOSE, 2 * error):
-        return _FITTING
-    return "too wide" if gap > 0 else "too narrow"
 
 
 def _mean_and_error(values: pd.Series) -> tuple[float, float]:

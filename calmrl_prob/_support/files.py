@@ -59,6 +59,25 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     return found
 
 
+def place_to_write(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that is to be written, links followed, in a folder that is there.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ArgumentError: there is a folder, a pipe or a device in its place.
+        ArgumentTypeError: it is no path.
+    """
+    place = Path(os.path.realpath(file_path(path)))
+    if place.exists() and not place.is_file():
+        raise ArgumentError(f"path: expected a file, but {place} is a pipe, socket or device; name another one.")
+    if not place.parent.is_dir():
+        raise FileNotFoundError(
+            f"path: there is no folder {place.parent} to write {place.name} into; create it first, as with "
+            f"Path({str(place.parent)!r}).mkdir(parents=True)."
+        )
+    return place
+
+
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, and move the file to ``path`` once it is whole.
@@ -86,14 +105,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [entry.name for entry in Path(folder).iterdir()]
         ['note.txt']
     """
-    path = Path(os.path.realpath(file_path(path)))
-    if path.exists() and not path.is_file():
-        raise ArgumentError(f"path: expected a file, but {path} is a pipe, socket or device; name another one.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"path: there is no folder {path.parent} to write {path.name} into; create it first, as with "
-            f"Path({str(path.parent)!r}).mkdir(parents=True)."
-        )
+    path = place_to_write(path)
     _remove_leftovers(path.parent)
     with _own_folder(path.parent) as folder:
         yield folder / path.name

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from analysis.figures.style import png
 from analysis.runs.files import write_bytes, write_text
+from calmrl_prob.report.pictures import png
 from experiments.harness.console import print_table
 from experiments.harness.markdown import markdown
 from experiments.harness.refusal import plain_refusals

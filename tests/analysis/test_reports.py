@@ -14,10 +14,8 @@ import pytest
 
 from analysis.compare import compare_runs
 from analysis.compare import main as compare_main
-from analysis.pages.page import Section, Table, render
 from analysis.pages.readings import (
     certificate_readings,
-    coverage_reading,
     modality_readings,
     recalibration_readings,
     variant_readings,
@@ -27,6 +25,8 @@ from analysis.report import main as report_main
 from analysis.runs.files import write_table, write_text
 from analysis.runs.runs import find_runs, missing_rows, read_run
 from calmrl_prob.errors import ArgumentError, FileFormatError
+from calmrl_prob.report.page import Section, Table, render
+from calmrl_prob.report.readings import coverage_reading
 
 LABELS = {"observed": "observed only", "mine": "imputed <draws>", "oracle": "complete data"}
 

@@ -105,8 +105,12 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference selection recalibration",
     },
     "kept in files": {
+        "report":                        "errors _support data posteriors inference selection evaluation plots",
         "serialization":                 "errors _support linear_gaussian programs file_contents model inference "
                                          "recalibration training files index",
+    },
+    "the command line": {
+        "cli":                           "errors _support data inference plots report",
     },
 }
 # fmt: on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from analysis.compare import compare_runs, write_comparison
 from analysis.report import build_report
 from analysis.runs.files import write_table, write_text
+from calmrl_prob import SharedLatentModel, datasets, fit
+from calmrl_prob.report.own_data import write_report
 from tests.cases.browser import Tab, browser, find_browser
 
 pytestmark = [
@@ -30,7 +33,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The report of `make demo` on few seeds, that of an interrupted run of many columns, and a comparison."""
+    """The report of `make demo` on few seeds, of an interrupted run of many columns, of own data, and a comparison."""
     from hydra import compose, initialize_config_dir
     from rich.console import Console
 
@@ -51,7 +54,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     write_table(pd.DataFrame(rows), cut / "results.csv")
     write_text("seeds: [0, 1, 2, 3]\n", cut / "config.yaml")
+    own = datasets.make_synthetic(120, {"image": 5, "text": 4, "sound": 3}, latent_dim=2, missing_rate=0.3, seed=0).data
+    fitted = fit(SharedLatentModel(own.dims), own, seed=0)
     return {
+        "own data": write_report(fitted, own, tmp_path_factory.mktemp("own") / "report.html"),
         "demo": build_report(demo),
         "interrupted": build_report(cut),
         "comparison": write_comparison(compare_runs([cut]), cut, ["cut"]),
@@ -59,7 +65,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("page", ["demo", "interrupted", "comparison"])
+@pytest.mark.parametrize("page", ["demo", "interrupted", "comparison", "own data"])
 def test_a_page_opens_from_disk_alone_and_fits(tab: Tab, pages: dict[str, Path], page: str, width: int) -> None:
     tab.open(pages[page], width)
     fetched = [event["request"]["url"] for event in tab.of("Network.requestWillBeSent")]
@@ -91,6 +97,18 @@ def test_a_click_on_a_heading_sorts_and_another_turns_the_order(tab: Tab, pages:
     tab.evaluate(click.replace("cells[3]", "cells[0]"))
     assert tab.evaluate(names) == sorted(tab.evaluate(names), key=str.lower)
     assert tab.of("Runtime.exceptionThrown") == []
+
+
+def test_a_page_is_dark_where_the_reader_wants_it(tab: Tab, pages: dict[str, Path]) -> None:
+    shown = {}
+    for scheme in ("light", "dark"):
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        tab.open(pages["own data"], 400)
+        colours = tab.evaluate("['color', 'backgroundColor'].map((key) => getComputedStyle(document.body)[key])")
+        shown[scheme] = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+    tab.call("Emulation.setEmulatedMedia", features=[])
+    assert shown["light"][0] < 200 < 600 < shown["light"][1]
+    assert shown["dark"][1] < 200 < 600 < shown["dark"][0]
 
 
 def test_the_test_sees_requests_and_errors_where_there_are_some(tab: Tab, tmp_path: Path) -> None:

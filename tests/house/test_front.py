@@ -60,7 +60,7 @@ def test_a_fit_and_imputation_load_nothing_heavy() -> None:
 
 def test_rooms_load_nothing_heavy_before_it_is_used() -> None:
     # together: a process each takes seconds
-    rooms = ["alignment", "conjugacy", "inference", "posteriors", "priors", "reading.read", "writing.write"]
+    rooms = ["alignment", "cli.main", "conjugacy", "inference", "posteriors", "priors", "reading.read", "writing.write"]
     assert not loaded("; ".join(f"import calmrl_prob.{room}" for room in rooms)) & HEAVY
 
 

@@ -59,6 +59,16 @@ def test_library_neither_prints_nor_exits(path: Path) -> None:
 
 
 @in_every_library_file
+def test_only_the_command_line_speaks_to_a_shell(path: Path) -> None:
+    """Printing is what commands are for; they do it through typer, one file of theirs alone."""
+    if path.parent != ROOT / "calmrl_prob" / "cli":
+        assert not any(name.split(".")[0] in {"typer", "click"} for name in imports(path))
+    elif path.name != "telling.py":
+        found = [call.lineno for call in calls(parse(path)) if dotted(call.func) in {"typer.echo", "typer.secho"}]
+        assert not found, "tell it by calmrl_prob/cli/telling.py"
+
+
+@in_every_library_file
 def test_library_never_pickles(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
     forbidden = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}

@@ -74,3 +74,4 @@ def test_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> Non
     run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
     run(python, "-m", "pip", "check", cwd=tmp_path)
     run(python, "-I", "-c", FIRST_STEPS, cwd=tmp_path)
+    assert run(python.with_name("calmrl"), "--version", cwd=tmp_path).startswith("calmrl-prob ")

@@ -6,16 +6,16 @@ the browser refuse everything else. Without the script it reads the same, and it
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
-import pandas as pd
-from matplotlib.figure import Figure
+from calmrl_prob.report.pictures import data_uri, png
 
-from analysis.figures.style import data_uri
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Table:
         """From a frame of text or numbers; what is lacking is a dash.
 
         Example:
+            >>> import pandas as pd
             >>> Table.of(pd.DataFrame({"a": [0.25, float("nan")], "b": ["x", None]})).rows
             [['0.25', 'x'], ['-', '-']]
         """
@@ -62,13 +63,12 @@ class Picture:
     @classmethod
     def of(cls, figure: Figure, alternative: str, caption: str = "") -> Picture:
         """From a matplotlib figure."""
-        return cls(data_uri(figure), alternative, caption)
+        return cls(data_uri(png(figure)), alternative, caption)
 
     @classmethod
     def read(cls, path: Path, caption: str = "") -> Picture:
         """From a PNG file."""
-        encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-        return cls(f"data:image/png;base64,{encoded}", caption or path.stem.replace("_", " "), caption)
+        return cls(data_uri(path.read_bytes()), caption or path.stem.replace("_", " "), caption)
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,18 @@ def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
         >>> "<h1>1 &lt; 2</h1>" in render("1 < 2", [Section(readings=["It is."])])
         True
     """
+    import jinja2
+
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis.pages"), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.PackageLoader("calmrl_prob.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
 
 
 def _cell(value: object) -> str:
+    import pandas as pd
+
     if isinstance(value, float):
-        return "-" if pd.isna(value) else f"{value:.4g}"
+        return "-" if value != value else f"{value:.4g}"
     return "-" if value is None or value is pd.NA else str(value)

@@ -1,0 +1,1 @@
+"""The command ``calmrl``: own data described, fitted, imputed, searched, validated and reported from a shell."""
