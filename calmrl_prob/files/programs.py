@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from calmrl_prob._support.arguments import described
+from calmrl_prob._support.arguments import brief, described
 from calmrl_prob._support.files import said
 from calmrl_prob.data.features import NamedDims
-from calmrl_prob.errors import ModelToLoadError
+from calmrl_prob.errors import FileFormatError, ModelToLoadError
 from calmrl_prob.files.records import Kept
 from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.programs.bound import BoundModel
@@ -85,7 +85,9 @@ def _take(program: Program) -> dict[str, Any]:
 
 
 def _made(values: Mapping[str, Any], given: Any) -> Any:  # noqa: ANN401
-    module, name, state = str(values["module"]), str(values["name"]), values["state"]
+    module, name, state = values["module"], values["name"], values["state"]
+    if not isinstance(module, str) or not isinstance(name, str) or not name:
+        raise FileFormatError(f"expected the name of a model, got {brief(name)} of {brief(module)}")
     short = name.rsplit(".", 1)[-1]
     kind = "a module of class" if state is not None else "a Pyro model, the function"
     local = "<" in name

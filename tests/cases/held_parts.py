@@ -39,6 +39,7 @@ from calmrl_prob.linear_gaussian.em.links import FewLinks
 from calmrl_prob.priors import GroupPrior
 from calmrl_prob.priors.loadings import LOADINGS_PRIORS
 from calmrl_prob.selection import ChoiceOptions, FoldedStatistics
+from calmrl_prob.sklearn import CalibratedImputer, LatentTransformer
 from calmrl_prob.training import AlignOptions, Batch, Collate, GenerativeOptions, GenerativeStep, InputImputation
 from tests.cases.certificate_cases import make_completion
 from tests.cases.linear_gaussian_cases import random_model
@@ -88,6 +89,12 @@ def index() -> cal.RetrievalIndex:
     return cal.RetrievalIndex.build(linear(), candidates, queries=["image"])
 
 
+def on_table(kind: type[Any]) -> Any:  # noqa: ANN401
+    """A transformer of scikit-learn, fitted to a small table."""
+    table = np.random.default_rng(0).normal(size=(40, 5)) + np.arange(40)[:, None] / 20
+    return kind({"a": slice(0, 3), "b": slice(3, 5)}, latent_dim=1, noise="isotropic").fit(table)
+
+
 def linear() -> LinearGaussian:
     return random_model({"image": 3, "text": 2}, 2, 0)
 
@@ -132,6 +139,8 @@ PARTS: dict[str, Callable[[], Any]] = {
     "structures by instance": by_instance,
     "stream": lambda: cal.MultimodalStream({"image": 2}, one_chunk),
     "index": index,
+    "imputer": lambda: on_table(CalibratedImputer),
+    "latent transformer": lambda: on_table(LatentTransformer),
     "few links": few_links,
     "statistics": statistics,
     "statistics of folds": lambda: FoldedStatistics.of(make_synthetic(30, {"a": 2}, latent_dim=1, seed=0).data, 2),

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import calmrl_prob as cal
+from calmrl_prob._support.archives import checksum
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob.errors import ArgumentTypeError, FileFormatError
 from calmrl_prob.files.records import Packer, Unpacker
@@ -100,13 +101,14 @@ def test_values_that_no_file_keeps(value: object) -> None:
 
 
 def rewritten(path: Path, change: Callable[[Any], None], drop: str = "") -> None:
-    """The same file with another description, or without a tensor, and no checksum that would tell."""
+    """The same file with another description, or without a tensor, and the checksum of what it is now."""
     with safe_open(path, framework="pt") as archive:
         tensors = {key: archive.get_tensor(key) for key in archive.keys() if key != drop}  # noqa: SIM118
-        metadata = {key: text for key, text in archive.metadata().items() if key != "sha256"}
+        metadata = dict(archive.metadata())
     config = json.loads(metadata["config"])
     change(config)
-    save_file(tensors, path, metadata | {"config": json.dumps(config)})
+    described = json.dumps(config)
+    save_file(tensors, path, metadata | {"config": described, "sha256": checksum(described, tensors)})
 
 
 def fields(config: Any, *names: str) -> dict[str, Any]:  # noqa: ANN401
@@ -167,7 +169,7 @@ def test_fits_that_lie(lie: str, tmp_path: Path) -> None:
     path = tmp_path / "fit.safetensors"
     KINDS["fit"].write(path)
     rewritten(path, lambda config: None)
-    assert isinstance(cal.load(path), cal.FitResult)  # as it was it is one, without a checksum too
+    assert isinstance(cal.load(path), cal.FitResult)  # as it was it is one
     rewritten(path, LIES[lie])
     with pytest.raises(FileFormatError, match="save the model again") as caught:
         cal.load(path)
