@@ -180,9 +180,7 @@ class Search:
         }
         return fit_em(fold.train, setting.latent_dim, start=start, **settings).linear_gaussian
 
-    def climb(
-        self, start: Tried, step: Callable[[Setting, int], Setting | None], reason: str, first: int = 1
-    ) -> Tried:
+    def climb(self, start: Tried, step: Callable[[Setting, int], Setting | None], reason: str, first: int = 1) -> Tried:
         """Go up along one line of settings, in the better direction, until it falls; the range has no end.
 
         Args:
