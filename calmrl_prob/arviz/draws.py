@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob.arviz.densities import Densities
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.posteriors.posterior import Draw, PosteriorResult, drawn_modality
-from calmrl_prob.posteriors.predictive import normal_log_density
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ def draw_arrays(
     signals = {n: torch.empty(num_draws, len(data), d, dtype=data.dtype, device=device) for n, d in wide.items()}
     densities = {n: torch.empty(num_draws, len(data), dtype=torch.float64, device=device) for n in result.dims}
     latents: Tensor | None = None
-    present = {name: data.feature_mask(name) for name in result.dims}
-    values = {name: data.filled(name).double() for name in result.dims}
+    densities_of = Densities(data, result.dims)
     under = []
     for s, draw in enumerate(source):  # (S, N, D) may not fit
         if latents is None:
@@ -132,20 +131,11 @@ def draw_arrays(
         latents[s] = draw.latents
         if draw.number is not None:
             under.append(draw.number)
-        for name, location in draw.location.items():
-            variance = draw.noise_variance[name]
-            signal = draw.signal.get(name, location)
-            if name in draw.correlated:  # a modality is there as a whole, or not at all
-                density = draw.correlated[name].log_density(values[name] - signal.double())
-            elif name in draw.sites:
-                cells = draw.sites[name].log_density(values[name])[0].double()
-                density = torch.where(present[name], cells, 0).sum(dim=1)
-            else:
-                cells = normal_log_density(values[name], location.double(), variance.double())
-                density = torch.where(present[name], cells, 0).sum(dim=1)
+        for name in draw.location:
+            density = densities_of(draw, name)
             densities[name][s] = density.masked_fill(~data.observed(name), torch.nan)
             if name in signals:
-                signals[name][s] = signal
+                signals[name][s] = draw.signal[name] if name in draw.signal else draw.location[name]
             if name in predictions and s in slots:
                 drawn = drawn_modality(draw, name, generator, data.dtype)
                 predictions[name][slots[s]] = drawn if plan.cells is None else drawn[plan.cells[name]]

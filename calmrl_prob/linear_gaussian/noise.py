@@ -134,8 +134,11 @@ class CorrelatedNoise:
 
     def draw_shared(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
         """The part of the noise of n rows that features share, B y with y ~ N(0, I); (n, D)."""
-        scores = torch.empty(num_rows, self.factor.shape[1]).to(self.factor).normal_(generator=generator)
-        return scores @ self.factor.mT
+        return self.draw_scores(num_rows, generator) @ self.factor.mT
+
+    def draw_scores(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
+        """The y of that part, (n, R)."""
+        return torch.empty(num_rows, self.factor.shape[1]).to(self.factor).normal_(generator=generator)
 
 
 def _factorized(matrix: Tensor) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from calmrl_prob.linear_gaussian import LinearGaussian, Posterior
-from calmrl_prob.posteriors.posterior import Draw, PosteriorResult, checked_draws, seeded_generator
+from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
+from calmrl_prob.posteriors.posterior import Deferred, Draw, PosteriorResult, checked_draws, seeded_generator
 from calmrl_prob.posteriors.predictive import Predictive
 
 #: Numbers that are worked on at once in the model's type before they are stored in the data's.
@@ -107,16 +108,28 @@ class GaussianPosterior(PosteriorResult):
         correlated = {name: part for name, part in found.items() if part is not None}
         own_noise = {name: part.specific for name, part in correlated.items()}
         noise: Mapping[str, Tensor] = {name: lg.noise_variance[name] for name in names} | own_noise
+        likelihood = lg if own == lg.latent_dim else None
         step = max(1, _CHUNK_BUDGET // max(1, self.exact.mean.numel()))  # (S, N, K) may not fit
         for start in range(0, num_draws, step):
             for latents in self.exact.sample(min(step, num_draws - start), generator):
                 if own < lg.latent_dim and not self._keep_noise:
                     latents[:, own:].normal_(generator=generator)
-                location = {name: torch.addmm(lg.intercepts[name], latents, lg.loadings[name].mT) for name in names}
-                signal = {name: location[name] for name in correlated}
-                for name, part in correlated.items():
-                    location[name] = signal[name] + part.draw_shared(len(latents), generator)
-                yield Draw(latents[:, :own], location, noise, signal=signal, correlated=correlated)
+                plain = Deferred({name: partial(_location, lg, name, latents) for name in names})
+                scores = {name: part.draw_scores(len(latents), generator) for name, part in correlated.items()}
+                moved = {name: partial(_moved, plain, name, part, scores[name]) for name, part in correlated.items()}
+                location = Deferred({name: moved.get(name, partial(plain.__getitem__, name)) for name in names})
+                signal = Deferred({name: partial(plain.__getitem__, name) for name in correlated})
+                yield Draw(latents[:, :own], location, noise, None, signal, correlated, likelihood=likelihood)
+
+
+def _location(lg: LinearGaussian, name: str, latents: Tensor) -> Tensor:
+    """W z + mu, (N, D_m)."""
+    return torch.addmm(lg.intercepts[name], latents, lg.loadings[name].mT)
+
+
+def _moved(plain: Mapping[str, Tensor], name: str, noise: CorrelatedNoise, scores: Tensor) -> Tensor:
+    """The same and a draw of what features' noise has in common, B y."""
+    return plain[name] + scores @ noise.factor.mT
 
 
 class GaussianPredictive(Predictive):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.sizes import require_memory
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.linear_gaussian import CorrelatedNoise
+from calmrl_prob.linear_gaussian import CorrelatedNoise, LinearGaussian
 from calmrl_prob.posteriors.predictive import Predictive
 
 _FEWER_DRAWS = "ask for fewer, take them one at a time (impute(...).draws), or give fewer instances (data.subset)"
@@ -39,7 +39,7 @@ class Draw:
 
     Attributes:
         latents: (N, K).
-        location: for each modality E[x_n^m | z_n], shape (N, D_m), data units.
+        location: for each modality E[x_n^m | z_n], shape (N, D_m), data units; may be made when it is first read.
         noise_variance: for each modality, (D_m,) or (N, D_m), data units squared; the noise is normal, save of
             modalities in ``sites``.
         number: of the draw of the parameters that it was made under; None where these are fixed.
@@ -47,6 +47,8 @@ class Draw:
             ``noise_variance`` is then what is left.
         correlated: that noise of each modality which has some.
         sites: the distribution of each modality that is no normal, of which location and noise are the moments.
+        likelihood: the model by whose loadings, intercepts and noise alone modalities follow from ``latents``, where
+            all draws have the same; None elsewhere.
     """
 
     latents: Tensor
@@ -56,6 +58,36 @@ class Draw:
     signal: Mapping[str, Tensor] = field(default_factory=dict)
     correlated: Mapping[str, CorrelatedNoise] = field(default_factory=dict)
     sites: Mapping[str, GivenSite] = field(default_factory=dict)
+    likelihood: LinearGaussian | None = None
+
+
+class Deferred(Mapping[str, Tensor]):
+    """Tensors by name, each made when it is first read, and kept.
+
+    Args:
+        makers: what makes each.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._makers, self._made = makers, dict[str, Tensor]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor."""
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is one; it is not made for that."""
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._makers)
 
 
 class PosteriorResult(ABC):

@@ -22,13 +22,13 @@ class Choice:
         setting: what was chosen.
         table: one row for each setting tried, in order: ``latent_dim``, ``noise``, ``family`` (of the latents),
             ``prior``, ``pseudo_rows``, ``pooling``, ``ard``; ``score`` (higher is better, ``selection/scores.py``) with
-            ``error`` (standard error over folds), ``behind`` (the chosen one's score less this one's) and
+            ``error`` (standard error over folds; NaN of one), ``behind`` (the chosen one's score less this one's) and
             ``behind_error``; ``r2`` and ``log_score`` (mean over modalities), ``calibration`` (mean squared
             standardised error: 1 where variances stated are right); ``r2/<modality>``;
             ``seconds`` (CPU); ``reason`` of trying it; ``chosen``.
         criterion: "imputation" or "retrieval".
         scale: "none", "modality" or "feature": what units the fit worked in.
-        num_folds: of the rows.
+        num_folds: of the rows, that settings were scored on: fewer than they were dealt to where rows are many.
         not_tried: what was asked for and not tried, as the budget left no time or the data do not admit it, in words;
             empty if nothing.
         fallback: why nothing could be scored, in words; empty if it could.
@@ -76,9 +76,10 @@ class Choice:
             return f"Choice({self.setting}; not by held-out imputations: {self.fallback})"
         row = self.table[self.table["chosen"]].iloc[0]
         left = f"; {self.not_tried}" if self.not_tried else ""
+        error = f" +/- {row['error']:.3f}" if np.isfinite(row["error"]) else ""
         return (
-            f"Choice({self.setting}; of {len(self.table)} settings in {self.num_folds} folds by {self.criterion}: "
-            f"held-out R^2 {row['r2']:.3f}, score {row['score']:.3f} +/- {row['error']:.3f}{left})"
+            f"Choice({self.setting}; of {len(self.table)} settings in {self.num_folds} fold{'s'[: self.num_folds - 1]} "
+            f"by {self.criterion}: held-out R^2 {row['r2']:.3f}, score {row['score']:.3f}{error}{left})"
         )
 
 

@@ -24,7 +24,7 @@ from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.families import model_of, prior_of, try_families
 from calmrl_prob.selection.few_values import values_of
-from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds
+from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds, many_rows
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
@@ -116,9 +116,8 @@ class ChosenFit:
         else:
             search, choice = self._choose(first, size, fixed, scorable)
             intervals = None if self._taken is None else self._intervals(search.folds, self._taken)
-            if self._taken is not None:  # where few rows link the modalities, one start may end where they do not meet
-                few = linked < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances)
-                starts = self._taken.fits if few else self._taken.fits[:1]
+            if self._taken is not None:
+                starts = self._starts(self._taken.fits, linked, scorable)
                 neighbours = self._neighbours(search.folds, self._taken)
         if choice.family == "normal":
             found = self._final(choice.setting, {**options, **choice.options}, starts)
@@ -132,6 +131,12 @@ class ChosenFit:
         found.model.intervals = intervals
         return replace(found, choice=choice, intervals=intervals, seconds=time.perf_counter() - self._begun)
 
+    def _starts(self, fits: Sequence[LinearGaussian], linked: int, scorable: int) -> Sequence[LinearGaussian]:
+        """The fits of folds that the fit to all rows starts from, beside the data."""
+        if linked < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances):
+            return fits  # where few rows link the modalities, one start may end where they do not meet
+        return () if many_rows(self._how.folds, scorable) else fits[:1]  # of many rows the data themselves say enough
+
     def _folds(self, scorable: int) -> int:
         """As many as asked for, or as the rows that can be compared allow: two of them in each."""
         return max(2, min(self._how.folds, scorable // 2))
@@ -143,7 +148,7 @@ class ChosenFit:
             reason = "some modality or feature is in so few instances that folds without them lack it"
             return Search(folds, self._seed), no_choice(first, self._how.criterion, self._scaling.kind, reason)
         if self._how.folds == ChoiceOptions.folds:  # more were not asked for
-            folds = enough_folds(folds, scorable)
+            folds = folds[:1] if many_rows(len(folds), scorable) else enough_folds(folds, scorable)
         deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
         not_tried = ""

@@ -26,6 +26,9 @@ _E_STEPS = 300
 _ENOUGH_ROWS, _ENOUGH_FOLDS = 1500, 2
 #: Rows that have a feature beyond which it is not in one fold alone, but by a chance of 2^-60.
 _ONE_FOLD_ALONE = 60
+#: Held-out instances of a fold that tell settings apart alone, to 1e-3 of the score: scores of one instance differ by
+#: some 0.05 from one setting to the next.
+_MANY_ROWS = 5000
 
 
 class FoldedStatistics:
@@ -267,6 +270,16 @@ def enough_folds(folds: list[Fold], num_scored: int) -> list[Fold]:
         num_scored: instances that have a score, of all folds together.
     """
     return folds[:_ENOUGH_FOLDS] if num_scored >= _ENOUGH_ROWS * len(folds) else folds
+
+
+def many_rows(num_folds: int, num_scored: int) -> bool:
+    """Whether one fold alone tells settings apart.
+
+    Args:
+        num_folds: that the rows were dealt to.
+        num_scored: instances that have a score, of all folds together.
+    """
+    return num_scored >= _MANY_ROWS * num_folds
 
 
 def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object] | None = None) -> np.ndarray:

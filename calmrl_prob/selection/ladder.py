@@ -31,6 +31,8 @@ _FULL_FEATURES, _RANK = 600, 16
 _GAIN = 1e-3
 #: How far behind correlated noise a fit without it may be for many more latents to be tried in its place.
 _CLOSE = 0.02
+#: How far behind the best a setting, or the best of its kind, is not followed further.
+_FAR = 0.1
 #: Most latents of automatic relevance determination: its steps turn the latents.
 _ARD_LATENTS = 32
 
@@ -113,7 +115,7 @@ def walk(search: Search, first: Setting, freedom: Freedom, size: Size) -> Tried:
         if best.setting.noise != plain.setting.noise and search.value(plain) > search.value(best) - _CLOSE:
             many = plain.setting.but(latent_dim=size.most_latents)
             best = _better(search, best, search.try_(many, "many latents in place of correlated noise"))
-    if freedom.shrinkage:
+    if freedom.shrinkage and search.value(plain) > search.value(best) - _FAR:  # as it has no correlated noise either
         best = _relevance(search, best, freedom, size)
     if freedom.shrinkage and not best.setting.ard:
         best = search.climb(best, _weight_step(_SMALL, size.num_instances), "weight of the prior, small steps")
@@ -149,23 +151,26 @@ def _correlated(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tr
     other = search.try_(best.setting.but(**size.correlated_noise), "noise correlated within a modality")
     if freedom.shrinkage:
         step = _weight_step(_LARGE, size.num_instances)
-        other = search.climb(other, step, "weight of the prior with such noise")
+        # what such noise explains needs no shrinkage, so that the weight is most likely to go down
+        other = search.climb(other, step, "weight of the prior with such noise", first=-1)
     return _better(search, best, other)
 
 
 def _latents(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
-    """Few latents with the weight climbed, or more, where that is better; then half as many if that is as good."""
+    """More latents where that is better; or few with the weight climbed, then half as many, if that is as good."""
     begun = best
-    few = search.try_(best.setting.but(latent_dim=max(1, best.setting.latent_dim // _TIMES)), "few latents")
-    if freedom.shrinkage:
-        step = _weight_step(_LARGE, size.num_instances)
-        few = search.climb(few, step, "weight of the prior with few latents")
     while best.setting.latent_dim < size.most_latents:
         twice = min(2 * best.setting.latent_dim, size.most_latents)
         more = _better(search, best, search.try_(best.setting.but(latent_dim=twice), "more latents"))
         if more is best:
             break
         best = more
+    if search.value(begun) < search.value(best) - _CLOSE:  # few are further behind still
+        return best
+    few = search.try_(begun.setting.but(latent_dim=max(1, begun.setting.latent_dim // _TIMES)), "few latents")
+    if freedom.shrinkage and search.value(few) > search.value(best) - _FAR:
+        step = _weight_step(_LARGE, size.num_instances)
+        few = search.climb(few, step, "weight of the prior with few latents")
     if search.value(few) > search.value(best) - _GAIN:
         best = few
     elif best is not begun:

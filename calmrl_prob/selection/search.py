@@ -180,16 +180,17 @@ class Search:
         }
         return fit_em(fold.train, setting.latent_dim, start=start, **settings).linear_gaussian
 
-    def climb(self, start: Tried, step: Callable[[Setting, int], Setting | None], reason: str) -> Tried:
+    def climb(self, start: Tried, step: Callable[[Setting, int], Setting | None], reason: str, first: int = 1) -> Tried:
         """Go up along one line of settings, in the better direction, until it falls; the range has no end.
 
         Args:
             start: where.
             step: from a setting and a direction, +1 or -1, to the next; None at the end.
             reason: of trying them.
+            first: the direction to look in first.
         """
         best = start
-        for direction in (1, -1):
+        for direction in (first, -first):
             here, gained = best, False
             while (following := step(here.setting, direction)) is not None:
                 here = self.try_(following, reason, near=here)

@@ -70,3 +70,19 @@ def test_of_folds_that_tell_enough_two_are_fitted() -> None:
     folds: list[Any] = [object()] * 5
     assert enough_folds(folds, 5 * 1500) == folds[:2]
     assert enough_folds(folds, 5 * 1500 - 1) == folds
+
+
+def test_of_many_rows_one_fold_is_enough_and_the_fit_is_that_of_the_settings() -> None:
+    """15,000 rows in 3 folds; the fit to all rows is what its settings give when they are given, bit by bit."""
+    data = cal.datasets.make_synthetic(15_500, {"a": 5, "b": 4, "c": 3}, latent_dim=3, missing_rate=0.1, seed=0).data
+    found = cal.fit(cal.SharedLatentModel(data.dims), data)
+    assert found.choice.num_folds == 1
+    assert "in 1 fold by" in repr(found.choice)
+    assert "+/-" not in repr(found.choice)
+    assert found.choice.table["error"].isna().all()
+    assert set(found.intervals.slopes) == set(data.names)
+    settled = cal.SharedLatentModel(data.dims, found.choice.latent_dim, found.choice.noise)
+    again = cal.fit(settled, data, tolerance=found.tolerance, **found.choice.options)
+    assert (again.log_likelihood == found.log_likelihood).all()
+    fewer = cal.fit(cal.SharedLatentModel(data.dims), data.subset(range(9_000)))
+    assert fewer.choice.num_folds == 2

@@ -13,10 +13,10 @@ from calmrl_prob.linear_gaussian import (
     Evidence,
     FeatureBlocks,
     LinearGaussian,
-    ObservedBlocks,
     SufficientStatistics,
     log_marginal,
 )
+from calmrl_prob.linear_gaussian.mixture.evidence import MixtureEvidence
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.linear_gaussian.mixture.posterior import mixture_posterior
 
@@ -51,7 +51,8 @@ class FormEvidence:
             return  # what is subtracted from the data changes with the parameters
         for structure, rows in zip(form.structures, self._members, strict=True):
             if isinstance(structure, LinearGaussianMixture):
-                self._prepared.append(_mixture_evidence(data.subset(rows).conform(structure.dims).blocks))
+                blocks = data.subset(rows).conform(structure.dims).blocks
+                self._prepared.append(MixtureEvidence(blocks, structure.latent_dim, evaluations))
                 continue
             given = data.subset(rows).conform(structure.dims).blocks if statistics is None else statistics
             self._prepared.append(Evidence(given, structure.latent_dim, evaluations=evaluations))
@@ -72,12 +73,8 @@ class FormEvidence:
         for structure, rows in zip(structures, self._members, strict=True):
             blocks = given.subset(rows).conform(structure.dims).blocks
             if isinstance(structure, LinearGaussianMixture):
-                terms.append(_mixture_evidence(blocks)(structure))
+                terms.append(mixture_posterior(structure, blocks).log_marginal.sum())
             else:
                 given_form = structure.expanded() if isinstance(blocks, FeatureBlocks) else structure
                 terms.append(log_marginal(given_form, blocks).sum())
         return torch.stack(terms).sum()
-
-
-def _mixture_evidence(blocks: ObservedBlocks | FeatureBlocks) -> Callable[[LinearGaussianMixture], Tensor]:
-    return lambda mixture: mixture_posterior(mixture, blocks).log_marginal.sum()

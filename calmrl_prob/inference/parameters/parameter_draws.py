@@ -327,7 +327,7 @@ class DrawsPosterior(PosteriorResult):
         """A joint draw under each of the draws of the parameters that are named, in their order."""
         for s in numbers:
             for draw in self.given(s).draws(1, generator, names):
-                yield replace(draw, latents=self._alignments[s].latents(draw.latents), number=s)
+                yield replace(draw, latents=self._alignments[s].latents(draw.latents), number=s, likelihood=None)
 
     def structure(self, number: int) -> LinearGaussian | None:
         """The linear-Gaussian form under one draw of the parameters, if all instances have the same."""

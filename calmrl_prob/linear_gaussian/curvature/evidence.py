@@ -24,9 +24,8 @@ from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, SchemaError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
-from calmrl_prob.linear_gaussian.em.expectation import ExpectationStep, Moments
 from calmrl_prob.linear_gaussian.em.forms import Prepared, prepare
-from calmrl_prob.linear_gaussian.em.maximization import expected_residual
+from calmrl_prob.linear_gaussian.em.maximization import likelihood_gradient
 from calmrl_prob.linear_gaussian.em.parameters import Parameters
 from calmrl_prob.linear_gaussian.em.statistics import SufficientStatistics, pattern_features
 from calmrl_prob.linear_gaussian.posterior import assemble_precision, factorize, log_marginal
@@ -134,7 +133,7 @@ class _LogEvidence(torch.autograd.Function):
         moments = prepared.step(parameters)
         if any(ctx.needs_input_grad):
             ctx.prepared = prepared
-            ctx.save_for_backward(*stacked, *_gradient(prepared.step, parameters, moments))
+            ctx.save_for_backward(*stacked, *likelihood_gradient(prepared.step, parameters, moments))
         return stacked[0].new_tensor(moments.log_likelihood)
 
     @staticmethod
@@ -146,14 +145,6 @@ class _LogEvidence(torch.autograd.Function):
             found = iter(torch.autograd.grad(value, wanted, create_graph=True))
             gradient = [next(found) if part.requires_grad else torch.zeros_like(part) for part in stacked]
         return None, *(grad_output * part for part in gradient)
-
-
-def _gradient(step: ExpectationStep, parameters: Parameters, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
-    joint = torch.cat([parameters.loadings, parameters.intercepts[:, None]], dim=1)
-    score, square = expected_residual(step, moments, joint)
-    noise = parameters.noise_variance
-    score = score / noise[:, None]
-    return score[:, :-1], score[:, -1], 0.5 * (square / noise - step.feature_count) / noise
 
 
 def _by_autograd(prepared: Prepared, parameters: Parameters) -> Tensor:

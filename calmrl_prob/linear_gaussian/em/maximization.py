@@ -196,3 +196,12 @@ def expected_residual(step: Summary, moments: Moments, joint: Tensor) -> tuple[T
     right = torch.cat([moments.cross, step.totals.total[:, None]], dim=1)
     explained = step.grouping.times(joint, moments.latent[:-1])
     return right - explained, step.totals.square + (joint * (explained - 2 * right)).sum(1)
+
+
+def likelihood_gradient(step: Summary, parameters: Parameters, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the evidence by loadings (D, K), intercepts (D,) and noise variances (D,), by Fisher's identity."""
+    joint = torch.cat([parameters.loadings, parameters.intercepts[:, None]], dim=1)
+    score, square = expected_residual(step, moments, joint)
+    noise = parameters.noise_variance
+    score = score / noise[:, None]
+    return score[:, :-1], score[:, -1], 0.5 * (square / noise - step.feature_count) / noise

@@ -91,17 +91,24 @@ class SufficientStatistics:
         return linked_groups(self.names, patterns)
 
     @property
+    def device(self) -> torch.device | None:
+        """Device of the sums: that of the shift, or of the first chunk; None while there is neither."""
+        return next((known.device for known in self._shift.values()), None)
+
+    @property
     def shift(self) -> Tensor:
         """The shift stacked over modalities, (D,); zero for a modality that has not occurred yet."""
-        device = next((known.device for known in self._shift.values()), None)
-        unseen = {name: torch.zeros(width, dtype=torch.float64, device=device) for name, width in self.dims.items()}
+        unseen = {
+            name: torch.zeros(width, dtype=torch.float64, device=self.device) for name, width in self.dims.items()
+        }
         return torch.cat([{**unseen, **self._shift}[name] for name in self.dims])
 
     def update(self, blocks: ObservedBlocks) -> SufficientStatistics:
         """Add a chunk of instances, in place.
 
         Args:
-            blocks: instances with the same modalities, any number of them.
+            blocks: instances with the same modalities, any number of them, on any device: products are made there, and
+                sums stay where they are.
 
         Returns:
             This object, so that calls can be chained.
@@ -121,7 +128,7 @@ class SufficientStatistics:
         for name, values in blocks.values.items():
             if name not in self._shift and len(values):
                 sample = values[: max(1, CHUNK_BUDGET // values.shape[1])]  # any point near the mean will do
-                self._shift[name] = sample.mean(0, dtype=torch.float64).to(values.dtype).double()
+                self._shift[name] = sample.mean(0, dtype=torch.float64).to(values.dtype).to(self.device, torch.float64)
         for pattern, members in enumerate(blocks.pattern_rows):
             present = tuple(blocks.patterns[pattern].tolist())
             if any(present):
@@ -130,12 +137,14 @@ class SufficientStatistics:
 
     def _add_rows(self, blocks: ObservedBlocks, pattern: int, present: Pattern, members: Tensor) -> None:
         chosen = [name for name, here in zip(self.dims, present, strict=True) if here]
-        exact = torch.cat([self._shift[name] for name in chosen])
+        home = torch.cat([self._shift[name] for name in chosen])
+        exact = home.to(blocks.device)
         shift = exact.to(blocks.dtype)
         width = len(shift)
-        scatter = self._scatter(present, width, blocks.device)
+        scatter = self._scatter(present, width, home.device)
         step = max(4 * width, CHUNK_BUDGET // width)  # enough rows to pay for adding a (D_p, D_p) product
-        total = torch.zeros_like(scatter) if bool((shift != exact).any()) else scatter
+        as_is = scatter.device == exact.device and not bool((shift != exact).any())
+        total = scatter if as_is else torch.zeros_like(scatter, device=exact.device)
         for rows in members.split(step):
             centred = self._centre(blocks.stacked(pattern, rows), shift)
             sums = centred.new_ones(len(rows)) @ centred
@@ -143,8 +152,10 @@ class SufficientStatistics:
             total[:-1, -1] += sums
             total[-1, :-1] += sums
             total[-1, -1] += len(rows)
-        if total is not scatter:  # the shift had to be rounded to the data's type: move to the exact one
-            scatter += _moved(total, shift - exact)
+        if (
+            not as_is
+        ):  # the shift had to be rounded to the data's type, or the rows are elsewhere: move to the exact one
+            scatter += _moved(total, shift - exact).to(scatter.device)
 
     def _centre(self, values: Tensor, shift: Tensor) -> Tensor:
         """Subtract into a buffer that is kept: fresh memory for each chunk costs more than the subtraction."""
@@ -168,6 +179,13 @@ class SufficientStatistics:
                 [self._shift[name] - moved._shift[name] for name, here in zip(self.dims, present, strict=True) if here]
             )
             moved.scatters[present] = _moved(scatter, step)
+        return moved
+
+    def to(self, device: torch.device | str | None) -> SufficientStatistics:
+        """The same statistics on another device."""
+        moved = SufficientStatistics(self.dims, {name: shift.to(device) for name, shift in self._shift.items()})
+        moved.feature_names = self.feature_names
+        moved.scatters = {present: scatter.to(device) for present, scatter in self.scatters.items()}
         return moved
 
     def scaled(self, weight: float) -> SufficientStatistics:
@@ -205,6 +223,8 @@ class SufficientStatistics:
         """
         if self.dims != other.dims:
             raise SchemaError(f"other: expected modalities {self.dims}, got {other.dims}.")
+        if None not in (self.device, other.device) and self.device != other.device:
+            other = other.to(self.device)
         shift = {**other._shift, **self._shift}
         merged, added = self.shifted(shift), other.shifted(shift)
         merged.feature_names = joined_names(self.feature_names, other.feature_names, "other")

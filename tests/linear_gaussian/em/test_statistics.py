@@ -134,6 +134,10 @@ def test_errors() -> None:
         FromStatistics(statistics)
 
 
+def blocks_of(features: dict[str, Tensor], mask: Tensor, rows: slice, device: str) -> ObservedBlocks:
+    return ObservedBlocks.from_arrays({n: x[rows].to(device) for n, x in features.items()}, mask[rows].to(device))
+
+
 def test_devices(device: str) -> None:
     blocks = random_blocks(random_model(DIMS, 3), 200, rate=0.4)
     mask = random_mask(200, 3, rate=0.4)
@@ -141,6 +145,15 @@ def test_devices(device: str) -> None:
     there = ObservedBlocks.from_arrays({n: x.to(device) for n, x in features.items()}, mask.to(device))
     here = SufficientStatistics.from_blocks(ObservedBlocks.from_arrays(features, mask))
     moved = SufficientStatistics.from_blocks(there)
-    for pattern, scatter in here.scatters.items():
-        torch.testing.assert_close(moved.scatters[pattern].cpu(), scatter, rtol=1e-11, atol=1e-9)
+    mixed = SufficientStatistics(DIMS).update(blocks_of(features, mask, slice(0, 80), device))
+    mixed.update(blocks_of(features, mask, slice(80, 200), "cpu"))  # a chunk from elsewhere is added where the sums are
+    merged = mixed.scaled(0.5).merge(here.scaled(0.5))
+    for found in (moved, mixed, merged):
+        assert found.device is not None
+        assert found.device.type == device
+        about = found.shifted({name: torch.zeros(width, device=device) for name, width in DIMS.items()})
+        expected = here.shifted({name: torch.zeros(width) for name, width in DIMS.items()})
+        for pattern, scatter in expected.scatters.items():
+            torch.testing.assert_close(about.scatters[pattern].cpu(), scatter, rtol=1e-11, atol=1e-9)
+    assert moved.to("cpu").device == torch.device("cpu")
     assert blocks.num_instances == moved.num_instances
