@@ -23,7 +23,6 @@ from typer.testing import CliRunner, Result
 
 import calmrl_prob as cal
 from calmrl_prob.cli.main import COMMANDS, app
-from calmrl_prob.errors import ReliabilityWarning
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = [f"cell-{n:02}" for n in range(60)]
@@ -42,9 +41,11 @@ def told(*arguments: object) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty cells of two modalities, a third of which lack the proteins, in files of several formats; and a fit."""
+    """Sixty cells of two modalities, a third of which lack the proteins, in many formats; a fit; and forty others."""
     folder = tmp_path_factory.mktemp("cells")
-    made = cal.datasets.make_synthetic(60, {"rna": 6, "protein": 4}, latent_dim=2, seed=0).complete
+    drawn = cal.datasets.make_synthetic(100, {"rna": 6, "protein": 4}, latent_dim=2, seed=0).complete
+    made = drawn.subset(slice(0, 60))
+    cal.save_npz(drawn.subset(slice(60, None)), folder / "others.npz")
     rna = pd.DataFrame(made["rna"].numpy(), index=IDS).add_prefix("gene-")
     protein = pd.DataFrame(made["protein"].numpy(), index=IDS).add_prefix("antibody-")
     whole = cal.MultimodalData({"rna": rna, "protein": protein}, labels=np.arange(60) % 2)
@@ -148,16 +149,20 @@ def test_a_stream_is_fitted_and_imputed_like_rows_in_memory(folder: Path, tmp_pa
 
 
 def test_validation_is_that_of_the_library(folder: Path) -> None:
-    found = told("validate", folder / "fit.safetensors", folder / "whole.npz", "--scheme", "each", "--level", "0.8")
-    with pytest.warns(ReliabilityWarning, match="among those that the model was fitted to"):
-        expected = cal.masked_validation(cal.load(folder / "fit.safetensors"), cal.read(folder / "whole.npz"), "each")
+    found = told("validate", folder / "fit.safetensors", folder / "others.npz", "--scheme", "each", "--level", "0.8")
+    expected = cal.masked_validation(cal.load(folder / "fit.safetensors"), cal.read(folder / "others.npz"), "each")
     summary = expected.summary(level=0.8)
     for each, row in zip(found["modalities"], summary.to_dict("records"), strict=True):
         assert each["modality"] == row["modality"]
         assert each["R2"] == pytest.approx(row["R2"])
         assert each["coverage"] == pytest.approx(row["coverage"])
-    out = run("validate", folder / "fit.safetensors", folder / "whole.npz").stdout
-    assert "protein, hidden in 60 instances: R^2" in out
+    out = run("validate", folder / "fit.safetensors", folder / "others.npz").stdout
+    assert "protein, hidden in 40 instances: R^2" in out
+
+
+def test_validation_on_rows_of_the_fit_is_warned_about(folder: Path) -> None:
+    (line,) = run("validate", folder / "fit.safetensors", folder / "cells.npz").stderr.splitlines()
+    assert line.startswith("Warning: data: about 100% of these 60 instances are among those")
 
 
 def test_validation_of_the_rows_of_the_fit_fits_anew_without_each_part(folder: Path) -> None:
@@ -210,13 +215,13 @@ def test_modalities_that_some_rows_lack_leave_these_out(folder: Path) -> None:
     assert (found["queries"], found["candidates"]) == (60, 40)
 
 
-@pytest.mark.parametrize("label", [[], ["--held-out", "whole.npz"]])
+@pytest.mark.parametrize("label", [[], ["--held-out", "others.npz"]])
 def test_a_report_is_written(label: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     page = tmp_path / "page.html"
     found = told("report", "fit.safetensors", "cells.h5mu", "-o", page, *label)
     assert found == {"output": str(page), "bytes": page.stat().st_size}
-    assert ("60 other instances" in page.read_text(encoding="utf-8")) == bool(label)
+    assert ("40 other instances" in page.read_text(encoding="utf-8")) == bool(label)
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
@@ -301,12 +306,10 @@ def test_warnings_are_a_line_each_beside_the_result(tmp_path: Path) -> None:
 
 
 def test_progress_is_on_standard_error_alone(folder: Path) -> None:
-    done = run("validate", folder / "fit.safetensors", folder / "whole.npz", "--json", "--progress")
+    done = run("validate", folder / "fit.safetensors", folder / "others.npz", "--json", "--progress")
     assert "masked validation" in done.stderr
-    assert json.loads(done.stdout)["instances"] == 60
-    told_besides = run("validate", folder / "fit.safetensors", folder / "whole.npz", "--no-progress").stderr
-    assert "masked validation" not in told_besides
-    assert told_besides.startswith("Warning: data: about 67% of these 60 instances")  # two thirds were fitted to
+    assert json.loads(done.stdout)["instances"] == 40
+    assert run("validate", folder / "fit.safetensors", folder / "others.npz", "--no-progress").stderr == ""
 
 
 def test_the_wheel_has_the_command_and_it_knows_its_version() -> None:
