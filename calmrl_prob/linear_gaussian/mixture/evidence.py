@@ -88,8 +88,10 @@ class MixtureEvidence:
     def differentiable(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """The same value by differentiable operations alone."""
         widths = self._prepared.step.shape.dims
-        parts = [dict(zip(widths, part.split(list(widths.values())), strict=True)) for part in inputs[:3]]
-        mixture = LinearGaussianMixture.from_prior(LinearGaussian(*parts), *inputs[3:])
+        loadings, intercepts, noise = (
+            dict(zip(widths, part.split(list(widths.values())), strict=True)) for part in inputs[:3]
+        )
+        mixture = LinearGaussianMixture.from_prior(LinearGaussian(loadings, intercepts, noise), *inputs[3:])
         # weights are normalised on the way: give back what that takes, which is 0 but not its derivative
         total = self._blocks.num_instances * inputs[3].logsumexp(0)
         return mixture_posterior(mixture, self._blocks).log_marginal.sum() + total
