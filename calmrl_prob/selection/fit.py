@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed, require_known_options
@@ -22,7 +22,7 @@ from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.chosen_fit import ChosenFit
 from calmrl_prob.selection.folds import FoldedStatistics
-from calmrl_prob.selection.gathering import GatherOptions
+from calmrl_prob.selection.gathering import GatherOptions, groups_of
 from calmrl_prob.selection.ladder import Freedom
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_plain_likelihood
@@ -75,7 +75,7 @@ def fit(
             others are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``,
             keeps it from being chosen. Of a stream those of :class:`~calmrl_prob.selection.gathering.GatherOptions`
             besides, such as ``state``, a file by which a pass that was killed goes on, or ``engine="dask"``; its
-            ``groups`` name a covariate, or are a function of a chunk.
+            ``groups`` are the name of a covariate, or a function of a chunk.
 
     Returns:
         The trace of the fit, the choice and the intervals; ``model`` of the result is the fitted model.
@@ -101,7 +101,7 @@ def fit(
         >>> fit.intervals.table()["modality"].unique().tolist()
         ['image', 'text']
     """
-    by_name = {field.name for field in fields(ChoiceOptions)}
+    by_name = [field.name for field in fields(ChoiceOptions)]
     asked = {key: options.pop(key) for key in [*options] if key in by_name}
     how = ChoiceOptions.of(choice, asked, "the choice")
     of_pass = {key: options.pop(key) for key in [*options] if key in _OF_PASS and isinstance(data, MultimodalStream)}
@@ -122,12 +122,14 @@ def fit(
         return found
     if method not in ("auto", "em"):
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
-    require_known_options(options, EM_OPTIONS, "method 'em'")
+    require_known_options(options, [*EM_OPTIONS, *by_name], "method 'em' with a choice")
     EMOptions.of(None, {key: value for key, value in options.items() if key in _FIELDS}, "method 'em'")
     require_trainable(model)
     if isinstance(data, MultimodalStream):
         by = {key: asked.pop(key, None) for key in ("folds", "groups")}["groups"]
         data = gather(data, how.folds, checked_seed(seed), passed, by, progress, like=model)
+    elif isinstance(data, MultimodalData) and (isinstance(how.groups, str) or callable(how.groups)):
+        how = replace(how, groups=groups_of("data", data, how.groups))
     with normal_mode():
         data = _checked(normal_data(data), model, asked)
         with shown(progress, "choosing settings", None, data) as callback:
