@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed, require_known_options
@@ -22,7 +22,7 @@ from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.chosen_fit import ChosenFit
 from calmrl_prob.selection.folds import FoldedStatistics
-from calmrl_prob.selection.gathering import GatherOptions, groups_of
+from calmrl_prob.selection.gathering import GatherOptions
 from calmrl_prob.selection.ladder import Freedom
 from calmrl_prob.selection.options import ChoiceOptions
 from calmrl_prob.selection.reliability import warn_of_plain_likelihood
@@ -128,8 +128,6 @@ def fit(
     if isinstance(data, MultimodalStream):
         by = {key: asked.pop(key, None) for key in ("folds", "groups")}["groups"]
         data = gather(data, how.folds, checked_seed(seed), passed, by, progress, like=model)
-    elif isinstance(data, MultimodalData) and (isinstance(how.groups, str) or callable(how.groups)):
-        how = replace(how, groups=groups_of("data", data, how.groups))
     with normal_mode():
         data = _checked(normal_data(data), model, asked)
         with shown(progress, "choosing settings", None, data) as callback:
