@@ -284,5 +284,7 @@ def test_a_state_file_that_is_not_there_begins_anew(tmp_path: Path) -> None:
 
 
 def test_options_of_a_stream_are_refused_for_rows() -> None:
-    with pytest.raises(ArgumentError, match="state"):
+    with pytest.raises(ArgumentError, match=r"^state: .* in memory; leave it out"):
         cal.fit(cal.SharedLatentModel(DATA.dims), DATA, state="file")
+    with pytest.raises(ArgumentError, match=r"did you mean 'state'\?"):
+        cal.fit(cal.SharedLatentModel(DATA.dims), stream_of(DATA, 100), sate="file")
