@@ -62,7 +62,7 @@ class SchemaError(DataError):
 class UnknownModalityError(SchemaError, KeyError):
     """A modality was looked up that is not there; a KeyError too, as looking up in a mapping should raise.
 
-    Caused by: asking a result, such as ``imputed.mean``, for a modality that it does not have.
+    Caused by: asking data, or a result such as ``imputed.mean``, for a modality that it does not have.
 
     What to do: take one of the names in the message, or impute with ``names=`` that hold it.
     """

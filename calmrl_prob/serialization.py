@@ -99,8 +99,8 @@ def save(model: Savable | Alignment, path: str | os.PathLike[str]) -> None:
     else:
         raise ArgumentTypeError(
             "model: expected a SharedLatentModel, a LinearGaussian, a FitResult, a Recalibration, draws of parameters, "
-            f"a fitted Pyro model, a RetrievalIndex or an Alignment, got {type(model).__name__}; for another torch "
-            "module save its state_dict with safetensors."
+            f"a fitted Pyro model, a RetrievalIndex or an Alignment, got {type(model).__name__}; imputations and data "
+            "go to cal.write, and of another torch module save its state_dict with safetensors."
         )
     write_archive(path, config, separate(tensors))
 

@@ -201,5 +201,8 @@ def _description(
     except (KeyError, ValueError, RecursionError) as error:  # brackets within brackets; numbers of 5,000 digits
         raise FileFormatError(f"{path}: the description in the header is damaged; {archive_format.again}.") from error
     if not isinstance(config, dict) or not isinstance(kind := config.get("kind"), str) or kind not in kinds:
-        raise FileFormatError(f"{path}: expected the kind {list(kinds)} in the header; {archive_format.again}.")
+        raise FileFormatError(
+            f"{path}: expected the kind {list(kinds)} in the header, got another; load it by cal.load, which knows all "
+            f"kinds, or {archive_format.again}."
+        )
     return config

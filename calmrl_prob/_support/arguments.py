@@ -6,6 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import TypeVar
 
 import torch
@@ -87,11 +88,15 @@ def require_known_options(options: Iterable[str], known: Sequence[str], owner: s
         ArgumentError: there is one; names it, and those that there are.
 
     Example:
-        >>> require_known_options({"tolerance": 1e-6}, ["tolerance"], "method 'em'")
+        >>> require_known_options({"tolerence": 1e-6}, ["seed", "tolerance"], "method 'em'")
+        Traceback (most recent call last):
+        calmrl_prob.errors.ArgumentError: options: method 'em' has no option 'tolerence'; ... did you mean 'tolerance'?
     """
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}.")
+        near = get_close_matches(unknown[0], known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else "take one of these."
+        raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}; {remedy}")
 
 
 def constructed(kind: Callable[..., T], name: str, *arguments: object, **settings: object) -> T:

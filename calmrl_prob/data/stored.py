@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calmrl_prob.data.features import Names, as_names, names_of, reconciled, with_names
 from calmrl_prob.data.intake import check_rows
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError, UnknownModalityError
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks, find_patterns, linked_groups
 
 #: Properties that are computed once; other data made from these have their own.
@@ -68,7 +68,7 @@ class StoredModalities:
         """The representations of one modality, (N, D_m), NaN in the rows of instances that lack it.
 
         Raises:
-            SchemaError: there is no such modality.
+            UnknownModalityError: there is no such modality; a SchemaError and a KeyError.
             ArgumentTypeError: ``name`` is not a string.
         """
         values = self._values[self._known(name)]
@@ -251,5 +251,5 @@ class StoredModalities:
         if not isinstance(name, str):
             raise ArgumentTypeError(f"name: expected a modality's name, got {name!r}; for rows use subset.")
         if name not in self._values:
-            raise SchemaError(f"names: no modality is called {name!r}; the modalities are {list(self.names)}.")
+            raise UnknownModalityError(f"name: no modality is called {name!r}; the modalities are {list(self.names)}.")
         return name

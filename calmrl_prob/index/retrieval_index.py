@@ -61,6 +61,11 @@ class Matches:
     log_ratios: Floats
     probabilities: Floats | None = None
 
+    def __repr__(self) -> str:
+        """One line: how many candidates of how many queries."""
+        queries = "a query" if self.ids.ndim == 1 else f"each of {len(self.ids):,} queries"
+        return f"Matches({self.ids.shape[-1]:,} best of {queries})"
+
 
 class RetrievalIndex:
     """Candidates prepared once, to be searched by exact log-likelihood ratio; make one with :meth:`build`.
@@ -85,6 +90,8 @@ class RetrievalIndex:
         >>> index
         RetrievalIndex: 3 candidates, 1 missing pattern, K 1, exact
         >>> found = index.search({"a": np.array([2.0])}, k=2, probabilities=True)
+        >>> found
+        Matches(2 best of a query)
         >>> found.ids.tolist(), found.log_ratios.round(2).tolist(), found.probabilities.round(2).tolist()
         (['high', 'middle'], [2.69, -7.78], [1.0, 0.0])
     """

@@ -94,7 +94,7 @@ def _open_path(path: str, request: Request) -> list[Source]:
         )
         raise ArgumentError(
             f"origin: {where} {what}; the endings that can be read are {list(FILES)}; of several kinds pass a dict of "
-            "paths by modality."
+            "paths by modality, and read what cal.save wrote by cal.load."
         )
     chosen = [file for file in files if _ending(file) == known[0]]
     if len(chosen) > 1 and known[0] not in TOGETHER:

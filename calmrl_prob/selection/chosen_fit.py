@@ -25,6 +25,7 @@ from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.families import model_of, prior_of, try_families
 from calmrl_prob.selection.few_values import values_of
 from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds, many_rows
+from calmrl_prob.selection.gathering import groups_of
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.ladder import Freedom, Size, first_setting, walk
@@ -80,6 +81,9 @@ class ChosenFit:
         callback: Callback | None,
     ) -> None:
         self._model, self._seed, self._how, self._freedom, self._callback = model, seed, how, freedom, callback
+        self._groups: Any = how.groups
+        if isinstance(data, MultimodalData) and (isinstance(how.groups, str) or callable(how.groups)):
+            self._groups = groups_of("data", data, how.groups)
         self._begun = time.perf_counter()
         self._taken: Tried | None = None
         self._scaling = Scaling.of(data, how.scale)
@@ -142,7 +146,7 @@ class ChosenFit:
         return max(2, min(self._how.folds, scorable // 2))
 
     def _choose(self, first: Setting, size: Size, fixed: Mapping[str, Any], scorable: int) -> tuple[Search, Choice]:
-        folds = make_folds(self._scaled, first.latent_dim, self._folds(scorable), self._seed, self._how.groups)
+        folds = make_folds(self._scaled, first.latent_dim, self._folds(scorable), self._seed, self._groups)
         folds = [fold for fold in folds if not fold.lacking]
         if len(folds) < 2:
             reason = "some modality or feature is in so few instances that folds without them lack it"
@@ -170,7 +174,7 @@ class ChosenFit:
             return f"{', '.join(others)}: {reason}"
         data = self._scaled
         assert isinstance(data, MultimodalData)
-        fold = deal(len(data), self._how.folds, self._seed, self._how.groups)
+        fold = deal(len(data), self._how.folds, self._seed, self._groups)
         trains = [data.subset(np.flatnonzero(fold != k)) for k in range(len(search.folds))]
         self._taken, not_tried = try_families(search, best, others, trains, self._freedom.latent_dim)
         return not_tried
@@ -205,7 +209,7 @@ class ChosenFit:
 
     def _neighbours(self, folds: Sequence[Fold], best: Tried) -> list[NeighbourCorrelation]:
         """Of rows dealt one by one; where groups were given, what goes together has been said."""
-        if self._how.groups is not None:
+        if self._groups is not None:
             return []
         pairs = ((fold, imputed_by(model, fold)) for fold, model in zip(folds, best.fits, strict=True))
         return neighbour_correlations(pairs, self._data.num_instances, self._seed)

@@ -32,7 +32,7 @@ from calmrl_prob.selection.stream_pass import gather
 
 #: Options of EM that need no data to be refused.
 _FIELDS = {field.name for field in fields(EMOptions)}
-_OF_PASS = {field.name for field in fields(GatherOptions)}
+_OF_PASS = [field.name for field in fields(GatherOptions)]
 
 
 def fit(
@@ -75,7 +75,7 @@ def fit(
             others are options of the method, such as ``tolerance``; one that gives a prior, such as ``pseudo_rows``,
             keeps it from being chosen. Of a stream those of :class:`~calmrl_prob.selection.gathering.GatherOptions`
             besides, such as ``state``, a file by which a pass that was killed goes on, or ``engine="dask"``; its
-            ``groups`` name a covariate, or are a function of a chunk.
+            ``groups`` are the name of a covariate, or a function of a chunk.
 
     Returns:
         The trace of the fit, the choice and the intervals; ``model`` of the result is the fitted model.
@@ -101,7 +101,7 @@ def fit(
         >>> fit.intervals.table()["modality"].unique().tolist()
         ['image', 'text']
     """
-    by_name = {field.name for field in fields(ChoiceOptions)}
+    by_name = [field.name for field in fields(ChoiceOptions)]
     asked = {key: options.pop(key) for key in [*options] if key in by_name}
     how = ChoiceOptions.of(choice, asked, "the choice")
     of_pass = {key: options.pop(key) for key in [*options] if key in _OF_PASS and isinstance(data, MultimodalStream)}
@@ -122,7 +122,14 @@ def fit(
         return found
     if method not in ("auto", "em"):
         raise ArgumentError(f"method: {method!r} does not choose latent_dim; give the model latent_dim, or use 'em'.")
-    require_known_options(options, EM_OPTIONS, "method 'em'")
+    of_stream = next((key for key in options if key in _OF_PASS), None)
+    if of_stream is not None:
+        raise ArgumentError(
+            f"{of_stream}: it is of a pass over a stream, and these data are in memory; leave it out, or give a "
+            "stream, as cal.read(..., stream=True) does."
+        )
+    more = _OF_PASS if isinstance(data, MultimodalStream) else ()
+    require_known_options(options, [*EM_OPTIONS, *by_name, *more], "method 'em' with a choice")
     EMOptions.of(None, {key: value for key, value in options.items() if key in _FIELDS}, "method 'em'")
     require_trainable(model)
     if isinstance(data, MultimodalStream):

@@ -21,7 +21,7 @@ from calmrl_prob.linear_gaussian import SufficientStatistics
 from calmrl_prob.selection.gathering import Gathered
 from calmrl_prob.selection.sample import SmallestKeys
 
-_FORMAT = "calmrl-prob gathered statistics 1"
+_FORMAT = "calmrl-prob gathered statistics 2"
 _REMEDY = "delete it to gather the stream from its beginning"
 
 
@@ -55,7 +55,9 @@ class StateFile:
             if sample.data is not None:
                 tensors |= {f"{k}/sample/{name}": sample.data[name] for name in sample.data.names}
         tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        place = json.dumps({"token": gathered.token, "num_rows": gathered.num_rows})
+        # in their order, which the file does not keep, and in which a fit adds them up
+        patterns = [[_bits(pattern) for pattern in fold.scatters] for fold in gathered.folds]
+        place = json.dumps({"token": gathered.token, "num_rows": gathered.num_rows, "patterns": patterns})
         metadata = {"format": _FORMAT, "about": self._about, "place": place}
         metadata["sha256"] = _checksum(metadata, tensors)
         with write_atomically(self.path) as temporary:
@@ -101,7 +103,7 @@ def _rebuilt(empty: Gathered, place: Mapping[str, Any], tensors: Mapping[str, Te
             number, kind, *name = key.split("/", 2)
             if number == str(k) and kind in parts:
                 parts[kind][name[0]] = tensor
-        scatters = {tuple(bit == "1" for bit in bits): scatter for bits, scatter in parts["scatter"].items()}
+        scatters = {tuple(bit == "1" for bit in bits): parts["scatter"][bits] for bits in place["patterns"][k]}
         names = found.folds[k].feature_names
         kept = {"dims": dict(found.dims), "shift": parts["shift"], "scatters": scatters}
         found.folds[k] = SufficientStatistics.from_tensors(kept)

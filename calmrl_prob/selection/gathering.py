@@ -107,7 +107,7 @@ class Gathered:
         chunk = chunk.conform(self.dims)
         self._require_served(token, chunk)
         keys = row_keys(chunk, token, self.seed)
-        groups = self._groups_of(token, chunk)
+        groups = None if self.groups is None else groups_of(token, chunk, self.groups)
         fold = keys if groups is None else row_keys(chunk, token, self.seed, groups)
         if self.token is None and not self._about_a_point:
             shift = shift_of(chunk)
@@ -141,26 +141,6 @@ class Gathered:
             return self.folds[0]
         return FoldedStatistics(self.folds, samples=[sample.data for sample in self.samples])
 
-    def _groups_of(self, token: str, chunk: MultimodalData) -> object:
-        if self.groups is None:
-            return None
-        if isinstance(self.groups, str):
-            if self.groups not in chunk.covariates:
-                raise ArgumentError(
-                    f"groups: {token} has no covariate {self.groups!r}; it has {list(chunk.covariates)}."
-                )
-            return chunk.covariates[self.groups]
-        if not callable(self.groups):
-            raise ArgumentError(
-                "groups: of a stream expected the name of a covariate, or a function of a chunk that gives an entry "
-                f"for each of its rows, got {brief(self.groups)}."
-            )
-        found = self.groups(chunk)
-        count = len(found) if hasattr(found, "__len__") else None
-        if count != len(chunk):
-            raise ArgumentError(f"groups: expected one for each of the {len(chunk)} rows of {token}, got {count}.")
-        return found
-
     def _require_served(self, token: str, chunk: MultimodalData) -> None:
         empty = int((~chunk.observed_mask.any(1)).sum())
         if empty:
@@ -180,6 +160,39 @@ class Gathered:
                 f"data: up to {token} there are {patterns} missing patterns, whose statistics in {len(self.folds)} "
                 f"folds take {taken / 1e9:.1f} GB; fit a sample of the rows in memory, or fewer features."
             )
+
+
+def groups_of(place: str, rows: MultimodalData, groups: object) -> object:
+    """Groups (N,) of rows that share a fold: a covariate, by its name, or what a function makes of the rows.
+
+    Args:
+        place: where the rows come from, for messages.
+        rows: N of them.
+        groups: the name or the function.
+
+    Raises:
+        ArgumentError: there is no such covariate, or ``groups`` is neither, or does not give an entry for each row.
+
+    Example:
+        >>> import torch
+        >>> rows = MultimodalData({"x": torch.ones(2, 1)}, covariates={"subject": ["a", "b"]})
+        >>> groups_of("data", rows, "subject").tolist()
+        ['a', 'b']
+    """
+    if isinstance(groups, str):
+        if groups not in rows.covariates:
+            raise ArgumentError(f"groups: {place} has no covariate {groups!r}; it has {list(rows.covariates)}.")
+        return rows.covariates[groups]
+    if not callable(groups):
+        raise ArgumentError(
+            "groups: of a stream expected the name of a covariate, or a function of a chunk that gives an entry "
+            f"for each of its rows, got {brief(groups)}."
+        )
+    found = groups(rows)
+    count = len(found) if hasattr(found, "__len__") else None
+    if count != len(rows):
+        raise ArgumentError(f"groups: expected one for each of the {len(rows)} rows of {place}, got {count}.")
+    return found
 
 
 def shift_of(chunk: MultimodalData) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from calmrl_prob._support.arguments import real_number, whole_number
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian.options import Options
 from calmrl_prob.selection.scaling import Scale
@@ -27,7 +28,8 @@ class ChoiceOptions(Options):
             all outputs are in the data's own units.
         folds: parts that the rows are dealt to.
         groups: (N,) whatever rows share that must not tell of each other, such as the subject or recording that they
-            come from: rows of a group are dealt to one fold. Rows as they are, if not given.
+            come from: rows of a group are dealt to one fold. Or the name of a covariate that has it, or a function that
+            gives it of the data. Rows as they are, if not given.
         families: priors of the latents to choose from: "normal" and, beside it, "student_t" and "mixture" (of 2 to 4
             normals), which are tried once the normal setting is chosen, from its number of latents. They need rows of
             whole modalities and the criterion "imputation", and are shrunk by fewer latents, not by pseudo-rows; where
@@ -41,7 +43,7 @@ class ChoiceOptions(Options):
     criterion: Criterion = "imputation"
     scale: Scale = "auto"
     folds: int = 3
-    groups: Sequence[object] | None = None
+    groups: Sequence[object] | str | Callable[[MultimodalData], object] | None = None
     budget: float | None = None
     families: Sequence[str] = ("normal",)
 

@@ -126,7 +126,10 @@ def _position(name: str, column: object, labels: Sequence[Hashable] | None, widt
     if not isinstance(column, str | tuple):
         raise ArgumentTypeError(f"{where}: expected names or positions of columns, got {described(column)} among them.")
     if labels is None:
-        raise SchemaError(f"{where}: column {column!r} is named, and X has no names; pass a frame, or positions.")
+        raise SchemaError(
+            f"{where}: column {column!r} is named, and X has no names; pass a frame, or "
+            "positions; within a pipeline, set_output(transform='pandas') hands names on."
+        )
     if (count := list(labels).count(column)) != 1:
         there = "no column" if count == 0 else f"{count} columns"
         raise SchemaError(f"{where}: expected one column {column!r}, got {there}; the columns are {_shown(labels)}.")

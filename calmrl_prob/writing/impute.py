@@ -101,6 +101,10 @@ def impute(
         ['.parquet']
     """
     if not isinstance(data, MultimodalStream):
+        if "out" in options:
+            raise ArgumentError(
+                "out: only streams are imputed into a folder; leave it out, and pass the result to cal.write."
+            )
         return impute_rows(model, data, names, recalibrated=recalibrated, **options)
     if isinstance(model, PosteriorResult):
         raise ArgumentError("model: a posterior is of rows in memory; impute a stream with the model.")

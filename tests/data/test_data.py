@@ -269,6 +269,8 @@ class TestRefusals:
         data = ragged()
         with pytest.raises(SchemaError, match=r"no modality is called 'video'; .*\['image', 'text', 'audio'\]"):
             data["video"]
+        with pytest.raises(KeyError):  # as of any mapping
+            data["video"]
         with pytest.raises(ArgumentTypeError, match="for rows use subset"):
             data[0]  # type: ignore[index]
         with pytest.raises(TypeError):

@@ -331,6 +331,15 @@ def test_an_index_comes_back_from_its_file(tmp_path: Path, ids: Sequence[str] | 
     assert repr(cal.load(path)) == repr(index)
 
 
+def test_matches_are_shown_in_a_line() -> None:
+    lg = make_model(1)
+    index = cal.RetrievalIndex.build(lg, make_data(lg, 6, 0))
+    queries = make_data(lg, 4, 1)
+    assert repr(index.search(queries, k=3)) == "Matches(3 best of each of 4 queries)"
+    name = queries.names[0]
+    assert repr(index.search({name: np.zeros(lg.dims[name])}, k=9)) == "Matches(6 best of a query)"
+
+
 def test_candidates_of_a_loaded_index_stay_in_its_file(tmp_path: Path) -> None:
     lg = make_model(0, 64)
     x = lg.sample(20_000, torch.Generator().manual_seed(0)).features
@@ -365,7 +374,7 @@ def test_names_of_features_come_back_and_decide(tmp_path: Path) -> None:
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     lg = make_model(2)
     cal.save(lg, tmp_path / "model")
-    with pytest.raises(FileFormatError, match="RetrievalIndex"):
+    with pytest.raises(FileFormatError, match=r"RetrievalIndex.*load it by cal\.load"):
         cal.RetrievalIndex.load(tmp_path / "model")
     mixed = cal.MultimodalData({"text": np.ones((2, 3))}, ids=[("a", 1), ("b", 2)])
     with pytest.raises(ArgumentError, match="texts, numbers and dates"):

@@ -160,7 +160,10 @@ def test_a_budget_ends_the_search_and_says_so(data: cal.MultimodalData) -> None:
         ({"shrinkage": "yes"}, "shrinkage"),
         ({"method": "svi"}, "method"),
         ({"groups": [1, 2]}, "groups"),
-        ({"tolerence": 1e-3}, "options"),
+        ({"groups": "person"}, r"groups: data has no covariate 'person'; it has \[\]"),
+        ({"groups": lambda data: [1, 2]}, "groups: expected one for each"),
+        ({"tolerence": 1e-3}, "options: .* did you mean 'tolerance'"),
+        ({"criteron": "retrieval"}, "options: .* did you mean 'criterion'"),
     ],
 )
 def test_options_that_do_not_serve_are_named(data: cal.MultimodalData, asked: dict[str, Any], named: str) -> None:
@@ -296,6 +299,19 @@ def test_folds_that_have_nothing_to_compare_are_left_out_of_the_score() -> None:
     found = cal.fit(cal.SharedLatentModel(DIMS), data, groups=np.arange(90) // 30, budget=20.0)
     assert np.isfinite(found.choice.table["score"]).all()
     assert found.choice.setting.ard or found.choice.setting.pseudo_rows > 1
+
+
+def test_groups_are_rows_or_a_covariate_or_a_function_of_the_data() -> None:
+    sites = np.arange(90) // 9
+    complete = private(90, missing=0.0)
+    data = cal.MultimodalData({name: complete[name] for name in DIMS}, covariates={"site": sites})
+    options: dict[str, Any] = {"latent_dim": 2, "noise": "isotropic"}
+    tables = [
+        cal.fit(cal.SharedLatentModel(DIMS, **options), data, shrinkage="held-out", groups=groups).choice.table
+        for groups in (sites, "site", lambda rows: rows.covariates["site"], None)
+    ]
+    scores = [table["score"].tolist() for table in tables]
+    assert scores[0] == scores[1] == scores[2] != scores[3]
 
 
 @pytest.mark.filterwarnings("ignore::calmrl_prob.errors.ReliabilityWarning")  # two rows of a modality tell little

@@ -103,6 +103,8 @@ def test_what_is_not_asked_for_rightly_is_refused(tmp_path: Path) -> None:
     stream = stream_of(Chunks())
     with pytest.raises(ArgumentError, match="pass the folder to write to"):
         cal.impute(FIT, stream)
+    with pytest.raises(ArgumentError, match="out: only streams"):
+        cal.impute(FIT, DATA, out=tmp_path / "x")
     with pytest.raises(ArgumentTypeError, match="out: expected a folder's name"):
         cal.impute(FIT, stream, out=3)
     with pytest.raises(ArgumentError, match="a posterior is of rows in memory"):
