@@ -431,7 +431,10 @@ class SharedLatentModel(PyroModule):
             return {name: parameters[_key(kind, name)] for name in self.dims}
 
         noise = {name: value.exp() for name, value in of("log_noise").items()}
-        form = LinearGaussian(of("loadings"), of("intercepts"), noise, *(self.prior.gaussian() or ()))
+        gaussian = self.prior.gaussian() or (None, None)
+        form = LinearGaussian(
+            of("loadings"), of("intercepts"), noise, *gaussian, feature_names=names_of(self.dims) or None
+        )
         return with_noise(form, None if self._noise_parameters.ranks is None else of("noise_factor"))
 
     def require_settled(self) -> None:

@@ -105,8 +105,8 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference selection recalibration",
     },
     "kept in files": {
-        "serialization":                 "errors _support linear_gaussian programs file_contents model inference "
-                                         "recalibration training files index",
+        "serialization":                 "errors _support linear_gaussian data programs file_contents model "
+                                         "inference recalibration training files index",
     },
 }
 # fmt: on
