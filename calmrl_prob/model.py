@@ -431,7 +431,9 @@ class SharedLatentModel(PyroModule):
             return {name: parameters[_key(kind, name)] for name in self.dims}
 
         noise = {name: value.exp() for name, value in of("log_noise").items()}
-        form = LinearGaussian(of("loadings"), of("intercepts"), noise, *(self.prior.gaussian() or ()))
+        mean, covariance = self.prior.gaussian() or (None, None)
+        names = names_of(self.dims) or None
+        form = LinearGaussian(of("loadings"), of("intercepts"), noise, mean, covariance, feature_names=names)
         return with_noise(form, None if self._noise_parameters.ranks is None else of("noise_factor"))
 
     def require_settled(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from calmrl_prob._support.archives import Kind, read_archive, separate, write_archive
 from calmrl_prob._support.arguments import described
 from calmrl_prob._support.trees import put_together, taken_apart
+from calmrl_prob.data.features import from_lists, names_of
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.file_contents import (
     require_model_contents,
@@ -86,7 +88,8 @@ def save(model: Savable | Alignment, path: str | os.PathLike[str]) -> None:
     if isinstance(model, SharedLatentModel):
         config, tensors = describe_model(model)
     elif isinstance(model, LinearGaussian):
-        config, tensors = {"kind": _STRUCTURE, "names": model.names}, structure_tensors(model)
+        names = {} if model.feature_names is None else {"feature_names": dict(model.feature_names)}
+        config, tensors = {"kind": _STRUCTURE, "names": model.names, **names}, structure_tensors(model)
     elif isinstance(model, Recorded):
         packer = Packer(table())
         config = {"kind": _RECORD, "record": packer.pack(model, type(model).__name__)}
@@ -170,7 +173,9 @@ def load(path: str | os.PathLike[str], model: object = None, *, encoders: Mappin
 
 
 def _build_structure(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LinearGaussian:
-    return structure_from_tensors(config["names"], tensors)
+    found = structure_from_tensors(config["names"], tensors)
+    named = names_of(from_lists(found.dims, config.get("feature_names")))
+    return replace(found, feature_names=named) if named else found
 
 
 def _build_alignment(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StoredAlignment:

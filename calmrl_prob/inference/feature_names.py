@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import NamedDims, names_of, with_names
+from calmrl_prob.linear_gaussian import Structure
 from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
 from calmrl_prob.posteriors.posterior import PosteriorResult
 
@@ -36,6 +37,8 @@ def named_dims(model: object) -> NamedDims | None:
     """
     parts = [model]
     for part in parts:
+        if isinstance(part, Structure) and part.feature_names is not None:
+            return NamedDims(part.dims, part.feature_names)
         own = vars(part) if hasattr(part, "__dict__") else {}
         for attribute in _DIMS:
             if isinstance(found := own.get(attribute), NamedDims):

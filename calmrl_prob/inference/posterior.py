@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from calmrl_prob._support.arguments import described
+from calmrl_prob._support.arguments import checked_seed, described
 from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
@@ -73,7 +73,7 @@ def posterior(
         raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-    model = getattr(model, "answers_as", model)
+    seed, model = checked_seed(seed), getattr(model, "answers_as", model)
     with normal_mode(), torch.no_grad():
         data = aligned(model, normal_data(data))
         return named(_by_route(model, data, method, seed, options), model, data)

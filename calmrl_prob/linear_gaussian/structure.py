@@ -23,6 +23,7 @@ from torch import Tensor
 from calmrl_prob._support.frozen import FrozenMapping, TravelsDetached
 from calmrl_prob._support.sizes import require_memory
 from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames
 from calmrl_prob.linear_gaussian.noise import CorrelatedNoise
 
 
@@ -60,6 +61,8 @@ class LinearGaussian(TravelsDetached):
         noise_factor: for each modality B^m, shape (D_m, R_m), where its noise is correlated: Psi^m is B^m B^mT off the
             diagonal and ``noise_variance`` on it. R_m of 0 for one whose noise is not; R_m = D_m can say any
             covariance. None, the default, where no modality's is.
+        feature_names: for each modality the D_m names of its features, or None; columns of data that have names are put
+            in their order. None, the default, where no names are known.
 
     Raises:
         ArgumentError: a shape does not fit, modalities differ between the mappings, a noise variance is not positive,
@@ -86,6 +89,7 @@ class LinearGaussian(TravelsDetached):
     prior_mean: Tensor = field(default=None)  # type: ignore[assignment]  # filled in by __post_init__
     prior_covariance: Tensor = field(default=None)  # type: ignore[assignment]  # filled in by __post_init__
     noise_factor: Mapping[str, Tensor] | None = None
+    feature_names: FeatureNames | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, expand scalar noise variances and fill in the standard normal prior."""
@@ -113,6 +117,7 @@ class LinearGaussian(TravelsDetached):
         object.__setattr__(self, "intercepts", FrozenMapping({name: self.intercepts[name] for name in names}))
         object.__setattr__(self, "noise_variance", FrozenMapping(noise))
         object.__setattr__(self, "noise_factor", self._checked_factors())
+        object.__setattr__(self, "feature_names", self._checked_feature_names())
         like = self.loadings[names[0]]
         if self.prior_mean is None:
             object.__setattr__(self, "prior_mean", like.new_zeros(latent_dim))
@@ -160,6 +165,17 @@ class LinearGaussian(TravelsDetached):
                 )
         return FrozenMapping({name: given[name] for name in self.loadings})
 
+    def _checked_feature_names(self) -> FeatureNames | None:
+        if self.feature_names is None:
+            return None
+        found = {name: self.feature_names.get(name) for name in self.loadings}
+        for name, names in found.items():
+            if names is not None and len(names) != len(self.loadings[name]):
+                raise ArgumentError(
+                    f"feature_names[{name!r}]: expected {len(self.loadings[name])} names, got {len(names)}."
+                )
+        return FrozenMapping({name: None if names is None else tuple(names) for name, names in found.items()})
+
     def correlated_noise(self, name: str) -> CorrelatedNoise | None:
         """The noise of a modality where it is correlated between features; None where it is diagonal."""
         if self.noise_factor is None or self.noise_factor[name].shape[1] == 0:
@@ -206,6 +222,7 @@ class LinearGaussian(TravelsDetached):
             function(self.prior_mean),
             function(self.prior_covariance),
             None if self.noise_factor is None else {n: function(factor) for n, factor in self.noise_factor.items()},
+            self.feature_names,
         )
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LinearGaussian:
@@ -219,7 +236,7 @@ class LinearGaussian(TravelsDetached):
             held = getattr(self, parameter.name)
             if isinstance(held, Tensor):
                 held = held.detach()
-            elif held is not None:
+            elif held is not None and parameter.name != "feature_names":
                 held = FrozenMapping({name: value.detach() for name, value in held.items()})
             object.__setattr__(new, parameter.name, held)
         return new
@@ -240,6 +257,7 @@ class LinearGaussian(TravelsDetached):
             self.prior_mean,
             self.prior_covariance,
             None if self.noise_factor is None else {name: self.noise_factor[name] for name in names},
+            self.feature_names,
         )
 
     def expanded(self) -> LinearGaussian:
@@ -272,6 +290,7 @@ class LinearGaussian(TravelsDetached):
             variance,
             torch.cat([self.prior_mean, self.prior_mean.new_zeros(sum(ranks))]),
             torch.block_diag(self.prior_covariance, identity),
+            feature_names=self.feature_names,
         )
 
     def joint(self, names: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
@@ -376,6 +395,11 @@ class AboutGaussian(TravelsDetached):
     def dims(self) -> dict[str, int]:
         """Number of features D_m of each modality."""
         return self.linear_gaussian.dims
+
+    @property
+    def feature_names(self) -> FeatureNames | None:
+        """Names of the D_m features of each modality, where they are known."""
+        return self.linear_gaussian.feature_names
 
     @property
     def latent_dim(self) -> int:

@@ -106,8 +106,8 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "kept in files": {
         "report":                        "errors _support data posteriors inference selection evaluation plots",
-        "serialization":                 "errors _support linear_gaussian programs file_contents model inference "
-                                         "recalibration training files index",
+        "serialization":                 "errors _support linear_gaussian data programs file_contents model "
+                                         "inference recalibration training files index",
     },
     "the command line": {
         "cli":                           "errors _support data inference plots report",

@@ -69,6 +69,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
     "a pyro model": lambda: cal.fit(pyro_model, DATA, max_iterations=20, tolerance=1e-2),
     "draws of parameters": lambda: cal.parameter_draws(shared(), DATA, num_draws=3),
+    "its parameters": lambda: shared().linear_gaussian(),
+    "their copy in another type": lambda: shared().linear_gaussian().detach().to(torch.float64),
+    "their pickle": lambda: pickle.loads(pickle.dumps(shared().linear_gaussian())),
+    "the structure of a mixture": lambda: MODELS["a mixture"]().model.structure(),
     "a copy": lambda: copy.deepcopy(shared()),
     "a pickle": lambda: pickle.loads(pickle.dumps(shared())),
 }
@@ -200,6 +204,13 @@ class TestFiles:
         assert torch.allclose(found, cal.impute(model, DATA.select(["A"])).mean["B"], atol=CLOSE)
         with pytest.raises(SchemaError, match="modality 'A'"):
             cal.posterior(loaded, OTHER)
+
+    def test_parameters_keep_them_too(self, model: Any, tmp_path: Path) -> None:  # noqa: ANN401
+        cal.save(model.linear_gaussian(), tmp_path / "parameters.safetensors")
+        loaded = cal.load(tmp_path / "parameters.safetensors")
+        assert named_dims(loaded).feature_names == model.dims.feature_names
+        found = cal.impute(loaded.select(["B", "A"]), TURNED.select(["A"])).mean["B"]
+        assert torch.allclose(found, cal.impute(model, DATA.select(["A"])).mean["B"], atol=CLOSE)
 
     @pytest.mark.parametrize("columns", [[("u", 1), ("u", 2)], [3, 1], pd.date_range("2020", periods=2), ["u", None]])
     def test_names_of_any_kind(self, columns: Any, tmp_path: Path) -> None:  # noqa: ANN401

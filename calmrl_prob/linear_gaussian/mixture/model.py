@@ -18,6 +18,7 @@ from torch import Tensor
 
 from calmrl_prob._support.frozen import TravelsDetached
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.linear_gaussian.feature_names import FeatureNames
 from calmrl_prob.linear_gaussian.structure import LinearGaussian, Sample, require_diagonal_noise
 
 
@@ -98,9 +99,8 @@ class LinearGaussianMixture(TravelsDetached):
             )
         require_diagonal_noise(linear_gaussian, "linear_gaussian")
         shared = (linear_gaussian.loadings, linear_gaussian.intercepts, linear_gaussian.noise_variance)
-        return cls(
-            log_weights, tuple(LinearGaussian(*shared, *prior) for prior in zip(means, covariances, strict=True))
-        )
+        names, priors = linear_gaussian.feature_names, zip(means, covariances, strict=True)
+        return cls(log_weights, tuple(LinearGaussian(*shared, *prior, feature_names=names) for prior in priors))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,6 +111,11 @@ class LinearGaussianMixture(TravelsDetached):
     def dims(self) -> dict[str, int]:
         """Number of features D_m of each modality."""
         return self.components[0].dims
+
+    @property
+    def feature_names(self) -> FeatureNames | None:
+        """Names of the D_m features of each modality, where they are known."""
+        return self.components[0].feature_names
 
     @property
     def latent_dim(self) -> int:
