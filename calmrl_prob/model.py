@@ -431,7 +431,8 @@ class SharedLatentModel(PyroModule):
             return {name: parameters[_key(kind, name)] for name in self.dims}
 
         noise = {name: value.exp() for name, value in of("log_noise").items()}
-        mean, covariance = self.prior.gaussian() or (None, None)
+        gaussian: tuple[Any, Any] = self.prior.gaussian() or (None, None)  # None: standard normal
+        mean, covariance = gaussian
         names = names_of(self.dims) or None
         form = LinearGaussian(of("loadings"), of("intercepts"), noise, mean, covariance, feature_names=names)
         return with_noise(form, None if self._noise_parameters.ranks is None else of("noise_factor"))
