@@ -86,7 +86,7 @@ class Deferred(Mapping[str, Tensor]):
         return iter(self._makers)
 
     def __len__(self) -> int:
-        """The number of them."""
+        """Number of them."""
         return len(self._makers)
 
 

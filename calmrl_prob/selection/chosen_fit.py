@@ -24,7 +24,7 @@ from calmrl_prob.priors import NormalPrior
 from calmrl_prob.selection.choice import Choice, choice_of, no_choice
 from calmrl_prob.selection.families import model_of, prior_of, try_families
 from calmrl_prob.selection.few_values import values_of
-from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, enough_folds, make_folds, many_rows
+from calmrl_prob.selection.folds import Fold, FoldedStatistics, deal, folds_to_fit, make_folds
 from calmrl_prob.selection.gathering import groups_of
 from calmrl_prob.selection.held_out import added
 from calmrl_prob.selection.intervals import HeldOutIntervals, scales_of_rows, scales_of_sums
@@ -139,7 +139,8 @@ class ChosenFit:
         """The fits of folds that the fit to all rows starts from, beside the data."""
         if linked < max(_FEW_LINKS, _SMALL_SHARE * self._data.num_instances):
             return fits  # where few rows link the modalities, one start may end where they do not meet
-        return () if many_rows(self._how.folds, scorable) else fits[:1]  # of many rows the data themselves say enough
+        many = folds_to_fit(self._how.folds, scorable) < self._how.folds
+        return () if many else fits[:1]  # of many rows the data themselves say enough
 
     def _folds(self, scorable: int) -> int:
         """As many as asked for, or as the rows that can be compared allow: two of them in each."""
@@ -152,7 +153,7 @@ class ChosenFit:
             reason = "some modality or feature is in so few instances that folds without them lack it"
             return Search(folds, self._seed), no_choice(first, self._how.criterion, self._scaling.kind, reason)
         if self._how.folds == ChoiceOptions.folds:  # more were not asked for
-            folds = folds[:1] if many_rows(len(folds), scorable) else enough_folds(folds, scorable)
+            folds = folds[: folds_to_fit(len(folds), scorable)]
         deadline = np.inf if self._how.budget is None else self._begun + self._how.budget
         search = Search(folds, self._seed, self._how.criterion, deadline, self._callback, fixed)
         not_tried = ""

@@ -262,24 +262,16 @@ def _statistics_are_cheaper(data: MultimodalData, latent_dim: int) -> bool:
     return min(costs, key=costs.__getitem__) == "statistics"
 
 
-def enough_folds(folds: list[Fold], num_scored: int) -> list[Fold]:
-    """The folds that are worth a fit: two where each has many instances, as every fit costs the same.
-
-    Args:
-        folds: all.
-        num_scored: instances that have a score, of all folds together.
-    """
-    return folds[:_ENOUGH_FOLDS] if num_scored >= _ENOUGH_ROWS * len(folds) else folds
-
-
-def many_rows(num_folds: int, num_scored: int) -> bool:
-    """Whether one fold alone tells settings apart.
+def folds_to_fit(num_folds: int, num_scored: int) -> int:
+    """Number of folds that are worth a fit: one or two where each has many instances, as every fit costs the same.
 
     Args:
         num_folds: that the rows were dealt to.
         num_scored: instances that have a score, of all folds together.
     """
-    return num_scored >= _MANY_ROWS * num_folds
+    if num_scored >= _MANY_ROWS * num_folds:
+        return 1
+    return min(_ENOUGH_FOLDS, num_folds) if num_scored >= _ENOUGH_ROWS * num_folds else num_folds
 
 
 def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object] | None = None) -> np.ndarray:

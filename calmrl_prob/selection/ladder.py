@@ -157,17 +157,18 @@ def _correlated(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tr
 
 
 def _latents(search: Search, best: Tried, freedom: Freedom, size: Size) -> Tried:
-    """More latents where that is better; or few with the weight climbed, then half as many, if that is as good."""
+    """Few latents or more, whichever are better; few with the weight climbed, then half as many if that is as good."""
     begun = best
-    while best.setting.latent_dim < size.most_latents:
-        twice = min(2 * best.setting.latent_dim, size.most_latents)
-        more = _better(search, best, search.try_(best.setting.but(latent_dim=twice), "more latents"))
-        if more is best:
-            break
-        best = more
-    if search.value(begun) < search.value(best) - _CLOSE:  # few are further behind still
+    few = search.try_(best.setting.but(latent_dim=max(1, best.setting.latent_dim // _TIMES)), "few latents")
+    if search.value(few) <= search.value(begun) + _GAIN:  # else more are further behind still, and cost most
+        while best.setting.latent_dim < size.most_latents:
+            twice = min(2 * best.setting.latent_dim, size.most_latents)
+            more = _better(search, best, search.try_(best.setting.but(latent_dim=twice), "more latents"))
+            if more is best:
+                break
+            best = more
+    if search.value(begun) < search.value(best) - _CLOSE:
         return best
-    few = search.try_(begun.setting.but(latent_dim=max(1, begun.setting.latent_dim // _TIMES)), "few latents")
     if freedom.shrinkage and search.value(few) > search.value(best) - _FAR:
         step = _weight_step(_LARGE, size.num_instances)
         few = search.climb(few, step, "weight of the prior with few latents")

@@ -23,7 +23,7 @@ from calmrl_prob.linear_gaussian import (
     fit_em,
     log_marginal,
 )
-from calmrl_prob.selection.folds import Fold, StatisticsFold, enough_folds, make_folds
+from calmrl_prob.selection.folds import Fold, StatisticsFold, folds_to_fit, make_folds
 from calmrl_prob.selection.shown import shown
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def choose_latent_dim(
     tried = sorted({k for k in dims if k <= most})
     if not tried:
         raise ArgumentError(f"latent_dims: none of {dims} is at most {most}, which is what can be carried.")
-    parts = enough_folds(make_folds(data, tried[-1], folds, seed), len(data))
+    parts = make_folds(data, tried[-1], folds, seed)
+    parts = parts[: max(2, folds_to_fit(len(parts), len(data)))]
     settings: dict[str, Any] = {"noise": noise, "noise_pseudo_count": noise_pseudo_count, "seed": seed}
     with shown(progress, "choosing K", len(tried) * len(parts) + 1, data) as report:
         fits, scores = _fitted(parts, tried, settings, report)

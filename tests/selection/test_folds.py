@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import SufficientStatistics, fit_em
-from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, enough_folds, make_folds
+from calmrl_prob.selection.folds import FoldedStatistics, RowFold, StatisticsFold, deal, folds_to_fit, make_folds
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +64,9 @@ def test_what_is_no_set_of_folds_is_refused(data: cal.MultimodalData) -> None:
         FoldedStatistics.of(cal.MultimodalData({"a": np.array([[1.0, np.nan], [2.0, 3.0]])}, missing="features"))
 
 
-def test_of_folds_that_tell_enough_two_are_fitted() -> None:
-    folds: list[Any] = [object()] * 5
-    assert enough_folds(folds, 5 * 1500) == folds[:2]
-    assert enough_folds(folds, 5 * 1500 - 1) == folds
+@pytest.mark.parametrize(("rows", "worth"), [(7_499, 5), (7_500, 2), (24_999, 2), (25_000, 1)])
+def test_of_folds_that_tell_enough_one_or_two_are_fitted(rows: int, worth: int) -> None:
+    assert folds_to_fit(5, rows) == worth
 
 
 def test_of_many_rows_one_fold_is_enough_and_the_fit_is_that_of_the_settings() -> None:

@@ -40,10 +40,10 @@ def off(setting: Setting, weight: float) -> float:
     return (math.log10(max(setting.pseudo_rows, 1e-9) / weight)) ** 2
 
 
-def test_few_latents_are_not_tried_where_more_gain_much() -> None:
+def test_few_latents_are_not_followed_where_more_gain_much() -> None:
     taken, tried = walked(lambda s: 0.05 * math.log2(s.latent_dim) - 0.1 * off(s, 300.0) - s.ard)
     assert taken.latent_dim == 256
-    assert min(s.latent_dim for s in tried if not s.ard) == 64
+    assert [s.latent_dim for s in tried if s.latent_dim < 64 and not s.ard] == [16]
 
 
 def test_few_latents_are_followed_to_their_own_weight_where_they_are_close() -> None:
@@ -56,6 +56,12 @@ def test_few_latents_are_followed_to_their_own_weight_where_they_are_close() -> 
     taken, _ = walked(height)
     assert taken.latent_dim == 8
     assert 2000 < taken.pseudo_rows < 5000
+
+
+def test_more_latents_are_not_tried_where_few_are_better() -> None:
+    taken, tried = walked(lambda s: -0.05 * math.log2(s.latent_dim) - 0.1 * off(s, 300.0) - s.ard)
+    assert taken.latent_dim == 1
+    assert max(s.latent_dim for s in tried) == 64
 
 
 def test_few_latents_far_behind_are_tried_once() -> None:
