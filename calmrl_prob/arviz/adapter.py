@@ -67,11 +67,10 @@ class Group:
                     coords[name] = (storable_name(labels[0]), _storable(labels[1]))
             elif name in dims:
                 coords[name] = _storable(labels)
-        for name in variables:
-            if name in coords:
-                raise ArgumentError(
-                    f"data: the name {name!r} is that of a coordinate of the export; rename the modality or site."
-                )
+        if taken := sorted(variables.keys() & coords.keys(), key=str):
+            raise ArgumentError(
+                f"data: the name {taken[0]!r} is that of a coordinate of the export; rename the modality or site."
+            )
         return xr.Dataset(variables, coords=coords, attrs=dict(self.attributes))
 
 

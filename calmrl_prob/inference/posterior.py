@@ -120,7 +120,7 @@ def _signed(result: PosteriorResult, subject: Subject) -> PosteriorResult:
     same = isinstance(stated, LinearGaussian) and hasattr(subject.model, "linear_gaussian")
     if isinstance(result, PosteriorResult):  # a user's own route may return anything
         result.fingerprint = fingerprint(stated if same else subject.model)
-        result.rows = SampledRows.of(subject.data)
+        result.rows = SampledRows.of(subject.data) if isinstance(subject.data, MultimodalData) else None
     return result
 
 
