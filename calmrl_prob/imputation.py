@@ -17,6 +17,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
+from calmrl_prob.inference.seen import require_rows
 from calmrl_prob.posteriors.by_modality import ByModality
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, drawn_modality, seeded_generator
@@ -422,13 +423,12 @@ def impute(
     given = model if isinstance(model, PosteriorResult) else posterior(model, data, **options)
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-    if len(data) != len(given.mean):
-        raise ArgumentError(f"data: expected the {len(given.mean)} instances of the posterior, got {len(data)}.")
+    data = require_rows(given, data) if given is model else data.conform(given.dims)
     if recalibrated is None:
         by = _own_intervals(model, given)
     known = tuple(given.dims)
     chosen = known if names is None else chosen_names(names, known)
-    return Imputation(data.conform(given.dims), given, chosen, by)
+    return Imputation(data, given, chosen, by)
 
 
 def _recalibrator(model: object, recalibrated: Recalibrator | bool) -> Recalibrator | None:

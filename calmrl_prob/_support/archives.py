@@ -24,7 +24,7 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.files import existing_file, said, write_atomically
 from calmrl_prob._support.versions import installed_version
-from calmrl_prob.errors import FileFormatError, MissingDependencyError, ModelToLoadError
+from calmrl_prob.errors import ArgumentError, FileFormatError, MissingDependencyError, ModelToLoadError
 
 T = TypeVar("T")
 
@@ -70,7 +70,13 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of tensors on the CPU, for these may share memory or be views, which the format does not know.
 
     ``contiguous`` alone would leave a single number that was expanded a view.
+
+    Raises:
+        ArgumentError: one has no values, as on device "meta".
     """
+    empty = [key for key, tensor in tensors.items() if tensor.is_meta]
+    if empty:
+        raise ArgumentError(f"model: tensor {empty[0]!r} is on device 'meta', which has no values to save.")
     return {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calmrl_prob.errors import ArgumentError
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -45,6 +47,7 @@ class Group:
         """The group as an xarray Dataset.
 
         Raises:
+            ArgumentError: a variable has the name of a coordinate.
             ValueError: a dimension is called "sample", which ArviZ itself uses for chain and draw stacked.
         """
         import xarray as xr
@@ -64,6 +67,10 @@ class Group:
                     coords[name] = (storable_name(labels[0]), _storable(labels[1]))
             elif name in dims:
                 coords[name] = _storable(labels)
+        if taken := sorted(variables.keys() & coords.keys(), key=str):
+            raise ArgumentError(
+                f"data: the name {taken[0]!r} is that of a coordinate of the export; rename the modality or site."
+            )
         return xr.Dataset(variables, coords=coords, attrs=dict(self.attributes))
 
 

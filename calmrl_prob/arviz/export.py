@@ -22,6 +22,7 @@ from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior, Par
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import require_rows
 from calmrl_prob.posteriors.posterior import PosteriorResult, checked_draws, seeded_generator
 
 logger = logging.getLogger(__name__)
@@ -130,9 +131,7 @@ def to_arviz(
     num_prior_draws = whole_number("num_prior_draws", num_prior_draws)
     result = _result(model, data, num_draws, seed)
     num_draws, num_chains, numbers = _layout(result, num_draws, num_chains)
-    data = data.conform(result.dims)
-    if len(result.log_marginal) != len(data):
-        raise ArgumentError(f"data: expected the {len(result.log_marginal)} instances of the result, got {len(data)}.")
+    data = require_rows(result, data)
     known = tuple(result.dims)
     _require_distinct(known)
     wanted = known if names is None else chosen_names(names, known, least=0)

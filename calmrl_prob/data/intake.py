@@ -252,7 +252,12 @@ def _to_numpy(name: str, value: object) -> np.ndarray:
         kept = masked.dtype if masked.dtype.kind not in "iub" else np.float64
         array = masked.astype(kept).filled(np.nan) if masked.dtype.kind in "fiub" else masked.data
     elif hasattr(value, "__array__"):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # an xarray Dataset, say, which is many arrays
+            raise ArgumentTypeError(
+                f"{expected}, got {type(value).__name__}, which gives numpy none ({error}); {_remedy(value)}."
+            ) from error
     else:
         kind = "None" if value is None else type(value).__name__
         raise ArgumentTypeError(f"{expected}, torch tensor or pandas DataFrame, got {kind}; {_remedy(value)}.")

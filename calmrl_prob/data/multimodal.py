@@ -151,11 +151,11 @@ class MultimodalData(StoredModalities):
         """Refuse instances that have no modality, or leave them out."""
         n = self.num_instances
         nothing = (~self.observed_mask.any(dim=1)).nonzero().squeeze(1)
-        if len(nothing) and empty == "refuse":
+        if len(nothing) == n or (len(nothing) and empty == "refuse"):
             first = describe_row(int(nothing[0]), self.ids)
+            remedy = "pass empty='drop' to leave them out" if len(nothing) < n else "give at least one that has some"
             raise DataError(
-                f"arrays: {len(nothing)} of {n} instances have no modality at all, first {first}; "
-                "pass empty='drop' to leave them out."
+                f"arrays: {len(nothing)} of {n} instances have no modality at all, first {first}; {remedy}."
             )
         if len(nothing):
             logger.info("left out %d of %d instances that have no modality at all", len(nothing), n)

@@ -151,7 +151,14 @@ class MultimodalStream:
     def _conformed(self, token: str, load: Callable[[], MultimodalData]) -> MultimodalData:
         """A chunk in the schema."""
         try:
-            data = load().conform(self.dims).renamed(names_of(self.dims))
+            data = load()
+            if isinstance(self._plan, _FromFactory) and not set(data.names) <= set(self.names):
+                raise SchemaError(
+                    f"it has the modalities {list(data.names)}, the stream {list(self.names)}, which are those of the "
+                    "first chunk unless schema= says otherwise; pass from_chunks schema= with the widths of all of "
+                    "them, or leave others out with select."
+                )
+            data = data.conform(self.dims).renamed(names_of(self.dims))
         except (DataError, ArgumentTypeError) as error:
             kind = SchemaError if isinstance(error, SchemaError) else DataError
             raise kind(f"{token}: {error}") from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.archives import require_finite
-from calmrl_prob._support.arguments import brief
+from calmrl_prob._support.arguments import brief, checked_dtype
 from calmrl_prob.data.features import from_lists, names_of
 from calmrl_prob.errors import FileFormatError
 from calmrl_prob.file_contents import require_model_contents
@@ -38,6 +38,7 @@ def describe_model(model: SharedLatentModel) -> tuple[dict[str, Any], dict[str, 
 
     Raises:
         ModelError: its K is still to be chosen.
+        ArgumentError: its parameters are in half precision.
         ArgumentTypeError: something is attached that no file keeps.
     """
     config, tensors = _settings(model), dict(model.state_dict())
@@ -70,6 +71,7 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sha
 def _settings(model: SharedLatentModel) -> dict[str, Any]:
     """All of a model but its parameters and what is attached to it."""
     model.require_settled()
+    checked_dtype(model.dtype)  # half precision, which a module may have been brought to, would not be loaded
     return {
         "kind": _MODEL,
         "dims": model.dims,

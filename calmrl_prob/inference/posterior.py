@@ -15,6 +15,7 @@ from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.inference.normal_mode import normal_data
 from calmrl_prob.inference.protocols import HasLinearGaussian, Model
 from calmrl_prob.inference.routes import NO_OWN_ROUTE, ROUTES, Route
+from calmrl_prob.inference.seen import SampledRows
 from calmrl_prob.inference.subject import Subject, warn_unfitted
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.posterior import PosteriorResult
@@ -68,15 +69,27 @@ def posterior(
         >>> result.mean.squeeze(1).tolist(), result.covariance.flatten().tolist()
         ([1.0, 2.0], [0.5, 0.5])
     """
-    known = ["auto", "exact", *(route.name for route in ROUTES if route.approximate)]
-    if not isinstance(method, str) or method not in known:
-        raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
+    require_method(method)
     if not isinstance(data, MultimodalData):
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     seed, model = checked_seed(seed), getattr(model, "answers_as", model)
     with normal_mode(), torch.no_grad():
         data = aligned(model, normal_data(data))
         return named(_by_route(model, data, method, seed, options), model, data)
+
+
+def require_method(method: object) -> None:
+    """Refuse what names no way to a posterior.
+
+    Raises:
+        ArgumentError: it does not.
+
+    Example:
+        >>> require_method("exact")
+    """
+    known = ["auto", "exact", *(route.name for route in ROUTES if route.approximate)]
+    if not isinstance(method, str) or method not in known:
+        raise ArgumentError(f"method: expected one of {known}, got {method!r}.")
 
 
 def _by_route(model: Model, data: MultimodalData, method: str, seed: int, options: dict[str, Any]) -> PosteriorResult:
@@ -102,11 +115,12 @@ def _by_route(model: Model, data: MultimodalData, method: str, seed: int, option
 
 
 def _signed(result: PosteriorResult, subject: Subject) -> PosteriorResult:
-    """The result, which knows whose posterior it is."""
+    """The result, which knows whose posterior it is, of model and instances."""
     stated = vars(subject).get("stated")  # found on the way, as model.linear_gaussian() would state it again
     same = isinstance(stated, LinearGaussian) and hasattr(subject.model, "linear_gaussian")
     if isinstance(result, PosteriorResult):  # a user's own route may return anything
         result.fingerprint = fingerprint(stated if same else subject.model)
+        result.rows = SampledRows.of(subject.data) if isinstance(subject.data, MultimodalData) else None
     return result
 
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ReliabilityWarning
+from calmrl_prob.errors import ArgumentError, ReliabilityWarning
 from calmrl_prob.inference.feature_names import aligned
+from calmrl_prob.posteriors.posterior import PosteriorResult
 
 #: Features of a modality that are hashed, rows at a time, and hashes kept of a modality, all at most.
 _MOST_FEATURES, _CHUNK, _MOST_HASHES = 64, 2**16, 2**16
@@ -30,6 +32,8 @@ _MOST_FEATURES, _CHUNK, _MOST_HASHES = 64, 2**16, 2**16
 _MUCH_CHANCE = 0.9
 #: Share of seen rows beyond which held-out rows are not held out, and below which those of a fit are others.
 _SOME, _NEARLY_ALL = 0.02, 0.9
+#: Rows of a posterior that are hashed, at most.
+_SAMPLED = 16
 #: Standard errors by which a share has to exceed what chance makes.
 _ERRORS = 4.0
 
@@ -96,6 +100,62 @@ class SeenRows:
             told = found - seen.chance > _ERRORS * error
             shares.append((found - seen.chance) / (1 - seen.chance) if told else 0.0)
         return min(shares, default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRows:
+    """Some instances that a posterior was found for, by which those it is asked about are known to be the same.
+
+    Attributes:
+        hashes: for each modality the numbers of rows that have it, (n,), and the hash of each, (n,); none where some of
+            the rows lack single features.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(40, 3))
+        >>> rows = SampledRows.of(MultimodalData({"x": x}))
+        >>> rows.other(MultimodalData({"x": x.astype("f4")})), rows.other(MultimodalData({"x": x[::-1].copy()}))
+        (None, ('x', 0))
+    """
+
+    hashes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.uint64]]]
+
+    @classmethod
+    def of(cls, data: MultimodalData) -> SampledRows:
+        """Hash some rows of data, evenly spaced."""
+        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).round().astype(np.int64))
+        some = data if len(rows) == len(data) else data.subset(torch.from_numpy(rows).to(data.device))
+        names = () if some.has_partial_rows else some.names
+        return cls({name: (rows[some.observed(name).cpu().numpy()], _hashes(some, name)) for name in names})
+
+    def other(self, data: MultimodalData) -> tuple[str, int] | None:
+        """A modality and row that the data have otherwise, of those that both have; None where there is none."""
+        found = SampledRows.of(data).hashes
+        for name in self.hashes.keys() & found.keys():
+            (rows, hashes), (given, new) = self.hashes[name], found[name]
+            _, mine, theirs = np.intersect1d(rows, given, return_indices=True)
+            differ = hashes[mine] != new[theirs]
+            if differ.any():
+                return name, int(rows[mine[differ][0]])
+        return None
+
+
+def require_rows(result: PosteriorResult, data: MultimodalData) -> MultimodalData:
+    """The data, with the modalities of a posterior in its order, if they are the instances that it was found for.
+
+    Raises:
+        ArgumentError: they are others, or in another order, as far as some rows show.
+        SchemaError: they have other modalities or features.
+    """
+    if len(data) != len(result.mean):
+        raise ArgumentError(f"data: expected the {len(result.mean)} instances of the posterior, got {len(data)}.")
+    data = data.conform(result.dims)
+    other = result.rows.other(data) if isinstance(result.rows, SampledRows) else None
+    if other is not None:
+        raise ArgumentError(
+            f"data: row {other[1]} of modality {other[0]!r} is another one than the posterior was found for; pass the "
+            "same instances in the same order, or the model instead of its posterior."
+        )
+    return data
 
 
 def remember_rows(model: Any, data: object) -> SeenRows | None:  # noqa: ANN401 - whatever was fitted

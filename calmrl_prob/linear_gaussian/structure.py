@@ -103,7 +103,7 @@ class LinearGaussian(TravelsDetached):
                     f"{argument}: expected the modalities of loadings, {list(names)}, got {list(given)}."
                 )
         latent_dim = self.loadings[names[0]].shape[-1]
-        _refuse_half(self.loadings[names[0]].dtype)
+        _refuse_unusable(self.loadings[names[0]])
         noise: dict[str, Tensor] = {}
         for name in names:
             shape = tuple(self.loadings[name].shape)
@@ -417,8 +417,14 @@ class AboutGaussian(TravelsDetached):
         return self.linear_gaussian.device
 
 
-def _refuse_half(kind: torch.dtype) -> None:
-    """Refuse parameters in half precision, which a whole module may have been brought to."""
+def _refuse_unusable(loadings: Tensor) -> None:
+    """Refuse parameters in half precision, or without values, which a whole module may have been brought to."""
+    kind = loadings.dtype
+    if loadings.is_meta:
+        raise ArgumentError(
+            "loadings: expected parameters with values, got some on device 'meta', which has none; make the model on "
+            "another device, or load one from a file."
+        )
     if kind in (torch.float16, torch.bfloat16):
         raise ArgumentError(
             f"loadings: expected torch.float32 or torch.float64, got {kind}, too coarse for covariances; call .float() "

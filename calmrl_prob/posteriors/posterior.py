@@ -98,12 +98,14 @@ class PosteriorResult(ABC):
         dims: number of features D_m of each modality that it can predict.
         diagnostics: what the route has to report of itself: R-hat, divergences, k-hat, iterations ... Empty if exact.
         fingerprint: of the model that it is the posterior of, by which a recalibration knows its own; None if unknown.
+        rows: what the instances that it is the posterior of are known by; None if unknown.
     """
 
     route: str
     dims: Mapping[str, int]
     diagnostics: Mapping[str, Any] = FrozenMapping()
     fingerprint: str | None = None
+    rows: Any = None
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 - A site counts no value that is not there: masked where its modality is missing, feature by feature where single ones
   are, and with no NaN under a mask, whose gradient would be NaN.
-- It observes what the data have.
+- It observes what the data have, and what its distribution can take.
 - The same latents give the same densities: no chance beside the sample sites, nothing that depends on which other
   instances are in the call or on their latents.
 
@@ -23,6 +23,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
 from calmrl_prob.programs.bound import BoundModel
 from calmrl_prob.programs.sites import Call, Site
+from calmrl_prob.programs.support import edge_rows, require_supported
 from calmrl_prob.programs.unvalidated import unvalidated
 
 #: Densities that differ by more than this for each feature, or share of them, differ by more than rounding.
@@ -32,7 +33,7 @@ _ROWS = 5
 
 
 def require_sound(bound: BoundModel, data: MultimodalData) -> None:
-    """Refuse a model that breaks one of the rules above on these data; costs five calls on a few rows.
+    """Refuse a model that breaks one of the rules above on these data; costs six calls on a few rows.
 
     Args:
         bound: the model, without global latents that are not fitted yet.
@@ -53,6 +54,9 @@ def require_sound(bound: BoundModel, data: MultimodalData) -> None:
     batch = data.subset(rows)
     call = bound.call(batch)
     require_observed(call, batch, rows)
+    edges = edge_rows(data)
+    edge = data.subset(edges)
+    require_supported(bound.call(edge), edge, edges)
     _require_finite(call, rows)
     _require_separate(bound, data, rows)
 

@@ -126,8 +126,8 @@ class Call:
                 kind = "NaN" if bool(density.isnan().any()) else "infinite"
                 raise ModelError(
                     f"site {name!r}: its log density is {kind}. Look for parameters that are NaN, infinite or, "
-                    "of a scale, not positive; or observe data.filled(name) under .mask(data.observed(name)) where "
-                    "modalities may be missing."
+                    "of a scale, not positive; for values that its distribution does not reach, such as 0 of a Gamma; "
+                    "or observe data.filled(name) under .mask(data.observed(name)) where modalities may be missing."
                 )
             call._put(site, node["is_observed"], modalities, data)
         call._require(plates, data)

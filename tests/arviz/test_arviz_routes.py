@@ -317,7 +317,7 @@ def test_bad_arguments_are_refused() -> None:
         cal.to_arviz(point(), data(), 8, max_bytes=0)
     with pytest.raises(ArgumentTypeError, match="num_prior_draws"):
         cal.to_arviz(point(), data(), 8, num_prior_draws="many")
-    with pytest.raises(ArgumentError, match="the 12 instances of the result, got 5"):
+    with pytest.raises(ArgumentError, match="the 12 instances of the posterior, got 5"):
         cal.to_arviz(cal.posterior(point(), data()), data().subset(slice(0, 5)), 8)
     lg = point().linear_gaussian()
     other = cal.fit(cal.SharedLatentModel(DIMS, 2), random_data(60)).linear_gaussian()

@@ -271,6 +271,14 @@ def test_slashes_in_names_become_what_files_can_hold(tmp_path: Path) -> None:
         to_arviz(both, pair, num_draws=4)
 
 
+@pytest.mark.parametrize("name", ["instance", "chain"])
+def test_modalities_that_are_called_as_coordinates_are_refused(name: str) -> None:
+    one, zero = torch.ones(1, 1), torch.zeros(1)
+    lg = LinearGaussian({name: one}, {name: zero}, {name: zero + 1})
+    with pytest.raises(ArgumentError, match=f"the name '{name}' is that of a coordinate.*rename"):
+        to_arviz(lg, MultimodalData({name: torch.ones(3, 1)}), num_draws=4)
+
+
 def parameters(lg: LinearGaussian) -> tuple[Any, Any, Any]:
     return lg.loadings, lg.intercepts, lg.noise_variance
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -190,6 +191,7 @@ class TestRefusals:
             ({"x": None}, ArgumentTypeError, "'x'.*got None; leave out a modality that is not there"),
             ({"x": {"y": 1.0}}, ArgumentTypeError, "'x'.*got dict; pass the array, tensor or frame that it holds"),
             ({"x": torch.ones(3, 2, dtype=torch.complex64)}, ArgumentTypeError, "'x': expected real numbers"),
+            ({"x": xr.Dataset({"u": ("row", [1.0])})}, ArgumentTypeError, "'x'.*got Dataset, which gives numpy none"),
             ({"x": np.ones((3, 2), np.complex64)}, ArgumentTypeError, "'x'.*complex64"),
             ({"x": torch.eye(3).to_sparse()}, ArgumentTypeError, "'x': expected a dense tensor.*to_dense"),
         ],
@@ -240,6 +242,10 @@ class TestRefusals:
         assert data.ids.tolist() == ["a", "c"]
         assert data["x"].tolist() == [[1.0], [3.0]]
         assert "1 of 3" in caplog.text
+
+    def test_nobody_is_left_by_dropping_the_empty(self) -> None:
+        with pytest.raises(DataError, match=r"3 of 3 instances have no modality at all.*give at least one"):
+            MultimodalData({"x": np.full((3, 2), NAN)}, empty="drop")
 
     @pytest.mark.parametrize(
         ("keywords", "error", "message"),

@@ -76,3 +76,11 @@ def test_tokens_of_another_size_are_refused() -> None:
         list(stream.items(2, after="chunk 9"))
     with pytest.raises(ArgumentError, match="size"):
         list(stream.chunks(0))
+
+
+def test_a_first_chunk_that_lacks_a_modality_is_told_of_the_schema() -> None:
+    chunks = [{"x": np.ones((3, 2))}, {"x": np.ones((3, 2)), "y": np.ones((3, 1))}]
+    with pytest.raises(SchemaError, match=r"^chunk 1: .*\['x', 'y'\].* of the first chunk.*schema="):
+        list(cal.MultimodalStream.from_chunks(lambda: chunks))
+    stream = cal.MultimodalStream.from_chunks(lambda: chunks, schema={"x": 2, "y": 1})
+    assert [int(chunk.observed("y").sum()) for chunk in stream] == [0, 3]

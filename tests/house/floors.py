@@ -53,7 +53,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "encoders":                      "_moved errors _support linear_gaussian",
         "decoders":                      "errors _support",
         "noise_parameters":              "errors linear_gaussian",
-        "arviz/adapter":                 "",
+        "arviz/adapter":                 "errors",
     },
     "parts of models": {
         "programs":                      "errors _support data",

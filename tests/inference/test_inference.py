@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+import calmrl_prob as cal
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import (
@@ -407,3 +408,19 @@ def test_data_may_lack_modalities_but_not_bring_unknown_ones() -> None:
         posterior(3, data)
     with pytest.raises(ArgumentError, match=r"num_draws.*got 0"):
         posterior(model, data).sample(0)
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 1.5, 2**63])
+def test_every_route_checks_its_seed(seed: Any) -> None:  # noqa: ANN401 - what no seed is
+    model, data = random_model(), random_data(20)
+    for call in (cal.posterior, cal.impute, lambda m, d, seed: cal.retrieve(m, d, d, seed=seed)):
+        with pytest.raises((ArgumentError, ArgumentTypeError), match=r"^seed: expected a whole number"):
+            call(model, data, seed=seed)
+
+
+def test_every_route_of_retrieval_checks_what_only_some_use() -> None:
+    model, data = random_model(), random_data(20)
+    with pytest.raises(ArgumentError, match=r"^method: expected one of"):
+        cal.retrieve(model, data, data, method="nonsense")
+    with pytest.raises(ArgumentTypeError, match=r"^num_draws: expected a whole number"):
+        cal.retrieve(model, data, data, num_draws="x")  # type: ignore[arg-type]

@@ -264,6 +264,9 @@ def test_what_cannot_work_is_refused() -> None:
         svi_posterior(model, data, guide=guide, patience=3)
     with pytest.raises(ArgumentError, match="learning_rate: expected a finite number above 0"):
         fit_svi(model, data, learning_rate=-1.0)
+    for tolerance in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match=r"^tolerance: expected a finite number of at least 0"):
+            fit_svi(model, data, tolerance=tolerance)
     with pytest.raises(ArgumentError, match="validation_share"):
         fit_svi(model, data, validation_share=1.0)
 

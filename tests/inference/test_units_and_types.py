@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -95,9 +97,20 @@ def test_units_that_can_be_held_change_nothing(stored: str, unit: float) -> None
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_modules_in_half_precision_are_refused(kind: torch.dtype) -> None:
+def test_modules_in_half_precision_are_refused(kind: torch.dtype, tmp_path: Path) -> None:
     data = as_type(arrays(), "f4")
     model = cal.SharedLatentModel(data.dims, 2)
     cal.fit(model, data)
     with pytest.raises(cal.errors.ArgumentError, match=r"call \.float"):
         cal.impute(model.to(kind), data)
+    with pytest.raises(cal.errors.ArgumentError, match=r"expected torch\.float32 or torch\.float64"):
+        cal.save(model.to(kind), tmp_path / "model.safetensors")
+
+
+def test_modules_without_values_are_refused(tmp_path: Path) -> None:
+    data = as_type(arrays(), "f4")
+    model = cal.SharedLatentModel(data.dims, 2).to("meta")
+    path = tmp_path / "model.safetensors"
+    for call in (lambda: cal.impute(model, data), lambda: cal.fit(model, data), lambda: cal.save(model, path)):
+        with pytest.raises(cal.errors.ArgumentError, match="'meta', which has n"):
+            call()

@@ -71,7 +71,7 @@ def test_held_out_rows_are_not() -> None:
         cal.masked_validation(model, data.subset(slice(0, 160)), num_draws=0, folds=2)
 
 
-@pytest.mark.parametrize("how", ["chosen", "result", "pickled", "pyro"])
+@pytest.mark.parametrize("how", ["chosen", "result", "pickled", "pyro", "draws"])
 def test_every_fit_remembers_its_rows(how: str) -> None:
     data = drawn().select(["a", "b"]).subset(slice(0, 120))
     if how == "pyro":
@@ -80,6 +80,7 @@ def test_every_fit_remembers_its_rows(how: str) -> None:
         model = cal.SharedLatentModel(data.dims, None if how == "chosen" else 2)
         result = cal.fit(model, data)
         model = result if how == "result" else pickle.loads(pickle.dumps(model)) if how == "pickled" else model
+        model = cal.parameter_draws(model, data, num_draws=4) if how == "draws" else model
     with pytest.warns(ReliabilityWarning, match=NOT_HELD_OUT):
         cal.masked_validation(model, data, num_draws=0)
 

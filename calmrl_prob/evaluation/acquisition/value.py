@@ -14,7 +14,7 @@ from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
+from calmrl_prob.errors import ArgumentTypeError, SchemaError
 from calmrl_prob.evaluation.acquisition.by_draws import drawn_gains
 from calmrl_prob.evaluation.acquisition.closed_forms import gaussian_gains, process_gains, student_t_gains
 from calmrl_prob.evaluation.acquisition.mixtures import mixture_gains, scale_mixture_gains
@@ -26,6 +26,7 @@ from calmrl_prob.inference.parameters.parameter_draws import DrawsPosterior
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import require_rows
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 from calmrl_prob.posteriors.mixture import MixtureResult
 from calmrl_prob.posteriors.posterior import PosteriorResult
@@ -104,11 +105,9 @@ def value_of_information(
         raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
     num_draws, seed = whole_number("num_draws", num_draws, least=2), checked_seed(seed)
     given = model if isinstance(model, PosteriorResult) else _posterior(model, data, seed, options)
-    if len(data) != len(given.mean):
-        raise ArgumentError(f"data: expected the {len(given.mean)} instances of the posterior, got {len(data)}.")
+    data = require_rows(given, data)
     if target is not None and target not in given.dims:
         raise SchemaError(f"target: the model has no modality {target!r}; it has {list(given.dims)}.")
-    data = data.conform(given.dims)
     question = _asked(data, target, num_draws, seed)
     gains = gains_of(given, question)
     if bool(gains.capped.any()):

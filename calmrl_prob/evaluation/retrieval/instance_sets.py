@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
@@ -18,7 +19,7 @@ from calmrl_prob.evaluation.retrieval.exact_forms import ExactForm, form_by_stru
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
 from calmrl_prob.inference.feature_names import named_dims
 from calmrl_prob.inference.fingerprint import fingerprint
-from calmrl_prob.inference.posterior import posterior
+from calmrl_prob.inference.posterior import posterior, require_method
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks
 from calmrl_prob.posteriors.posterior import PosteriorResult
@@ -50,6 +51,8 @@ class RetrievalModel:
     """
 
     def __init__(self, model: Model, data: Sequence[MultimodalData], options: Mapping[str, Any]) -> None:
+        require_method(options.get("method", "auto"))
+        checked_seed(options.get("seed", 0))
         self.model, self.options, self.form = model, options, stated_form(model)
         unknown = sorted(set(options) - {"method", "seed"})
         if unknown and self.form is not None:

@@ -21,6 +21,7 @@ from calmrl_prob.evaluation.retrieval.ranking import Retrieval, mean_reciprocal_
 from calmrl_prob.evaluation.retrieval.sampled_pairs import Estimator, LatentCosine, PredictedCosine, SampledRatio
 from calmrl_prob.evaluation.retrieval.scores import SCORES
 from calmrl_prob.inference.protocols import Model
+from calmrl_prob.posteriors.posterior import checked_draws
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def pair_scores(
     queries: InstanceSet, candidates: InstanceSet, score: str, *, num_draws: int, estimator: Estimator, seed: int
 ) -> PairScores:
     """A score of every query with every candidate, by the best route that their model has; see ``retrieve``."""
-    forms = queries.form, candidates.form
+    num_draws, forms = checked_draws(num_draws), (queries.form, candidates.form)
     ratio = score == "likelihood_ratio"
     if all(form is not None and form.plain and (form.one_gaussian or not ratio) for form in forms):
         return ClosedPairs(SCORES[score], queries.encoded, candidates.encoded)

@@ -74,7 +74,8 @@ class SVIOptions(Options):
         for name, least in (("num_draws", 1), ("batch_size", 1), ("patience", 1), ("max_iterations", 0)):
             if getattr(self, name) is not None or name in ("num_draws", "max_iterations"):
                 whole_number(name, getattr(self, name), least)
-        real_number("tolerance", self.tolerance, 1e-4)
+        if not 0 <= real_number("tolerance", self.tolerance, 1e-4) < math.inf:
+            raise ArgumentError(f"tolerance: expected a finite number of at least 0, got {self.tolerance}.")
         if not 0 <= real_number("validation_share", self.validation_share, 0.1) < 1:
             raise ArgumentError(f"validation_share: expected a share in [0, 1), got {self.validation_share}.")
         rate = self.learning_rate

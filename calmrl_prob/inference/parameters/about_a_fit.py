@@ -41,6 +41,7 @@ from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Fittable, HasLinearGaussian
 from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.seen import SeenRows
 from calmrl_prob.linear_gaussian import Evidence, LinearGaussian, SufficientStatistics, fit_em
 from calmrl_prob.linear_gaussian.curvature.laplace import laplace_draws
 
@@ -154,7 +155,7 @@ def parameter_draws(
     found = ParameterDraws.about(
         fitted, drawn, method, quantities, diagnostics, statistics={"lp": quantities["log_evidence"]}
     )
-    return replace(found, dims=known)
+    return replace(found, dims=known, rows_of_fit=SeenRows.of(data) if isinstance(data, MultimodalData) else None)
 
 
 def _fitted(model: Any) -> tuple[LinearGaussian, bool, Mapping[str, Any]]:  # noqa: ANN401 - refused if nothing fits

@@ -64,6 +64,7 @@ class ParameterDraws:
         quantities: functions of the draws that no rotation of the latent changes, (S, ...).
         statistics: what the sampler has to say of each draw, (S,), under ArviZ's names.
         dims: of draws about a fit, the widths of the modalities and the names of their features, where these are known.
+        rows_of_fit: what the rows that they were drawn given are known by, a ``SeenRows``; None if unknown.
     """
 
     bound: BoundModel | LinearGaussian
@@ -75,6 +76,7 @@ class ParameterDraws:
     quantities: Mapping[str, Tensor] = field(default_factory=FrozenMapping)
     statistics: Mapping[str, Tensor] = field(default_factory=FrozenMapping)
     dims: NamedDims | None = None
+    rows_of_fit: Any = None
 
     def __len__(self) -> int:
         """S."""
