@@ -23,7 +23,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError
 from calmrl_prob.programs.bound import BoundModel
 from calmrl_prob.programs.sites import Call, Site
-from calmrl_prob.programs.support import edge_rows, require_supported
+from calmrl_prob.programs.support import edge_rows, warn_unsupported
 from calmrl_prob.programs.unvalidated import unvalidated
 
 #: Densities that differ by more than this for each feature, or share of them, differ by more than rounding.
@@ -56,7 +56,7 @@ def require_sound(bound: BoundModel, data: MultimodalData) -> None:
     require_observed(call, batch, rows)
     edges = edge_rows(data)
     edge = data.subset(edges)
-    require_supported(bound.call(edge), edge, edges)
+    warn_unsupported(bound.call(edge), edge, edges)
     _require_finite(call, rows)
     _require_separate(bound, data, rows)
 

@@ -60,6 +60,32 @@ class Site:
         del others[place]
         return rows.reshape(len(rows), *others).movedim(0, place)
 
+    def family(self) -> str:
+        """What its distribution is called, without masks and event dimensions around it."""
+        return type(self._inner()).__name__
+
+    def taken(self) -> Tensor | None:
+        """Which entries of the value its distribution takes, in the value's shape; None where it does not say.
+
+        Constraints on several entries together, such as that they sum to 1, are left out: they are a matter of
+        rounding.
+        """
+        inner = self._inner()
+        if hasattr(inner, "transforms"):
+            return None
+        try:
+            support: Any = inner.support
+            taken: Tensor = support.check(self.value)
+        except (NotImplementedError, AttributeError, RuntimeError):
+            return None
+        return taken if support.event_dim == 0 and taken.shape == self.value.shape else None
+
+    def _inner(self) -> Any:  # noqa: ANN401 - any distribution
+        inner: Any = self.fn
+        while hasattr(inner, "base_dist") and not hasattr(inner, "transforms"):
+            inner = inner.base_dist
+        return inner
+
     def instance_log_density(self) -> Tensor:
         """The log density by instance, (n,), summed over whatever other plates the site stands in."""
         assert self.log_density is not None
@@ -124,8 +150,9 @@ class Call:
             )
             if density is not None and not bool(density.isfinite().all()):
                 kind = "NaN" if bool(density.isnan().any()) else "infinite"
+                wrong = _first_not_taken(site) if node["is_observed"] else ""
                 raise ModelError(
-                    f"site {name!r}: its log density is {kind}. Look for parameters that are NaN, infinite or, "
+                    f"site {name!r}: its log density is {kind}{wrong}. Look for parameters that are NaN, infinite or, "
                     "of a scale, not positive; for values that its distribution does not reach, such as 0 of a Gamma; "
                     "or observe data.filled(name) under .mask(data.observed(name)) where modalities may be missing."
                 )
@@ -226,3 +253,11 @@ def _farthest(scale: float | Tensor) -> float:
 def _columns(data: MultimodalData) -> set[str]:
     """Columns of the data under any name that a site may have: labels and covariates."""
     return {"label", "labels", *dict.keys(data.covariates)}
+
+
+def _first_not_taken(site: Site) -> str:
+    """Words for the first value that the distribution of a site cannot take; none if it takes all."""
+    taken = site.taken()
+    if taken is None or bool(taken.all()):
+        return ""
+    return f", for its distribution, {site.family()}, cannot take {float(site.value[~taken][0]):g}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
 
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ModelError
-from calmrl_prob.programs.sites import Call, Site
+from calmrl_prob.errors import ReliabilityWarning
+from calmrl_prob.programs.sites import Call
 
 
 def edge_rows(data: MultimodalData) -> Tensor:
@@ -30,48 +31,27 @@ def edge_rows(data: MultimodalData) -> Tensor:
     return rows
 
 
-def require_supported(call: Call, data: MultimodalData, rows: Tensor) -> None:
-    """Refuse data that the distribution of their site cannot take, entry by entry, as Pyro's own validation does.
+def warn_unsupported(call: Call, data: MultimodalData, rows: Tensor) -> None:
+    """Warn of data that the distribution of their site cannot take, though it gives them a density.
 
     Args:
         call: of the model on the data.
         data: a few instances.
         rows: their numbers among all, for messages.
 
-    Raises:
-        ModelError: there is a modality with such values; names the first, and its row.
+    Warns:
+        ReliabilityWarning: there is a modality with such values; names the first, and its row.
     """
     for name, site in call.observed.items():
-        taken = _taken(site)
-        if taken is None:
-            continue
-        wrong = ~site.rows(taken) & data.feature_mask(name)
-        if bool(wrong.any()):
+        taken = site.taken()
+        wrong = None if taken is None else ~site.rows(taken) & data.feature_mask(name)
+        if wrong is not None and bool(wrong.any()):
             row, feature = (int(number) for number in wrong.nonzero()[0])
-            raise ModelError(
-                f"site {name!r}: its distribution cannot take the value {float(data[name][row, feature]):g} of row "
-                f"{int(rows[row])}, feature {feature}; observe it with one that can, or mend the data. A distribution "
-                "made with validate_args=False takes what it is given."
+            warnings.warn(
+                f"site {name!r}: its distribution, {site.family()}, cannot take the value "
+                f"{float(data[name][row, feature]):g} of row {int(rows[row])}, feature {feature}, so that its density "
+                "there is none of it, and what is imputed are other values; observe the modality with a distribution "
+                "that can, or mend the data.",
+                ReliabilityWarning,
+                stacklevel=level_of_caller(),
             )
-
-
-def _taken(site: Site) -> Tensor | None:
-    """Which entries of a site's value its distribution takes, in the value's shape; None where that is not asked.
-
-    Constraints on several entries together, such as that they sum to 1, are left out: they are a matter of rounding.
-    """
-    fn: Any = site.fn
-    while hasattr(fn, "base_dist"):
-        if hasattr(fn, "transforms"):
-            return None
-        fn = fn.base_dist
-    if vars(fn).get("_validate_args") is False:
-        return None
-    try:
-        support: Any = fn.support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        taken: Tensor = support.check(site.value)
-    except (NotImplementedError, AttributeError, RuntimeError):
-        return None
-    return taken if support.event_dim == 0 and taken.shape == site.value.shape else None

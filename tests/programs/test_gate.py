@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ModelError
+from calmrl_prob.errors import ArgumentError, ModelError, ReliabilityWarning
 from calmrl_prob.posteriors.instances import InstanceModel
 
 N, D = 20, 3
@@ -184,3 +184,40 @@ def test_options_of_a_posterior_that_was_given_are_refused() -> None:
     cal.fit(model, data)
     with pytest.raises(ArgumentError, match="nonsense"):
         cal.impute(cal.posterior(model, data), data, nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong"),
+    [("Poisson", 1.5), ("Bernoulli", 2.0), ("Binomial", 2.5), ("Geometric", 0.5)],
+)
+def test_values_that_a_distribution_cannot_take_are_told_wherever_they_stand(family: str, wrong: float) -> None:
+    def counts(z: Tensor, data: cal.MultimodalData) -> None:
+        logits = z.expand(-1, D)
+        site = {
+            "Poisson": lambda: dist.Poisson(logits.exp()),
+            "Bernoulli": lambda: dist.Bernoulli(logits=logits),
+            "Binomial": lambda: dist.Binomial(9, logits=logits),
+            "Geometric": lambda: dist.Geometric(logits=logits),
+        }[family]()
+        pyro.sample("counts", site.to_event(1).mask(data.observed("counts")), obs=data.filled("counts"))
+
+    values = torch.ones(N, D, dtype=torch.float64)
+    values[::2] = torch.nan
+    InstanceModel(_program(counts), cal.MultimodalData({"image": _data()["image"], "counts": values}))
+    values[17, 1] = wrong
+    data = cal.MultimodalData({"image": _data()["image"], "counts": values})
+    with pytest.warns(ReliabilityWarning, match=rf"'counts'.*, {family}, cannot take the value {wrong:g} of row 17, f"):
+        InstanceModel(_program(counts), data)
+
+
+def test_values_without_a_density_are_named() -> None:
+    def counts(z: Tensor, data: cal.MultimodalData) -> None:
+        site = dist.Poisson(z.exp().expand(-1, D)).to_event(1).mask(data.observed("counts"))
+        pyro.sample("counts", site, obs=data.filled("counts"))
+
+    data = cal.MultimodalData({"image": _data()["image"], "counts": torch.full((N, D), -3.0).double()})
+    with (
+        pytest.warns(ReliabilityWarning, match="cannot take the value -3 of row 0"),
+        pytest.raises(ModelError, match=r"infinite, for its distribution, Poisson, cannot take -3\. Look for"),
+    ):
+        cal.posterior(_program(counts), data, method="svi", max_iterations=1)
