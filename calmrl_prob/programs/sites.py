@@ -65,7 +65,7 @@ class Site:
         return type(self._inner()).__name__
 
     def taken(self) -> Tensor | None:
-        """Which entries of the value its distribution takes, in the value's shape; None where it does not say.
+        """Mask of the entries of the value that its distribution takes, in the value's shape; None where it does not say.
 
         Constraints on several entries together, such as that they sum to 1, are left out: they are a matter of
         rounding.
