@@ -61,11 +61,11 @@ class Site:
         return rows.reshape(len(rows), *others).movedim(0, place)
 
     def family(self) -> str:
-        """What its distribution is called, without masks and event dimensions around it."""
+        """The name of its distribution, without masks and event dimensions around it."""
         return type(self._inner()).__name__
 
     def taken(self) -> Tensor | None:
-        """Mask of the entries of the value that its distribution takes, in the value's shape; None where it does not say.
+        """Mask of the entries of the value that its distribution takes; None where it does not say.
 
         Constraints on several entries together, such as that they sum to 1, are left out: they are a matter of
         rounding.
