@@ -151,7 +151,7 @@ def load(path: str | os.PathLike[str], model: object = None, *, encoders: Mappin
         True
         >>> load(path)
         Traceback (most recent call last):
-        calmrl_prob._support.archives.ModelToLoadError: model: the file holds parameters of a Pyro model, ...
+        calmrl_prob.errors.ModelToLoadError: model: the file holds parameters of a Pyro model, ...
     """
 
     def build_record(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Recorded:

@@ -131,6 +131,7 @@ def test_a_complete_table_of_one_modality_is_fitted_with_a_strong_prior_and_a_wa
 
 
 @pytest.mark.filterwarnings("ignore:the settings were not chosen:calmrl_prob.errors.ReliabilityWarning")
+@pytest.mark.filterwarnings("ignore:too few values to tell:calmrl_prob.errors.ReliabilityWarning")
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_a_few_rows_are_fitted(n: int) -> None:
     X = np.random.default_rng(0).normal(size=(n, 7))

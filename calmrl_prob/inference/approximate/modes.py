@@ -114,11 +114,12 @@ def normals_at_modes(
         Mode and curvature of an instance may be unsuited (flat, or far from the mass), so compare before use.
 
     Example:
+        >>> from calmrl_prob.linear_gaussian import posterior
         >>> from calmrl_prob.model import SharedLatentModel
         >>> data = MultimodalData({"x": torch.ones(2, 3, dtype=torch.float64)})
         >>> model = InstanceModel(SharedLatentModel({"x": 3}, latent_dim=1, seed=1), data)
         >>> found = normals_at_modes(model, data, torch.zeros(2, 1).double(), torch.eye(1).double())
-        >>> exact = model.bound.model.posterior(data)
+        >>> exact = posterior(model.bound.model.linear_gaussian(), data.blocks)
         >>> bool((found.mean - exact.mean).abs().max() < 1e-6)
         True
     """
