@@ -118,6 +118,7 @@ def fit(
         if isinstance(data, FoldedStatistics):
             data = data.total
         found = fit_settled(model, data, method, seed=seed, progress=bool(progress), **options)
+        passed.end()
         warn_of_plain_likelihood(found, data)
         return found
     if method not in ("auto", "em"):
@@ -140,6 +141,7 @@ def fit(
         with shown(progress, "choosing settings", None, data) as callback:
             found = ChosenFit(model, data, checked_seed(seed), how, freedom, callback).fit(options)
     remember(found.model, data)
+    passed.end()
     return found
 
 

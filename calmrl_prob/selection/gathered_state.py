@@ -90,10 +90,6 @@ class StateFile:
         except SafetensorError as error:
             raise FileFormatError(f"{path}: not a file of this kind, or damaged ({said(error)}); {_REMEDY}.") from error
 
-    def remove(self) -> None:
-        """Remove the file: the pass is through."""
-        self.path.unlink(missing_ok=True)
-
 
 def _rebuilt(empty: Gathered, place: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gathered:
     found = Gathered(empty.dims, len(empty.folds), empty.seed, empty.groups)

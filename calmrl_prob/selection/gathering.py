@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob._support.files import file_path
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import ObservedBlocks, SufficientStatistics
@@ -36,7 +37,7 @@ class GatherOptions(Options):
     Attributes:
         chunk_rows: rows of a chunk, at most; by default as many as make about 8 million numbers.
         state: a file to keep what was gathered in, so that a pass that was killed goes on where it stood and ends in
-            the same model to the bit; it is removed when the pass is through. None for none.
+            the same model to the bit; it is removed when the fit is through. None for none.
         save_seconds: seconds between two writes of that file; 0 for one after each chunk.
         engine: "here", or "dask" for the workers of a Dask cluster.
         client: a ``dask.distributed.Client``; by default one of a cluster on this machine, for the time of the pass.
@@ -63,6 +64,11 @@ class GatherOptions(Options):
             raise ArgumentError("client: it serves engine='dask'; pass that too.")
         if self.state is not None and self.engine == "dask":
             raise ArgumentError("state: Dask does again what a lost worker had done; leave it out with engine='dask'.")
+
+    def end(self) -> None:
+        """Remove the state: the fit that it was gathered for is through."""
+        if self.state is not None:
+            file_path(self.state).unlink(missing_ok=True)
 
 
 class Gathered:

@@ -91,7 +91,7 @@ def _gather_here(
             state.save(gathered)
             saved = time.monotonic()
     if state is not None:
-        state.remove()
+        state.save(gathered)  # the fit that follows may be killed too, and removes it when it is through
     return gathered
 
 

@@ -173,7 +173,8 @@ def test_a_pass_that_broke_off_goes_on_and_ends_in_the_same_bits(tmp_path: Path,
     assert state.exists()
     resumed = gather(broken_stream(99), 3, 0, options)
     straight = gather(broken_stream(99), 3, 0, GatherOptions(chunk_rows=50))
-    assert not state.exists()
+    again = gather(broken_stream(99), 3, 0, options)  # no row is added twice where what follows the pass is killed
+    assert again.num_instances == resumed.num_instances == 600
     for mine, theirs in zip(resumed.folds, straight.folds, strict=True):
         assert list(mine.scatters) == list(theirs.scatters)  # a fit adds them up in this order, and rounds accordingly
         assert all(torch.equal(mine.scatters[p], s) for p, s in theirs.scatters.items())
@@ -276,6 +277,28 @@ def test_patterns_whose_statistics_do_not_fit_are_refused_with_the_figure(monkey
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(set(options) - {"engine"}), "engine")):
         cal.fit(cal.SharedLatentModel(DATA.dims), stream_of(DATA, 100), **options)
+
+
+@pytest.mark.parametrize("latent_dim", [None, 2])
+def test_the_state_outlives_the_pass_and_goes_with_the_fit(
+    tmp_path: Path, latent_dim: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "pass.state"
+
+    def killed(*given: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    module, stream = sys.modules["calmrl_prob.selection.fit"], broken_stream(99)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "ChosenFit", killed)
+        patch.setattr(module, "fit_settled", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cal.fit(cal.SharedLatentModel(DATA.dims, latent_dim), stream, state=state, chunk_rows=50)
+    assert state.exists()
+    found = cal.fit(cal.SharedLatentModel(DATA.dims, latent_dim), broken_stream(99), state=state, chunk_rows=50)
+    assert not state.exists()
+    straight = cal.fit(cal.SharedLatentModel(DATA.dims, latent_dim), broken_stream(99), chunk_rows=50)
+    assert found.log_likelihood.tolist() == straight.log_likelihood.tolist()
 
 
 def test_a_state_file_that_is_not_there_begins_anew(tmp_path: Path) -> None:
