@@ -74,7 +74,8 @@ class ConjugateGuide(nn.Module):
         """
         if not isinstance(data, MultimodalData):
             raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
-        if isinstance(self.model, SharedLatentModel) and self.model.prior.gaussian() is not None:
+        shared = isinstance(self.model, SharedLatentModel) and self.model.batch is None
+        if shared and self.model.prior.gaussian() is not None:
             return self._shared_latent(self.model, data)
         form = discover(self._bound, data)
         offsets, latent_offset = form.read_offsets()
