@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob import datasets, evaluation, plots
     from calmrl_prob.arviz.export import to_arviz
     from calmrl_prob.arviz.files import from_arviz
+    from calmrl_prob.batch_effects import BatchEffects
     from calmrl_prob.conjugacy import discover
     from calmrl_prob.data import MultimodalData, missingness
     from calmrl_prob.data.stream import MultimodalStream
@@ -54,6 +55,7 @@ except PackageNotFoundError:  # run from a checkout that was not installed
     __version__ = "0.0.0+checkout"
 
 __all__ = [
+    "BatchEffects",
     "CalmrlError",
     "CalmrlWarning",
     "FitResult",
@@ -96,6 +98,7 @@ __all__ = [
 #: The module of this package that each public name is imported from when it is first asked for.
 _HOMES = MappingProxyType(
     {
+        "BatchEffects": "batch_effects",
         "CalmrlError": "errors",
         "CalmrlWarning": "errors",
         "FitResult": "inference",

@@ -496,7 +496,9 @@ def _checked_batch(batch: object, prior: Prior | None) -> BatchEffects | None:
     if not isinstance(batch, str | BatchEffects):
         raise ArgumentTypeError(f"batch: expected the name of a covariate or BatchEffects, got {described(batch)}.")
     if prior is not None and not isinstance(prior, NormalPrior):
-        raise ArgumentError(f"batch: it goes with a normal prior, and the prior is {prior.name}; leave one of them out.")
+        raise ArgumentError(
+            f"batch: it goes with a normal prior, and the prior is {prior.name}; leave one of them out."
+        )
     return BatchEffects(batch) if isinstance(batch, str) else copy.deepcopy(batch)
 
 

@@ -99,7 +99,9 @@ class ChosenFit:
                 )
             self._scaling, self._scaled = Scaling("none", {}), data  # asked for: one variance in the data's own units
         # of held-out rows too: their share in the mean of a batch is small, and a batch may be in one fold alone
-        self._dealt = self._scaled if self._effects is None else self._effects.taken_off(self._scaled)
+        self._dealt = self._scaled
+        if self._effects is not None and isinstance(self._scaled, MultimodalData):
+            self._dealt = self._effects.taken_off(self._scaled)
 
     def fit(self, options: Mapping[str, Any]) -> FitResult:
         """Choose, fit to all rows, and attach choice and intervals."""

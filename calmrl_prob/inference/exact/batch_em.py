@@ -47,7 +47,9 @@ def run_batch_em(
         model: as :func:`~calmrl_prob.inference.exact.em.run_em` takes it.
         effects: of its batches; they are learned anew.
         data: N instances, with the column that tells their batches.
-        seed, callback, **options: as of that.
+        seed: as of that.
+        callback: as of that.
+        **options: as of that.
 
     Raises:
         ArgumentError: the data are statistics, or lack single features; or what ``run_em`` refuses.
@@ -66,8 +68,8 @@ def run_batch_em(
     found, trace = _round(model, moves, blocks, index, seed, callback, options)
     for _ in range(_ROUNDS):
         lg = found.linear_gaussian
-        further = improved_moves(moves, lg, blocks, index, scaled=scaled)
-        again = {**options, "start": lg}
+        further, start = improved_moves(moves, lg, blocks, index, scaled=scaled)
+        again = {**options, "start": start}
         better, course = _round(model, further, blocks, index, seed, callback, again)
         gain = float(course.objective[-1] - trace.objective[-1]) / _num_values(blocks)
         if gain <= 0:  # rounding, or a prior of the parameters that is set by the rows themselves

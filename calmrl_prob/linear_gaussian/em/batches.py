@@ -8,9 +8,11 @@ Given the model, the shifts of a batch maximise a quadratic: with R = diag(sqrt(
     (I + R sum_p n_p S_p^T Cov_p^-1 S_p R) e = R sum_p S_p^T Cov_p^-1 sum_{n in p} (c + (x_n - c) / s - mu)
 
 by conjugate gradients, whose matrix differs from a diagonal one by rank P K. Given the shifts, u of one modality
-maximises (N + nu) D log u - (Q + nu D) u^2 / 2 - l u: the positive root of a quadratic. Neither lowers the evidence plus
-log priors. As adjustment of data: Johnson, Li & Rabinovic, Adjusting batch effects in microarray expression data using
-empirical Bayes methods (2007).
+maximises (N + nu) D log u - (Q + nu D) u^2 / 2 - l u: the positive root of a quadratic. What shifts have in common goes
+into mu, since their prior alone tells these apart: mu + a with d_b - s_b a, a = sum_b s_b d_b / sum_b s_b^2; what
+scales have in common goes into W, Psi and mu - c. None of it lowers the evidence plus log priors. As an adjustment of
+data: Johnson, Li & Rabinovic, Adjusting batch effects in microarray expression data using empirical Bayes methods
+(2007).
 """
 
 from __future__ import annotations
@@ -76,14 +78,15 @@ class BatchMoves:
         total = 0.0
         for name in self.names:
             there = self.variance[name] > 0
-            total -= 0.5 * float((self.shift[name][:, there].square() / self.variance[name][there]).sum())
-            u = 1 / self.scale[name]
+            shift = self.shift[name].detach()[:, there]
+            total -= 0.5 * float((shift.square() / self.variance[name][there]).sum())
+            u = 1 / self.scale[name].detach()
             total += _SCALE_ROWS * self.shift[name].shape[1] * float((u.log() - (u.square() - 1) / 2).sum())
         return total
 
     def log_volume(self) -> float:
         """Excess of log densities of rows x over those of rows y, nats."""
-        return -sum(float(self.count[n] @ self.scale[n].log()) * self.shift[n].shape[1] for n in self.names)
+        return -sum(float(self.count[n] @ self.scale[n].detach().log()) * self.shift[n].shape[1] for n in self.names)
 
     def structure(self, lg: LinearGaussian, b: int) -> LinearGaussian:
         """The model of a batch's rows x. Where it never had a modality, shifts are noise of the variance t."""
@@ -145,8 +148,10 @@ def start_moves(blocks: ObservedBlocks, batch: Tensor, num_batches: int, *, scal
 
 def improved_moves(
     moves: BatchMoves, lg: LinearGaussian, blocks: ObservedBlocks, batch: Tensor, *, scaled: bool
-) -> BatchMoves:
+) -> tuple[BatchMoves, LinearGaussian]:
     """The shifts that are best given the model and the scales; then the scale of each modality given all else.
+
+    The model that is returned differs from the given one by what shifts and scales had in common.
 
     Args:
         moves: as they are.
@@ -159,7 +164,28 @@ def improved_moves(
     moves = replace(moves, shift=_best_shifts(moves, lg, blocks, batch))
     for name in lg.names if scaled else ():
         moves = replace(moves, scale={**moves.scale, name: _best_scales(moves, lg, blocks, batch, name)})
-    return moves
+    return _without_common(moves, lg)
+
+
+def _without_common(moves: BatchMoves, lg: LinearGaussian) -> tuple[BatchMoves, LinearGaussian]:
+    """What the shifts and scales of batches have in common moved to the model, so that no row's density changes."""
+    shift, scale = dict(moves.shift), dict(moves.scale)
+    size, move = {}, {}
+    for name in lg.names:
+        there = moves.count[name] > 0
+        size[name] = (1 / scale[name][there]).square().mean().rsqrt()
+        scale[name] = torch.where(there, scale[name] / size[name], 1.0)
+        own = torch.where(there, scale[name], 0.0)
+        move[name] = own @ shift[name] / own.square().sum()
+        shift[name] = shift[name] - own[:, None] * move[name]
+    common = BatchMoves(
+        moves.centre,
+        {name: value[None] for name, value in move.items()},
+        {name: value[None] for name, value in size.items()},
+        moves.variance,
+        {name: torch.ones(1) for name in lg.names},
+    )
+    return replace(moves, shift=shift, scale=scale), common.structure(lg, 0)
 
 
 def _best_shifts(moves: BatchMoves, lg: LinearGaussian, blocks: ObservedBlocks, batch: Tensor) -> dict[str, Tensor]:
@@ -209,9 +235,7 @@ class _ShiftSystem:
         """e of each modality, (D_m,), for the sums of rows of each pattern; by preconditioned conjugate gradients."""
         right = self._solved(totals)
         counts = {n: sum(count for _, names, count in self.kinds if n in names) for n in self.lg.names}
-        diagonal = torch.cat(
-            [1 + counts[n] * self.root[n].square() / self.lg.noise_variance[n] for n in self.lg.names]
-        )
+        diagonal = torch.cat([1 + counts[n] * self.root[n].square() / self.lg.noise_variance[n] for n in self.lg.names])
         e, rest = torch.zeros_like(right), right
         way = rest / diagonal
         square = rest @ way
@@ -247,7 +271,9 @@ def _best_scales(moves: BatchMoves, lg: LinearGaussian, blocks: ObservedBlocks, 
     own, width = batch[rows], lg.dims[name]
     u = 1 / moves.scale[name]
     r = blocks.values[name].double() - moves.centre[name] - moves.shift[name][own]
-    rest = r * u[own, None] + (moves.centre[name] - lg.intercepts[name]) - given.mean.double()[rows] @ lg.loadings[name].mT
+    rest = (
+        r * u[own, None] + (moves.centre[name] - lg.intercepts[name]) - given.mean.double()[rows] @ lg.loadings[name].mT
+    )
     solved = solve_noise(lg, name, r.mT).mT  # Psi^-1 r
     scores = solved @ lg.loadings[name]
     square, pattern = (r * solved).sum(1), blocks.pattern_index[rows]
