@@ -114,6 +114,16 @@ class BatchEffects(nn.Module):
         return data._derive(_values={name: moves.adjusted(name, data[name], index) for name in data.names})
 
     @torch.no_grad()
+    def adjusted(self, data: MultimodalData) -> MultimodalData:
+        """The rows y: learned shifts and scales taken off, so that ``model.linear_gaussian()`` is the model of them.
+
+        Raises:
+            DataError: as :meth:`index` does.
+        """
+        moves, index = self.moves, self.index(data)
+        return data._derive(_values={name: moves.adjusted(name, data[name], index) for name in data.names})
+
+    @torch.no_grad()
     def load(self, names: Sequence[str], moves: BatchMoves, dtype: torch.dtype = torch.float64) -> None:
         """Take over what was learned of some batches."""
         given: dict[str, Mapping[str, Tensor]] = {

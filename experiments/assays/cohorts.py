@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from experiments.default_choice.removal import Task, make_task
 from experiments.harness.split import Split
 
 #: Ways in which training rows lose assays: "own" not at all, "mcar" as ``removal.remove`` does, "batch": one batch of
-#: those that have all assays loses each time another one, wholly.
+#: those that have all assays loses one of them wholly.
 MISSING = ("own", "mcar", "batch")
 
 
@@ -102,9 +103,9 @@ def hide(name: str, cohort: Cohort, data: MultimodalData, how: str, seed: int) -
     """
     train, test = data.split(1.0 - cohort.test_share, seed=seed, stratify=True)
     test = test.subset(test.complete_rows())
-    tested = dict.fromkeys(data.names, slice(None))
+    tested: dict[str, Any] = dict.fromkeys(data.names, slice(None))
     if how == "batch":
-        train, tested = _one_batch_each(train, test, str(cohort.batch), seed)
+        train, tested = _one_batch(train, test, str(cohort.batch), seed)
     found = make_task(Split(name, train, test), "mcar" if how == "mcar" else "own", seed, "feature")
     task = Task(_known(found.train, train), _known(found.test, test), found.centre)
     return Hidden(task, cohort.batch, {assay: task.test.subset(rows) for assay, rows in tested.items()})
@@ -123,19 +124,16 @@ def _known(prepared: MultimodalData, like: MultimodalData) -> MultimodalData:
     return MultimodalData(values, labels=like.labels, covariates=covariates)
 
 
-def _one_batch_each(
+def _one_batch(
     train: MultimodalData, test: MultimodalData, column: str, seed: int
 ) -> tuple[MultimodalData, dict[str, np.ndarray]]:
-    """Training rows of which each assay was taken from one whole batch, and the test rows of these batches."""
+    """Training rows of which a whole batch lost an assay, the seed decides which, and the test rows of this batch."""
     batches = train.covariates[column]
     complete = train.observed_mask.all(1).numpy()
     whole = [b for b in np.unique(batches).tolist() if bool(complete[batches == b].all())]
-    if len(whole) < len(train.names):
-        raise ArgumentError(f"missing: 'batch' needs a batch with all assays for each assay, and there are {whole}.")
-    chosen = np.random.default_rng(seed).permutation(whole)[: len(train.names)]
+    if len(whole) < 2:
+        raise ArgumentError(f"missing: 'batch' needs two batches with all assays, so that one is left; got {whole}.")
+    m, chosen = seed % len(train.names), whole[seed // len(train.names) % len(whole)]
     mask = train.observed_mask.clone()
-    tested = {}
-    for m, (name, batch) in enumerate(zip(train.names, chosen.tolist(), strict=True)):
-        mask[np.flatnonzero(batches == batch), m] = False
-        tested[name] = np.flatnonzero(test.covariates[column] == batch)
-    return train.mask(mask), tested
+    mask[np.flatnonzero(batches == chosen), m] = False
+    return train.mask(mask), {train.names[m]: np.flatnonzero(test.covariates[column] == chosen)}

@@ -77,7 +77,8 @@ def _fast(hidden: Hidden, seed: int) -> tuple[Impute, Any]:
     moving = all(bool((np.ptp(values(train, name)[has(train, name)], axis=0) > 0).all()) for name in train.names)
     model = cal.SharedLatentModel(train.dims, _FACTORS, "diagonal" if moving else "isotropic", batch=hidden.batch)
     found = cal.fit(model, train, seed=seed, loadings_prior="ard", tolerance=_TOLERANCE)
-    intervals = cal.recalibrate(found, kept.subset(kept.complete_rows()), by_feature=False)
+    linked = kept.subset((kept.observed_mask.sum(1) > 1).numpy())
+    intervals = cal.recalibrate(found, linked, by_feature=False, seed=seed)
     return _by(found, recalibrated=intervals), found
 
 

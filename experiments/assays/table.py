@@ -111,6 +111,21 @@ def summarized(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out).fillna("")
 
 
+def count_table(results: pd.DataFrame) -> pd.DataFrame:
+    """One row for each family, as text.
+
+    Args:
+        results: rows of :func:`~experiments.assays.counts.compare_counts`.
+    """
+    out = []
+    for family, group in results.groupby("family", sort=False):
+        row = {"family": family, "seeds": str(group["seed"].nunique())}
+        for assay, own in group.groupby("assay", sort=False):
+            row |= {f"R2 {assay}": _cell(own["R2"], 3), f"coverage {assay}": _cell(own["coverage"], 1)}
+        out.append({**row, "seconds": _cell(group.groupby("seed")["seconds"].first(), 1)})
+    return pd.DataFrame(out)
+
+
 def _cell(values: pd.Series, digits: int) -> str:
     known = pd.to_numeric(values).dropna()
     if not len(known):
@@ -130,7 +145,7 @@ def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def paired(results: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """Differences of two contenders seed by seed, as text: mean ± standard deviation, and how many seeds are above 0."""
+    """One contender less another seed by seed, as text: mean ± standard deviation, and the seeds above 0."""
     keys = ["cohort", "missing", "assay", "seed"]
     both = results[results["contender"] == one].merge(
         results[results["contender"] == other], on=keys, suffixes=("", " of other")
