@@ -86,6 +86,7 @@ def test_the_command_measures_explains_and_writes(folder: Path, tmp_path: Path) 
     assert "Medicine: cells" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_counts_are_compared_on_the_same_rows(folder: Path) -> None:
     rows = pd.DataFrame(compare_counts(cohort().read(folder), 0, CountOptions(8, 2, max_iterations=8)))
     assert set(rows["family"]) == {"log-normal", "poisson", "negative_binomial"}
@@ -105,7 +106,7 @@ def test_what_cannot_be_asked_for_is_refused(folder: Path, tmp_path: Path) -> No
     for override, message in (
         ("contenders=[best]", "contenders: expected some of"),
         ("sets=[mine]", "sets: expected some of"),
-        ("sets=[brca5]", "sets: none of them is there: brca5: there is no brca5.npz"),
+        ("sets=[brca5]", "sets: none of them is there: there is no brca5.npz"),
         ("seeds=[-1]", "seeds: expected how many"),
     ):
         cfg = composed(
