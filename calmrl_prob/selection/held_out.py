@@ -78,22 +78,24 @@ def sums_of_statistics(
             continue
         stops = torch.tensor([statistics.dims[name] for name in names]).cumsum(0).tolist()
         parts = {n: slice(stop - statistics.dims[n], stop) for n, stop in zip(names, stops, strict=True)}
+        every = torch.cat([*(weights[n] for n in names), -sum(offset[n] for n in names)[None]])  # (D_p + 1, K)
+        products = scatter @ every  # once for all that are hidden: of each, its own part is taken off again
         for name in names:
-            seen = [other for other in names if other != name]
-            # rows of the scatter that the others have, and the constant 1 last
-            index = torch.cat([torch.arange(parts[o].start, parts[o].stop) for o in seen] + [torch.tensor([stops[-1]])])
-            index = index.to(scatter.device)
-            natural = torch.cat([*(weights[o] for o in seen), -sum(offset[o] for o in seen)[None]])  # (D_r + 1, K)
-            own = scatter[index, parts[name]] - torch.outer(scatter[index, -1], lg.intercepts[name] - shift[name])
+            seen, part = [other for other in names if other != name], parts[name]
+            natural = every.clone()
+            natural[part] = 0
+            natural[-1] += offset[name]
+            scattered = products - scatter[:, part] @ weights[name] + torch.outer(scatter[:, -1], offset[name])
+            own = scatter[:, part] - torch.outer(scatter[:, -1], lg.intercepts[name] - shift[name])
             covariance = torch.cholesky_inverse(factorize(identity + sum(precision[o] for o in seen)))
-            gain = natural @ covariance  # z = gain^T [x_r; 1]
+            gain = natural @ covariance  # z = gain^T [x_r; 1], of zeros where x is hidden
             latent_own = gain.mT @ own  # sum z (x - mu)^T
-            latent_square = gain.mT @ (scatter[index][:, index] @ gain)
-            latent_sum = scatter[-1, index] @ gain
+            latent_square = covariance @ (natural.mT @ scattered) @ covariance
+            latent_sum = scatter[-1] @ gain
             count = scatter[-1, -1]
-            total = scatter[-1, parts[name]]
+            total = scatter[-1, part]
             loadings, mean = lg.loadings[name], lg.intercepts[name] - shift[name]
-            about_mean = scatter.diagonal()[parts[name]] - 2 * mean * total + count * mean.square()
+            about_mean = scatter.diagonal()[part] - 2 * mean * total + count * mean.square()
             imputed = ((loadings @ latent_square) * loadings).sum(1)
             cross = (loadings * latent_own.mT).sum(1)
             away = lg.intercepts[name] - centre[name]  # from the centre to the model's own intercept

@@ -1,6 +1,7 @@
 """Held-out rows of which a modality, or some of its features, are hidden, and their imputation by any number of models.
 
-What is hidden, and what is seen in its place, depends on the rows alone: found once, it serves all settings of a choice.
+What is hidden, and what is seen in its place, depends on the rows alone: found once, it serves all settings of a
+choice.
 """
 
 from __future__ import annotations

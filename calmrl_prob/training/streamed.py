@@ -194,8 +194,8 @@ class InStep:
             yield batch
         if not number:
             raise DataError(
-                "data: a process has no row to begin the epoch with; give each process and worker a chunk, by a smaller "
-                "chunk_rows or fewer of them, and with warmup_epochs each some row that has every modality."
+                "data: a process has no row to begin the epoch with; give each a chunk, by a smaller chunk_rows or "
+                "fewer processes, and with warmup_epochs each some row that has every modality."
             )
 
     def _all_have(self, batch: Batch | None) -> bool:

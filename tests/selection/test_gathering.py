@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import calmrl_prob as cal
+from calmrl_prob.data.row_keys import row_keys
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, DataError, FileFormatError, SchemaError
 from calmrl_prob.selection.folds import FoldedStatistics

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from calmrl_prob.alignment.objectives import OBJECTIVES
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, DataError, SchemaError
-from calmrl_prob.training import align
-from calmrl_prob.training.batches import InMemory
+from calmrl_prob.training import Alignment, align
+from calmrl_prob.training.batches import Batch, InMemory
 from calmrl_prob.training.generative_step import gather_statistics
 from calmrl_prob.training.streamed import RowsOfStream, StreamedBatches
 from tests.cases.training_cases import DIMS, data, encoders, environment, make_module
@@ -40,14 +42,14 @@ def streamed(size: int = 17) -> MultimodalStream:
     return MultimodalStream.from_chunks(lambda: (whole.subset(slice(s, s + size)) for s in starts), DIMS)
 
 
-def numbers(batches: Any) -> list[int]:
+def numbers(batches: Iterable[Batch]) -> list[int]:
     return [int(number) for batch in batches for number in batch.inputs["image"][:, 0]]
 
 
 def test_processes_share_the_rows_and_each_epoch_has_an_order_of_its_own() -> None:
     chosen = RowsOfStream(streamed(), NAMES)
     shares = [numbers(StreamedBatches(chosen, 8, 40, (0, 0, rank, 3))) for rank in range(3)]
-    assert sorted(sum(shares, [])) == list(range(160))
+    assert sorted(chain(*shares)) == list(range(160))
     again, later = (numbers(StreamedBatches(chosen, 8, 40, (0, epoch, 0, 3))) for epoch in (0, 1))
     assert again == shares[0] != later
     assert sorted(later) == sorted(again)
@@ -103,7 +105,7 @@ def test_statistics_are_those_of_the_rows_in_memory() -> None:
 def test_encoders_are_trained_from_a_stream_and_a_checkpoint_goes_on(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"latent_dim": 4, "batch_size": 16, "buffer_rows": 40, "warmup_epochs": 1}
 
-    def run(**options: Any) -> Any:
+    def run(**options: Any) -> Alignment:
         return align(
             streamed(), encoders(), OBJECTIVES["pairwise"](), "imputed_draw", validation=0.25, **settings, **options
         )
@@ -121,7 +123,7 @@ import sys, torch
 from tests.cases.training_cases import encoders
 from tests.training.test_streamed import streamed
 from calmrl_prob.alignment.objectives import OBJECTIVES
-from calmrl_prob.training import align
+from calmrl_prob.training import Alignment, align
 found = align(streamed(), encoders(), OBJECTIVES["pairwise"](), "imputed_mean", latent_dim=4, max_epochs=2,
               batch_size=16, buffer_rows=40, validation=0.2, trainer_options={"devices": 2, "strategy": "ddp"})
 parts = [value.flatten() for value in found.module.encoders.parameters()]
