@@ -109,4 +109,5 @@ def said_of(module: ModuleType, name: str) -> str:
 def first_line(found: object) -> str:
     """The first line of a docstring; nothing of a constant."""
     documented = inspect.isclass(found) or inspect.isfunction(found) or isinstance(found, ModuleType)
-    return (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ") if documented else ""
+    text = (inspect.getdoc(found) or "").partition("\n\n")[0] if documented else ""
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text.replace("\n", " "))

@@ -37,7 +37,9 @@ SAID = re.compile(r"\A```text\n.*?^```$\n*", re.DOTALL | re.MULTILINE)
 def on_config(config: MkDocsConfig) -> None:
     """Name the pages of the reference in the navigation."""
     (reference,) = (item for item in config.nav or [] if "Reference" in item)
-    reference["Reference"] = ["reference/index.md"] + [{name: f"reference/{name}.md"} for name in (*PACKAGES, *MODULES)]
+    reference["Reference"] = ["reference/index.md"] + [
+        {name.removeprefix("calmrl_prob."): f"reference/{name}.md"} for name in (*PACKAGES, *MODULES)
+    ]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
