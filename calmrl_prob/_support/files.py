@@ -106,7 +106,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['note.txt']
     """
     path = place_to_write(path)
-    _remove_leftovers(path.parent)
+    remove_leftovers(path.parent)
     with _own_folder(path.parent) as folder:
         yield folder / path.name
         with open(folder / path.name, "rb+") as written:
@@ -131,7 +131,7 @@ def _own_folder(beside: Path) -> Iterator[Path]:
                 return
 
 
-def _remove_leftovers(beside: Path) -> None:
+def remove_leftovers(beside: Path) -> None:
     """Remove what killed writers left: folders whose locks nobody holds, but for those with the last of something."""
     with suppress(OSError):
         for folder in beside.glob(f"{_UNFINISHED}*"):
@@ -172,7 +172,7 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
         raise FileNotFoundError(f"path: there is no folder {path.parent} to write {path.name} into; create it first.")
     if path.exists() and (path.suffix != ending or not path.is_dir()):
         raise ArgumentError(f"path: {path} is there and is no {ending} folder; name another, or remove it first.")
-    _remove_leftovers(path.parent)
+    remove_leftovers(path.parent)
     with _own_folder(path.parent) as folder:
         aside = folder / _BEFORE
         yield folder / path.name

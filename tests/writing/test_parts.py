@@ -81,11 +81,11 @@ def test_a_pass_that_broke_off_goes_on_and_ends_in_the_same_bytes(tmp_path: Path
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, straight: Path) -> None:
     other = cal.fit(cal.SharedLatentModel(DATA.dims, 1), DATA)
-    with pytest.raises(ArgumentError, match="imputations of another model"):
+    with pytest.raises(ArgumentError, match="files of another model"):
         cal.impute(other, stream_of(Chunks()), out=straight)
-    with pytest.raises(ArgumentError, match="imputations of another names, level"):
+    with pytest.raises(ArgumentError, match="files of another names, level"):
         cal.impute(FIT, stream_of(Chunks()), ["text"], out=straight, level=0.5)
-    with pytest.raises(ArgumentError, match="imputations of another stream"):
+    with pytest.raises(ArgumentError, match="files of another stream"):
         cal.impute(FIT, cal.MultimodalStream(DATA.dims, Chunks(), num_rows=299), out=straight)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
