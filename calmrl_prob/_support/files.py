@@ -11,6 +11,7 @@ from pathlib import Path
 
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.locks import held
+from calmrl_prob._support.remote import Remote, is_url, reached
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 
 #: Characters of another library's message that are passed on.
@@ -26,7 +27,7 @@ def file_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ArgumentTypeError: it is no path.
-        ArgumentError: it is empty, or there is a folder.
+        ArgumentError: it is empty, or a URL, or there is a folder.
 
     Example:
         >>> file_path("model.safetensors").name
@@ -34,6 +35,11 @@ def file_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"path: expected a str or Path, got {brief(path)}; pass one such as 'data.npz'.")
+    if is_url(path):
+        raise ArgumentError(
+            f"path: {path} is a URL, which only cal.read, cal.impute(..., out=) and cal.write take, of parquet; name a "
+            "local file, and copy it."
+        )
     if not os.fspath(path):
         raise ArgumentError("path: expected the name of a file, got ''; pass one such as 'model.safetensors'.")
     if Path(path).is_dir():
@@ -79,13 +85,13 @@ def place_to_write(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_atomically(path: str | os.PathLike[str] | Remote) -> Iterator[Path]:
     """Give a temporary path to write to, and move the file to ``path`` once it is whole.
 
     The temporary file has the same name, in a new folder beside ``path``, so that moving it is one step of the file
     system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands. What
     writers that were killed left in the same folder is removed. A symbolic link is followed: the file that it names is
-    replaced, and it stays.
+    replaced, and it stays. Of a file system elsewhere the temporary path is a local one, from where the file is copied.
 
     Args:
         path: where the file is to stand; its folder must exist.
@@ -105,6 +111,11 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [entry.name for entry in Path(folder).iterdir()]
         ['note.txt']
     """
+    if isinstance(path, Remote):
+        with tempfile.TemporaryDirectory() as local, reached(str(path), "path"):
+            yield Path(local) / path.name
+            path.put(Path(local) / path.name)
+        return
     path = place_to_write(path)
     remove_leftovers(path.parent)
     with _own_folder(path.parent) as folder:
@@ -131,8 +142,10 @@ def _own_folder(beside: Path) -> Iterator[Path]:
                 return
 
 
-def remove_leftovers(beside: Path) -> None:
+def remove_leftovers(beside: Path | Remote) -> None:
     """Remove what killed writers left: folders whose locks nobody holds, but for those with the last of something."""
+    if isinstance(beside, Remote):  # has no locks; what lies there is written over
+        return
     with suppress(OSError):
         for folder in beside.glob(f"{_UNFINISHED}*"):
             try:
@@ -195,3 +208,18 @@ def said(error: BaseException) -> str:
     """
     text = str(error)
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}... "
+
+
+def size_and_time(path: Path | Remote) -> tuple[int, object]:
+    """The bytes of a file, and what tells whether it was written since: its time, or what a store has of this kind.
+
+    Example:
+        >>> size_and_time(Path(tempfile.mkstemp()[1]))[0]
+        0
+    """
+    if isinstance(path, Remote):
+        about = path.system.info(path.path)
+        marks = (about.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "last_modified", "created"))
+        return int(about["size"]), next((str(mark) for mark in marks if mark is not None), None)
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns

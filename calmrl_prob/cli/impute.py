@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,13 +9,13 @@ import typer
 from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Stream, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json
 
-_OUTPUT = "Where to write: .h5mu, .parquet, .zarr or .npz; with --stream a folder."
+_OUTPUT = "Where to write: .h5mu, .parquet, .zarr or .npz; with --stream a folder, or its URL."
 
 
 def impute(
     fit: Fit,
     data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help=_OUTPUT)],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help=_OUTPUT)],
     reading: Reading,
     running: Running,
     telling: Telling,

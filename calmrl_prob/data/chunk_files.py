@@ -15,6 +15,7 @@ from calmrl_prob._support.arguments import brief, whole_number
 from calmrl_prob._support.dask import completed, connected, failures_told
 from calmrl_prob._support.files import remove_leftovers, write_atomically
 from calmrl_prob._support.progress import Callback, progress_bar
+from calmrl_prob._support.remote import Remote, place_of
 from calmrl_prob.data.stream import Load, MultimodalStream
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.linear_gaussian.options import Options
@@ -22,7 +23,7 @@ from calmrl_prob.linear_gaussian.options import Options
 #: What tells of which stream and model the files of a folder are; readers pass over names that begin like this.
 ABOUT = "_about.json"
 #: Makes the file of a chunk: ``(token, load, path)``.
-Work = Callable[[str, Load, Path], None]
+Work = Callable[[str, Load, Any], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class ChunkFolder:
         ending: of their names.
     """
 
-    path: Path
+    path: Path | Remote
     about: Mapping[str, Any]
     ending: str
 
@@ -81,14 +82,14 @@ class ChunkFolder:
             raise ArgumentTypeError(
                 f"{argument}: expected a folder's name, got {brief(out)}; pass one such as 'imputed'."
             )
-        found = cls(Path(out), about, ending)
+        found = cls(place_of(out, argument), about, ending)
         if found.path.exists() and not found.path.is_dir():
             raise ArgumentError(f"{argument}: {found.path} is a file; a stream is worked on in a folder.")
         if found.path.exists():
             remove_leftovers(found.path)
         description = found.path / ABOUT
         if not description.exists():
-            if found.path.exists() and any(found.path.iterdir()):
+            if found.path.exists() and any(entry.name[0] != "." for entry in found.path.iterdir()):
                 raise ArgumentError(
                     f"{argument}: {found.path} holds other files; name a folder that is empty, or not there yet."
                 )
@@ -99,7 +100,7 @@ class ChunkFolder:
             found._require_same(description, argument)
         return found
 
-    def _require_same(self, description: Path, argument: str) -> None:
+    def _require_same(self, description: Path | Remote, argument: str) -> None:
         try:
             known = json.loads(description.read_text(encoding="utf-8"))
             differs = [key for key in self.about if known[key] != self.about[key]]
@@ -111,12 +112,12 @@ class ChunkFolder:
                 "delete it."
             )
 
-    def place(self, number: int, token: str) -> Path:
+    def place(self, number: int, token: str) -> Path | Remote:
         """The file of a chunk."""
         digest = hashlib.sha256(token.encode()).hexdigest()[:8]
         return self.path / f"part-{number:06d}-{digest}{self.ending}"
 
-    def fill(self, work: Work, stream: MultimodalStream, how: PassOptions, title: str) -> list[Path]:
+    def fill(self, work: Work, stream: MultimodalStream, how: PassOptions, title: str) -> list[Any]:
         """Make the files that are not there yet; the files of all chunks, in their order.
 
         Args:
@@ -140,15 +141,16 @@ class ChunkFolder:
         return [path for _, _, path in todo]
 
     def remove(self) -> None:
-        """Remove the folder; killed in the middle, what is left of it is a folder that lacks files."""
-        remove_leftovers(self.path)
-        for file in self.path.glob(f"part-*{self.ending}"):
+        """Remove the folder, a local one; killed in the middle, what is left of it is a folder that lacks files."""
+        path = Path(str(self.path))
+        remove_leftovers(path)
+        for file in path.glob(f"part-*{self.ending}"):
             file.unlink(missing_ok=True)
-        (self.path / ABOUT).unlink(missing_ok=True)
-        self.path.rmdir()
+        (path / ABOUT).unlink(missing_ok=True)
+        path.rmdir()
 
 
-def _by_dask(work: Work, left: Sequence[tuple[str, Load, Path]], client: object, advance: Callable[[], None]) -> None:
+def _by_dask(work: Work, left: Sequence[tuple[str, Load, Any]], client: object, advance: Callable[[], None]) -> None:
     with connected(client) as cluster, failures_told():
         shared = cluster.scatter(work, broadcast=True)
         futures = [cluster.submit(_call, shared, *part, pure=False) for part in left]

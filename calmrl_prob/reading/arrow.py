@@ -14,7 +14,7 @@ from calmrl_prob._support.extras import optional
 from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import Names, as_names
 from calmrl_prob.errors import SchemaError
-from calmrl_prob.reading.request import Kind, Request, Shares, shared_out
+from calmrl_prob.reading.request import LATENTS, Kind, Request, Shares, called, shared_out
 from calmrl_prob.reading.source import IDS, ArraySource, Rows, Source
 
 # A pyarrow.Table, Schema, DataType or ChunkedArray: the package has no annotations.
@@ -41,6 +41,8 @@ class TableColumns:
         index = None if request.ids in self.stored else _index_column(schema)
         if index is not None:
             kinds.pop(index, None)
+        for label in _besides(kinds, request):
+            kinds.pop(label)
         self.shares: Shares = shared_out(kinds, request, where)
         if index is not None:
             self.shares.ids = index
@@ -134,6 +136,16 @@ def table_source(table: Arrow, request: Request, where: str) -> Source:
     rows = columns.rows(table, columns.widths(iter([table])), where)
     ids = rows.columns.pop(IDS, None)
     return ArraySource(where, rows.arrays, columns.features, ids, rows.columns)
+
+
+def _besides(kinds: Mapping[Hashable, Kind], request: Request) -> list[Hashable]:
+    """What a table has of an imputation besides completed values, but for what is asked for by name."""
+    lists = [label for label, kind in kinds.items() if kind == "list"]
+    whole = [label for label in lists if set(called(str(label))) <= set(lists)]
+    found = [name for label in whole for name in called(str(label))] + [name for name in LATENTS if whole]
+    wanted = request.modalities.values() if isinstance(request.modalities, Mapping) else request.modalities or ()
+    asked = {name for entry in wanted for name in ([entry] if isinstance(entry, str) or callable(entry) else entry)}
+    return [name for name in found if name in kinds and name not in asked]
 
 
 def _labels(schema: Arrow) -> dict[Hashable, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
+from calmrl_prob._support.files import size_and_time
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, SchemaError
@@ -50,7 +51,8 @@ def read(
 ) -> MultimodalData | MultimodalStream:
     """Multimodal data from files or objects of any of these kinds, with ids, names of features, and types kept.
 
-    - parquet, a file, folder or glob of files of one schema; Arrow lists are modalities (arrow)
+    - parquet, a file, folder or glob of files of one schema, or a URL of these for a file system of fsspec
+      (s3://bucket/rows); Arrow lists are modalities (arrow)
     - .npz, as :func:`calmrl_prob.load_npz` lays it out; .npy, a file or folder, mapped into memory, ids in a file
     - .csv, .tsv; frames of pandas and polars
     - .h5mu, .h5ad, MuData, AnnData: a modality for each assay, its X (omics)
@@ -111,7 +113,7 @@ def read(
         return found.chunk(0, found.num_rows, missing, empty)
     plan = _InSources(found, "features" if missing == "auto" else missing, empty)
     files = sorted({file for source in found.sources for file in source.files})
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    state = [(file.name, *size_and_time(file)) for file in files]
     num_rows = found.num_rows if empty == "refuse" else None
     return MultimodalStream(found.dims, plan, dtype=found.dtype, num_rows=num_rows, state=state)
 

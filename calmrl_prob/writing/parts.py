@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from calmrl_prob._support.arguments import brief, chosen_names
+from calmrl_prob._support.remote import Remote
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.chunk_files import ChunkFolder, PassOptions
 from calmrl_prob.data.stream import Load, MultimodalStream
 from calmrl_prob.errors import DataError
 from calmrl_prob.imputation import checked_level, impute
 from calmrl_prob.inference.fingerprint import fingerprint
-from calmrl_prob.writing.write import write
+from calmrl_prob.writing.contents import contents_of
+from calmrl_prob.writing.parquet import write_parquet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class PartOptions(PassOptions):
     """Options of :func:`calmrl_prob.impute` for a stream, which it takes by keyword.
 
     Attributes:
-        out: the folder to write to; it is made where it is not there.
+        out: the folder to write to, or its URL for a file system of fsspec, s3://bucket/imputed; it is made where it is
+            not there.
         level: probability that the intervals are to hold.
         chunk_rows, engine, client, progress: see :class:`~calmrl_prob.data.chunk_files.PassOptions`.
 
@@ -51,7 +54,7 @@ def impute_parts(
     names: Sequence[str] | None,
     options: PartOptions,
     **imputing: Any,
-) -> Path:
+) -> Path | Remote:
     """Impute a stream chunk by chunk into a folder; the folder.
 
     Files are written one by one, each whole or not at all; those that are there already are left as they are, and
@@ -86,11 +89,11 @@ def _impute_part(
     imputing: Mapping[str, Any],
     token: str,
     load: Load,
-    path: Path,
+    path: Path | Remote,
 ) -> None:
     chunk: MultimodalData = load()
     try:
-        write(impute(model, chunk, names, **imputing), path, level=level)
+        write_parquet(contents_of(impute(model, chunk, names, **imputing), level), path)
     except DataError as error:
         raise type(error)(f"{token}: {error}") from error
 

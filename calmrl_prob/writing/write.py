@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from calmrl_prob._support.arguments import brief
+from calmrl_prob._support.remote import Remote, place_of
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
@@ -27,7 +28,7 @@ FORMATS: Mapping[str, Callable[[Contents, Path], None]] = MappingProxyType(
 
 def write(
     what: Imputation | MultimodalData | MultimodalStream, path: str | os.PathLike[str], *, level: float = 0.9
-) -> Path:
+) -> Path | Remote:
     """Write an imputation, data or a stream to a file, by the ending of its name; the path.
 
     Of an imputation are written, of each modality, the values ``completed`` (as observed, the mean where missing), and
@@ -44,7 +45,7 @@ def write(
 
     Args:
         what: an imputation, data, or a stream, whose chunks are written as they come.
-        path: where.
+        path: where; parquet also at a URL of fsspec, s3://bucket/imputed.parquet.
         level: probability that the intervals are to hold.
 
     Raises:
@@ -64,11 +65,16 @@ def write(
     level = checked_level(level)
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"path: expected a str or Path, got {brief(path)}; pass one such as 'imputed.h5mu'.")
-    place = Path(path)
+    place = place_of(path)
     writer = FORMATS.get(place.suffix.lower())
     if writer is None:
         raise ArgumentError(f"path: expected a name that ends with one of {list(FORMATS)}, got {place.name!r}.")
-    if isinstance(what, MultimodalData) and writer is write_npz:
+    if isinstance(place, Remote):
+        if writer is not write_parquet:
+            raise ArgumentError(f"path: to URLs parquet alone is written, got {path}; write a local file, and copy it.")
+        write_parquet(contents_of(what, level), place)
+    elif isinstance(what, MultimodalData) and writer is write_npz:
         return save_npz(what, place)
-    writer(contents_of(what, level), place)
+    else:
+        writer(contents_of(what, level), place)
     return place
