@@ -25,11 +25,13 @@ class Joined:
         sources: the origins.
         ids: (N,) of the instances; None where there is one source, or none has identifiers.
         rows: for each source the row of each instance, (N,), -1 where it has none; None where they are the same.
+        order: of modalities; those it does not name come behind.
     """
 
     sources: tuple[Source, ...]
     ids: NDArray[Any] | None
     rows: tuple[NDArray[np.int64] | None, ...]
+    order: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -40,6 +42,7 @@ class Joined:
     def dims(self) -> dict[str, int]:
         """Number of features of each modality, with their names."""
         widths = {name: width for source in self.sources for name, width in source.modalities.items()}
+        widths = {name: widths[name] for name in dict.fromkeys([*self.order, *widths]) if name in widths}
         return with_names(widths, {name: names for source in self.sources for name, names in source.features.items()})
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -106,7 +106,7 @@ def read(
     if empty not in ("refuse", "drop"):
         raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
     request = Request(modalities, ids, labels, covariates, sep)
-    found = joined(open_sources(origin, request), join)
+    found = replace(joined(open_sources(origin, request), join), order=tuple(modalities or ()))
     _require_distinct(found)
     _require_asked(found, request)
     if not stream:

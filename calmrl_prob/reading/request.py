@@ -184,7 +184,8 @@ def shared_out(kinds: Mapping[Hashable, Kind], request: Request, where: str) -> 
         )
     if request.covariates is None:
         used = {column for columns in shares.modalities.values() for column in columns}
-        shares.columns |= {str(column): column for column in left if column not in used}
+        # lists of numbers are modalities: those not asked for are left out
+        shares.columns |= {str(c): c for c, kind in left.items() if c not in used and kind != "list"}
     return shares
 
 
