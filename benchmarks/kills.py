@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,7 +76,7 @@ class Killed:
 
     Attributes:
         task: its name.
-        share: of the time of an undisturbed run, when it was killed; 1 or more where it had ended.
+        share: of the time of an undisturbed run, when it was killed.
         done: files that were whole then.
         torn: files under their own names that were not.
         same: whether it ended in the same bits.
@@ -101,12 +102,16 @@ def kills(task: str, data: Path, folder: Path, moments: int, seed: int) -> Itera
         seed: of the moments.
     """
     chance = random.Random(f"{task} {seed}")
-    seconds = _run(task, data, folder / "straight")
+    seconds = _run(task, data, folder / "straight") or 0.0
     straight = contents(folder / "straight")
     for number in range(moments):
-        out = folder / f"{number}"
-        share = chance.random()
-        _run(task, data, out, kill_after=share * seconds)
+        while True:
+            out, share = folder / f"{number}", chance.random()
+            took = _run(task, data, out, kill_after=share * seconds)
+            if took is None:
+                break
+            seconds = took  # it had ended: the machine is idler than it was
+            shutil.rmtree(out)
         found = {path: _whole(path) for path in _files(out)}
         _run(task, data, out)
         ended = contents(out)
@@ -125,8 +130,8 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _run(task: str, data: Path, out: Path, kill_after: float | None = None) -> float:
-    """Seconds of a task in a process of its own, from when it begins its work on."""
+def _run(task: str, data: Path, out: Path, kill_after: float | None = None) -> float | None:
+    """Seconds of a task in a process of its own, from when it begins its work on; None where it was killed."""
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.kills", "--task", task, str(data), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -139,7 +144,7 @@ def _run(task: str, data: Path, out: Path, kill_after: float | None = None) -> f
             code = process.wait(kill_after)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            return kill_after or 0.0
+            return None
         if code:
             raise RuntimeError(f"{task}: it ended with {code}")
         return time.monotonic() - begun

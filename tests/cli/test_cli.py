@@ -92,6 +92,14 @@ def test_data_are_described_alike_in_every_format(
     assert "ids" in found["columns"]
 
 
+def test_what_is_imputed_goes_into_a_copy_of_the_omics(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.h5mu"
+    told("impute", folder / "fit.safetensors", folder / "cells.h5mu", "-o", out, "--into", folder / "cells.h5mu")
+    found, before = cal.read(out), cal.read(folder / "cells.h5mu")
+    assert int(found.observed("protein").sum()) == int(before.observed("protein").sum()) == 40
+    assert bool(cal.read(out, modalities=["protein.completed"]).observed("protein.completed").all())
+
+
 def test_join_keeps_what_all_files_have(folder: Path) -> None:
     found = told("describe", f"rna={folder / 'rna.csv'}", f"protein={folder / 'protein.csv'}", "--join", "inner")
     assert found["instances"] == 40
@@ -301,6 +309,7 @@ def test_rows_without_anything_are_dropped_if_asked_for(folder: Path) -> None:
         ["retrieve", "fit.safetensors", "cells.npz", "cells.npz", "-k", "0"],
         ["retrieve", "fit.safetensors", "cells.npz"],
         ["index", "fit.safetensors", "cells.npz"],
+        ["impute", "fit.safetensors", "cells.h5mu", "-o", "x.h5mu", "--into", "cells.h5mu", "--stream"],
     ],
 )
 def test_a_command_that_is_misspelt_ends_with_2(
