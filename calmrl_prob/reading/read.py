@@ -91,6 +91,9 @@ def read(
         ArgumentError, ArgumentTypeError: an option, or what is to be read, is of no use.
         MissingDependencyError: a package is not installed; says what to install.
 
+    Warns:
+        IdentifiabilityWarning: none of the ids of an origin is in another.
+
     Example:
         >>> import pandas as pd
         >>> rna = pd.DataFrame({"GATA1": [1.0, 2.0], "TAL1": [0.0, 1.0]}, index=["cell-1", "cell-2"])
