@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.locks import held
 from calmrl_prob._support.remote import Remote, is_url, reached
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, FileFormatError
 
 #: Characters of another library's message that are passed on.
 _LONGEST_MESSAGE = 200
@@ -20,6 +22,8 @@ _LONGEST_MESSAGE = 200
 _UNFINISHED, _LOCK = ".calmrl-unfinished-", ".lock"
 #: What a folder that is being replaced is called meanwhile.
 _BEFORE = ".before"
+#: Errors of a file system that has no room for what is written.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:
@@ -118,12 +122,27 @@ def write_atomically(path: str | os.PathLike[str] | Remote) -> Iterator[Path]:
         return
     path = place_to_write(path)
     remove_leftovers(path.parent)
-    with _own_folder(path.parent) as folder:
+    with _own_folder(path.parent) as folder, _full_disks_told(path):
         yield folder / path.name
         with open(folder / path.name, "rb+") as written:
             os.fsync(written.fileno())  # some file systems notice only now that there is no room
         shutil.copymode(folder / _LOCK, folder / path.name)  # safetensors makes files that their owner alone may read
         os.replace(folder / path.name, path)
+
+
+@contextmanager
+def _full_disks_told(path: Path) -> Iterator[None]:
+    """Name the file where there is no room for it: libraries tell of that in ways of their own, some without."""
+    try:
+        yield
+    except CalmrlError:
+        raise
+    except Exception as error:
+        found = re.search(r"(?:os error|errno =|code:) ?([0-9]+)", str(error))
+        number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+        if number not in _NO_ROOM or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextmanager
@@ -186,7 +205,7 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
     if path.exists() and (path.suffix != ending or not path.is_dir()):
         raise ArgumentError(f"path: {path} is there and is no {ending} folder; name another, or remove it first.")
     remove_leftovers(path.parent)
-    with _own_folder(path.parent) as folder:
+    with _own_folder(path.parent) as folder, _full_disks_told(path):
         aside = folder / _BEFORE
         yield folder / path.name
         if path.exists():
@@ -200,13 +219,13 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
 
 
 def said(error: BaseException) -> str:
-    """Message of another library about a file, cut short: some repeat the file.
+    """Message of another library about a file in one line, cut short: some repeat the file.
 
     Example:
         >>> said(ValueError("cannot parse " + "(" * 5000))[-6:], len(said(ValueError("(" * 5000)))
         ('((... ', 204)
     """
-    text = str(error)
+    text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}... "
 
 

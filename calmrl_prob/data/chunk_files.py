@@ -22,8 +22,8 @@ from calmrl_prob.linear_gaussian.options import Options
 
 #: What tells of which stream and model the files of a folder are; readers pass over names that begin like this.
 ABOUT = "_about.json"
-#: Makes the file of a chunk: ``(token, load, path)``.
-Work = Callable[[str, Load, Any], None]
+#: Makes the file of a chunk, and tells how many rows it had: ``(token, load, path)``.
+Work = Callable[[str, Load, Any], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +128,20 @@ class ChunkFolder:
 
         Raises:
             DistributedError: of ``client``, the cluster was lost.
+            DataError: the stream has another number of rows than in a pass before.
         """
         todo = [(token, load, self.place(n, token)) for n, (token, load) in enumerate(stream.parts(how.chunk_rows))]
         left = [part for part in todo if not part[2].exists()]
         with _shown(title, how.progress, len(todo), len(todo) - len(left)) as advance:
             if how.engine == "dask":
-                _by_dask(work, left, how.client, advance)
+                rows = _by_dask(work, left, how.client, advance)
             else:
+                rows = 0
                 for part in left:
-                    work(*part)
+                    rows += work(*part)
                     advance()
+        if len(left) == len(todo):
+            stream.require_same(rows)
         return [path for _, _, path in todo]
 
     def remove(self) -> None:
@@ -150,17 +154,19 @@ class ChunkFolder:
         path.rmdir()
 
 
-def _by_dask(work: Work, left: Sequence[tuple[str, Load, Any]], client: object, advance: Callable[[], None]) -> None:
+def _by_dask(work: Work, left: Sequence[tuple[str, Load, Any]], client: object, advance: Callable[[], None]) -> int:
     with connected(client) as cluster, failures_told():
         shared = cluster.scatter(work, broadcast=True)
         futures = [cluster.submit(_call, shared, *part, pure=False) for part in left]
+        rows = 0
         for future in completed(futures):
-            future.result()
+            rows += future.result()
             advance()
+    return rows
 
 
-def _call(work: Callable[..., None], *part: Any) -> None:
-    work(*part)
+def _call(work: Callable[..., int], *part: Any) -> int:
+    return work(*part)
 
 
 @contextmanager

@@ -144,9 +144,17 @@ class MultimodalStream:
                 f"after: no chunk of {size} rows is called {after!r}; the size is another, or the data have changed."
             )
         if after is None:
-            if self._rows_seen not in (None, seen):
-                raise DataError(f"stream: this pass had {seen} rows, the one before {self._rows_seen}; it has changed.")
-            self._rows_seen = seen
+            self.require_same(seen)
+
+    def require_same(self, seen: int) -> None:
+        """Note the rows of a whole pass.
+
+        Raises:
+            DataError: another had another number.
+        """
+        if self._rows_seen not in (None, seen):
+            raise DataError(f"stream: this pass had {seen} rows, the one before {self._rows_seen}; it has changed.")
+        self._rows_seen = seen
 
     def _conformed(self, token: str, load: Callable[[], MultimodalData]) -> MultimodalData:
         """A chunk in the schema."""

@@ -158,11 +158,12 @@ def _require_apart(parts: Sequence[Part]) -> None:
                 raise DataError(f"ids: {entry!r} stands in {seen[entry]} and in {part.where}; keep one of them.")
 
 
-def _write_part(measure: Measure, token: str, load: Load, path: Path) -> None:
+def _write_part(measure: Measure, token: str, load: Load, path: Path) -> int:
     part = measure(load(), token)
     kind, ids = (None, {}) if part.ids is None else packed_ids(part.ids)
     shelves = packed_shelves(part.shelves) if part.shelves else {}
     write_archive(path, {"kind": _KIND, "ids": kind, "token": token}, as_tensors({**shelves, **ids}))
+    return len(part)
 
 
 def _nothing_to_check(config: Mapping[str, Any], shapes: Shapes) -> None:

@@ -75,6 +75,12 @@ class TableColumns:
                 raise SchemaError(
                     f"{where}: column {name!r} is of type {ours}, in {first} of type {theirs}; write both alike."
                 )
+            sizes = [kind.list_size for kind in (ours, theirs) if hasattr(kind, "list_size")]
+            if len(set(sizes)) > 1:
+                raise SchemaError(
+                    f"{where}: column {name!r} holds lists of {sizes[0]} numbers, in {first} of {sizes[1]}; write both "
+                    "alike."
+                )
         for name, columns in self.shares.modalities.items():
             wider = _dtype([schema.field(self.stored[column]).type for column in columns])
             self.dtypes[name] = max(self.dtypes[name], wider, key=lambda dtype: dtype.itemsize)
@@ -200,7 +206,7 @@ def _lists(column: Arrow, width: int, dtype: np.dtype[Any], where: str) -> NDArr
     for chunk in column.chunks:
         present = chunk.is_valid().to_numpy(zero_copy_only=False)
         values = chunk.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-        if not hasattr(chunk.type, "list_size"):
+        if getattr(chunk.type, "list_size", None) != width:
             _require_length(chunk, width, where)
         if present.all():
             parts.append(values.reshape(len(chunk), width))

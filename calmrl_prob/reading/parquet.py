@@ -86,6 +86,11 @@ class ParquetSource(Source):
                 if self._cursor is None or (self._cursor.piece, self._cursor.row) != (piece, start):
                     self._cursor = _Cursor(path, group, self._columns.used(), piece, start)
                 table = self._cursor.take(stop - start)
+        if table.num_rows != stop - start:
+            raise DataError(
+                f"{path}, row group {group}: it had {self.pieces[piece].num_rows} rows when it was opened, and has "
+                f"{table.num_rows}; it has changed: read it anew."
+            )
         return self._columns.rows(table, self.modalities, f"{path}, row group {group}")
 
     def all_ids(self) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from calmrl_prob._support.files import size_and_time
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
-from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.errors import ArgumentError, DataError, SchemaError
 from calmrl_prob.reading.formats import open_sources
 from calmrl_prob.reading.join import Joined, joined
 from calmrl_prob.reading.request import Request, listed
@@ -114,9 +114,11 @@ def read(
     _require_asked(found, request)
     if not stream:
         return found.chunk(0, found.num_rows, missing, empty)
-    plan = _InSources(found, "features" if missing == "auto" else missing, empty)
     files = sorted({file for source in found.sources for file in source.files})
-    state = [(file.name, *size_and_time(file)) for file in files]
+    plan = _InSources(
+        found, "features" if missing == "auto" else missing, empty, [(f, *size_and_time(f)) for f in files]
+    )
+    state = [(file.name, *marks) for file, *marks in plan.files]
     num_rows = found.num_rows if empty == "refuse" else None
     return MultimodalStream(found.dims, plan, dtype=found.dtype, num_rows=num_rows, state=state)
 
@@ -148,8 +150,12 @@ class _InSources:
     found: Joined
     missing: str
     empty: str
+    files: Sequence[tuple[Any, int, object]]
 
     def __call__(self, size: int) -> Iterator[tuple[str, partial[MultimodalData]]]:
+        for file, *marks in self.files:
+            if [*size_and_time(file)] != marks:
+                raise DataError(f"{file}: it was written to since it was opened; read it anew.")
         for name, start, stop in self._spans(size):
             yield name, partial(self.found.chunk, start, stop, self.missing, self.empty)
 

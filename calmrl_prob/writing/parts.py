@@ -90,12 +90,13 @@ def _impute_part(
     token: str,
     load: Load,
     path: Path | Remote,
-) -> None:
+) -> int:
     chunk: MultimodalData = load()
     try:
         write_parquet(contents_of(impute(model, chunk, names, **imputing), level), path)
     except DataError as error:
         raise type(error)(f"{token}: {error}") from error
+    return len(chunk)
 
 
 def _about(

@@ -257,6 +257,37 @@ class TestBadInput:
         ):
             cal.read(tmp_path / "x.parquet")
 
+    def test_files_with_lists_of_other_widths_are_named(self, tmp_path: Path) -> None:
+        for name, width in (("a", 2), ("b", 3)):
+            cal.write(cal.MultimodalData({"x": np.ones((4, width))}), tmp_path / f"{name}.parquet")
+        for stream in (False, True):
+            with pytest.raises(
+                SchemaError, match=r"b\.parquet: column 'x' holds lists of 3 numbers, in .*a\.parquet of 2"
+            ):
+                cal.read(tmp_path, stream=stream)
+        pa.parquet.write_table(pa.table({"x": [[1.0, 2.0, 3.0]]}), tmp_path / "b.parquet")
+        with pytest.raises(SchemaError, match=r"b\.parquet, row group 0: column 'x': expected lists of 2 numbers"):
+            cal.read(tmp_path)
+
+    @pytest.mark.parametrize("change", ["shorter", "same length", "gone"])
+    def test_files_that_change_under_a_stream_are_named(self, change: str, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            cal.write(cal.MultimodalData({"x": np.ones((4, 2))}), tmp_path / f"{name}.parquet")
+        stream = cal.read(tmp_path, stream=True)
+        passing = iter(stream.chunks(4))
+        next(passing)
+        if change == "gone":
+            (tmp_path / "b.parquet").unlink()
+        else:
+            rows = 3 if change == "shorter" else 4
+            cal.write(cal.MultimodalData({"x": np.full((rows, 2), 1 / 3)}), tmp_path / "b.parquet")
+        kind = FileNotFoundError if change == "gone" else DataError
+        if change != "same length":
+            with pytest.raises(kind, match=r"b\.parquet"):
+                next(passing)
+        with pytest.raises(kind, match=r"b\.parquet"):
+            next(stream.chunks(4))
+
     def test_repeated_ids_are_told_with_their_places(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             pa.parquet.write_table(list_table(), tmp_path / f"{name}.parquet", row_group_size=4)

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DistributedError, FileFormatError, SchemaError
+from calmrl_prob.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DataError,
+    DistributedError,
+    FileFormatError,
+    SchemaError,
+)
 
 pytest.importorskip("pyarrow", reason="parquet is written by pyarrow, of the extra arrow")
 
@@ -77,6 +84,18 @@ def test_a_pass_that_broke_off_goes_on_and_ends_in_the_same_bytes(tmp_path: Path
     assert cal.impute(FIT, stream_of(again), out=out) == out
     assert again.read == 5 - fails  # what was written is not read again
     assert contents(out) == contents(straight)
+
+
+def test_a_stream_that_changes_between_passes_is_told(tmp_path: Path) -> None:
+    chunks = [DATA.subset(range(60)), DATA.subset(range(60, 120))]
+    stream = cal.MultimodalStream.from_chunks(lambda: chunks)
+    assert sum(map(len, stream)) == 120
+    chunks.pop()
+    with pytest.raises(DataError, match="this pass had 60 rows, the one before 120"):
+        cal.impute(FIT, stream, out=tmp_path / "imputed")
+    with pytest.raises(DataError, match="this pass had 60 rows, the one before 120"):
+        cal.RetrievalIndex.build(FIT, stream, out=tmp_path / "an.index")
+    assert not (tmp_path / "an.index").exists()
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, straight: Path) -> None:
