@@ -1,0 +1,98 @@
+"""The pages of the site that are no files of docs/: hooks of MkDocs, named in ``mkdocs.yml``.
+
+The front page is README.md; the reference is written from the public names; notebooks are executed, which
+``CALMRL_DOCS_NOTEBOOKS=0`` leaves out for a draft. Formulas become MathML here, so that no page needs a script for them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+
+from docs.make_reference import MODULES, PACKAGES, reference_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Files beside docs/ that are pages, by the path that each has in the site.
+BESIDE = {
+    "index.md": "README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "attribution.md": "calmrl_prob/datasets/ATTRIBUTION.md",
+}
+LINK = re.compile(r"(\]\()(?!https?://|#)([^)#\s]+)")
+#: What a code cell prints, said by the markdown cell after it for the tests: a page has the output itself.
+SAID = re.compile(r"\A```text\n.*?^```$\n*", re.DOTALL | re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Name the pages of the reference in the navigation."""
+    (reference,) = (item for item in config.nav or [] if "Reference" in item)
+    reference["Reference"] = ["reference/index.md"] + [
+        {name.removeprefix("calmrl_prob."): f"reference/{name}.md"} for name in (*PACKAGES, *MODULES)
+    ]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what is made here to the files of docs/."""
+    for path, source in BESIDE.items():
+        files.append(File.generated(config, path, content=beside(source)))
+    for path, text in reference_pages():
+        files.append(File.generated(config, path, content=text))
+    for path, content in executed():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def beside(source: str) -> str:
+    """A page that lies beside docs/, its links turned to where their targets are in the site."""
+    places = {target: place for place, target in BESIDE.items()}
+
+    def turned(link: re.Match[str]) -> str:
+        target = os.path.normpath(os.path.join(os.path.dirname(source), link[2]))
+        return link[1] + places.get(target, target.removeprefix("docs/"))
+
+    return LINK.sub(turned, (ROOT / source).read_text(encoding="utf-8"))
+
+
+def executed() -> Iterator[tuple[str, str | bytes]]:
+    """Each notebook as a page with its outputs, and its pictures."""
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        if os.environ.get("CALMRL_DOCS_NOTEBOOKS") != "0":
+            run(notebook, path.parent)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = SAID.sub("", cell.source)
+        name = path.stem
+        text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": f"{name}_files"})
+        yield f"notebooks/{name}.md", text
+        for picture, content in resources["outputs"].items():
+            yield f"notebooks/{picture}", content
+
+
+def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Execute a notebook in place, with this checkout and the backend of notebooks."""
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client.execute(
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    )
+
+
+def mathml(source: str, language: str, css_class: str, options: Any, md: Any, **_: Any) -> str:  # noqa: ANN401
+    """A formula in LaTeX as MathML, for a fence of superfences."""
+    return f'<div class="{css_class}">{convert(source, display="block")}</div>'
+
+
+def anchor(heading: str, separator: str) -> str:
+    """The anchor of a heading as GitHub gives it, which links in docs/ go by."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator)
