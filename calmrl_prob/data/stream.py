@@ -178,6 +178,23 @@ class MultimodalStream:
         return f"MultimodalStream of {count} instances ({widths})"
 
 
+def require_data(value: object, argument: str = "data") -> None:
+    """Refuse what is no data in memory.
+
+    Raises:
+        ArgumentTypeError: naming ``argument``.
+    """
+    if isinstance(value, MultimodalStream):
+        raise ArgumentTypeError(
+            f"{argument}: expected MultimodalData, got a stream, which cal.fit, cal.impute, cal.write, "
+            "RetrievalIndex.build and align take; pass data that fit in memory, such as one of its chunks."
+        )
+    if not isinstance(value, MultimodalData):
+        raise ArgumentTypeError(
+            f"{argument}: expected MultimodalData, got {described(value)}; wrap it in MultimodalData."
+        )
+
+
 def _length(chunk: Any) -> int:  # noqa: ANN401 - whatever the user's function gives
     """Rows of a chunk; 1 of what is none, which is refused when it is read."""
     if isinstance(chunk, Mapping):
