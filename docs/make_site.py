@@ -16,6 +16,7 @@ import nbformat
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
@@ -27,11 +28,16 @@ BESIDE = {
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "conduct.md": "CODE_OF_CONDUCT.md",
+    "security.md": "SECURITY.md",
     "attribution.md": "calmrl_prob/datasets/ATTRIBUTION.md",
 }
 LINK = re.compile(r"(\]\()(?!https?://|#)([^)#\s]+)")
 #: What a code cell prints, said by the markdown cell after it for the tests: a page has the output itself.
 SAID = re.compile(r"\A```text\n.*?^```$\n*", re.DOTALL | re.MULTILINE)
+
+#: A frame of pandas in HTML, with a look of its own, which is left out.
+FRAME = re.compile(r"<div>\s*<style scoped>.*?</style>\s*<table[^>]*>(.*?)</table>\s*(?:<p>[^<]*</p>\s*)?</div>", re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -53,15 +59,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Turn links of docs/ to files beside it, such as ../README.md, to where these are in the site."""
+    return turned(markdown, "docs") if page.file.src_dir else markdown
+
+
 def beside(source: str) -> str:
     """A page that lies beside docs/, its links turned to where their targets are in the site."""
+    return turned((ROOT / source).read_text(encoding="utf-8"), os.path.dirname(source))
+
+
+def turned(text: str, folder: str) -> str:
+    """A page of a folder of the repository as one at the top of the site."""
     places = {target: place for place, target in BESIDE.items()}
 
-    def turned(link: re.Match[str]) -> str:
-        target = os.path.normpath(os.path.join(os.path.dirname(source), link[2]))
+    def to_site(link: re.Match[str]) -> str:
+        target = os.path.normpath(os.path.join(folder, link[2]))
         return link[1] + places.get(target, target.removeprefix("docs/"))
 
-    return LINK.sub(turned, (ROOT / source).read_text(encoding="utf-8"))
+    return LINK.sub(to_site, text)
 
 
 def executed() -> Iterator[tuple[str, str | bytes]]:
@@ -73,9 +89,11 @@ def executed() -> Iterator[tuple[str, str | bytes]]:
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = SAID.sub("", cell.source)
+            else:  # what packages say on standard error is of the machine, not of the notebook
+                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         name = path.stem
         text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": f"{name}_files"})
-        yield f"notebooks/{name}.md", text
+        yield f"notebooks/{name}.md", FRAME.sub(r"<table>\1</table>", text)
         for picture, content in resources["outputs"].items():
             yield f"notebooks/{picture}", content
 
