@@ -1,7 +1,7 @@
 """The pages of the reference: every public name, by the module that it is public in.
 
-Public are the names that ``calmrl_prob`` and its packages list in ``__all__``, and what the modules of ``MODULES`` define,
-which list nothing. Each has its docstring on one page, that of the first that names it.
+Public are the names that ``calmrl_prob`` and its packages list in ``__all__``, and what the modules of ``MODULES``
+define, which list nothing. Each has its docstring on one page, that of the first that names it.
 """
 
 from __future__ import annotations

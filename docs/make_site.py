@@ -1,7 +1,7 @@
 """The pages of the site that are no files of docs/: hooks of MkDocs, named in ``mkdocs.yml``.
 
 The front page is README.md; the reference is written from the public names; notebooks are executed, which
-``CALMRL_DOCS_NOTEBOOKS=0`` leaves out for a draft. Formulas become MathML here, so that no page needs a script for them.
+``CALMRL_DOCS_NOTEBOOKS=0`` leaves out for a draft. Formulas become MathML here, so that no page needs a script.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ LINK = re.compile(r"(\]\()(?!https?://|#)([^)#\s]+)")
 SAID = re.compile(r"\A```text\n.*?^```$\n*", re.DOTALL | re.MULTILINE)
 
 #: A frame of pandas in HTML, with a look of its own, which is left out.
-FRAME = re.compile(r"<div>\s*<style scoped>.*?</style>\s*<table[^>]*>(.*?)</table>\s*(?:<p>[^<]*</p>\s*)?</div>", re.DOTALL)
+FRAME = re.compile(
+    r"<div>\s*<style scoped>.*?</style>\s*<table[^>]*>(.*?)</table>\s*(?:<p>[^<]*</p>\s*)?</div>", re.DOTALL
+)
 
 
 def on_config(config: MkDocsConfig) -> None:

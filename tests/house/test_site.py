@@ -1,4 +1,4 @@
-"""The documentation site: every public name has a place in it, and in Chromium its pages are whole and fetch nothing."""
+"""The documentation site: every public name has a place in it; in Chromium its pages are whole and fetch nothing."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ class TestTheSite:
         assert tab.of("Log.entryAdded", "Runtime.exceptionThrown") == []
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_pages_are_dark_where_the_reader_wants_it(
-        self, site: str, tmp_path: Path, scheme: str
-    ) -> None:
+    def test_pages_are_dark_where_the_reader_wants_it(self, site: str, tmp_path: Path, scheme: str) -> None:
         program = find_browser()
         assert program is not None
         with browser(program, tmp_path) as fresh:
