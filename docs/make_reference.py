@@ -70,6 +70,12 @@ def reference_pages() -> Iterator[tuple[str, str]]:
     yield "reference/index.md", "\n".join(index)
 
 
+def front_places() -> dict[str, str]:
+    """Where the reference has each public name of ``calmrl_prob``."""
+    front = import_module(PACKAGES[0])
+    return {name: f"reference/{PACKAGES[0]}.md#{definition(front, name)}" for name in public_names(front)}
+
+
 def public_names(module: ModuleType) -> list[str]:
     """What a module makes public, modules apart: its ``__all__``, or the classes and functions that it defines."""
     if hasattr(module, "__all__"):

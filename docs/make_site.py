@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
-from docs.make_reference import MODULES, PACKAGES, reference_pages
+from docs.make_reference import MODULES, PACKAGES, front_places, reference_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Files beside docs/ that are pages, by the path that each has in the site.
@@ -32,6 +32,10 @@ BESIDE = {
     "security.md": "SECURITY.md",
     "attribution.md": "calmrl_prob/datasets/ATTRIBUTION.md",
 }
+#: Pages that are listed, in a part of the navigation, as soon as they are there.
+COMING = {"Experiments": "tasks.md"}
+#: A public name in the text of a page, outside blocks and headings: it leads to its place in the reference.
+NAMED = re.compile(r"^(?:```.*?^```$|#.*?$)|(?<![\[`])`cal\.(?P<name>\w+)`(?![`\]])", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(\]\()(?!https?://|#)([^)#\s]+)")
 #: What a code cell prints, said by the markdown cell after it for the tests: a page has the output itself.
 SAID = re.compile(r"\A```text\n.*?^```$\n*", re.DOTALL | re.MULTILINE)
@@ -43,9 +47,12 @@ FRAME = re.compile(
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Name the pages of the reference in the navigation."""
-    (reference,) = (item for item in config.nav or [] if "Reference" in item)
-    reference["Reference"] = ["reference/index.md"] + [
+    """Name the pages of the reference in the navigation, and those that other work is to bring once they are there."""
+    parts = {title: item for item in config.nav or [] for title in item}
+    for part, page in COMING.items():
+        if (ROOT / "docs" / page).exists():
+            parts[part][part].append(page)
+    parts["Reference"]["Reference"] = ["reference/index.md"] + [
         {name.removeprefix("calmrl_prob."): f"reference/{name}.md"} for name in (*PACKAGES, *MODULES)
     ]
 
@@ -62,8 +69,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turn links of docs/ to files beside it, such as ../README.md, to where these are in the site."""
-    return turned(markdown, "docs") if page.file.src_dir else markdown
+    """Turn links to files beside docs/, such as ../README.md, to where these are in the site, and link public names."""
+    if page.file.src_uri.startswith(("reference/", "notebooks/")):
+        return markdown
+    places = front_places()
+
+    def linked(found: re.Match[str]) -> str:
+        place = places.get(found["name"] or "")
+        return f"[{found[0]}]({place})" if place else found[0]
+
+    return NAMED.sub(linked, turned(markdown, "docs") if page.file.src_dir else markdown)
 
 
 def beside(source: str) -> str:

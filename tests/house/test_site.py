@@ -20,7 +20,7 @@ from docs.make_reference import PACKAGES, definition, public_names, reference_pa
 from tests.cases.browser import Tab, browser, find_browser
 from tests.house.imports import ROOT, module_name
 
-PAGES = ["index", "start", "method", "choice", "errors", "demo", "reference/index", "reference/calmrl_prob"]
+PAGES = ["index", "start", "method", "errors", "demo", "compared", "reference/index", "reference/calmrl_prob"]
 
 in_chromium = [
     pytest.mark.slow,
