@@ -1,4 +1,4 @@
-"""Puts results of a run of the comparison into README.md, docs/demo.md and docs/images/, or draws those of docs/plots.md.
+"""Puts results of the comparison into README.md, docs/demo.md and docs/images/, or draws the pictures of docs/plots.md.
 
 Run ``python -m experiments.compare``, then ``python -m docs.make_images outputs/<date>/<time>``; and, whenever plots or
 their page have changed, ``python -m docs.make_images --plots``.
@@ -22,7 +22,10 @@ from calmrl_prob.report.pictures import png
 DOCS = Path(__file__).parent
 README, DEMO = DOCS.parent / "README.md", DOCS / "demo.md"
 #: Where a table begins and ends in each of the two.
-BEGIN = {README: "<!-- begin: five rows of experiments.compare -->", DEMO: "<!-- begin: table of experiments.compare -->"}
+BEGIN = {
+    README: "<!-- begin: five rows of experiments.compare -->",
+    DEMO: "<!-- begin: table of experiments.compare -->",
+}
 END = "<!-- end -->"
 #: Rows and columns of the table in README.md, and the variants of the picture above it.
 FIVE_ROWS = ("mean", "knn", "ridge", "calmrl_default", "oracle")

@@ -1,7 +1,7 @@
 """The pages of the reference: every public name, by the module that it is public in.
 
-Public are the names that ``calmrl_prob`` and its packages list in ``__all__``, and what the modules of ``MODULES`` define,
-which list nothing. Each has its docstring on one page, that of the first that names it.
+Public are the names that ``calmrl_prob`` and its packages list in ``__all__``, and what the modules of ``MODULES``
+define, which list nothing. Each has its docstring on one page, that of the first that names it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ def reference_pages() -> Iterator[tuple[str, str]]:
         index += [""]
         yield f"reference/{name}.md", "\n".join(page)
     yield "reference/index.md", "\n".join(index)
+
+
+def front_places() -> dict[str, str]:
+    """Where the reference has each public name of ``calmrl_prob``."""
+    front = import_module(PACKAGES[0])
+    return {name: f"reference/{PACKAGES[0]}.md#{definition(front, name)}" for name in public_names(front)}
 
 
 def public_names(module: ModuleType) -> list[str]:

@@ -50,8 +50,8 @@ def retrieval_gallery(
         ax: where to draw; new axes by default.
         query_names: of the queries, (N_q,); those of the candidates by default, where there are equally many.
         pictures: of the candidates, (N_c,): emoji, such as ``data.covariates["emoji"]``, or images (H, W),
-            (H, W, 3) or (H, W, 4). Emoji are drawn in colour where the system has a font for them (Noto Color Emoji, those
-            of macOS and Windows), else in black; what no installed font has is left to its name.
+            (H, W, 3) or (H, W, 4). Emoji are drawn in colour where the system has a font for them (Noto Color Emoji,
+            those of macOS and Windows), else in black; what no installed font has is left to its name.
         query_pictures: of the queries; those of the candidates by default, where there are equally many.
         queries: row numbers of the queries to show, 30 at most; the first eight by default.
         targets: row number of the true candidate of each query, (N_q,), as given to ``retrieve``; by default the same

@@ -346,7 +346,25 @@ def test_the_wheel_has_the_command_and_it_knows_its_version() -> None:
     assert run("--version").stdout == f"calmrl-prob {cal.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", *(function.__name__ for function in COMMANDS)])
+def test_a_new_model_is_one_of_the_models_folder_and_fits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = run("new-model").stdout
+    for path in (ROOT / "models").glob("[a-z]*.py"):
+        assert re.search(rf"^{path.stem} +\S", listed, re.MULTILINE), path
+    assert run("new-model", "factor_analysis").stdout == "Wrote factor_analysis.py.\n"
+    written = Path("factor_analysis.py").read_text(encoding="utf-8")
+    assert written == (ROOT / "models" / "factor_analysis.py").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "factor_analysis"}
+    exec(compile(written, "factor_analysis.py", "exec"), names)
+    data = cal.read(folder / "cells.npz")
+    assert cal.fit(names["FactorAnalysis"](data.dims, latent_dim=2), data, seed=0).converged
+    assert "is there already; name another" in run("new-model", "factor_analysis", code=1).output
+    assert "choose among calmrl, " in run("new-model", "nothing", code=1).output
+
+
+@pytest.mark.parametrize("command", ["", *(function.__name__.replace("_", "-") for function in COMMANDS)])
 def test_every_command_has_help(command: str) -> None:
     out = run(*command.split(), "--help").stdout
     assert "Usage: " in out

@@ -1,4 +1,4 @@
-"""The documentation site: every public name has a place in it, and in Chromium its pages are whole and fetch nothing."""
+"""The documentation site: every public name has a place in it; in Chromium its pages are whole and fetch nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from docs.make_reference import PACKAGES, definition, public_names, reference_pa
 from tests.cases.browser import Tab, browser, find_browser
 from tests.house.imports import ROOT, module_name
 
-PAGES = ["index", "start", "method", "choice", "errors", "demo", "reference/index", "reference/calmrl_prob"]
+PAGES = ["index", "start", "method", "errors", "demo", "compared", "reference/index", "reference/calmrl_prob"]
 
 in_chromium = [
     pytest.mark.slow,
@@ -115,9 +115,7 @@ class TestTheSite:
         assert tab.of("Log.entryAdded", "Runtime.exceptionThrown") == []
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_pages_are_dark_where_the_reader_wants_it(
-        self, site: str, tmp_path: Path, scheme: str
-    ) -> None:
+    def test_pages_are_dark_where_the_reader_wants_it(self, site: str, tmp_path: Path, scheme: str) -> None:
         program = find_browser()
         assert program is not None
         with browser(program, tmp_path) as fresh:
