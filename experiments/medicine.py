@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: What "quick" leaves.
 _QUICK = {"sets": ["omics"], "seeds": 1, "contenders": ["fast", "ridge", "mean"]}
+#: And refits for intervals of weights.
+_QUICK_DRAWS = 2
 CAPTION = (
     "Means over the seeds ± their standard deviation. R2 of imputing the assay from all others, 0 for the mean of the "
     "training rows; coverage of 90% intervals and accuracy of the classes read off the imputed assay in percent. The "
@@ -70,9 +72,9 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
         for found, job, fits in plan.run(advance):
             rows += found
             write_table(pd.DataFrame(rows), folder / "results.csv")  # a run that is interrupted leaves what it has
-            if (fit := fits.get(cfg.explain.contender)) is not None and f"{job.cohort}_factors" not in pictures:
-                options = {key: cfg.explain[key] for key in ("factors", "top", "draws")}
-                explained = explain(fit, job.hidden.task.train, **options)
+            if (fit := fits.get(cfg.explain.contender)) is not None and not pictures:  # of the first cohort and seed
+                draws = _QUICK_DRAWS if cfg.quick else cfg.explain.draws
+                explained = explain(fit, job.hidden.task.train, cfg.explain.factors, cfg.explain.top, draws)
                 explained.write(folder, job.cohort)
                 pictures |= {f"{job.cohort}_{name}": figure for name, figure in explained.figures.items()}
     results = pd.DataFrame(rows)

@@ -32,7 +32,7 @@ class CountOptions:
 
     features: int = 60
     latent_dim: int = 8
-    max_iterations: int = 60
+    max_iterations: int = 30
 
 
 def compare_counts(data: MultimodalData, seed: int, options: CountOptions) -> list[dict[str, Any]]:
