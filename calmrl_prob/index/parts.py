@@ -162,7 +162,7 @@ def _write_part(measure: Measure, token: str, load: Load, path: Path) -> int:
     part = measure(load(), token)
     kind, ids = (None, {}) if part.ids is None else packed_ids(part.ids)
     shelves = packed_shelves(part.shelves) if part.shelves else {}
-    write_archive(path, {"kind": _KIND, "ids": kind, "token": token}, as_tensors({**shelves, **ids}))
+    write_archive(path, {"kind": _KIND, "ids": kind, "token": token}, as_tensors({**shelves, **ids}, {}))
     return len(part)
 
 
