@@ -133,21 +133,28 @@ def _rows(
     options: AlignOptions,
 ) -> tuple[TrainingRows | StreamRows, dict[str, Any], MultimodalData | Dataset[Any] | None]:
     """The training rows, what a checkpoint knows them by, and the validation rows."""
-    share = isinstance(validation, int | float) and not isinstance(validation, bool)
-    if validation is not None and not share:
-        as_dataset(validation, list(names), may_lack=True, argument="validation")  # type: ignore[arg-type]
     if isinstance(data, MultimodalStream):
-        chosen = RowsOfStream(data, names, validation if share else 0.0, options.seed, options.chunk_rows)
-        held_out = chosen.held_out() if share else validation
-        return StreamRows(chosen, options), {"stream": data.fingerprint, "held_out": chosen.share}, held_out
-    if share:
+        share = validation if isinstance(validation, float) else 0.0
+        chosen = RowsOfStream(data, names, share, options.seed, options.chunk_rows)
+        held_out = chosen.held_out() if isinstance(validation, float) else _checked(validation, names)
+        return StreamRows(chosen, options), {"stream": data.fingerprint, "held_out": share}, held_out
+    if isinstance(validation, float):
         raise ArgumentError(
             f"validation: a share, {validation}, is of a stream, and these data are in memory; pass rows, as "
             "data.split(0.9) parts them."
         )
     dataset = as_dataset(data, list(names))
     rows = TrainingRows(dataset, names, options.batch_size, options.seed, options.warmup_epochs)
-    return rows, {"num_instances": len(dataset)}, validation  # type: ignore[arg-type]
+    return rows, {"num_instances": len(dataset)}, _checked(validation, names)  # type: ignore[arg-type]
+
+
+def _checked(
+    validation: MultimodalData | Dataset[Any] | None, names: tuple[str, ...]
+) -> MultimodalData | Dataset[Any] | None:
+    """Validation rows, if encoders can take them."""
+    if validation is not None:
+        as_dataset(validation, list(names), may_lack=True, argument="validation")
+    return validation
 
 
 def align(
