@@ -11,24 +11,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.evaluation.captions import CAPTION_METRICS, ngram_vectors, paired_bootstrap, score_captions
 
-WORDS = [
-    "a",
-    "the",
-    "two",
-    "dog",
-    "dogs",
-    "cat",
-    "man",
-    "runs",
-    "sits",
-    "on",
-    "in",
-    "grass",
-    "red",
-    "near",
-    "of",
-    "and",
-]
+WORDS = ["a", "the", "two", "dog", "dogs", "cat", "man", "runs", "sits", "on", "in", "grass", "red", "near"]
 
 
 def sentences(number: int, seed: int, shortest: int = 1) -> list[str]:
