@@ -68,15 +68,12 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     decoders = min(cfg.decoder_seeds, len(cfg.seeds))
     passes = decoders * cfg.decoder.epochs * (1 if len(text_alone(source)) else len(cfg.missing))
     steps = len(cfg.seeds) * len(cfg.missing) * len(cfg.only) + passes + bool(source.human)
-    results = collect(_steps(cfg, source, found), steps, folder, out)
-    paired = paired_table(found, {key: cfg.variants[key].label for key in cfg.only}, cfg.interval_level)
-    write_table(paired, folder / "paired.csv")
+    results = collect(_steps(cfg, source, found, folder), steps, folder, out)
+    paired = _keep(cfg, source, found, folder)
     shown, told = (
         caption_table(results),
         paired.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else str(cell)),
     )
-    read = examples(found, source.references, cfg.seeds[0])
-    write_table(read, folder / "captions.csv")
     title = (
         f"Captions: {source.name}, {len(source.references)} test rows, {len(cfg.seeds)} seeds, decoder of {decoders}"
     )
@@ -90,7 +87,15 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     return results
 
 
-def _steps(cfg: DictConfig, source: Captioned, found: Found) -> Iterator[tuple[str, list[Row]]]:
+def _keep(cfg: DictConfig, source: Captioned, found: Found, folder: Path) -> pd.DataFrame:
+    """Write what is of all captions so far: paired differences, which are returned, and the first seed's captions."""
+    paired = paired_table(found, {key: cfg.variants[key].label for key in cfg.only}, cfg.interval_level)
+    write_table(paired, folder / "paired.csv")
+    write_table(examples(found, source.references, cfg.seeds[0]), folder / "captions.csv")
+    return paired
+
+
+def _steps(cfg: DictConfig, source: Captioned, found: Found, folder: Path) -> Iterator[tuple[str, list[Row]]]:
     contenders = makers(cfg)
     if source.human:
         scores = score_captions(source.human, source.references)
@@ -114,6 +119,7 @@ def _steps(cfg: DictConfig, source: Captioned, found: Found) -> Iterator[tuple[s
                     found.setdefault((missing, key, caption.captioner), []).append(caption)
                 named = {"missing": missing, "variant": key, "label": cfg.variants[key].label, "seed": seed}
                 yield what, [named | _measured(caption) for caption in captions]
+            _keep(cfg, source, found, folder)  # an interrupted run leaves what it has
 
 
 def _measured(caption: Caption) -> dict[str, Any]:

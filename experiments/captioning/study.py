@@ -122,11 +122,8 @@ class Study:
         for given in self.source.sets:
             queries = self.test.select(list(given))
             ranked = chosen.fitted.ranked(queries, self.texts)[chosen.score]
-            nearest, ((texts, agreement),) = (
-                self.bank.nearest(ranked),
-                self.bank.consensus(ranked, [chosen.temperature]),
-            )
-            yield self._scored(given, "nearest", nearest, None)
+            ((texts, agreement),) = self.bank.consensus(ranked, [chosen.temperature])
+            yield self._scored(given, "nearest", self.bank.nearest(ranked), None)
             yield self._scored(given, "consensus", texts, agreement)
             if trained is not None:
                 found = write(
