@@ -42,10 +42,8 @@ class Ranked:
     @classmethod
     def of(cls, scores: Array, k: int) -> Ranked:
         """From the scores of all rows of the bank, (n, N)."""
-        first = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
-        own = np.take_along_axis(scores, first, axis=1)
-        order = np.lexsort((first, -own))  # of equal ones the first row comes first
-        return cls(np.take_along_axis(first, order, axis=1), np.take_along_axis(own, order, axis=1))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the first comes first, everywhere
+        return cls(order, np.take_along_axis(scores, order, axis=1))
 
     def probabilities(self, temperature: float) -> Array:
         """Scores / temperature as log odds, (n, k); of log-likelihood ratios at 1 it is the posterior."""
