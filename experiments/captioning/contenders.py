@@ -108,6 +108,32 @@ class Generative(Fitted):
 
 
 @dataclass(frozen=True)
+class Averaged(Fitted):
+    """Several fits together: the mean of what they impute, and of their log-likelihood ratios.
+
+    Attributes:
+        parts: the fits.
+    """
+
+    parts: Sequence[Generative]
+
+    def predicted(self, queries: MultimodalData) -> Array:
+        """The mean of their posterior means."""
+        found: Array = np.mean([part.predicted(queries) for part in self.parts], axis=0)
+        return found
+
+    def ranked(self, queries: MultimodalData, bank: MultimodalData) -> dict[str, Ranked]:
+        """By the mean of log-likelihood ratios."""
+        total = np.zeros((len(queries), len(bank)))
+        for part in self.parts:
+            found = cal.RetrievalIndex.build(part.model, bank).search(queries, k=len(bank))  # type: ignore[arg-type]
+            ratios = np.empty_like(total)
+            np.put_along_axis(ratios, np.asarray(found.ids), np.asarray(found.log_ratios), axis=1)
+            total += ratios / len(self.parts)
+        return {"ratio": Ranked.of(total, MOST)}
+
+
+@dataclass(frozen=True)
 class Encoders(Fitted):
     """Encoders aligned on observed modalities alone: a row is the mean of what its modalities are encoded to.
 
@@ -178,9 +204,11 @@ def default_fit(task: Learning, rows: MultimodalData, options: Mapping[str, obje
     return [Generative(fit, task.text, _centre(rows, task.text))]
 
 
-def given_latents(task: Learning, latent_dims: Sequence[int], noise: str, pseudo_rows: Sequence[float]) -> list[Fitted]:
+def given_latents(
+    task: Learning, latent_dims: Sequence[int], noise: str, pseudo_rows: Sequence[float]
+) -> list[Generative]:
     """Fits of a given form, one for each K and each weight of the prior of the covariance; 0 is maximum likelihood."""
-    found: list[Fitted] = []
+    found = []
     for latent_dim in latent_dims:
         for weight in pseudo_rows:
             model = cal.SharedLatentModel(task.fit.dims, min(latent_dim, *task.fit.dims.values()), noise=noise)  # type: ignore[arg-type]
@@ -214,9 +242,9 @@ def _padded(rows: MultimodalData, like: MultimodalData) -> MultimodalData:
     return MultimodalData(arrays)
 
 
-def makers(cfg: DictConfig) -> dict[str, Callable[[Learning], list[Fitted]]]:
+def makers(cfg: DictConfig) -> dict[str, Callable[[Learning], Sequence[Fitted]]]:
     """The contenders of the configuration ``caption`` that its option ``only`` names."""
-    known: dict[str, Callable[[Learning], list[Fitted]]] = {
+    known: dict[str, Callable[[Learning], Sequence[Fitted]]] = {
         "observed": lambda task: observed_only(task, **cfg.observed),
         "complete_rows": lambda task: complete_rows(task, {}),
         "ridge": ridge,
@@ -224,6 +252,7 @@ def makers(cfg: DictConfig) -> dict[str, Callable[[Learning], list[Fitted]]]:
         "calmrl_retrieval": lambda task: default_fit(task, task.fit, {"criterion": "retrieval"}),
         "calmrl_linked": lambda task: default_fit(task, linked(task.fit), {}),
         "calmrl_full": lambda task: given_latents(task, **cfg.full),
+        "calmrl_average": lambda task: [Averaged(given_latents(task, **cfg.average))],
         "paper": lambda task: given_latents(task, **cfg.paper),
         **{name: partial(imputed, make=make) for name, make in IMPUTERS.items()},
     }

@@ -112,7 +112,7 @@ class Study:
         self.texts = fit.subset(place).select([source.text])
         self._validation = self._grouped(validation, own)
 
-    def run(self, make: Callable[[Learning], list[Fitted]], trained: Trained | None) -> Iterator[Caption]:
+    def run(self, make: Callable[[Learning], Sequence[Fitted]], trained: Trained | None) -> Iterator[Caption]:
         """Learn, choose, and caption the test rows from each set of modalities."""
         options = make(self.learning)
         if not options:
