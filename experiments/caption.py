@@ -77,12 +77,14 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     title = (
         f"Captions: {source.name}, {len(source.references)} test rows, {len(cfg.seeds)} seeds, decoder of {decoders}"
     )
-    parts = [f"## {title}\n\n{markdown(shown)}", f"{CAPTION}\n", f"## Paired differences\n\n{markdown(told)}"]
+    parts = [f"## {title}\n\n{markdown(shown)}", f"{CAPTION}\n"]
+    parts += [f"## Paired differences\n\n{markdown(told)}"] * bool(len(paired))
     write_text(OmegaConf.to_yaml(cfg, resolve=True), folder / "config.yaml")
     write_text("\n".join(parts), folder / "table.md")
     print_table(out, shown, title)
     out.print(CAPTION, highlight=False)
-    print_table(out, told, "Paired differences")
+    if len(paired):
+        print_table(out, told, "Paired differences")
     out.print(f"Report: {build_report(folder)}", soft_wrap=True, highlight=False)
     return results
 
