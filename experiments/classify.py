@@ -1,4 +1,4 @@
-"""Classes of rows with missing modalities, by the fitted model itself and by rivals: ``python -m experiments.classify``.
+"""Classes of rows with missing modalities, by the model itself and by rivals: ``python -m experiments.classify``.
 
     python -m experiments.classify                                     # leaves and emoji, bundled
     python -m experiments.classify quick=true                          # one seed, 300 training rows
@@ -14,6 +14,7 @@ rows alone, and accuracy against modalities acquired in several orders. Leaves i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ from experiments.harness.settings import build
 
 OURS = "exact classes"
 CAPTION = (
-    "Test rows, mean ± standard deviation over seeds. Accuracy and the accuracy of the most certain half in %; log score "
-    "in nats, higher is better; ECE is the calibration error less what chance adds, and its interval the mean of the 95% "
-    "intervals of the seeds, by bootstrap over test rows."
+    "Test rows, mean ± standard deviation over seeds. Accuracy, and that of the most certain half, in %; log score in "
+    "nats, higher is better; ECE is the calibration error less part of what chance adds, and its interval the mean of "
+    "the 95% intervals of the seeds, by bootstrap over test rows."
 )
 
 
@@ -106,8 +107,6 @@ def _rows(cfg: DictConfig, sets: dict[str, LabelledSet], acquired: list[Row]) ->
 
 def measure(task: ClassTask, cfg: DictConfig, seed: int) -> tuple[list[Row], list[Row]]:
     """Everything of one data set and seed: a row for each method and number of missing, and acquisition curves."""
-    import time
-
     begun = time.process_time()
     groups = {} if task.groups is None else {"groups": task.groups}
     fit = cal.fit(cal.SharedLatentModel(task.train.dims), task.train, seed=seed, progress=False, **groups)
@@ -137,7 +136,8 @@ def scores(stated: Array, data: MultimodalData, classes: Array) -> Row:
     value = found["value"].to_dict()
     order = np.argsort(-stated.max(1), kind="stable")
     right = (classes[stated.argmax(1)] == labels)[order]
-    selective = {f"answered {share:.0%}": 100 * right[: max(1, round(share * len(right)))].mean() for share in (0.9, 0.75, 0.5, 0.25)}  # fmt: skip
+    shares = (0.9, 0.75, 0.5, 0.25)
+    selective = {f"answered {share:.0%}": 100 * right[: max(1, round(share * len(right)))].mean() for share in shares}
     bounds = {"ece lower": found.loc["ece", "lower"], "ece upper": found.loc["ece", "upper"]}
     return value | {"accuracy": 100 * value["accuracy"]} | bounds | selective | {"half": selective["answered 50%"]}
 

@@ -43,6 +43,8 @@ _TEMPERATURES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8,
 _FLOORS = (0.0, 0.005, 0.01, 0.02, 0.05)
 #: Instances in a class, on average, from which on a covariance of its own is tried; and directions that are few.
 _OWN_COVARIANCE, _FEW = 20, 10
+#: Instances of each missing pattern that all instances together count as, for its temperature.
+_SHARED_ROWS = 20.0
 #: Pseudo-instances of each class at the mean of all, where directions are looked for.
 _DIRECTION_COUNT = 1.0
 
@@ -81,6 +83,7 @@ class HeldOut:
     train: Labelled
     test: Posterior
     labels: Tensor
+    observed_mask: Tensor
 
     def log_ratios(self, setting: ClassSetting) -> tuple[Tensor, Tensor]:
         """log p(x | c) of the held-out instances, up to a constant of each, (n, C); and log pi, expanded."""
@@ -99,7 +102,30 @@ class TriedSetting:
     floor: float
 
 
-def choose(folds: Sequence[HeldOut], most: int, unlabelled: Sequence[bool]) -> tuple[TriedSetting, list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Stated:
+    """What the folds say of their held-out instances: log p(x | c) up to a constant and log pi; and what they are."""
+
+    ratios: Tensor
+    weights: Tensor
+    labels: Tensor
+    observed_mask: Tensor
+
+    @classmethod
+    def of(cls, folds: Sequence[HeldOut], setting: ClassSetting) -> Stated:
+        """Of one setting."""
+        parts = [(*fold.log_ratios(setting), fold.labels, fold.observed_mask) for fold in folds]
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def log_scores(self, temperature: float, floor: float) -> Tensor:
+        """log p(class | x) of each instance, (N,)."""
+        found = tempered(self.ratios, self.weights, temperature, floor)
+        return found.gather(1, self.labels[:, None]).squeeze(1)
+
+
+def choose(
+    folds: Sequence[HeldOut], most: int, unlabelled: Sequence[bool]
+) -> tuple[TriedSetting, list[dict[str, Any]]]:
     """The best setting, and a row for each that was tried.
 
     Args:
@@ -130,16 +156,30 @@ def choose(folds: Sequence[HeldOut], most: int, unlabelled: Sequence[bool]) -> t
 
 def score(folds: Sequence[HeldOut], setting: ClassSetting) -> TriedSetting:
     """The held-out log score of a setting, with the temperature and floor that are best for it."""
-    parts = [fold.log_ratios(setting) for fold in folds]
-    ratios, weights = (torch.cat(part) for part in zip(*parts, strict=True))
-    labels = torch.cat([fold.labels for fold in folds])
+    stated = Stated.of(folds, setting)
 
     def reached(pair: tuple[float, float]) -> float:
-        found = tempered(ratios, weights, *pair)
-        return float(found.gather(1, labels[:, None]).mean())
+        return float(stated.log_scores(*pair).mean())
 
     pair = max(product(_TEMPERATURES, _FLOORS), key=reached)
     return TriedSetting(setting, reached(pair), *pair)
+
+
+def temperatures(folds: Sequence[HeldOut], best: TriedSetting) -> tuple[Tensor, Tensor]:
+    """The temperature of each missing pattern of the held-out instances.
+
+    An error of the model counts once for each modality that shows it, so that instances with many want another than
+    those with few. All instances together count as much in each as so many of its own.
+
+    Returns:
+        Patterns (P, M) bool, and their temperatures (P,).
+    """
+    stated = Stated.of(folds, best.setting)
+    patterns, index = stated.observed_mask.unique(dim=0, return_inverse=True)
+    table = torch.stack([stated.log_scores(t, best.floor) for t in _TEMPERATURES])  # (T, N)
+    sums = table.new_zeros(len(table), len(patterns)).index_add_(1, index, table)
+    chosen = (sums + _SHARED_ROWS * table.mean(1, keepdim=True)).argmax(0)
+    return patterns, table.new_tensor(_TEMPERATURES)[chosen]
 
 
 def _facts(one: TriedSetting) -> dict[str, float]:
@@ -173,7 +213,7 @@ def held_out_folds(
         train, test = data.subset(inside), data.subset(outside)
         lg = whole if refit is None else _fitted_again(train, *refit, seed, whole)
         here = Labelled(posterior(lg, train.blocks), labels[inside], num_classes)
-        yield HeldOut(here, posterior(lg, test.blocks), labels[outside])
+        yield HeldOut(here, posterior(lg, test.blocks), labels[outside], test.observed_mask)
 
 
 def _fitted_again(

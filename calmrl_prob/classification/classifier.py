@@ -28,8 +28,9 @@ class Classifier:
 
         log p(c | x) = log pi_c + t log p(x | c) + const,   then (1 - e) of it and e of pi_c
 
-    p(x | c) is exact: the fitted model with a Gaussian of class c along U. The temperature t, 1 where the model is
-    right, and the share e of instances that it knows nothing of are those that held-out labels ask for.
+    p(x | c) is exact: the fitted model with a Gaussian of class c along U. The temperature t of each missing pattern, 1
+    where the model is right, and the share e of instances that it knows nothing of are those that held-out labels ask
+    for.
 
     Attributes:
         classes: (C,) the labels, sorted.
@@ -37,7 +38,8 @@ class Classifier:
         latent_dim: K of the fitted model; its latents are the first.
         directions: U, (K', R), orthonormal; latent units.
         components: weights, and means and covariances along U, as new instances have them.
-        temperature: t.
+        temperature: t, of missing patterns that no held-out label was of.
+        patterns, pattern_temperatures: (P, M) bool, True = PRESENT, and (P,): t of the others.
         floor: e.
         setting: what was chosen.
         table: settings tried, with ``log_score`` (mean log probability of held-out labels, nats), ``temperature``,
@@ -50,6 +52,8 @@ class Classifier:
     directions: Tensor
     components: LatentComponents
     temperature: float
+    patterns: Tensor
+    pattern_temperatures: Tensor
     floor: float
     setting: ClassSetting
     table: pd.DataFrame
@@ -64,13 +68,22 @@ class Classifier:
             SchemaError: a modality is not the model's, or of another width.
         """
         lg = self.linear_gaussian
-        given = posterior(lg, data.conform(lg.dims).blocks)
-        ratios = DirectionEvidence.of(given, self.directions).log_ratios(self.components)
-        return tempered(ratios, self.components.log_weights, self.temperature, self.floor).exp().cpu().numpy()
+        data = data.conform(lg.dims)
+        ratios = DirectionEvidence.of(posterior(lg, data.blocks), self.directions).log_ratios(self.components)
+        found = tempered(ratios, self.components.log_weights, self.temperatures(data.observed_mask), self.floor)
+        stated: NDArray[np.float64] = found.exp().cpu().numpy()
+        return stated
+
+    def temperatures(self, observed_mask: Tensor) -> Tensor:
+        """t of instances with an observed mask (N, M), True = PRESENT; (N, 1)."""
+        same = (observed_mask[:, None] == self.patterns).all(2)
+        own = same.to(self.pattern_temperatures) @ self.pattern_temperatures
+        return torch.where(same.any(1), own, self.temperature)[:, None]
 
     def predict(self, data: MultimodalData) -> NDArray[Any]:
         """The likeliest class of each instance, (N,)."""
-        return self.classes[self.probabilities(data).argmax(1)]
+        named: NDArray[Any] = self.classes[self.probabilities(data).argmax(1)]
+        return named
 
     def mixture(self) -> LinearGaussianMixture:
         """All of it as one mixture, of which classes are the components; without temperature and floor.
@@ -101,7 +114,7 @@ class Classifier:
         )
 
 
-def tempered(ratios: Tensor, log_weights: Tensor, temperature: float, floor: float) -> Tensor:
+def tempered(ratios: Tensor, log_weights: Tensor, temperature: float | Tensor, floor: float) -> Tensor:
     """log p(c | x), (N, C), of log p(x | c) up to a constant of each row, (N, C), and log pi, (C,) or (N, C)."""
     found = (log_weights + temperature * ratios).log_softmax(1)
     if not floor:

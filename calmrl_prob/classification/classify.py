@@ -1,4 +1,4 @@
-"""Classes from a fitted model and labels of some instances: the function that users call as ``calmrl_prob.classify``."""
+"""Classes from a fitted model and labels of some instances: the function that users call as ``cal.classify``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, described
-from calmrl_prob.classification.choice import Labelled, TriedSetting, choose, held_out_folds
+from calmrl_prob.classification.choice import HeldOut, Labelled, TriedSetting, choose, held_out_folds, temperatures
 from calmrl_prob.classification.classifier import Classifier
 from calmrl_prob.classification.options import ClassifyOptions, ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
-from calmrl_prob.inference.posterior import Model, as_linear_gaussian
+from calmrl_prob.inference.posterior import as_linear_gaussian
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.linear_gaussian.mixture.labelled import standardized
@@ -99,7 +100,11 @@ def classify(
     whole = standardized(own)
     labelled = Labelled(posterior(whole, data.blocks), codes, len(classes))
     most = min(len(classes) - 1, whole.latent_dim, how.max_directions)
-    best, rows = _chosen(model, data, labelled, whole, most, how, seed)
+    fold = _dealt(data, codes.cpu().numpy(), how, seed)
+    again = _settings(model, how)
+    folds = [*held_out_folds(data, codes, len(classes), fold, whole, again, seed)]
+    best, rows = _chosen(folds, bool((codes < 0).any()), most, how)
+    patterns, by_pattern = temperatures(folds, best) if folds else (data.observed_mask[:0], codes.new_zeros(0).double())
     axes, components = labelled.learn(best.setting, _TOLERANCE)
     import pandas as pd
 
@@ -110,6 +115,8 @@ def classify(
         directions=axes,
         components=components,
         temperature=best.temperature,
+        patterns=patterns,
+        pattern_temperatures=by_pattern,
         floor=best.floor,
         setting=best.setting,
         table=pd.DataFrame(rows),
@@ -150,23 +157,13 @@ def _coded(data: MultimodalData, labels: object) -> tuple[np.ndarray, Tensor]:
 
 
 def _chosen(
-    model: object,
-    data: MultimodalData,
-    labelled: Labelled,
-    whole: Any,  # noqa: ANN401
-    most: int,
-    how: ClassifyOptions,
-    seed: int,
+    folds: list[HeldOut], some_unlabelled: bool, most: int, how: ClassifyOptions
 ) -> tuple[TriedSetting, list[dict[str, Any]]]:
     """The best setting by held-out labels, and what was tried."""
-    codes = labelled.labels
-    some = bool((codes < 0).any())
     if isinstance(how.unlabelled, bool):
-        unlabelled = [how.unlabelled and some]
+        unlabelled = [how.unlabelled and some_unlabelled]
     else:
-        unlabelled = [False, True] if some else [False]
-    fold = _dealt(data, codes.cpu().numpy(), how, seed)
-    folds = [*held_out_folds(data, codes, labelled.num_classes, fold, whole, _settings(model, how), seed)]
+        unlabelled = [False, True] if some_unlabelled else [False]
     if not folds:  # too few labels to hold any out
         return TriedSetting(ClassSetting(most, unlabelled=unlabelled[0]), float("nan"), 1.0, 0.0), []
     return choose(folds, most, unlabelled)
@@ -203,5 +200,7 @@ def _dealt(data: MultimodalData, codes: np.ndarray, how: ClassifyOptions, seed: 
     groups = data.covariates.get(how.groups) if isinstance(how.groups, str) else entries(how.groups)
     if groups is None:
         raise ArgumentError(f"groups: the data have no covariate {how.groups!r}; they have {list(data.covariates)}.")
-    fold[known] = deal(len(known), how.folds, seed, entries(groups)[known] if len(groups) == len(codes) else groups)
+    if len(groups) != len(codes):
+        raise ArgumentError(f"groups: expected one for each of {len(codes)} instances, got {len(groups)}.")
+    fold[known] = deal(len(known), how.folds, seed, entries(groups)[known].tolist())
     return fold

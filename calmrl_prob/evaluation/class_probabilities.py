@@ -9,8 +9,8 @@ probability: n_b instances, accuracy a_b and mean greatest probability q_b, s_b^
 The last term takes out part of what chance adds, by which few instances make calibrated probabilities look wrong: of
 200 about 0.07, and 0.05 with it.
 
-Sources: Naeini, Cooper & Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning (2015); Kumar, Liang &
-Ma, Verified uncertainty calibration (2019), for the part of chance.
+Sources: Naeini, Cooper & Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning (2015); Kumar,
+Liang & Ma, Verified uncertainty calibration (2019), for the part of chance.
 """
 
 from __future__ import annotations

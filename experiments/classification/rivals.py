@@ -36,7 +36,7 @@ def rivals(task: ClassTask, lg: LinearGaussian, penalties: Sequence[float], seed
     """
     fills: dict[str, Callable[[MultimodalData], Array]] = {
         "logistic, default imputations": lambda data: imputed(data, lg),
-        "logistic, zero": lambda data: filled(data, {name: part for name, part in task.zero.items()}),
+        "logistic, zero": lambda data: filled(data, dict(task.zero)),
         "logistic, mean": lambda data: filled(data, {name: 0.0 * part for name, part in task.zero.items()}),
     }
     rows = np.array([label is not None for label in task.train.labels.tolist()])

@@ -40,14 +40,19 @@ def learned() -> tuple[MultimodalData, Classifier]:
     return data, cal.classify(lg, data, folds=3)
 
 
-def test_probabilities_are_the_responsibilities_of_the_whole_mixture(learned: tuple[MultimodalData, Classifier]) -> None:
+def test_probabilities_are_the_responsibilities_of_the_whole_mixture(
+    learned: tuple[MultimodalData, Classifier],
+) -> None:
     data, found = learned
     mixture = found.mixture()
     exact = mixture_posterior(mixture, data.conform(mixture.dims).blocks)
     ratios = exact.log_responsibilities - found.components.log_weights
-    expected = tempered(ratios, found.components.log_weights, found.temperature, found.floor).exp()
+    expected = tempered(ratios, found.components.log_weights, found.temperatures(data.observed_mask), found.floor).exp()
     np.testing.assert_allclose(found.probabilities(data), expected.numpy(), atol=1e-5)
     assert found.posterior(data).responsibilities.shape == (240, 3)
+    assert len(found.pattern_temperatures) == 3  # both modalities, or either
+    unknown = torch.zeros(1, 2, dtype=torch.bool)
+    assert float(found.temperatures(unknown)) == found.temperature
 
 
 def test_it_knows_classes_of_rows_that_it_never_saw(learned: tuple[MultimodalData, Classifier]) -> None:
@@ -71,7 +76,9 @@ def test_rows_without_labels_count_as_a_mixture_and_help_where_labels_are_few() 
     scores = [score_probabilities(c.probabilities(fresh), fresh.labels, c.classes) for c in (alone, both)]
     assert scores[1].loc["log_score", "value"] > scores[0].loc["log_score", "value"]
     assert both.setting.unlabelled
-    numbers = np.where([label is None for label in labels], np.nan, [{"u": 0.0, "v": 1.0, "w": 2.0}.get(x, 9) for x in labels])
+    numbers = np.where(
+        [label is None for label in labels], np.nan, [{"u": 0.0, "v": 1.0, "w": 2.0}.get(x, 9) for x in labels]
+    )
     again = cal.classify(lg, data, numbers, folds=2, unlabelled=True)
     np.testing.assert_allclose(again.probabilities(fresh), both.probabilities(fresh))
 
@@ -84,7 +91,7 @@ def test_folds_are_fitted_again_with_the_settings_of_the_choice() -> None:
     seen = cal.classify(fit, data, folds=3, groups=groups, refit=False)
     assert not again.table["log_score"].equals(seen.table["log_score"])
     assert again.table["chosen"].sum() == 1
-    moved = pickle.loads(pickle.dumps(again))  # noqa: S301 - our own
+    moved = pickle.loads(pickle.dumps(again))
     np.testing.assert_array_equal(moved.probabilities(data), again.probabilities(data))
     assert "3 classes" in repr(again)
 

@@ -83,7 +83,8 @@ def class_directions(given: Posterior, labels: Tensor, num_classes: int, count: 
         means[c] = torch.cholesky_solve(sums[c, :, None], factorize(precision)).squeeze(1)
     size = counts.sum(1)
     centred = (means - size @ means / size.sum()) * size.sqrt()[:, None]
-    return torch.linalg.svd(centred, full_matrices=False).Vh[:count].mT
+    right: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh
+    return right[:count].mT
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ class LabelledEM:
         width = self.evidence.natural.shape[1]
         means = self.evidence.natural.new_zeros(num_classes, width)
         weights = means.new_full((num_classes,), 1 / num_classes).log()
-        first = LatentComponents(weights, means, torch.eye(width, dtype=means.dtype).to(means).repeat(num_classes, 1, 1))
+        first = LatentComponents(
+            weights, means, torch.eye(width, dtype=means.dtype).to(means).repeat(num_classes, 1, 1)
+        )
         known = (self.labels >= 0).nonzero().squeeze(1)
         if not len(known):
             return first

@@ -167,7 +167,9 @@ def test_without_labels_it_is_the_mixture_em() -> None:
 def test_with_all_labels_and_nothing_missing_it_is_the_supervised_estimate() -> None:
     """Noise next to nothing: the latents are seen, and class means and covariances are those of the rows."""
     generator = torch.Generator().manual_seed(0)
-    lg = LinearGaussian({"x": torch.eye(R).double()}, {"x": torch.zeros(R).double()}, {"x": torch.tensor(1e-7).double()})
+    lg = LinearGaussian(
+        {"x": torch.eye(R).double()}, {"x": torch.zeros(R).double()}, {"x": torch.tensor(1e-7).double()}
+    )
     x, labels = torch.randn(60, R, generator=generator).double(), known_labels(60, 1.0)
     blocks = ObservedBlocks.from_arrays({"x": x}, torch.ones(60, 1).bool())
     evidence = DirectionEvidence.of(posterior(standardized(lg), blocks), torch.eye(R).double())
