@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+DOCS_STAMP := $(VENV)/.installed-docs
 FLOORS := build/floors
 
-.PHONY: help install demo test test-cpus test-all check bench floors clean
+.PHONY: help install demo test test-cpus test-all check docs bench floors clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(BENCH_STAMP): $(STAMP)
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[bench]"
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[docs]"
 	@touch $@
 
 demo: $(STAMP) ## compare calibration variants on the emoji data: one table, and a report in outputs/
@@ -60,6 +65,11 @@ test-cpus: $(STAMP) ## numeric tests and all pages as other processors compute t
 
 test-all: check test-cpus ## check, then every test, and the numeric ones as on other processors
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The theme's notice about the next MkDocs is for who maintains sites, not for who reads them.
+docs: $(DOCS_STAMP) ## the documentation site, with its notebooks executed, in build/site
+	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html; to search in it: $(BIN)/python -m http.server -d build/site"
 
 bench: $(BENCH_STAMP) ## speed and memory against bare matrix products and other packages
 	@$(BIN)/python -m benchmarks

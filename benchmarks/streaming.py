@@ -4,7 +4,7 @@
 
 Modalities of 512, 384 and 128 features in float32, as lists, in files of 50,000 rows, which are written first. CPU
 seconds on one thread, in one process: X^T X over as many rows in chunks, reading every file by pyarrow, statistics in
-three folds, and the default fit with its choice; and the peak of memory.
+three folds, and the default fit with its choice; the peak of memory; and imputing the rows of one file into files.
 """
 
 from __future__ import annotations
@@ -71,8 +71,14 @@ def measure(rows: int, folder: Path) -> dict[str, float]:
     timed("reading the files", lambda: read_bare(folder))
     stream = cal.read(folder, stream=True)
     timed("statistics in 3 folds", lambda: gather(stream, 3, 0, GatherOptions()))
-    timed("default fit, choice included", lambda: cal.fit(cal.SharedLatentModel(stream.dims), stream))
+    model = cal.SharedLatentModel(stream.dims)
+    timed("default fit, choice included", lambda: cal.fit(model, stream))
     found["peak of memory, GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    one, count = cal.read(folder / "rows-0000.parquet", stream=True), min(rows, _ROWS_OF_A_FILE)
+    with tempfile.TemporaryDirectory() as out:
+        timed(f"imputing {count:,} rows, K {model.latent_dim}", lambda: cal.impute(model, one, out=out))
+        written = sum(file.stat().st_size for file in Path(out).iterdir())
+    found["memory on disk of each, kB"] = written / count / 1e3
     return found
 
 

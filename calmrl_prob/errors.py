@@ -158,10 +158,11 @@ class CalmrlWarning(UserWarning):
 class IdentifiabilityWarning(CalmrlWarning):
     """The data cannot tell what the model would need, such as how two modalities that never meet go together.
 
-    Caused by: groups of modalities that no instance links, neither directly nor by way of others.
+    Caused by: groups of modalities that no instance links, neither directly nor by way of others; files read together
+    whose ids have nothing in common, as where one has "cell-1" and the other "CELL_1".
 
     What to do: add instances that have modalities of two groups, or model each group by itself;
-    ``data.modality_groups()`` lists them.
+    ``data.modality_groups()`` lists them. Write the ids of files alike.
     """
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy import ConjugateForm, discover
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentTypeError, NotConjugateError
 from calmrl_prob.inference.exact.discovered import form_posterior
 from calmrl_prob.linear_gaussian import posterior
@@ -72,8 +73,7 @@ class ConjugateGuide(nn.Module):
             SchemaError: the data have a modality that the model does not know, or of another width.
             NotConjugateError: the model has no exact posterior; names the site and the reason.
         """
-        if not isinstance(data, MultimodalData):
-            raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+        require_data(data)
         if isinstance(self.model, SharedLatentModel) and self.model.prior.gaussian() is not None:
             return self._shared_latent(self.model, data)
         form = discover(self._bound, data)

@@ -14,6 +14,7 @@ from calmrl_prob.alignment.certificate_correction import CertificateCorrection
 from calmrl_prob.alignment.completion import Completion
 from calmrl_prob.alignment.instances import InstanceCertificates, certify_instances
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.inference.protocols import Model
@@ -267,10 +268,7 @@ class Imputation:
             SchemaError: it lacks a modality that was imputed, or has another number of instances.
             ArgumentTypeError: it is not MultimodalData.
         """
-        if not isinstance(truth, MultimodalData):
-            raise ArgumentTypeError(
-                f"truth: expected MultimodalData, got {described(truth)}; wrap it in MultimodalData."
-            )
+        require_data(truth, "truth")
         if len(truth) != len(self._data):
             raise SchemaError(f"truth: expected the {len(self._data)} instances that were imputed, got {len(truth)}.")
         truth = truth.in_order_of(self._data.dims, "truth", "what was imputed")
@@ -421,8 +419,7 @@ def impute(
             f"options: {sorted(options)} are of finding a posterior, but one was given; pass them to cal.posterior."
         )
     given = model if isinstance(model, PosteriorResult) else posterior(model, data, **options)
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     data = require_rows(given, data) if given is model else data.conform(given.dims)
     if recalibrated is None:
         by = _own_intervals(model, given)

@@ -20,6 +20,7 @@ from calmrl_prob._support.npz import Mapped, read_npz
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import Names, as_names
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError
 
 if not TYPE_CHECKING:
@@ -109,8 +110,7 @@ def save_npz(data: MultimodalData, path: str | os.PathLike[str]) -> Path:
         >>> load_npz(save_npz(data, Path(tempfile.mkdtemp()) / "pair.npz"))["text"].tolist()
         [[1.0], [nan]]
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {brief(data)}; wrap it in MultimodalData.")
+    require_data(data)
     columns = {"ids": data.ids, "labels": data.labels, "partition": data.partition, **data.covariates}
     arrays: dict[str, NDArray[Any]] = {f"x_{name}": data[name].numpy(force=True) for name in data.names}
     arrays |= npz_columns({n: c for n, c in columns.items() if c is not None}, data.feature_names, data.missing)

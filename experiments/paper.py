@@ -1,4 +1,4 @@
-"""All experiments of alignment one after the other, then one HTML page of them: ``python -m experiments.paper``.
+"""All experiments on claims of the paper, then one page of what was found of each: ``python -m experiments.paper``.
 
     python -m experiments.paper                                   # quick: two seeds, few epochs, bundled data
     python -m experiments.paper quick=false                       # five seeds, all variants (hours)
@@ -110,7 +110,8 @@ def _facts(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     parts = {}
     for name, part in cfg.parts.items():
         own = part.get(size)
-        overrides = None if own is None else last_of_each([*cfg.common[size], *own, *cfg.overrides])
+        shared = ([*cfg.common[size]], [*cfg.overrides]) if part.get("aligns", True) else ([], [])
+        overrides = None if own is None else last_of_each([*shared[0], *own, *shared[1]])
         if part.get("control"):
             path_given = f"data.source.path={os.path.abspath(cfg.control)}" if cfg.control else None
             overrides = [*overrides, "data=npz", path_given] if overrides is not None and path_given else None

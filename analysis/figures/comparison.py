@@ -58,6 +58,34 @@ def recall_bars(summary: pd.DataFrame, title: str) -> Figure:
         return figure
 
 
+def gain(summary: pd.DataFrame, title: str) -> Figure:
+    """What a variant is worth, beside others and complete data: errors of imputed values, and retrieval.
+
+    Args:
+        summary: as ``analysis.statistics.tables.summarize`` makes it, of the variants to show, the first on top.
+        title: of the figure.
+    """
+    with style():
+        shown = summary.iloc[::-1]
+        figure = Figure(figsize=(7.4, 1.4 + 0.36 * len(shown)))
+        panels = figure.subplots(1, 2, sharey=True)
+        sides = [("RMSE", 3, "RMSE of imputed values (in sd)\nfurther left is better")]
+        sides += [("R@1", 1, "R@1 of retrieval (%)\nfurther right is better")]
+        for axes, (name, digits, label) in zip(panels, sides, strict=True):
+            spreads = shown[f"{name} sd"].fillna(0.0)
+            for place, (variant, value, spread) in enumerate(zip(shown["variant"], shown[name], spreads, strict=True)):
+                look = line(variant) | {"linestyle": ""}
+                axes.errorbar(value, place, xerr=spread, capsize=3, markersize=8, **look)
+                text = f"{value:.{digits}f}±{spread:.{digits}f}"
+                axes.annotate(text, (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+            axes.set_xlabel(label, fontsize=8)
+            axes.margins(x=0.18)
+            axes.set_ylim(-0.5, len(shown) - 0.3)
+        panels[0].set_yticks(range(len(shown)), shown["label"])
+        figure.suptitle(title, fontsize=10)
+        return figure
+
+
 def intervals(table: pd.DataFrame, level: float, title: str) -> Figure:
     """Imputed values with their intervals against the truth, one panel for each modality.
 

@@ -107,14 +107,25 @@ def write_archive(
         "sha256": checksum(described, tensors),
     }
     with write_atomically(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata)
-        except SafetensorError as error:
-            found = re.search(r"os error ([0-9]+)|code: ([0-9]+)", str(error))
-            if found is None:
-                raise OSError(errno.EIO, said(error), str(path)) from error
-            number = int(found[1] or found[2])
-            raise OSError(number, os.strerror(number), str(path)) from error
+        save_tensors(dict(tensors), temporary, metadata, path)
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], temporary: Path, metadata: dict[str, str], path: str | os.PathLike[str]
+) -> None:
+    """Write a file of safetensors; ``path`` is what it is to be called, for messages.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(tensors, temporary, metadata)
+    except SafetensorError as error:
+        found = re.search(r"os error ([0-9]+)|code: ([0-9]+)", str(error))
+        if found is None:
+            raise OSError(errno.EIO, said(error), str(path)) from error
+        number = int(found[1] or found[2])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def read_archive(

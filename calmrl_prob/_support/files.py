@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +13,8 @@ from pathlib import Path
 
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.locks import held
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
+from calmrl_prob._support.remote import Remote, is_url, reached
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, FileFormatError
 
 #: Characters of another library's message that are passed on.
 _LONGEST_MESSAGE = 200
@@ -19,6 +22,8 @@ _LONGEST_MESSAGE = 200
 _UNFINISHED, _LOCK = ".calmrl-unfinished-", ".lock"
 #: What a folder that is being replaced is called meanwhile.
 _BEFORE = ".before"
+#: Errors of a file system that has no room for what is written.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:
@@ -26,7 +31,7 @@ def file_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ArgumentTypeError: it is no path.
-        ArgumentError: it is empty, or there is a folder.
+        ArgumentError: it is empty, or a URL, or there is a folder.
 
     Example:
         >>> file_path("model.safetensors").name
@@ -34,6 +39,11 @@ def file_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"path: expected a str or Path, got {brief(path)}; pass one such as 'data.npz'.")
+    if is_url(path):
+        raise ArgumentError(
+            f"path: {path} is a URL, which only cal.read, cal.impute(..., out=) and cal.write take, of parquet; name a "
+            "local file, and copy it."
+        )
     if not os.fspath(path):
         raise ArgumentError("path: expected the name of a file, got ''; pass one such as 'model.safetensors'.")
     if Path(path).is_dir():
@@ -79,13 +89,13 @@ def place_to_write(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_atomically(path: str | os.PathLike[str] | Remote) -> Iterator[Path]:
     """Give a temporary path to write to, and move the file to ``path`` once it is whole.
 
     The temporary file has the same name, in a new folder beside ``path``, so that moving it is one step of the file
     system. If writing fails, the temporary file is removed and a file that stood at ``path`` before still stands. What
     writers that were killed left in the same folder is removed. A symbolic link is followed: the file that it names is
-    replaced, and it stays.
+    replaced, and it stays. Of a file system elsewhere the temporary path is a local one, from where the file is copied.
 
     Args:
         path: where the file is to stand; its folder must exist.
@@ -105,14 +115,34 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [entry.name for entry in Path(folder).iterdir()]
         ['note.txt']
     """
+    if isinstance(path, Remote):
+        with tempfile.TemporaryDirectory() as local, reached(str(path), "path"):
+            yield Path(local) / path.name
+            path.put(Path(local) / path.name)
+        return
     path = place_to_write(path)
-    _remove_leftovers(path.parent)
-    with _own_folder(path.parent) as folder:
+    remove_leftovers(path.parent)
+    with _own_folder(path.parent) as folder, _full_disks_told(path):
         yield folder / path.name
         with open(folder / path.name, "rb+") as written:
             os.fsync(written.fileno())  # some file systems notice only now that there is no room
         shutil.copymode(folder / _LOCK, folder / path.name)  # safetensors makes files that their owner alone may read
         os.replace(folder / path.name, path)
+
+
+@contextmanager
+def _full_disks_told(path: Path) -> Iterator[None]:
+    """Name the file where there is no room for it: libraries tell of that in ways of their own, some without."""
+    try:
+        yield
+    except CalmrlError:
+        raise
+    except Exception as error:
+        found = re.search(r"(?:os error|errno =|code:) ?([0-9]+)", str(error))
+        number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+        if number not in _NO_ROOM or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextmanager
@@ -131,8 +161,10 @@ def _own_folder(beside: Path) -> Iterator[Path]:
                 return
 
 
-def _remove_leftovers(beside: Path) -> None:
+def remove_leftovers(beside: Path | Remote) -> None:
     """Remove what killed writers left: folders whose locks nobody holds, but for those with the last of something."""
+    if isinstance(beside, Remote):  # has no locks; what lies there is written over
+        return
     with suppress(OSError):
         for folder in beside.glob(f"{_UNFINISHED}*"):
             try:
@@ -172,8 +204,8 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
         raise FileNotFoundError(f"path: there is no folder {path.parent} to write {path.name} into; create it first.")
     if path.exists() and (path.suffix != ending or not path.is_dir()):
         raise ArgumentError(f"path: {path} is there and is no {ending} folder; name another, or remove it first.")
-    _remove_leftovers(path.parent)
-    with _own_folder(path.parent) as folder:
+    remove_leftovers(path.parent)
+    with _own_folder(path.parent) as folder, _full_disks_told(path):
         aside = folder / _BEFORE
         yield folder / path.name
         if path.exists():
@@ -187,11 +219,26 @@ def write_folder_atomically(path: Path, ending: str) -> Iterator[Path]:
 
 
 def said(error: BaseException) -> str:
-    """Message of another library about a file, cut short: some repeat the file.
+    """Message of another library about a file in one line, cut short: some repeat the file.
 
     Example:
         >>> said(ValueError("cannot parse " + "(" * 5000))[-6:], len(said(ValueError("(" * 5000)))
         ('((... ', 204)
     """
-    text = str(error)
+    text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}... "
+
+
+def size_and_time(path: Path | Remote) -> tuple[int, object]:
+    """The bytes of a file, and what tells whether it was written since: its time, or what a store has of this kind.
+
+    Example:
+        >>> size_and_time(Path(tempfile.mkstemp()[1]))[0]
+        0
+    """
+    if isinstance(path, Remote):
+        about = path.system.info(path.path)
+        marks = (about.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "last_modified", "created"))
+        return int(about["size"]), next((str(mark) for mark in marks if mark is not None), None)
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns

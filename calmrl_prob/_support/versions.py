@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 
-def installed_version(distribution: str) -> str:
-    """The version of an installed distribution; "unknown" for one that runs from a checkout, not installed.
+def installed_version(distribution: str, otherwise: str = "unknown") -> str:
+    """The version of an installed distribution, or another string for one that runs from a checkout, not installed.
 
     Example:
         >>> installed_version("no-such-distribution")
@@ -15,4 +15,4 @@ def installed_version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "unknown"
+        return otherwise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,13 +9,13 @@ import typer
 from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Stream, Telling, load_fit
 from calmrl_prob.cli.telling import tell, tell_json
 
-_OUTPUT = "Where to write: .h5mu, .parquet, .zarr or .npz; with --stream a folder."
+_OUTPUT = "Where to write: .h5mu, .parquet, .zarr or .npz; with --stream a folder, or its URL."
 
 
 def impute(
     fit: Fit,
     data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help=_OUTPUT)],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help=_OUTPUT)],
     reading: Reading,
     running: Running,
     telling: Telling,
@@ -25,9 +24,17 @@ def impute(
         typer.Option(metavar="NAME", help="A modality to impute, given once for each.", show_default="all"),
     ] = None,
     level: Level = 0.9,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="An .h5mu file: OUT is a copy of it with what was imputed.", show_default=False
+        ),
+    ] = None,
     stream: Stream = False,
 ) -> None:
     """Impute what is missing: completed values, means, standard deviations and the ends of intervals."""
+    if into is not None and stream:
+        raise typer.BadParameter("it is of data in memory; leave --stream out.", param_hint="--into")
     import calmrl_prob as cal
     from calmrl_prob.data import MultimodalData
 
@@ -41,7 +48,7 @@ def impute(
             tell_json({"output": folder, "files": files}) if telling.json else tell(f"Wrote {files} files to {folder}.")
         )
     imputed = cal.impute(model, found, only, **options)
-    cal.write(imputed, output, level=level)
+    cal.write(imputed, output, level=level, into=into)
     lacking = {name: int((~imputed.data.feature_mask(name)).any(1).sum()) for name in imputed.names}
     if telling.json:
         return tell_json({"output": output, "instances": len(found), "imputed": lacking, "level": level})

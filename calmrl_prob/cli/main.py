@@ -13,6 +13,8 @@ from calmrl_prob.cli.acquire import acquire
 from calmrl_prob.cli.describe import describe
 from calmrl_prob.cli.fit import fit
 from calmrl_prob.cli.impute import impute
+from calmrl_prob.cli.index import index
+from calmrl_prob.cli.new_model import new_model
 from calmrl_prob.cli.options import command
 from calmrl_prob.cli.report import report
 from calmrl_prob.cli.retrieve import retrieve
@@ -20,7 +22,7 @@ from calmrl_prob.cli.telling import tell
 from calmrl_prob.cli.validate import validate
 
 #: The commands, in the order of the help.
-COMMANDS = (describe, fit, impute, validate, report, acquire, retrieve)
+COMMANDS = (describe, fit, impute, validate, report, acquire, index, retrieve, new_model)
 
 app = typer.Typer(
     name="calmrl",

@@ -21,14 +21,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy.affine_sites import Component
 from calmrl_prob.conjugacy.checks import Probe, extra_factor
 from calmrl_prob.conjugacy.probing import Prober
 from calmrl_prob.conjugacy.structures import find_structures, row_offsets
 from calmrl_prob.conjugacy.watching import watched
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentTypeError, NotConjugateError
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.programs.bound import BoundModel, PyroModel
@@ -234,8 +234,7 @@ def discover(
         >>> discover(model, MultimodalData({"image": torch.randn(4, 1)}))
         ConjugateForm(z: 1; 1 structures, 2 components, route='exact mixture')
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     bound = model if isinstance(model, BoundModel) else BoundModel(model)
     if generic:
         bound.call(data.subset(slice(0, 1)), values)  # makes the parameters that pyro.param statements are yet to make

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob.data.multimodal import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import ArgumentError, DataError
 
 Mechanism = Callable[..., Tensor]
 
@@ -209,8 +210,7 @@ MECHANISMS: dict[str, Mechanism] = {"mcar": mcar, "mar": mar, "mnar": mnar, "pai
 
 def _start(data: MultimodalData, seed: int) -> tuple[np.random.Generator, np.ndarray]:
     """The generator, and what is present (a copy)."""
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {brief(data)}; wrap it in MultimodalData.")
+    require_data(data)
     return np.random.default_rng(whole_number("seed", seed)), data.observed_mask.cpu().numpy().copy()
 
 

@@ -332,13 +332,14 @@ class MultimodalData(StoredModalities):
     def concat(cls, parts: Sequence[MultimodalData]) -> MultimodalData:
         """The instances of several data one after another.
 
-        Modalities must be the same (their order is that of the first part) and so must the covariates; ids, labels and
-        partitions must be had by all parts or by none. The widest floating-point type wins.
+        Modalities that a part does not have are missing in its instances; their order is that in which the parts first
+        have them. Covariates must be the same; ids, labels and partitions must be had by all parts or by none. The
+        widest floating-point type wins.
 
         Raises:
             ArgumentError: there are no parts.
             ArgumentTypeError: ``parts`` is not a sequence of MultimodalData.
-            SchemaError: modalities or widths differ.
+            SchemaError: a modality has another width, or other features, in another part.
             DataError: ids repeat; or some parts have ids, labels, partition or a covariate that others lack.
 
         Example:
@@ -355,12 +356,19 @@ class MultimodalData(StoredModalities):
         for i, part in enumerate(parts):
             if not isinstance(part, MultimodalData):
                 raise ArgumentTypeError(f"parts[{i}]: expected MultimodalData, got {brief(part)}; wrap it in that.")
+        dims: dict[str, int] = {}
+        for i, part in enumerate(parts):
+            known = {name: width for name, width in part.dims.items() if name not in dims}
+            dims = with_names({**dims, **known}, names_of(dims), part.feature_names)
+            schema.require_widths(part, dims, f"parts[{i}]", "the parts before")
+            if part.device != parts[0].device:
+                raise DataError(
+                    f"parts: expected one device, got {parts[0].device}, {part.device}; use .to(device=...)."
+                )
+        parts = [
+            part.in_order_of(dims, f"parts[{i}]", "the parts before").conform(dims) for i, part in enumerate(parts)
+        ]
         first = parts[0]
-        for i, part in enumerate(parts[1:], start=1):
-            schema.require_schema(part, first.dims, f"parts[{i}]", "parts[0]")
-            parts[i] = part = part.in_order_of(first.dims, f"parts[{i}]", "parts[0]")
-            if part.device != first.device:
-                raise DataError(f"parts: expected one device, got {first.device}, {part.device}; use .to(device=...).")
         dtype = max((part.dtype for part in parts), key=lambda kind: kind.itemsize)
         ids = join_columns("ids", [part.ids for part in parts])
         check_distinct(ids)
@@ -368,8 +376,7 @@ class MultimodalData(StoredModalities):
             _values={name: torch.cat([part._values[name].to(dtype) for part in parts]) for name in first.names},
             observed_mask=torch.cat([torch.stack([p.observed(n) for n in first.names], dim=1) for p in parts]),
             _nan_where_absent={n for n in first.names if all(n in part._nan_where_absent for part in parts)},
-            feature_names=names_of(with_names(first.dims, *(part.feature_names for part in parts)))
-            or first.feature_names,
+            feature_names=names_of(dims) or first.feature_names,
             missing="features" if any(part.missing == "features" for part in parts) else "modalities",
             ids=ids,
             labels=join_columns("labels", [part.labels for part in parts]),

@@ -144,9 +144,17 @@ class MultimodalStream:
                 f"after: no chunk of {size} rows is called {after!r}; the size is another, or the data have changed."
             )
         if after is None:
-            if self._rows_seen not in (None, seen):
-                raise DataError(f"stream: this pass had {seen} rows, the one before {self._rows_seen}; it has changed.")
-            self._rows_seen = seen
+            self.require_same(seen)
+
+    def require_same(self, seen: int) -> None:
+        """Note the rows of a whole pass.
+
+        Raises:
+            DataError: another had another number.
+        """
+        if self._rows_seen not in (None, seen):
+            raise DataError(f"stream: this pass had {seen} rows, the one before {self._rows_seen}; it has changed.")
+        self._rows_seen = seen
 
     def _conformed(self, token: str, load: Callable[[], MultimodalData]) -> MultimodalData:
         """A chunk in the schema."""
@@ -168,6 +176,23 @@ class MultimodalStream:
         count = "an unknown number of" if self.num_rows is None else f"{self.num_rows:,}"
         widths = ", ".join(f"{name}: {width}" for name, width in self.dims.items())
         return f"MultimodalStream of {count} instances ({widths})"
+
+
+def require_data(value: object, argument: str = "data") -> None:
+    """Refuse what is no data in memory.
+
+    Raises:
+        ArgumentTypeError: naming ``argument``.
+    """
+    if isinstance(value, MultimodalStream):
+        raise ArgumentTypeError(
+            f"{argument}: expected MultimodalData, got a stream, which cal.fit, cal.impute, cal.write, "
+            "RetrievalIndex.build and align take; pass data that fit in memory, such as one of its chunks."
+        )
+    if not isinstance(value, MultimodalData):
+        raise ArgumentTypeError(
+            f"{argument}: expected MultimodalData, got {described(value)}; wrap it in MultimodalData."
+        )
 
 
 def _length(chunk: Any) -> int:  # noqa: ANN401 - whatever the user's function gives

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ KIND = "RetrievalIndex"
 _MODEL = "model/"
 #: Kinds of ids that are numbers to a file, and those that are counted from a date.
 _NUMBERS, _DATES = "iufb", "mM"
+#: What a shelf has of each candidate, and the types of the entries.
+_OF_SHELVES = {"rows": "l", "high": "f", "low": "f", "alive": "?"}
 
 
 @dataclass(eq=False)
@@ -65,17 +68,8 @@ def index_tensors(contents: Contents) -> tuple[dict[str, Any], dict[str, Tensor]
     Raises:
         ArgumentError: ids are neither texts nor numbers nor dates.
     """
-    shelves = contents.shelves
-    arrays: dict[str, np.ndarray] = {
-        "scale": contents.scale,
-        "patterns": np.stack([shelf.pattern for shelf in shelves]),
-        "counts": np.array([len(shelf) for shelf in shelves]),
-    }
-    for name in ("rows", "high", "low", "alive"):
-        parts = [getattr(shelf, name) for shelf in shelves]
-        arrays[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    kind, ids = _packed_ids(contents.ids)
-    arrays |= ids
+    kind, ids = packed_ids(contents.ids)
+    arrays = {"scale": contents.scale, **packed_shelves(contents.shelves), **ids}
     asked = []
     for number, (about, approximate) in enumerate(contents.prepared):
         start = f"asked/{number}"
@@ -94,8 +88,7 @@ def index_tensors(contents: Contents) -> tuple[dict[str, Any], dict[str, Tensor]
         "asked": asked,
     }
     model = {f"{_MODEL}{key}": tensor for key, tensor in structure_tensors(contents.linear_gaussian).items()}
-    tensors = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}
-    return config, _apart({**model, **tensors})
+    return config, as_tensors(arrays, model)
 
 
 def require_index_contents(config: Mapping[str, Any], shapes: Shapes) -> None:
@@ -137,22 +130,13 @@ def index_contents(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     model = {key.removeprefix(_MODEL): tensor for key, tensor in tensors.items() if key.startswith(_MODEL)}
     lg = structure_from_tensors(config["names"], model)
     arrays = {key: tensor.numpy() for key, tensor in tensors.items() if not key.startswith(_MODEL)}
-    kinds = {"scale": "d", "patterns": "?", "counts": "l", "rows": "l", "high": "f", "low": "f", "alive": "?"}
-    for key, kind in kinds.items():
-        if arrays[key].dtype.char != kind:
-            raise FileFormatError(f"tensor {key!r}: expected entries of type {np.dtype(kind)}, got {arrays[key].dtype}")
-    ids = _unpacked_ids(config["ids"], arrays)
-    total, rows = len(arrays["rows"]), arrays["rows"]
-    if (arrays["counts"] < 1).any() or arrays["counts"].sum() != total or len(ids) != total:
-        raise FileFormatError(f"counts: expected those of {total} candidates")
-    if not np.array_equal(np.sort(rows), np.arange(total)):
-        raise FileFormatError(f"rows: expected each number below {total} once")
-    stops = np.cumsum(arrays["counts"]).tolist()
+    if arrays["scale"].dtype.char != "d":
+        raise FileFormatError(f"tensor 'scale': expected entries of type float64, got {arrays['scale'].dtype}")
+    ids, shelves = unpacked_ids(config["ids"], arrays), unpacked_shelves(arrays)
+    stops = np.cumsum([len(shelf) for shelf in shelves]).tolist()
     places = [slice(start, stop) for start, stop in itertools.pairwise([0, *stops])]
-    shelves = [
-        Shelf(pattern, *(arrays[name][place] for name in ("rows", "high", "low", "alive")))
-        for pattern, place in zip(arrays["patterns"], places, strict=True)
-    ]
+    if len(ids) != stops[-1]:
+        raise FileFormatError(f"ids: expected those of {stops[-1]} candidates, got {len(ids)}")
     instrument = Instrument(lg)
     prepared = []
     for number, described in enumerate(config["asked"]):
@@ -163,6 +147,44 @@ def index_contents(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         prepared.append((about, found))
     dims = from_lists(lg.dims, config.get("feature_names"))
     return Contents(config["engine"], dims, lg, arrays["scale"], shelves, ids, config["numbered"], prepared)
+
+
+def packed_shelves(shelves: list[Shelf]) -> dict[str, np.ndarray]:
+    """The arrays that shelves become, one after another."""
+    found = {name: [getattr(shelf, name) for shelf in shelves] for name in _OF_SHELVES}
+    return {
+        "patterns": np.stack([shelf.pattern for shelf in shelves]),
+        "counts": np.array([len(shelf) for shelf in shelves]),
+        **{name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()},
+    }
+
+
+def unpacked_shelves(arrays: Mapping[str, np.ndarray]) -> list[Shelf]:
+    """The shelves of :func:`packed_shelves`, as views of the arrays.
+
+    Raises:
+        FileFormatError: they do not fit together.
+    """
+    for key, kind in {"patterns": "?", "counts": "l", **_OF_SHELVES}.items():
+        if arrays[key].dtype.char != kind:
+            raise FileFormatError(f"tensor {key!r}: expected entries of type {np.dtype(kind)}, got {arrays[key].dtype}")
+    total, rows = len(arrays["rows"]), arrays["rows"]
+    if (arrays["counts"] < 1).any() or arrays["counts"].sum() != total:
+        raise FileFormatError(f"counts: expected those of {total} candidates")
+    if not np.array_equal(np.sort(rows), np.arange(total)):
+        raise FileFormatError(f"rows: expected each number below {total} once")
+    stops = np.cumsum(arrays["counts"]).tolist()
+    return [
+        Shelf(pattern, *(arrays[name][start:stop] for name in _OF_SHELVES))
+        for pattern, (start, stop) in zip(arrays["patterns"], itertools.pairwise([0, *stops]), strict=True)
+    ]
+
+
+def as_tensors(
+    arrays: Mapping[str, np.ndarray], beside: Mapping[str, Tensor] = MappingProxyType({})
+) -> dict[str, Tensor]:
+    """Arrays as the tensors of an archive, with others beside them; what need not be is not copied."""
+    return _apart({**beside, **{key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}})
 
 
 def _described(approximate: Approximate) -> dict[str, Any]:
@@ -188,8 +210,12 @@ def _approximate(
     return found
 
 
-def _packed_ids(ids: NDArray[Any]) -> tuple[str, dict[str, np.ndarray]]:
-    """The type of ids, and the arrays that they become: texts their bytes, side by side, and how many each has."""
+def packed_ids(ids: NDArray[Any]) -> tuple[str, dict[str, np.ndarray]]:
+    """The type of ids, and the arrays that they become: texts their bytes, side by side, and how many each has.
+
+    Raises:
+        ArgumentError: they are neither texts nor numbers nor dates.
+    """
     ids = entries(ids)
     if ids.dtype.kind == "U":
         texts = [text.encode("utf-8", "surrogatepass") for text in ids.tolist()]
@@ -205,7 +231,12 @@ def _packed_ids(ids: NDArray[Any]) -> tuple[str, dict[str, np.ndarray]]:
     )
 
 
-def _unpacked_ids(kind: str, arrays: Mapping[str, np.ndarray]) -> NDArray[Any]:
+def unpacked_ids(kind: str, arrays: Mapping[str, np.ndarray]) -> NDArray[Any]:
+    """The ids of :func:`packed_ids`.
+
+    Raises:
+        FileFormatError: they do not fit together.
+    """
     if kind == "number":
         return arrays["ids"]
     if kind == "text":

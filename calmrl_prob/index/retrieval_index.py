@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from calmrl_prob._support.archives import read_archive, write_archive
 from calmrl_prob._support.arguments import brief, chosen_names, whole_number
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.data.entries import check_distinct, entries
+from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import names_of, with_names
+from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NotConjugateError
 from calmrl_prob.evaluation.retrieval.exact_forms import form_of, stated_form
 from calmrl_prob.evaluation.retrieval.instance_sets import require_known
@@ -29,6 +30,7 @@ from calmrl_prob.index.intake import Queries, as_data, measured_rows
 from calmrl_prob.index.measured import Floats, Instrument, Mask, Measured
 from calmrl_prob.index.neighbours import STRUCTURES, Structure, faiss_library
 from calmrl_prob.index.pairs import Asked
+from calmrl_prob.index.parts import Measure, Part, StreamOptions, joined_ids
 from calmrl_prob.index.shelves import Shelf
 from calmrl_prob.inference.feature_names import named_dims
 from calmrl_prob.inference.posterior import posterior
@@ -114,22 +116,22 @@ class RetrievalIndex:
     def build(
         cls,
         model: Model,
-        candidates: MultimodalData,
+        candidates: MultimodalData | MultimodalStream,
         engine: Engine = "exact",
         *,
         queries: Sequence[str] | None = None,
         structure: Structure = "hnsw",
         least_recall: float = 0.99,
         seed: int = 0,
+        **passing: Any,
     ) -> RetrievalIndex:
         """Prepare candidates.
 
         Args:
             model: a model with one linear-Gaussian form, stated or discovered, or the FitResult of one.
-            candidates: N instances with any modalities, or single features, missing. What is done for a pair of
-            patterns is
-                K x K algebra: many patterns of candidates, as where single features go missing at random, cost as much
-                for each query that comes.
+            candidates: N instances with any modalities, or single features, missing, or a stream of them, of which no
+                more than a chunk is held. What is done for a pair of patterns is K x K algebra: many patterns of
+                candidates, as where single features go missing at random, cost as much for each query that comes.
             engine: "exact" scores all candidates in N K multiplications. "faiss" (the extra ``faiss``) finds candidates
                 by a structure and ranks them by exact scores; for millions.
             queries: modalities that queries will have, to be prepared now; by default those that no candidate has.
@@ -139,17 +141,26 @@ class RetrievalIndex:
                 number of features of the queries), or "ivfpq", an inverted file of codes (r / 2 + 8 bytes).
             least_recall: share of the 10 best to be found; the effort of searches is doubled until it is.
             seed: of the queries that the model draws to measure that.
+            **passing: of a stream, the fields of :class:`~calmrl_prob.index.parts.StreamOptions`: such as ``out``, the
+                file to save to, with which a build that was killed goes on where it stood.
 
         Raises:
             ArgumentError: the model has no single linear-Gaussian form (``cal.retrieve`` serves it), or an option is
-                none.
-            ArgumentTypeError: ``candidates`` is not MultimodalData.
+                none; or beside ``out`` lie parts of another index.
+            ArgumentTypeError: ``candidates`` is neither.
             SchemaError: a modality is unknown to the model, or has another width.
+            DataError: ids stand twice, or some candidates have none; the chunk is named.
             MissingDependencyError: engine "faiss" without faiss.
         """
-        if not isinstance(candidates, MultimodalData):
+        options = StreamOptions.of(None, passing, "build")
+        if not isinstance(candidates, MultimodalData | MultimodalStream):
             raise ArgumentTypeError(
-                f"candidates: expected MultimodalData, got {brief(candidates)}; wrap arrays as MultimodalData({{...}})."
+                f"candidates: expected MultimodalData, or a stream, got {brief(candidates)}; wrap arrays as "
+                "MultimodalData({...})."
+            )
+        if passing and isinstance(candidates, MultimodalData):
+            raise ArgumentError(
+                f"{next(iter(passing))}: it is of streams; leave it out, and call save on the index that is returned."
             )
         if engine not in ("exact", "faiss"):
             raise ArgumentError(f"engine: expected 'exact' or 'faiss', got {brief(engine)}.")
@@ -159,15 +170,32 @@ class RetrievalIndex:
         instrument = Instrument(lg)
         require_known(candidates, lg.dims, "candidates")
         dims = with_names(lg.dims, names_of(named_dims(model)), candidates.feature_names)
-        shown = instrument.of_names(tuple(n for n in candidates.names if bool(candidates.observed(n).any())))
-        precision = instrument.prior_precision + instrument.information(shown)
+        there = candidates.names
+        if isinstance(candidates, MultimodalData):
+            there = tuple(name for name in there if bool(candidates.observed(name).any()))
+        precision = instrument.prior_precision + instrument.information(instrument.of_names(there))
         index = cls(lg, dims, factorize(torch.from_numpy(precision)).numpy(), engine)
-        index._numbered = candidates.ids is None
-        index.add(candidates)
+        folder = None
+        if isinstance(candidates, MultimodalData):
+            index.add(candidates)
+        elif options.out is None:
+            index._take(list(index._measure.stream(candidates, options)))
+        else:
+            folder = index._measure.folder(candidates, options)
+            index._take(list(index._measure.into(folder, candidates, options)))
+        shown = np.any([shelf.pattern for shelf in index._shelves], axis=0) if index._shelves else np.zeros(0)
         absent = [name for name in dims if not shown[instrument.slices[name]].any()]
         if queries is not None or absent:
             index.prepare(absent if queries is None else queries, structure, least_recall, seed=seed)
-        return index
+        if folder is None:
+            return index
+        index.save(options.out)
+        folder.remove()
+        return cls.load(options.out)
+
+    @property
+    def _measure(self) -> Measure:
+        return Measure(self._instrument, self.dims, self._scale)
 
     def prepare(
         self, names: Sequence[str], structure: Structure = "hnsw", least_recall: float = 0.99, *, seed: int = 0
@@ -205,20 +233,22 @@ class RetrievalIndex:
             DataError: ids are lacking, not asked for, or there already.
             SchemaError: a modality is unknown, or has another width.
         """
-        data, _ = as_data(candidates, "candidates")
-        require_known(data, self.dims, "candidates")
+        self._take([self._measure(as_data(candidates, "candidates")[0])])
+
+    def _take(self, parts: Sequence[Part]) -> None:
+        """Put what was measured behind what there is."""
+        new, by_pattern = self._new_ids(parts), {shelf.pattern.tobytes(): [shelf] for shelf in self._shelves}
         first = len(self._ids)
-        new = self._new_ids(data)
-        inverse = np.linalg.inv(self._scale)
-        by_pattern: dict[bytes, list[Shelf]] = {shelf.pattern.tobytes(): [shelf] for shelf in self._shelves}
-        for part in self._instrument.measure(data.in_order_of(self.dims, "candidates")):
-            shelf = Shelf.of(part.pattern, part.rows + first, part.natural @ inverse.T)
-            by_pattern.setdefault(part.pattern.tobytes(), []).append(shelf)
+        for part in parts:
+            for shelf in part.shelves:
+                numbered = replace(shelf, rows=shelf.rows + first)
+                by_pattern.setdefault(shelf.pattern.tobytes(), []).append(numbered)
+            first += len(part)
         for start, *more in by_pattern.values():
             if more:
                 start.extend(more)
-        self._shelves = [parts[0] for parts in by_pattern.values()]
-        self._ids = np.concatenate([self._ids, new]) if first else new
+        self._shelves = [shelves[0] for shelves in by_pattern.values()]
+        self._ids = np.concatenate([self._ids, new]) if len(self._ids) else new
         self._asked = {key: asked for key, asked in self._asked.items() if asked.kept}
         for asked in self._asked.values():
             asked.catch_up(self._shelves)
@@ -280,20 +310,15 @@ class RetrievalIndex:
         for name in ("_number", "_rows", "_row_of"):
             self.__dict__.pop(name, None)
 
-    def _new_ids(self, data: MultimodalData) -> NDArray[Any]:
+    def _new_ids(self, parts: Sequence[Part]) -> NDArray[Any]:
         """Ids of candidates that are added."""
-        if self._numbered:
-            if data.ids is not None and len(self._ids):
-                raise DataError("candidates: they have ids, but those in the index came without; build it with ids.")
-            return np.arange(len(self._ids), len(self._ids) + len(data))
-        if data.ids is None:
-            raise DataError("candidates: expected ids, as those in the index have; pass ids= to MultimodalData.")
-        if len(self._ids):
-            twice = [entry for entry in data.ids.tolist() if entry in self._row_of]
-            if twice:
-                raise DataError(f"candidates: the index has {twice[0]!r} already; remove it first.")
-        check_distinct(data.ids)
-        return data.ids
+        if not len(self._ids):
+            self._numbered = all(part.ids is None for part in parts)
+        if not self._numbered:
+            return joined_ids(parts, self._row_of if len(self._ids) else {})
+        if any(part.ids is not None for part in parts):
+            raise DataError("candidates: they have ids, but those in the index came without; build it with ids.")
+        return np.arange(len(self._ids), len(self._ids) + sum(map(len, parts)))
 
     # ---- queries ------------------------------------------------------------------------------------------------
 
@@ -479,7 +504,7 @@ class RetrievalIndex:
         return f"{shown}; recall of the 10 best: {', '.join(parts)}" if parts else shown
 
 
-def _one_form(model: Model, candidates: MultimodalData) -> LinearGaussian:
+def _one_form(model: Model, candidates: MultimodalData | MultimodalStream) -> LinearGaussian:
     """The linear-Gaussian form of a model.
 
     Raises:
@@ -490,8 +515,9 @@ def _one_form(model: Model, candidates: MultimodalData) -> LinearGaussian:
         subject = model.model
     form = stated_form(subject)
     if form is None:
+        rows = candidates if isinstance(candidates, MultimodalData) else next(candidates.chunks())
         with suppress(NotConjugateError):
-            form = form_of(posterior(model, candidates, method="exact"))
+            form = form_of(posterior(model, rows, method="exact"))
     if form is None or not form.plain or not form.one_gaussian:
         raise ArgumentError(
             "model: expected one linear-Gaussian form for all instances, got a mixture, a Student-t prior, loadings by "

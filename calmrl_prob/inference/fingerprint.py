@@ -51,8 +51,7 @@ def fingerprint(model: object) -> str | None:
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    for tensor in tensors:
-        mantissa, exponent = np.frexp(tensor.detach().double().cpu().numpy())
-        digest.update(np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS).tobytes())
-    return digest.hexdigest()
+    numbers = np.concatenate([np.empty(0), *(tensor.detach().double().cpu().numpy().ravel() for tensor in tensors)])
+    mantissa, exponent = np.frexp(numbers)
+    rounded = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)
+    return hashlib.blake2b(rounded.tobytes(), digest_size=20).hexdigest()

@@ -9,6 +9,7 @@ import torch
 from calmrl_prob._support.arguments import checked_seed, described
 from calmrl_prob._support.normal_mode import normal_mode
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, NotConjugateError
 from calmrl_prob.inference.feature_names import aligned, named
 from calmrl_prob.inference.fingerprint import fingerprint
@@ -70,8 +71,7 @@ def posterior(
         ([1.0, 2.0], [0.5, 0.5])
     """
     require_method(method)
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     seed, model = checked_seed(seed), getattr(model, "answers_as", model)
     with normal_mode(), torch.no_grad():
         data = aligned(model, normal_data(data))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
@@ -106,9 +107,11 @@ class SeenRows:
 class SampledRows:
     """Some instances that a posterior was found for, by which those it is asked about are known to be the same.
 
+    They are kept as they were, and hashed when they are compared: a posterior of one row is not to wait for that.
+
     Attributes:
-        hashes: for each modality the numbers of rows that have it, (n,), and the hash of each, (n,); none where some of
-            the rows lack single features.
+        kept: for each modality the numbers of rows that have it, (n,), and up to 64 of their features; none where some
+            of the rows lack single features.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
@@ -117,23 +120,26 @@ class SampledRows:
         (None, ('x', 0))
     """
 
-    hashes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.uint64]]]
+    kept: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
     @classmethod
     def of(cls, data: MultimodalData) -> SampledRows:
-        """Hash some rows of data, evenly spaced."""
-        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).round().astype(np.int64))
-        some = data if len(rows) == len(data) else data.subset(torch.from_numpy(rows).to(data.device))
+        """Keep some rows of data, evenly spaced."""
+        number = len(data)
+        few = number <= _SAMPLED
+        rows = np.arange(number) if few else np.unique(np.linspace(0, number - 1, _SAMPLED).round().astype(np.int64))
+        some = data if few else data.subset(torch.from_numpy(rows).to(data.device))
         names = () if some.has_partial_rows else some.names
-        return cls({name: (rows[some.observed(name).cpu().numpy()], _hashes(some, name)) for name in names})
+        present = {name: some.observed(name) for name in names}
+        return cls({name: (rows[own.cpu().numpy()], _looked_at(some[name][own])) for name, own in present.items()})
 
     def other(self, data: MultimodalData) -> tuple[str, int] | None:
         """A modality and row that the data have otherwise, of those that both have; None where there is none."""
-        found = SampledRows.of(data).hashes
-        for name in self.hashes.keys() & found.keys():
-            (rows, hashes), (given, new) = self.hashes[name], found[name]
+        found = SampledRows.of(data).kept
+        for name in self.kept.keys() & found.keys():
+            (rows, values), (given, new) = self.kept[name], found[name]
             _, mine, theirs = np.intersect1d(rows, given, return_indices=True)
-            differ = hashes[mine] != new[theirs]
+            differ = _hashed(values[mine]) != _hashed(new[theirs])
             if differ.any():
                 return name, int(rows[mine[differ][0]])
         return None
@@ -213,19 +219,28 @@ def warn_if_not_seen(model: object, data: MultimodalData, method: str) -> None:
 
 def _hashes(data: MultimodalData, name: str) -> NDArray[np.uint64]:
     """One hash for each row that has a modality, (n,)."""
-    width = data.dims[name]
-    columns = np.unique(np.linspace(0, width - 1, min(width, _MOST_FEATURES)).round().astype(np.int64))
-    salt = _mixed(np.arange(1, len(columns) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     rows = data.observed(name).nonzero().squeeze(1)
-    out = []
-    for chunk in rows.split(_CHUNK):
-        values = data[name][chunk][:, columns].detach().cpu().numpy().astype(np.float64) + 0.0  # no negative zeros
-        mantissa, exponent = np.frexp(values)
-        bits = np.ascontiguousarray(mantissa.astype(np.float32)).view(np.uint32).astype(np.uint64)
-        bits = np.where(np.isnan(values), np.uint64(0x7FC00000), bits) << np.uint64(16)
-        keys = bits ^ np.where(np.isnan(values), 0, exponent + 4096).astype(np.uint64)
-        out.append(_mixed(_mixed(keys + salt).sum(axis=1, dtype=np.uint64)))
+    out = [_hashed(_looked_at(data[name][chunk])) for chunk in rows.split(_CHUNK)]
     return np.concatenate([np.empty(0, np.uint64), *out])
+
+
+def _looked_at(values: Tensor) -> NDArray[np.float64]:
+    """Up to 64 features of rows (n, D), copied."""
+    width = values.shape[1]
+    if width > _MOST_FEATURES:
+        values = values[:, np.unique(np.linspace(0, width - 1, _MOST_FEATURES).round().astype(np.int64))]
+    return values.detach().cpu().numpy().astype(np.float64)
+
+
+def _hashed(values: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """One hash for each row of (n, F), (n,)."""
+    salt = _mixed(np.arange(1, values.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    mantissa, exponent = np.frexp(values + 0.0)  # no negative zeros
+    bits = np.ascontiguousarray(mantissa.astype(np.float32)).view(np.uint32).astype(np.uint64)
+    bits = np.where(np.isnan(values), np.uint64(0x7FC00000), bits) << np.uint64(16)
+    keys = bits ^ np.where(np.isnan(values), 0, exponent + 4096).astype(np.uint64)
+    hashes: NDArray[np.uint64] = _mixed(_mixed(keys + salt).sum(axis=1, dtype=np.uint64))
+    return hashes
 
 
 def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -51,6 +51,11 @@ class PatternLayout:
     num_slots: int
 
     def __init__(self, pattern_index: Tensor, pattern_counts: Tensor, latent_dim: int) -> None:
+        if len(pattern_counts) == 1:  # nothing to sort or pad, as where rows come one by one
+            number, filled = len(pattern_index), pattern_counts.new_ones(1, len(pattern_index), 1).double()
+            self.buckets = [Bucket(pattern_counts.new_zeros(1), 0, number, number, filled)]
+            self.slot, self.num_slots = torch.arange(number, device=pattern_index.device), number
+            return
         counts, order = torch.sort(pattern_counts)
         counts_list = counts.tolist()
         most = max(1, _BUCKET_BUDGET // latent_dim**2)

@@ -113,6 +113,24 @@ class Posterior:
             out[chosen] = whitened.square().sum(dim=1)
         return out
 
+    def mean_feature_variance(self, loadings: Tensor, patterns: Tensor) -> Tensor:
+        """The mean of diag(W V_n W^T) over some instances: one product, where ``feature_variance`` has one a pattern.
+
+        Args:
+            loadings: W, shape (D, K).
+            patterns: (n,) int64, the pattern of each of them.
+
+        Returns:
+            Shape (D,).
+        """
+        weights, mean = loadings.to(self.mean.dtype), torch.zeros_like(self._group_precision[0])
+        kept, counts = patterns.unique(return_counts=True)
+        step = max(1, CHUNK_BUDGET // mean.numel())
+        for some, count in zip(kept.split(step), counts.split(step), strict=True):
+            factor = factorize(assemble_precision(self._group_patterns[some], self._group_precision))
+            mean += torch.einsum("p,pij->ij", count.to(mean), torch.cholesky_inverse(factor))
+        return ((weights @ mean) * weights).sum(1) / max(len(patterns), 1)
+
     def sample(self, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents.
 
@@ -193,6 +211,7 @@ def posterior(
     """
     projection = project_data(linear_gaussian, blocks) if projection is None else projection
     factor = factorize(linear_gaussian.prior_covariance)
+    prior_logdet = 2 * factor.diagonal().log().sum()
     prior_natural = torch.cholesky_solve(linear_gaussian.prior_mean[:, None], factor).squeeze(1)
     natural_mean = projection.natural + prior_natural
     group_precision = torch.cat([projection.group_precision, torch.cholesky_inverse(factor)[None]])
@@ -209,7 +228,7 @@ def posterior(
         rows = padded[bucket.start : bucket.stop].view(len(bucket.patterns), bucket.capacity, -1)
         solved.append(torch.cholesky_solve(rows.mT, factor).mT.reshape(-1, linear_gaussian.latent_dim))
     mean = torch.cat(solved)[layout.slot] if solved else natural_mean
-    constants = _pattern_constants(linear_gaussian, blocks, logdets)
+    constants = _pattern_constants(linear_gaussian, blocks, logdets, prior_logdet)
     mahalanobis = projection.squares + linear_gaussian.prior_mean @ prior_natural - (natural_mean * mean).sum(1)
     log_marginal = constants[blocks.pattern_index] - 0.5 * mahalanobis
     broken = (~log_marginal.isfinite()).nonzero().flatten()
@@ -296,7 +315,7 @@ def require_definite(failures: Tensor) -> None:
         )
 
 
-def _pattern_constants(lg: LinearGaussian, blocks: Patterned, logdets: Tensor) -> Tensor:
+def _pattern_constants(lg: LinearGaussian, blocks: Patterned, logdets: Tensor, prior_logdet: Tensor) -> Tensor:
     """Constants of log p(x_n) beside the Mahalanobis distance, shape (P,): -1/2 logdet(2 pi Cov[x_n])."""
     per_group = -0.5 * (math.log(2 * math.pi) + torch.cat(list(lg.noise_variance.values())).log())
     if isinstance(blocks, ObservedBlocks):
@@ -304,7 +323,6 @@ def _pattern_constants(lg: LinearGaussian, blocks: Patterned, logdets: Tensor) -
         per_group = torch.stack([_group_constant(lg, name, part) for name, part in by_name])
     else:
         per_group = blocks.grouping.sums(per_group)
-    prior_logdet = torch.linalg.slogdet(lg.prior_covariance).logabsdet
     constants: Tensor = blocks.group_patterns.to(logdets.dtype) @ per_group - 0.5 * (logdets + prior_logdet)
     return constants
 

@@ -14,6 +14,7 @@ from calmrl_prob._support.arguments import described, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.retrieval.ranking import Retrieval
 from calmrl_prob.plots.canvas import BLACK, GREEN, canvas, names_of, row_numbers
+from calmrl_prob.plots.emoji import picture_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +49,9 @@ def retrieval_gallery(
         names: of the candidates, (N_c,), such as ``data.covariates["caption"]``.
         ax: where to draw; new axes by default.
         query_names: of the queries, (N_q,); those of the candidates by default, where there are equally many.
-        pictures: of the candidates, (N_c,): single characters, such as ``data.covariates["emoji"]``, or images (H, W),
-            (H, W, 3) or (H, W, 4). A character that no installed font draws as one shape is left to its name.
+        pictures: of the candidates, (N_c,): emoji, such as ``data.covariates["emoji"]``, or images (H, W),
+            (H, W, 3) or (H, W, 4). Emoji are drawn in colour where the system has a font for them (Noto Color Emoji,
+            those of macOS and Windows), else in black; what no installed font has is left to its name.
         query_pictures: of the queries; those of the candidates by default, where there are equally many.
         queries: row numbers of the queries to show, 30 at most; the first eight by default.
         targets: row number of the true candidate of each query, (N_q,), as given to ``retrieve``; by default the same
@@ -152,6 +154,9 @@ def _pictures(argument: str, pictures: Sequence[Any] | None, count: int) -> Sequ
 
 def _cell(ax: Axes, x: float, y: float, name: str, picture: Any) -> None:  # noqa: ANN401 - a character or an image
     """A name, and a picture above it where there is one that can be drawn."""
+    if isinstance(picture, str):
+        in_colour = picture_of(picture)
+        picture = picture if in_colour is None else in_colour
     font = _font(str(picture)) if isinstance(picture, str) else None
     image = picture is not None and not isinstance(picture, str)
     if font is not None:

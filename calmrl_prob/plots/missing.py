@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calmrl_prob._support.arguments import described
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentTypeError
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.plots.canvas import BLUE, canvas
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def missingness_map(data: MultimodalData, ax: Axes | None = None) -> Axes:
         >>> ax.get_title()
         '200 instances, 7 missing patterns'
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     index = data.pattern_index.cpu().numpy()
     counts = np.bincount(index, minlength=len(data.patterns))
     order = np.argsort(-counts, kind="stable")

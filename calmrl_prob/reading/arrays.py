@@ -16,8 +16,8 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries
 from calmrl_prob.data.intake import as_matrix
 from calmrl_prob.errors import ArgumentError, FileFormatError
-from calmrl_prob.io import npz_contents
-from calmrl_prob.reading.request import USUAL, Request
+from calmrl_prob.io import NpzContents, npz_contents
+from calmrl_prob.reading.request import LATENTS, QUANTITIES, USUAL, Request, called
 from calmrl_prob.reading.source import LABELS, PARTITION, ArraySource, Lazy, Source
 
 
@@ -49,18 +49,30 @@ def open_data(data: MultimodalData, request: Request) -> list[Source]:
 
 
 def open_npz(files: Sequence[Path], request: Request) -> list[Source]:
-    """An archive laid out as ``load_npz`` reads it; arrays that lie in it unpacked are mapped."""
+    """An archive laid out as ``load_npz`` reads it; matrices that lie in it unpacked are mapped."""
     (path,) = files
     path = existing_file(path)
-    mapped = map_npz(path, lambda name: name.startswith("x_"))
+    prefixes = ("x_", *LATENTS, *(f"{quantity}_" for quantity in QUANTITIES))
+    mapped = map_npz(path, lambda name: name.startswith(prefixes))
     ids = request.ids if isinstance(request.ids, str) else "ids"
-    held = npz_contents(path, None, ids, mapped)
-    chosen = request.chosen(held.modalities, str(path))
-    beside = {"labels": held.labels, "partition": held.partition, **held.covariates}
+    held = npz_contents(path, None, ids, {name: array for name, array in mapped.items() if array.ndim == 2})
+    besides, covariates = _imputed(held)
+    chosen = request.chosen(held.modalities, str(path), besides)
+    beside = {"labels": held.labels, "partition": held.partition, **covariates}
     columns = request.columns({name: column for name, column in beside.items() if column is not None}, str(path))
-    arrays: dict[str, Lazy] = {name: held.modalities[there] for name, there in chosen.items()}
-    features = {name: held.features.get(there) for name, there in chosen.items()}
+    known: dict[str, Lazy] = {**held.modalities, **besides}
+    arrays = {name: known[there] for name, there in chosen.items()}
+    features = {name: held.features.get(there.rpartition(".")[0] or there) for name, there in chosen.items()}
     return [ArraySource(str(path), arrays, features, held.ids, columns, (path,))]
+
+
+def _imputed(held: NpzContents) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an archive has of an imputation besides completed values, and all other columns."""
+    names = {f"{name}.{q}": f"{q}_{name}" for name in held.modalities for q in QUANTITIES}
+    whole = [name for name in held.modalities if all(names[key] in held.covariates for key in called(name))]
+    found = {key: names[key] for name in whole for key in called(name)} | {key: key for key in LATENTS if whole}
+    besides = {key: held.covariates[place] for key, place in found.items() if place in held.covariates}
+    return besides, {key: column for key, column in held.covariates.items() if key not in found.values()}
 
 
 def open_npy(files: Sequence[Path], request: Request) -> list[Source]:

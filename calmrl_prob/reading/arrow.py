@@ -14,7 +14,7 @@ from calmrl_prob._support.extras import optional
 from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import Names, as_names
 from calmrl_prob.errors import SchemaError
-from calmrl_prob.reading.request import Kind, Request, Shares, shared_out
+from calmrl_prob.reading.request import LATENTS, Kind, Request, Shares, called, shared_out
 from calmrl_prob.reading.source import IDS, ArraySource, Rows, Source
 
 # A pyarrow.Table, Schema, DataType or ChunkedArray: the package has no annotations.
@@ -41,6 +41,8 @@ class TableColumns:
         index = None if request.ids in self.stored else _index_column(schema)
         if index is not None:
             kinds.pop(index, None)
+        for label in _besides(kinds, request):
+            kinds.pop(label)
         self.shares: Shares = shared_out(kinds, request, where)
         if index is not None:
             self.shares.ids = index
@@ -72,6 +74,12 @@ class TableColumns:
             if _kind(ours) != _kind(theirs):
                 raise SchemaError(
                     f"{where}: column {name!r} is of type {ours}, in {first} of type {theirs}; write both alike."
+                )
+            sizes = [kind.list_size for kind in (ours, theirs) if hasattr(kind, "list_size")]
+            if len(set(sizes)) > 1:
+                raise SchemaError(
+                    f"{where}: column {name!r} holds lists of {sizes[0]} numbers, in {first} of {sizes[1]}; write both "
+                    "alike."
                 )
         for name, columns in self.shares.modalities.items():
             wider = _dtype([schema.field(self.stored[column]).type for column in columns])
@@ -136,6 +144,16 @@ def table_source(table: Arrow, request: Request, where: str) -> Source:
     return ArraySource(where, rows.arrays, columns.features, ids, rows.columns)
 
 
+def _besides(kinds: Mapping[Hashable, Kind], request: Request) -> list[Hashable]:
+    """What a table has of an imputation besides completed values, but for what is asked for by name."""
+    lists = [label for label, kind in kinds.items() if kind == "list"]
+    whole = [label for label in lists if set(called(str(label))) <= set(lists)]
+    found = [name for label in whole for name in called(str(label))] + [name for name in LATENTS if whole]
+    wanted = request.modalities.values() if isinstance(request.modalities, Mapping) else request.modalities or ()
+    asked = {name for entry in wanted for name in ([entry] if isinstance(entry, str) or callable(entry) else entry)}
+    return [name for name in found if name in kinds and name not in asked]
+
+
 def _labels(schema: Arrow) -> dict[Hashable, str]:
     """Names of the columns, tuples where pandas had levels of them, and what each is stored as."""
     about = schema.pandas_metadata or {}
@@ -188,7 +206,7 @@ def _lists(column: Arrow, width: int, dtype: np.dtype[Any], where: str) -> NDArr
     for chunk in column.chunks:
         present = chunk.is_valid().to_numpy(zero_copy_only=False)
         values = chunk.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-        if not hasattr(chunk.type, "list_size"):
+        if getattr(chunk.type, "list_size", None) != width:
             _require_length(chunk, width, where)
         if present.all():
             parts.append(values.reshape(len(chunk), width))

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from calmrl_prob._support.arguments import brief
+from calmrl_prob._support.remote import Remote, place_of, reached
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.reading import arrays, frames, labelled, omics, parquet
 from calmrl_prob.reading.request import Request
@@ -81,6 +82,10 @@ def _entry(name: object, entry: object, request: Request) -> list[Source]:
 
 def _open_path(path: str, request: Request) -> list[Source]:
     """The files that a path, folder or glob names."""
+    place = place_of(path, "origin")
+    if isinstance(place, Remote):
+        return _open_remote(path, place, request)
+    path = os.fspath(place)
     files, where = _files(path)
     endings = sorted({_ending(file) for file in files})
     known = [ending for ending in endings if ending in FILES]
@@ -104,6 +109,29 @@ def _open_path(path: str, request: Request) -> list[Source]:
         )
     named = replace(request, name=chosen[0].stem) if len(chosen) == 1 and request.name == Request.name else request
     return FILES[known[0]](chosen, named)
+
+
+def _open_remote(url: str, place: Remote, request: Request) -> list[Source]:
+    """The parquet files that a URL names: one, those in a folder, or those that a glob matches."""
+    with reached(url, "origin"):
+        if glob.has_magic(place.path):
+            found = [Remote(place.system, path) for path in place.system.glob(place.path)]
+        elif place.is_dir():
+            start = len(place.path)
+            found = [
+                Remote(place.system, path) for path in place.system.find(place.path) if not _hidden(Path(path[start:]))
+            ]
+        else:
+            found = [place] if place.exists() else []
+        if not found:
+            raise FileNotFoundError(f"origin: there is nothing at {url}; check its name.")
+        other = next((file for file in found if file.suffix.lower() != ".parquet"), None)
+        if other is not None:
+            raise ArgumentError(
+                f"origin: of URLs parquet alone is read, and {other} is none; copy it, and read the copy."
+            )
+        named = replace(request, name=found[0].stem) if len(found) == 1 and request.name == Request.name else request
+        return parquet.open_parquet(sorted(found), named)
 
 
 def _files(path: str) -> tuple[list[Path], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import check_distinct, entries
 from calmrl_prob.data.features import names_of, with_names
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob.errors import ArgumentError, DataError, IdentifiabilityWarning
 from calmrl_prob.reading.source import IDS, LABELS, PARTITION, Rows, Source, common_type
 
 
@@ -25,11 +27,13 @@ class Joined:
         sources: the origins.
         ids: (N,) of the instances; None where there is one source, or none has identifiers.
         rows: for each source the row of each instance, (N,), -1 where it has none; None where they are the same.
+        order: of modalities; those it does not name come behind.
     """
 
     sources: tuple[Source, ...]
     ids: NDArray[Any] | None
     rows: tuple[NDArray[np.int64] | None, ...]
+    order: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -40,6 +44,7 @@ class Joined:
     def dims(self) -> dict[str, int]:
         """Number of features of each modality, with their names."""
         widths = {name: width for source in self.sources for name, width in source.modalities.items()}
+        widths = {name: widths[name] for name in dict.fromkeys([*self.order, *widths]) if name in widths}
         return with_names(widths, {name: names for source in self.sources for name, names in source.features.items()})
 
     @property
@@ -131,6 +136,9 @@ def joined(sources: Sequence[Source], join: Literal["outer", "inner"]) -> Joined
         DataError: identifiers repeat, some sources have none, or they are of different kinds; or nothing is left.
         ArgumentError: ``join`` is another word.
 
+    Warns:
+        IdentifiabilityWarning: none of the identifiers of a source is in another.
+
     Example:
         >>> from calmrl_prob.reading.source import ArraySource
         >>> x = ArraySource("x", {"x": np.ones((2, 1))}, ids=np.array(["a", "b"]))
@@ -183,8 +191,38 @@ def _by_ids(sources: tuple[Source, ...], join: str) -> Joined:
                 union = union[union.isin(index)]
     if not len(union):
         raise DataError("ids: no instance is in all sources; join='outer' keeps those that are in some.")
+    _warn_of_strangers(sources, indexes)
     rows = tuple(np.asarray(index.get_indexer(union), dtype=np.int64) for index in indexes)
     return Joined(sources, entries(union.to_numpy()), rows)
+
+
+def _warn_of_strangers(sources: Sequence[Source], indexes: Sequence[Any]) -> None:
+    """Tell of sources of modalities whose identifiers none of the others has.
+
+    Warns:
+        IdentifiabilityWarning: there are some; with the first identifiers of each side.
+    """
+    held = [(source, index) for source, index in zip(sources, indexes, strict=True) if source.modalities and len(index)]
+    for source, index in held[:1] if len(held) == 2 else held:
+        others = [pair for pair in held if pair[0] is not source]
+        if others and not any(index.isin(other).any() for _, other in others):
+            theirs, first = others[0]
+            warnings.warn(
+                f"ids: none of {_called(source)} is in another source: it has {_some(index)}, {_called(theirs)} has "
+                f"{_some(first)}, so that no instance has modalities of both; write ids alike, or name their column "
+                "with ids=.",
+                IdentifiabilityWarning,
+                stacklevel=level_of_caller(),
+            )
+
+
+def _called(source: Source) -> str:
+    return f"{', '.join(source.modalities)} ({source.where})"
+
+
+def _some(ids: Any) -> str:  # noqa: ANN401 - a pandas index
+    """The first few, as messages name them."""
+    return ", ".join(repr(str(entry)) for entry in ids[:3])
 
 
 def _data(arrays: dict[str, Any], missing: str, settings: dict[str, Any]) -> MultimodalData:

@@ -17,7 +17,7 @@ from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import Names, as_names
 from calmrl_prob.errors import FileFormatError, SchemaError
 from calmrl_prob.reading.omics import open_store
-from calmrl_prob.reading.request import USUAL, Request
+from calmrl_prob.reading.request import LATENTS, QUANTITIES, USUAL, Request, called
 from calmrl_prob.reading.source import ArraySource, Source
 
 
@@ -59,7 +59,12 @@ def open_labelled(
         SchemaError: a modality asked for is not there, or there is none.
     """
     nodes = [_Node(name, variables) for name, variables in _nodes(value, request.name)]
-    chosen = request.chosen([name for node in nodes for name in node.matrices], where)
+    besides = [name for node in nodes for name in node.besides]
+    for node in nodes:
+        if besides:  # of an imputation: the latents lie above all modalities
+            node.set_aside(LATENTS)
+    besides = [name for node in nodes for name in node.besides]
+    chosen = request.chosen([name for node in nodes for name in node.matrices], where, besides)
     sources = [source for node in nodes for source in node.sources(chosen, request, where, files)]
     if not sources:
         raise SchemaError(f"{where}: no variable of numbers with two dimensions; give it one for each modality.")
@@ -86,16 +91,26 @@ class _Node:
     def __init__(self, name: str | None, variables: dict[str, Any]) -> None:
         self.variables = variables
         names = [key for key, v in variables.items() if v.ndim == 2 and v.dtype.kind in "fiu" and key not in v.dims]
+        self.besides: dict[str, str] = {}
         if name is None:
             self.matrices = {key: key for key in names}
+        elif {"completed", *QUANTITIES} <= variables.keys():
+            self.matrices = {name: "completed"}
+            self.besides = dict(zip(called(name), QUANTITIES, strict=True))
         else:
             self.matrices = {name if len(names) == 1 else f"{name}:{key}": key for key in names}
+
+    def set_aside(self, names: Sequence[str]) -> None:
+        """Leave some for those who ask for them by name."""
+        self.besides |= {name: self.matrices.pop(name) for name in names if name in self.matrices}
 
     def sources(
         self, chosen: dict[str, str], request: Request, where: str, files: tuple[Path, ...]
     ) -> Iterator[Source]:
         """A source for each first dimension of the modalities chosen."""
-        kept = {name: self.variables[self.matrices[key]] for name, key in chosen.items() if key in self.matrices}
+        known = self.matrices | self.besides
+        kept = {name: self.variables[known[key]] for name, key in chosen.items() if key in known}
+        aside = {*known.values(), *(LATENTS if self.besides else ())}
         for dim in dict.fromkeys(variable.dims[0] for variable in kept.values()):
             arrays = {name: _Variable(variable) for name, variable in kept.items() if variable.dims[0] == dim}
             features: dict[str, Names | None] = {name: self._labels(kept[name].dims[1]) for name in arrays}
@@ -104,7 +119,7 @@ class _Node:
             beside = {
                 name: _Variable(variable)
                 for name, variable in self.variables.items()
-                if variable.dims[:1] == (dim,) and name != dim and name not in self.matrices.values()
+                if variable.dims[:1] == (dim,) and name != dim and name not in aside
             }
             named = next((n for n in ((request.ids,) if request.ids else USUAL["ids"]) if n in beside), None)
             if named is not None and (index is None or request.ids):

@@ -19,7 +19,7 @@ from calmrl_prob._support.files import existing_file, said
 from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import Names, as_names
 from calmrl_prob.errors import DataError, FileFormatError, SchemaError
-from calmrl_prob.reading.request import Request, listed
+from calmrl_prob.reading.request import QUANTITIES, Request, listed
 from calmrl_prob.reading.source import ArraySource, Source
 
 # An AnnData or a group of a file, a pandas frame, an array or matrix: packages without annotations.
@@ -46,7 +46,7 @@ def open_anndata(value: Annotated, request: Request) -> list[Source]:
 def open_mudata(value: Annotated, request: Request) -> list[Source]:
     """A MuData in memory as one source for each assay, and one for what is known of the samples."""
     assays = {name: _Held(assay, f"assay {name!r}") for name, assay in value.mod.items()}
-    return _mudata(assays, value.obs, "the MuData", request)
+    return _mudata(assays, _Held(value, "the MuData"), request)
 
 
 def open_h5(files: Sequence[Path], request: Request) -> list[Source]:
@@ -69,7 +69,7 @@ def open_store(path: Path, request: Request) -> list[Source]:
             raise FileFormatError(f"{path}: it holds {listed(root)}, neither AnnData nor MuData; write it with mudata.")
         order = root["mod"].attrs.get("mod-order", list(root["mod"]))
         assays = {str(name): _Stored(path, f"mod/{name}") for name in order}
-        return _mudata(assays, _frame(path, root, "obs"), str(path), request)
+        return _mudata(assays, _Stored(path, ""), request)
 
 
 @contextmanager
@@ -184,6 +184,11 @@ class _Held:
             return _HeldMatrix(found.to_numpy()), as_names(found.columns)
         return _HeldMatrix(found), None if kind == "obsm" else as_names(self.value.var_names)
 
+    def has(self, place: str) -> bool:
+        """Whether there is a matrix at a place in layers or obsm."""
+        kind, _, key = place.partition("/")
+        return key in getattr(self.value, kind, {})
+
     def _places(self, kind: str) -> list[str]:
         return [f"{kind}/{key}" for key in getattr(self.value, kind)]
 
@@ -207,6 +212,11 @@ class _Stored:
     def obs(self) -> Any:  # noqa: ANN401 - a pandas frame
         with opened(self.path, self.group) as group:
             return _frame(self.path, group, "obs")
+
+    def has(self, place: str) -> bool:
+        """Whether there is a matrix at a place in layers or obsm."""
+        with opened(self.path, self.group) as group:
+            return place in group
 
     def matrix(self, place: str) -> tuple[Any, Names | None]:
         """A matrix by its place, as of one in memory."""
@@ -243,22 +253,32 @@ def _anndata(value: _Held | _Stored, request: Request) -> list[Source]:
     return [ArraySource(value.where, arrays, features, _samples(obs, request, value.where), columns, value.files)]
 
 
-def _mudata(assays: Mapping[str, _Held | _Stored], obs: Any, where: str, request: Request) -> list[Source]:  # noqa: ANN401
+def _mudata(assays: Mapping[str, _Held | _Stored], whole: _Held | _Stored, request: Request) -> list[Source]:
     """A source for each assay asked for, and before them one of the samples and all that is known of them."""
-    wanted = request.modalities
+    wanted, where = request.modalities, whole.where
     places = dict(wanted) if isinstance(wanted, Mapping) else {name: name for name in (wanted or assays)}
     sources: list[Source] = []
     for name, place in places.items():
-        assay, _, inner = str(place).partition("/")
-        if assay not in assays:
-            raise SchemaError(f"modalities: {where} has no assay {assay!r}; it has {listed(assays)}.")
-        value = assays[assay]
+        value, inner = _assay(str(place), assays, whole)
         matrix, features = value.matrix(inner or "X")
         ids = _samples(value.obs, request, value.where)
         sources.append(ArraySource(value.where, {name: matrix}, {name: features}, ids, {}, value.files))
-    known = _of_samples(obs, {name: value.obs for name, value in assays.items()})
+    known = _of_samples(whole.obs, {name: value.obs for name, value in assays.items()})
     samples = ArraySource(where, {}, {}, _samples(known, request, where), _columns(known, request, where))
     return [samples, *sources]
+
+
+def _assay(place: str, assays: Mapping[str, _Held | _Stored], whole: _Held | _Stored) -> tuple[_Held | _Stored, str]:
+    """The assay that a place is in, or the whole, and the place within; an imputation's quantities by their names."""
+    assay, _, inner = place.partition("/")
+    if assay in assays:
+        return assays[assay], inner
+    imputed, _, quantity = place.rpartition(".")
+    if imputed in assays and quantity in ("completed", *QUANTITIES) and assays[imputed].has(f"layers/{quantity}"):
+        return assays[imputed], f"layers/{quantity}"
+    if whole.has(f"obsm/{place.removeprefix('obsm/')}"):
+        return whole, f"obsm/{place.removeprefix('obsm/')}"
+    raise SchemaError(f"modalities: {whole.where} has no assay {assay!r}; it has {listed(assays)}.")
 
 
 def _of_samples(obs: Any, by_assay: Mapping[str, Any]) -> Any:  # noqa: ANN401 - pandas frames

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calmrl_prob._support.extras import optional
-from calmrl_prob._support.files import existing_file, said
+from calmrl_prob._support.files import existing_file, said, size_and_time
+from calmrl_prob._support.remote import Remote
 from calmrl_prob.errors import DataError, FileFormatError, SchemaError
 from calmrl_prob.reading.arrow import TableColumns, column_entries
 from calmrl_prob.reading.request import Request, listed
@@ -35,12 +36,12 @@ class ParquetSource(Source):
         DataError: there are no rows.
     """
 
-    def __init__(self, files: Sequence[Path], request: Request) -> None:
+    def __init__(self, files: Sequence[Path | Remote], request: Request) -> None:
         self.files = tuple(files)
         self.where = str(files[0]) if len(files) == 1 else f"the {len(files)} files beside {files[0]}"
         first = _schema_and_groups(files[0])[0]
         self._columns = TableColumns(first, request, str(files[0]))
-        self._places: list[tuple[Path, int]] = []
+        self._places: list[tuple[Path | Remote, int]] = []
         pieces = []
         for path in files:
             schema, counts = _schema_and_groups(path)
@@ -85,6 +86,11 @@ class ParquetSource(Source):
                 if self._cursor is None or (self._cursor.piece, self._cursor.row) != (piece, start):
                     self._cursor = _Cursor(path, group, self._columns.used(), piece, start)
                 table = self._cursor.take(stop - start)
+        if table.num_rows != stop - start:
+            raise DataError(
+                f"{path}, row group {group}: it had {self.pieces[piece].num_rows} rows when it was opened, and has "
+                f"{table.num_rows}; it has changed: read it anew."
+            )
         return self._columns.rows(table, self.modalities, f"{path}, row group {group}")
 
     def all_ids(self) -> NDArray[Any]:
@@ -105,7 +111,7 @@ class ParquetSource(Source):
 class _Cursor:
     """Rows of a row group taken part after part."""
 
-    def __init__(self, path: Path, group: int, columns: list[str], piece: int, start: int) -> None:
+    def __init__(self, path: Path | Remote, group: int, columns: list[str], piece: int, start: int) -> None:
         self.piece, self.row = piece, 0
         self._batches = _file(path).iter_batches(row_groups=[group], columns=columns, batch_size=_BATCH)
         self._rest: list[Any] = []
@@ -126,17 +132,18 @@ class _Cursor:
         return table
 
 
-def open_parquet(files: Sequence[Path], request: Request) -> list[Source]:
+def open_parquet(files: Sequence[Path | Remote], request: Request) -> list[Source]:
     """Parquet files as a source."""
-    return [ParquetSource([existing_file(path) for path in files], request)]
+    return [ParquetSource([path if isinstance(path, Remote) else existing_file(path) for path in files], request)]
 
 
-def _file(path: Path) -> Any:  # noqa: ANN401 - a pyarrow.parquet.ParquetFile
+def _file(path: Path | Remote) -> Any:  # noqa: ANN401 - a pyarrow.parquet.ParquetFile
     # pages are read as they are decoded, so that a row group never lies in memory as a whole besides
-    return optional("pyarrow.parquet", "arrow", _TASK).ParquetFile(path, buffer_size=2**16, pre_buffer=False)
+    source = path.open() if isinstance(path, Remote) else path
+    return optional("pyarrow.parquet", "arrow", _TASK).ParquetFile(source, buffer_size=2**16, pre_buffer=False)
 
 
-def _schema_and_groups(path: Path) -> tuple[Any, list[int]]:
+def _schema_and_groups(path: Path | Remote) -> tuple[Any, list[int]]:
     """The schema of a file, and the numbers of rows of its row groups."""
     with _told(path), _file(path) as file:
         about = file.metadata
@@ -144,7 +151,7 @@ def _schema_and_groups(path: Path) -> tuple[Any, list[int]]:
 
 
 @contextmanager
-def _told(path: Path, group: int | None = None) -> Iterator[None]:
+def _told(path: Path | Remote, group: int | None = None) -> Iterator[None]:
     """Turn what Arrow makes of a damaged file into the typed error that names file and row group."""
     arrow = optional("pyarrow", "arrow", _TASK)
     try:
@@ -153,11 +160,11 @@ def _told(path: Path, group: int | None = None) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             raise
         where = f"{path}" if group is None else f"{path}, row group {group}"
-        kind = "an empty file" if path.stat().st_size == 0 else f"not parquet, or damaged: {said(error)}"
+        kind = "an empty file" if size_and_time(path)[0] == 0 else f"not parquet, or damaged: {said(error)}"
         raise FileFormatError(f"{where}: it cannot be read ({kind}); copy or write this file again.") from error
 
 
-def _require_same(path: Path, schema: Any, first: Path, expected: Any) -> None:  # noqa: ANN401 - pyarrow.Schema
+def _require_same(path: Path | Remote, schema: Any, first: Path | Remote, expected: Any) -> None:  # noqa: ANN401 - pyarrow.Schema
     """Refuse a file with other columns than the first one."""
     lacking = [name for name in expected.names if name not in schema.names]
     extra = [name for name in schema.names if name not in expected.names]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
+from calmrl_prob._support.files import size_and_time
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
-from calmrl_prob.errors import ArgumentError, SchemaError
+from calmrl_prob.errors import ArgumentError, DataError, SchemaError
 from calmrl_prob.reading.formats import open_sources
 from calmrl_prob.reading.join import Joined, joined
 from calmrl_prob.reading.request import Request, listed
@@ -50,7 +51,8 @@ def read(
 ) -> MultimodalData | MultimodalStream:
     """Multimodal data from files or objects of any of these kinds, with ids, names of features, and types kept.
 
-    - parquet, a file, folder or glob of files of one schema; Arrow lists are modalities (arrow)
+    - parquet, a file, folder or glob of files of one schema, or a URL of these for a file system of fsspec
+      (s3://bucket/rows); Arrow lists are modalities (arrow)
     - .npz, as :func:`calmrl_prob.load_npz` lays it out; .npy, a file or folder, mapped into memory, ids in a file
     - .csv, .tsv; frames of pandas and polars
     - .h5mu, .h5ad, MuData, AnnData: a modality for each assay, its X (omics)
@@ -89,6 +91,9 @@ def read(
         ArgumentError, ArgumentTypeError: an option, or what is to be read, is of no use.
         MissingDependencyError: a package is not installed; says what to install.
 
+    Warns:
+        IdentifiabilityWarning: none of the ids of an origin is in another.
+
     Example:
         >>> import pandas as pd
         >>> rna = pd.DataFrame({"GATA1": [1.0, 2.0], "TAL1": [0.0, 1.0]}, index=["cell-1", "cell-2"])
@@ -104,14 +109,16 @@ def read(
     if empty not in ("refuse", "drop"):
         raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
     request = Request(modalities, ids, labels, covariates, sep)
-    found = joined(open_sources(origin, request), join)
+    found = replace(joined(open_sources(origin, request), join), order=tuple(modalities or ()))
     _require_distinct(found)
     _require_asked(found, request)
     if not stream:
         return found.chunk(0, found.num_rows, missing, empty)
-    plan = _InSources(found, "features" if missing == "auto" else missing, empty)
     files = sorted({file for source in found.sources for file in source.files})
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    plan = _InSources(
+        found, "features" if missing == "auto" else missing, empty, [(f, *size_and_time(f)) for f in files]
+    )
+    state = [(file.name, *marks) for file, *marks in plan.files]
     num_rows = found.num_rows if empty == "refuse" else None
     return MultimodalStream(found.dims, plan, dtype=found.dtype, num_rows=num_rows, state=state)
 
@@ -143,8 +150,12 @@ class _InSources:
     found: Joined
     missing: str
     empty: str
+    files: Sequence[tuple[Any, int, object]]
 
     def __call__(self, size: int) -> Iterator[tuple[str, partial[MultimodalData]]]:
+        for file, *marks in self.files:
+            if [*size_and_time(file)] != marks:
+                raise DataError(f"{file}: it was written to since it was opened; read it anew.")
         for name, start, stop in self._spans(size):
             yield name, partial(self.found.chunk, start, stop, self.missing, self.empty)
 

@@ -14,6 +14,10 @@ T = TypeVar("T")
 
 #: Columns that hold identifiers, labels and parts where none is named.
 USUAL = {"ids": ("ids", "id"), "labels": ("labels", "label"), "partition": ("partition",)}
+#: What files have of an imputation besides the completed values, each called by its modality: "protein.sd".
+QUANTITIES = ("mean", "sd", "lower", "upper", "imputed")
+#: And what they have of its latents.
+LATENTS = ("latent", "latent_sd")
 #: Names that a message lists at most.
 _LISTED = 8
 
@@ -54,8 +58,13 @@ class Request:
         where = self.modalities.get(name) if isinstance(self.modalities, Mapping) else None
         return replace(self, modalities=None if where is None else {name: where}, name=name, among_others=True)
 
-    def chosen(self, there: Iterable[str], where: str) -> dict[str, str]:
+    def chosen(self, there: Iterable[str], where: str, besides: Iterable[str] = ()) -> dict[str, str]:
         """The modalities asked for and where each is, of a format where every one has one name.
+
+        Args:
+            there: what there is.
+            where: the origin, for messages.
+            besides: what there is for those alone who ask for it by name.
 
         Raises:
             SchemaError: one is not there.
@@ -67,6 +76,7 @@ class Request:
         known = list(there)
         if self.modalities is None:
             return {name: name for name in known}
+        known += besides
         wanted = self.modalities if isinstance(self.modalities, Mapping) else {name: name for name in self.modalities}
         for name in wanted.values():
             if name not in known:
@@ -98,6 +108,16 @@ class Request:
             raise SchemaError(f"{role}: {where} has no {lacking[0]!r}; it has {listed(there)}.")
         roles = {name: self.role(name) for name in there}
         return {role: there[name] for name, role in roles.items() if role is not None}
+
+
+def called(name: str) -> list[str]:
+    """Names of what files have of an imputed modality besides its completed values.
+
+    Example:
+        >>> called("protein")
+        ['protein.mean', 'protein.sd', 'protein.lower', 'protein.upper', 'protein.imputed']
+    """
+    return [f"{name}.{quantity}" for quantity in QUANTITIES]
 
 
 @dataclass
@@ -164,7 +184,8 @@ def shared_out(kinds: Mapping[Hashable, Kind], request: Request, where: str) -> 
         )
     if request.covariates is None:
         used = {column for columns in shares.modalities.values() for column in columns}
-        shares.columns |= {str(column): column for column in left if column not in used}
+        # lists of numbers are modalities: those not asked for are left out
+        shares.columns |= {str(c): c for c, kind in left.items() if c not in used and kind != "list"}
     return shares
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from calmrl_prob._support.remote import Remote
 from calmrl_prob.data.features import Names
 from calmrl_prob.errors import DataError
 
@@ -90,7 +91,7 @@ class Source(ABC):
     dtypes: Mapping[str, np.dtype[Any]]
     columns: Mapping[str, Any]
     pieces: tuple[Piece, ...]
-    files: tuple[Path, ...]
+    files: tuple[Path | Remote, ...]
     has_ids: bool
 
     @property
@@ -229,7 +230,7 @@ class ArraySource(Source):
     features: Mapping[str, Names | None] = field(default_factory=dict)
     ids: Lazy | None = None
     columns: Mapping[str, Lazy] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | Remote, ...] = ()
 
     def __post_init__(self) -> None:
         counts = {name: array.shape[0] for name, array in {**self.arrays, **self.columns}.items()}

@@ -23,11 +23,13 @@ from calmrl_prob.inference.seen import warn_if_not_seen
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.posteriors.rescaled import Rescaled
 from calmrl_prob.recalibration.conformal import ConformalPredictive, norm_moments, upper_end
-from calmrl_prob.recalibration.scores import PatternScores, SortedScores
+from calmrl_prob.recalibration.scores import PatternScores, SortedScores, needed_instances
 
 Method = Literal["scale", "conformal", "cv", "cv+"]
 #: Instances that a group needs for a quantile of each feature apart.
 _ROWS_BY_FEATURE = 50
+#: Level of intervals that are asked for where nobody says another.
+_USUAL_LEVEL = 0.9
 #: A pattern without a group of its own is warned of, from so many instances and such a ratio of squared errors on.
 _ROWS_TO_TELL, _MUCH_GREATER = 10, 2.0
 #: Relative standard error of a factor that is warned of; the spread of squared errors between instances that is taken
@@ -280,7 +282,7 @@ def recalibrate(
     Warns:
         ReliabilityWarning: a pattern of fewer than ``min_rows`` instances errs much more than all patterns together;
             rows are among those that the model was fitted to where they should not be, or are not where they should;
-            or a factor is known badly, from few instances.
+            or a factor is known badly, from few instances; or there are too few for 90% intervals at all.
 
     Example:
         >>> from calmrl_prob.datasets import make_synthetic
@@ -312,6 +314,8 @@ def recalibrate(
     }
     if method == "scale":
         _require_known_factors(found, list(groups))
+    else:
+        _warn_of_few(groups, min_rows)
     _warn_of_small_patterns(found, groups, min_rows)
     models = found.models if method == "cv+" else ()
     result = Recalibration(method, groups, found.names, models, fingerprint(model))
@@ -398,6 +402,20 @@ def _require_known_factors(found: MaskedValidation, names: Sequence[str]) -> Non
             f"{'; '.join(unsure)}. Give {_ROWS_FOR_A_FACTOR} instances or more.",
             ReliabilityWarning,
             stacklevel=level_of_caller(),
+        )
+
+
+def _warn_of_few(groups: Mapping[str, Mapping[str | None, PatternScores]], min_rows: int) -> None:
+    """Warn of modalities hidden in so few instances that no usual interval can be made by ranks of their errors."""
+    fewest = needed_instances(_USUAL_LEVEL)
+    few = {name: own[None].num_instances for name, own in groups.items() if own[None].num_instances < fewest}
+    if few:
+        told = "; ".join(f"{name} ({count}, at most {100 * count / (count + 1):.0f}%)" for name, count in few.items())
+        warnings.warn(
+            f"recalibrate: {100 * _USUAL_LEVEL:g}% intervals take {fewest} calibration instances at least, and these "
+            f"modalities are hidden in fewer: {told}. Give {min_rows} or more.",
+            ReliabilityWarning,
+            stacklevel=3,
         )
 
 

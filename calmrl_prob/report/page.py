@@ -33,6 +33,18 @@ class Table:
     best: Mapping[str, int] = field(default_factory=dict)
     caption: str = ""
 
+    @property
+    def worded(self) -> set[str]:
+        """Headings, but the first, of columns that hold words: these are set as text, not lined up as numbers are.
+
+        Example:
+            >>> Table(["K", "prior", "score"], [["8", "ARD", "0.2"], ["9", "none", "-"]]).worded
+            {'prior'}
+        """
+        columns = zip(self.headings, zip(*self.rows, strict=True), strict=False)
+        words = {name for name, cells in columns if any(cell[:1].isalpha() for cell in cells)}
+        return words - {*self.headings[:1]}
+
     @classmethod
     def of(cls, frame: pd.DataFrame, best: Mapping[str, int] | None = None, caption: str = "") -> Table:
         """From a frame of text or numbers; what is lacking is a dash.

@@ -212,7 +212,7 @@ class ChosenFit:
         """Of rows dealt one by one; where groups were given, what goes together has been said."""
         if self._groups is not None:
             return []
-        pairs = ((fold, imputed_by(model, fold)) for fold, model in zip(folds, best.fits, strict=True))
+        pairs = ((fold, imputed_by(model, fold, by_row=False)) for fold, model in zip(folds, best.fits, strict=True))
         return neighbour_correlations(pairs, self._data.num_instances, self._seed)
 
     def _final(self, setting: Setting, options: Mapping[str, Any], starts: Sequence[LinearGaussian]) -> FitResult:

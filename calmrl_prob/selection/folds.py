@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, reduce
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,8 @@ from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.linear_gaussian import FeatureBlocks, LinearGaussian, ObservedBlocks, SufficientStatistics
 from calmrl_prob.linear_gaussian.em.cost import form_costs
 from calmrl_prob.linear_gaussian.feature_names import FeatureNames, joined_names
-from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums, imputed_rows, sums_of_statistics
+from calmrl_prob.selection.held_out import HeldOutSums, sums_of_statistics
+from calmrl_prob.selection.hidden import HeldOutRows, Hidden, hidden_parts, imputed_rows
 from calmrl_prob.selection.moments import feature_moments
 from calmrl_prob.selection.retrieval import mean_reciprocal_rank
 
@@ -29,6 +30,8 @@ _ONE_FOLD_ALONE = 60
 #: Held-out instances of a fold that tell settings apart alone, to 1e-3 of the score: scores of one instance differ by
 #: some 0.05 from one setting to the next.
 _MANY_ROWS = 5000
+#: Numbers of what is hidden of a fold's rows, and seen in its place, up to which it is kept for all settings: 1 GB.
+_KEPT_NUMBERS = 2**28
 
 
 class FoldedStatistics:
@@ -147,9 +150,21 @@ class Fold(ABC):
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """Sums of squared errors of this fold's rows under a model."""
 
-    def imputed(self, lg: LinearGaussian) -> Iterator[HeldOutRows]:
-        """Imputations of this fold's rows one by one; none where there are statistics alone."""
-        return iter(()) if self.data is None else imputed_rows(lg, self.data)
+    def imputed(self, lg: LinearGaussian, *, by_row: bool = True) -> Iterator[HeldOutRows]:
+        """Imputations of this fold's rows one by one, none where there are statistics alone; see ``imputed_rows``."""
+        return imputed_rows(lg, self._hidden, by_row=by_row)
+
+    @property
+    def _hidden(self) -> Iterable[Hidden]:
+        if self.data is None:
+            return ()
+        numbers = len(self.data) * sum(self.data.dims.values()) * len(self.data.names)
+        return self._kept_hidden if numbers <= _KEPT_NUMBERS else hidden_parts(self.data)
+
+    @cached_property
+    def _kept_hidden(self) -> tuple[Hidden, ...]:
+        assert self.data is not None
+        return tuple(hidden_parts(self.data))
 
     def retrieval(self, lg: LinearGaussian) -> float:
         """Mean reciprocal rank of this fold's rows across modalities.
@@ -205,7 +220,7 @@ class RowFold(Fold):
 
     def sums(self, lg: LinearGaussian) -> list[HeldOutSums]:
         """From imputations of all rows."""
-        return [rows.sums(self.centre[rows.modality]) for rows in self.imputed(lg)]
+        return [rows.sums(self.centre[rows.modality]) for rows in self.imputed(lg, by_row=False)]
 
 
 def make_folds(

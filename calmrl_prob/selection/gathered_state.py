@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from calmrl_prob._support.archives import save_tensors
 from calmrl_prob._support.files import existing_file, file_path, said, write_atomically
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, FileFormatError
@@ -61,7 +61,7 @@ class StateFile:
         metadata = {"format": _FORMAT, "about": self._about, "place": place}
         metadata["sha256"] = _checksum(metadata, tensors)
         with write_atomically(self.path) as temporary:
-            save_file(tensors, temporary, metadata)
+            save_tensors(tensors, temporary, metadata, self.path)
 
     def load(self, empty: Gathered) -> Gathered:
         """Statistics so far; ``empty`` where there is no file yet.

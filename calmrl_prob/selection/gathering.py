@@ -16,11 +16,12 @@ from torch import Tensor
 from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob._support.files import file_path
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.row_keys import row_keys
 from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.linear_gaussian import ObservedBlocks, SufficientStatistics
 from calmrl_prob.linear_gaussian.options import Options
 from calmrl_prob.selection.folds import FoldedStatistics
-from calmrl_prob.selection.sample import SmallestKeys, row_keys
+from calmrl_prob.selection.sample import SmallestKeys
 
 #: Rows of each fold that are kept as they are.
 _SAMPLE = 1000

@@ -1,4 +1,4 @@
-"""Held-out imputations of whole modalities, and their squared errors, from rows or from their statistics.
+"""Squared errors of held-out imputations of whole modalities, from the statistics of rows; of rows, ``hidden.py``.
 
 For a modality m of the rows that have it and other modalities r, the imputation from the others is linear in x_r,
 
@@ -18,15 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics, posterior
+from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
 from calmrl_prob.linear_gaussian.posterior import factorize
 from calmrl_prob.linear_gaussian.structure import solve_noise
 
 #: What single features are imputed from: whatever the instance has, of their own modality too.
 OWN_PART = "rest of its own"
-#: Of a modality's features one in so many is hidden to see how single ones are imputed.
-_HIDDEN_EVERY = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +78,24 @@ def sums_of_statistics(
             continue
         stops = torch.tensor([statistics.dims[name] for name in names]).cumsum(0).tolist()
         parts = {n: slice(stop - statistics.dims[n], stop) for n, stop in zip(names, stops, strict=True)}
+        every = torch.cat([*(weights[n] for n in names), -sum(offset[n] for n in names)[None]])  # (D_p + 1, K)
+        products = scatter @ every  # once for all that are hidden: of each, its own part is taken off again
         for name in names:
-            seen = [other for other in names if other != name]
-            # rows of the scatter that the others have, and the constant 1 last
-            index = torch.cat([torch.arange(parts[o].start, parts[o].stop) for o in seen] + [torch.tensor([stops[-1]])])
-            index = index.to(scatter.device)
-            natural = torch.cat([*(weights[o] for o in seen), -sum(offset[o] for o in seen)[None]])  # (D_r + 1, K)
-            own = scatter[index, parts[name]] - torch.outer(scatter[index, -1], lg.intercepts[name] - shift[name])
+            seen, part = [other for other in names if other != name], parts[name]
+            natural = every.clone()
+            natural[part] = 0
+            natural[-1] += offset[name]
+            scattered = products - scatter[:, part] @ weights[name] + torch.outer(scatter[:, -1], offset[name])
+            own = scatter[:, part] - torch.outer(scatter[:, -1], lg.intercepts[name] - shift[name])
             covariance = torch.cholesky_inverse(factorize(identity + sum(precision[o] for o in seen)))
-            gain = natural @ covariance  # z = gain^T [x_r; 1]
+            gain = natural @ covariance  # z = gain^T [x_r; 1], of zeros where x is hidden
             latent_own = gain.mT @ own  # sum z (x - mu)^T
-            latent_square = gain.mT @ (scatter[index][:, index] @ gain)
-            latent_sum = scatter[-1, index] @ gain
+            latent_square = covariance @ (natural.mT @ scattered) @ covariance
+            latent_sum = scatter[-1] @ gain
             count = scatter[-1, -1]
-            total = scatter[-1, parts[name]]
+            total = scatter[-1, part]
             loadings, mean = lg.loadings[name], lg.intercepts[name] - shift[name]
-            about_mean = scatter.diagonal()[parts[name]] - 2 * mean * total + count * mean.square()
+            about_mean = scatter.diagonal()[part] - 2 * mean * total + count * mean.square()
             imputed = ((loadings @ latent_square) * loadings).sum(1)
             cross = (loadings * latent_own.mT).sum(1)
             away = lg.intercepts[name] - centre[name]  # from the centre to the model's own intercept
@@ -111,102 +110,6 @@ def sums_of_statistics(
                 product,
                 ((loadings @ covariance) * loadings).sum(1) + lg.noise_variance[name],
             )
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOutRows:
-    """Held-out instances of one pattern, one modality being hidden and imputed from the others.
-
-    Attributes:
-        modality: what was hidden.
-        seen: the modalities that it was imputed from.
-        truth: (n, D_m); NaN where single features are missing.
-        imputed: (n, D_m).
-        variance: (n, D_m) or (D_m,), that the model states.
-        rows: (n,) numbers of the instances.
-    """
-
-    modality: str
-    seen: tuple[str, ...]
-    truth: Tensor
-    imputed: Tensor
-    variance: Tensor
-    rows: Tensor
-
-    def sums(self, centre: Tensor) -> HeldOutSums:
-        """Sums over the instances."""
-        there = self.truth.isfinite()
-        deviation = torch.where(there, self.truth - centre, 0)
-        imputed = torch.where(there, self.imputed - centre, 0)
-        count = there.sum(0).to(deviation)
-        variance = self.variance if self.variance.ndim == 1 else self.variance.mean(0)
-        return HeldOutSums(
-            self.modality,
-            self.seen,
-            count,
-            (deviation - imputed).square().sum(0),
-            deviation.square().sum(0),
-            (deviation * imputed).sum(0),
-            variance,
-        )
-
-
-def imputed_rows(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRows]:
-    """Imputations of held-out rows, for each modality and each pattern of others that they have.
-
-    Of data that lack single features, imputations of some features from the rest of their modality besides.
-
-    Args:
-        lg: the model.
-        data: the held-out rows, with the modalities of the model.
-    """
-    if data.has_partial_rows:
-        yield from _imputed_features(lg, data)
-    observed = {name: data.observed(name) for name in lg.names}
-    for name in lg.names:
-        others = [other for other in lg.names if other != name]
-        if not others:
-            continue
-        rows = (observed[name] & torch.stack([observed[o] for o in others]).any(0)).nonzero().squeeze(1)
-        if not len(rows):
-            continue
-        chosen = data.subset(rows.cpu().numpy())
-        given = posterior(lg.select(others), chosen.select(others).blocks)
-        imputed = given.mean @ lg.loadings[name].mT + lg.intercepts[name]
-        variance = given.feature_variance(lg.loadings[name]) + lg.noise_variance[name]
-        seen = torch.stack([observed[o][rows] for o in others], dim=1)
-        kinds, kind = seen.unique(dim=0, return_inverse=True)
-        truth = chosen[name].to(imputed)
-        for k, which in enumerate(kinds.tolist()):
-            own = kind == k
-            patterns = given.pattern_index[own]
-            stated = variance[patterns[0]] if bool((patterns == patterns[0]).all()) else variance[patterns]
-            names = tuple(other for other, here in zip(others, which, strict=True) if here)
-            yield HeldOutRows(name, names, truth[own], imputed[own], stated, rows[own])
-
-
-def _imputed_features(lg: LinearGaussian, data: MultimodalData) -> Iterator[HeldOutRows]:
-    """Every third feature of each modality imputed from the others, those of its own modality included.
-
-    The same features are hidden in all rows, so that columns that are seen together stay so.
-    """
-    for name, width in lg.dims.items():
-        if width < _HIDDEN_EVERY:
-            continue
-        hidden = torch.zeros(width, dtype=torch.bool, device=data.device)
-        hidden[1::_HIDDEN_EVERY] = True
-        truth = torch.where(data.feature_mask(name) & hidden, data[name], torch.nan)
-        shown = data[name].clone()
-        shown[:, hidden] = torch.nan
-        rows = (truth.isfinite().any(1) & shown.isfinite().any(1)).nonzero().squeeze(1)
-        if not len(rows):
-            continue
-        values = {n: (shown if n == name else data[n])[rows] for n in lg.names}
-        part = MultimodalData(values, missing="features")
-        given = posterior(lg, part.blocks)
-        imputed = given.mean @ lg.loadings[name].mT + lg.intercepts[name]
-        variance = given.feature_variance(lg.loadings[name])[given.pattern_index] + lg.noise_variance[name]
-        yield HeldOutRows(name, (OWN_PART,), truth[rows].to(imputed), imputed, variance, rows)
 
 
 def added(parts: Iterable[HeldOutSums]) -> dict[tuple[str, tuple[str, ...]], HeldOutSums]:

@@ -24,7 +24,8 @@ from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
 from calmrl_prob.selection.few_values import FEW_VALUES, Widening
-from calmrl_prob.selection.held_out import OWN_PART, HeldOutRows, HeldOutSums, added
+from calmrl_prob.selection.held_out import OWN_PART, HeldOutSums, added
+from calmrl_prob.selection.hidden import HeldOutRows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import brief, checked_seed, described, whole_number
+from calmrl_prob._support.arguments import brief, checked_seed, whole_number
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData, require_fittable
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import (
     FeatureBlocks,
@@ -152,8 +153,7 @@ def choose_latent_dim(
 
 def _checked(data: MultimodalData, latent_dims: Sequence[int], folds: int, seed: int) -> tuple[list[int], int, int]:
     """The numbers of latents, of folds, and the seed; refuses what does not serve."""
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     if isinstance(latent_dims, str) or not isinstance(latent_dims, Iterable):
         raise ArgumentTypeError(
             f"latent_dims: expected a sequence of whole numbers, got {brief(latent_dims)}; pass one such as [2, 4, 8]."

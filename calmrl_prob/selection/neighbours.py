@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.selection.folds import Fold
-from calmrl_prob.selection.held_out import OWN_PART, HeldOutRows
+from calmrl_prob.selection.held_out import OWN_PART
+from calmrl_prob.selection.hidden import HeldOutRows
 
 #: The smallest correlation that is told, in standard errors and by itself. Iid rows reach six standard errors once in a
 #: thousand million. The second is set by hand, and parts what does harm from what does not only roughly: 90% intervals

@@ -15,7 +15,7 @@ from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.predictive import Predictive
 from calmrl_prob.selection.folds import Fold
-from calmrl_prob.selection.held_out import HeldOutRows
+from calmrl_prob.selection.hidden import HeldOutRows
 
 #: Numbers that one part may hold, times the components of its predictive.
 _CHUNK = 2**20
@@ -52,10 +52,10 @@ class PredictedRows:
         return HeldOutRows(self.modality, self.seen, self.truth, mean, variance, torch.from_numpy(self.rows))
 
 
-def imputed_by(model: Any, fold: Fold) -> Iterator[HeldOutRows]:  # noqa: ANN401 - whatever posterior takes
-    """Imputations of a fold's rows one by one; none where there are statistics alone."""
+def imputed_by(model: Any, fold: Fold, *, by_row: bool = True) -> Iterator[HeldOutRows]:  # noqa: ANN401 - whatever posterior takes
+    """Imputations of a fold's rows one by one, none where there are statistics alone; see ``imputed_rows``."""
     if isinstance(model, LinearGaussian) or fold.data is None:
-        return fold.imputed(model)
+        return fold.imputed(model, by_row=by_row)
     return (part.held_out() for part in predicted_rows(model, fold.data))
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import brief, checked_seed, described, whole_number
+from calmrl_prob._support.arguments import brief, checked_seed, whole_number
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.progress import Callback
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.inference.fit import fit
@@ -99,8 +100,7 @@ def choose_shrinkage(
         >>> found.options["pseudo_rows"] > 0
         True
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     if criterion not in _CRITERIA:
         raise ArgumentError(f"criterion: expected one of {list(_CRITERIA)}, got {criterion!r}.")
     grid = _checked_grid(grid)

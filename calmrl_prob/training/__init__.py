@@ -2,6 +2,8 @@
 
 options           settings: of the training, and of the generative model between its epochs
 batches           instances that lack modalities, put together
+rows              the training rows of data in memory, or of a dataset
+streamed          those of a stream, each process and worker its own chunks
 module            step 2: encoders, with the generative model frozen
 generative_step   step 1: the generative model, with the encoders frozen
 input_imputation  inputs imputed before they are encoded

@@ -21,7 +21,8 @@ from calmrl_prob._support.randomness import seeded
 from calmrl_prob.alignment.calibration import Calibration
 from calmrl_prob.alignment.views import Views
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import CalmrlWarning, DataError
+from calmrl_prob.data.stream import MultimodalStream
+from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError
 from calmrl_prob.evaluation.retrieval.representations import cosine_recall
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.training.arguments import (
@@ -39,6 +40,7 @@ from calmrl_prob.training.module import AlignmentModule
 from calmrl_prob.training.options import AlignOptions
 from calmrl_prob.training.resuming import require_restorable
 from calmrl_prob.training.rows import TrainingRows
+from calmrl_prob.training.streamed import RowsOfStream, StreamRows
 from calmrl_prob.training.trainer import make_trainer, quiet_lightning
 from calmrl_prob.training.watch import RECALL, Watch
 
@@ -124,13 +126,44 @@ def _warn_of_warm_up(calibration: Calibration, options: AlignOptions) -> None:
         )
 
 
+def _rows(
+    data: MultimodalData | Dataset[Any] | MultimodalStream,
+    validation: MultimodalData | Dataset[Any] | float | None,
+    names: tuple[str, ...],
+    options: AlignOptions,
+) -> tuple[TrainingRows | StreamRows, dict[str, Any], MultimodalData | Dataset[Any] | None]:
+    """The training rows, what a checkpoint knows them by, and the validation rows."""
+    if isinstance(data, MultimodalStream):
+        share = validation if isinstance(validation, float) else 0.0
+        chosen = RowsOfStream(data, names, share, options.seed, options.chunk_rows)
+        held_out = chosen.held_out() if isinstance(validation, float) else _checked(validation, names)
+        return StreamRows(chosen, options), {"stream": data.fingerprint, "held_out": share}, held_out
+    if isinstance(validation, float):
+        raise ArgumentError(
+            f"validation: a share, {validation}, is of a stream, and these data are in memory; pass rows, as "
+            "data.split(0.9) parts them."
+        )
+    dataset = as_dataset(data, list(names))
+    rows = TrainingRows(dataset, names, options.batch_size, options.seed, options.warmup_epochs)
+    return rows, {"num_instances": len(dataset)}, _checked(validation, names)  # type: ignore[arg-type]
+
+
+def _checked(
+    validation: MultimodalData | Dataset[Any] | None, names: tuple[str, ...]
+) -> MultimodalData | Dataset[Any] | None:
+    """Validation rows, if encoders can take them."""
+    if validation is not None:
+        as_dataset(validation, list(names), may_lack=True, argument="validation")
+    return validation
+
+
 def align(
-    data: MultimodalData | Dataset[Any],
+    data: MultimodalData | Dataset[Any] | MultimodalStream,
     encoders: Mapping[str, nn.Module],
     objective: Callable[[Views], Tensor],
     calibration: Calibration | str = "none",
     *,
-    validation: MultimodalData | Dataset[Any] | None = None,
+    validation: MultimodalData | Dataset[Any] | float | None = None,
     input_imputation: InputImputation | None = None,
     folder: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -144,11 +177,13 @@ def align(
     are trained on the observed ones and its imputations (step 2). The encoders given are trained in place.
 
     Args:
-        data: N instances; ``MultimodalData``, or a dataset whose items are dicts that may lack modalities.
+        data: N instances; ``MultimodalData``, or a dataset whose items are dicts that may lack modalities; or a stream
+            of them, of which no more than chunks and ``buffer_rows`` are in memory.
         encoders: for each modality a module from (n, ...) to (n, D), in the order that the masks have.
         objective: a function of ``Views``, such as those of ``calmrl_prob.alignment.objectives``.
         calibration: one of ``CALIBRATIONS`` by name, or an object.
-        validation: rows that choose the epoch, by R@1 over the cosine of representations; none to take the last.
+        validation: rows that choose the epoch, by R@1 over the cosine of representations; none to take the last. Of a
+            stream also a share of its rows, chosen by a hash of their ids, left out of training and held in memory.
         input_imputation: completes the inputs before they are encoded.
         folder: where logs (CSV, TensorBoard) and ``checkpoints/last.ckpt`` go, in the place of those of an earlier run;
             none are written without. One training at a time has it.
@@ -194,9 +229,7 @@ def align(
     options = AlignOptions.of(options, settings, "align", besides=keyword_options(align, settled=()))
     target, path = checked_path("folder", folder), checked_path("resume", resume)
     checkpoint = None if path is None else read_checkpoint(path)
-    dataset = as_dataset(data, list(modules))
-    if validation is not None:
-        as_dataset(validation, list(modules), may_lack=True, argument="validation")
+    rows, known, validation = _rows(data, validation, tuple(modules), options)
     _warn_of_warm_up(calibration, options)
     module = AlignmentModule(
         modules,
@@ -208,11 +241,10 @@ def align(
             "calibration": recorded(calibration),
             "objective": recorded(objective),
             "modalities": list(modules),
-            "num_instances": len(dataset),  # type: ignore[arg-type]
+            **known,
             **options.recorded(),
         },
     )
-    rows = TrainingRows(dataset, module.names, options.batch_size, options.seed, options.warmup_epochs)
     step = GenerativeStep(rows, options.latent_dim, options.generative()) if calibration.needs_model else None
     watch = Watch(None if validation is None else partial(_validation_recall, validation), step)
     stopping = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,9 +130,26 @@ class InMemory(Dataset[Any]):
         return {name: self._inputs[name][row] for name, present in here if present}
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        index = torch.as_tensor(rows)
-        mask = self._observed_mask[index]
-        return Batch({name: self._inputs[name][index[mask[:, m]]] for m, name in enumerate(self.names)}, mask)
+        return self.batch(torch.as_tensor(rows))
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Some rows, (B,) int64, in their order."""
+        mask = self._observed_mask[rows]
+        return Batch({name: self._inputs[name][rows[mask[:, m]]] for m, name in enumerate(self.names)}, mask)
+
+    def subset(self, rows: Tensor) -> InMemory:
+        """Some rows alone, copied."""
+        return self._with({name: values[rows] for name, values in self._inputs.items()}, self._observed_mask[rows])
+
+    def joined(self, other: InMemory) -> InMemory:
+        """These rows, and those of another with the same modalities."""
+        inputs = {name: torch.cat([values, other._inputs[name]]) for name, values in self._inputs.items()}
+        return self._with(inputs, torch.cat([self._observed_mask, other._observed_mask]))
+
+    def _with(self, inputs: Mapping[str, Tensor], observed_mask: Tensor) -> InMemory:
+        new = copy(self)
+        new._inputs, new._observed_mask = dict(inputs), observed_mask
+        return new
 
 
 class EpochSampler(Sampler[int]):

@@ -73,6 +73,9 @@ class AlignOptions(Options):
         em_period: epochs from one step 1 to the next.
         em_options: further ones of :class:`GenerativeOptions`, by name.
         batch_size: B.
+        buffer_rows: of a stream, rows that batches are drawn from at random; at least B.
+        chunk_rows: of a stream, rows of a chunk, at most; by default as many as make about 8 million numbers.
+        num_workers: of a stream, processes beside each of training that read its chunks; 0 for none.
         learning_rate: of AdamW.
         weight_decay: of AdamW, of the encoders' parameters.
         unit_norm: whether representations are scaled to length 1.
@@ -96,6 +99,9 @@ class AlignOptions(Options):
     em_period: int = 1
     em_options: Mapping[str, Any] | None = None
     batch_size: int = 256
+    buffer_rows: int = 8192
+    chunk_rows: int | None = None
+    num_workers: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     unit_norm: bool = True
@@ -111,8 +117,10 @@ class AlignOptions(Options):
             "patience": None if self.patience is None else whole_number("patience", self.patience),
             "warmup_epochs": whole_number("warmup_epochs", self.warmup_epochs),
             "seed": checked_seed(self.seed),
+            "num_workers": whole_number("num_workers", self.num_workers),
+            "chunk_rows": None if self.chunk_rows is None else whole_number("chunk_rows", self.chunk_rows, least=1),
         }
-        for argument in ("latent_dim", "em_period", "max_epochs", "batch_size"):
+        for argument in ("latent_dim", "em_period", "max_epochs", "batch_size", "buffer_rows"):
             numbers[argument] = whole_number(argument, getattr(self, argument), least=1)
         for argument, example in (("learning_rate", 1e-3), ("weight_decay", 1e-2), ("reconstruction_weight", 1.0)):
             numbers[argument] = from_zero(argument, getattr(self, argument), example)

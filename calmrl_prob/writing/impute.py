@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from calmrl_prob._support.remote import Remote
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError
@@ -35,7 +36,7 @@ def impute(
     *,
     recalibrated: Recalibrator | bool | None = None,
     **options: Any,
-) -> Path: ...
+) -> Path | Remote: ...
 
 
 def impute(
@@ -45,7 +46,7 @@ def impute(
     *,
     recalibrated: Recalibrator | bool | None = None,
     **options: Any,
-) -> Imputation | Path:
+) -> Imputation | Path | Remote:
     """Predict modalities of each instance from those that it has, with uncertainty.
 
     Args:

@@ -36,7 +36,7 @@ def write_h5mu(contents: Contents, path: Path) -> None:
     num_rows, columns = contents.known_rows, []
     with write_atomically(path) as temporary:
         with h5py.File(temporary, "w", userblock_size=_USER_BLOCK) as root:
-            _mark(root, "MuData", "0.1.0", axis=0, encoder="calmrl-prob")
+            mark(root, "MuData", "0.1.0", axis=0, encoder="calmrl-prob")
             root.attrs["encoder-version"] = installed_version("calmrl-prob")
             mod = root.create_group("mod")
             mod.attrs["mod-order"] = list(contents.dims)
@@ -90,22 +90,22 @@ def _annotate(
             f"obsmap/{name}": np.arange(1, num_rows + 1, dtype=np.uint32),
             f"varmap/{name}": own,
         }.items():
-            _mark(root.create_dataset(key, data=values), "array", "0.2.0")
+            mark(root.create_dataset(key, data=values), "array", "0.2.0")
 
 
 def _assay(mod: Group, name: str) -> Group:
     group = mod.create_group(name)
-    _mark(group, "anndata", "0.1.0")
+    mark(group, "anndata", "0.1.0")
     _dicts(group, _DICTS)
     return group
 
 
 def _dicts(group: Group, names: Sequence[str]) -> None:
     for name in names:
-        _mark(group.create_group(name), "dict", "0.1.0")
+        mark(group.create_group(name), "dict", "0.1.0")
 
 
-def _mark(item: Group, kind: str, version: str, **more: Any) -> None:
+def mark(item: Group, kind: str, version: str, **more: Any) -> None:
     """State the kind of an element as anndata does."""
     item.attrs.update({"encoding-type": kind, "encoding-version": version, **more})
 
@@ -113,7 +113,7 @@ def _mark(item: Group, kind: str, version: str, **more: Any) -> None:
 def _room(group: Group, place: str, values: NDArray[Any], num_rows: int) -> Group:
     """The data set of a quantity, made for all rows when the first come."""
     if place not in group:
-        _mark(group.create_dataset(place, (num_rows, values.shape[1]), values.dtype), "array", "0.2.0")
+        mark(group.create_dataset(place, (num_rows, values.shape[1]), values.dtype), "array", "0.2.0")
     return group[place]
 
 

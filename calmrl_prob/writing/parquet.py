@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from calmrl_prob._support.extras import optional
 from calmrl_prob._support.files import write_atomically
+from calmrl_prob._support.remote import Remote
 from calmrl_prob.writing.contents import Chunk, Contents, one_dimensional
 
 
-def write_parquet(contents: Contents, path: Path) -> None:
+def write_parquet(contents: Contents, path: Path | Remote) -> None:
     """Write contents to one parquet file."""
     pa = optional("pyarrow", "arrow", "writing parquet")
     parquet = optional("pyarrow.parquet", "arrow", "writing parquet")

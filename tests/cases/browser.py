@@ -35,11 +35,11 @@ class Tab:
         """Send a command to the page, and wait for its answer."""
         return self._call(method, parameters, self._session)
 
-    def open(self, path: Path, width: int, height: int = 900) -> None:
-        """Load a file from disk in a window of this size."""
+    def open(self, page: Path | str, width: int, height: int = 900) -> None:
+        """Load a file from disk, or an address, in a window of this size."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait_for("Page.loadEventFired")
 
     def evaluate(self, expression: str) -> Any:  # noqa: ANN401 - whatever it is

@@ -111,7 +111,7 @@ def cases() -> dict[str, Case]:
         "prior_against_posterior": ((cal.posterior(model(), data()),), {"latent": 1}),
         "retrieval_gallery": (
             (retrieval(), names),
-            {"query_names": ["miaow", "woof", "yelp"], "targets": [0, 1, 2], "pictures": ["\u263a", np.eye(8), "", ""]},
+            {"query_names": ["miaow", "woof", "yelp"], "targets": [0, 1, 2], "pictures": ["\u2654", np.eye(8), "", ""]},
         ),
         "risk_coverage": ((np.abs(truth), {"stated": variance, "none": np.ones(60)}), {}),
         "value_of_information": ((cal.value_of_information(model(), data()),), {}),

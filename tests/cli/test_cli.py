@@ -92,6 +92,14 @@ def test_data_are_described_alike_in_every_format(
     assert "ids" in found["columns"]
 
 
+def test_what_is_imputed_goes_into_a_copy_of_the_omics(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.h5mu"
+    told("impute", folder / "fit.safetensors", folder / "cells.h5mu", "-o", out, "--into", folder / "cells.h5mu")
+    found, before = cal.read(out), cal.read(folder / "cells.h5mu")
+    assert int(found.observed("protein").sum()) == int(before.observed("protein").sum()) == 40
+    assert bool(cal.read(out, modalities=["protein.completed"]).observed("protein.completed").all())
+
+
 def test_join_keeps_what_all_files_have(folder: Path) -> None:
     found = told("describe", f"rna={folder / 'rna.csv'}", f"protein={folder / 'protein.csv'}", "--join", "inner")
     assert found["instances"] == 40
@@ -209,6 +217,22 @@ def test_candidates_are_ranked_as_by_the_library(folder: Path) -> None:
     assert "The true candidate of each query, by its id: R@1" in run(*arguments).stdout
 
 
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_a_saved_index_is_searched(stream: list[str], folder: Path, tmp_path: Path) -> None:
+    fit, whole, out = folder / "fit.safetensors", folder / "whole.npz", tmp_path / "proteins.index"
+    made = told("index", fit, whole, "-m", "protein", "-o", out, *stream)
+    assert made == {"output": str(out), "candidates": 60, "engine": "exact", "recall": {}}
+    found = told("retrieve", out, whole, "--using", "rna", "-k", 3)
+    straight = told("retrieve", fit, whole, whole, "--using", "rna", "--among", "protein", "-k", 3)
+    assert (found["queries"], found["candidates"], found["score"]) == (60, 60, straight["score"])
+    for mine, theirs in zip(found["found"], straight["found"], strict=True):
+        assert (mine["query"], mine["candidate"]) == (theirs["query"], theirs["candidate"])
+        assert mine["score"] == pytest.approx(theirs["score"])
+    assert [path.name for path in tmp_path.iterdir()] == ["proteins.index"]
+    assert "an index, which has its own" in run("retrieve", out, whole, whole, code=2).output
+    assert "index" in run("index", out, whole, "-o", tmp_path / "x", code=1).stderr
+
+
 def test_modalities_that_some_rows_lack_leave_these_out(folder: Path) -> None:
     cells = folder / "cells.npz"
     found = told("retrieve", folder / "fit.safetensors", cells, cells, "--using", "rna", "--among", "protein", "-k", 1)
@@ -283,6 +307,9 @@ def test_rows_without_anything_are_dropped_if_asked_for(folder: Path) -> None:
         ["fit", "cells.npz", "-o", "fit.safetensors", "--state", "state"],
         ["acquire", "fit.safetensors", "cells.npz", "--csv", "--json"],
         ["retrieve", "fit.safetensors", "cells.npz", "cells.npz", "-k", "0"],
+        ["retrieve", "fit.safetensors", "cells.npz"],
+        ["index", "fit.safetensors", "cells.npz"],
+        ["impute", "fit.safetensors", "cells.h5mu", "-o", "x.h5mu", "--into", "cells.h5mu", "--stream"],
     ],
 )
 def test_a_command_that_is_misspelt_ends_with_2(
@@ -319,7 +346,25 @@ def test_the_wheel_has_the_command_and_it_knows_its_version() -> None:
     assert run("--version").stdout == f"calmrl-prob {cal.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", *(function.__name__ for function in COMMANDS)])
+def test_a_new_model_is_one_of_the_models_folder_and_fits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = run("new-model").stdout
+    for path in (ROOT / "models").glob("[a-z]*.py"):
+        assert re.search(rf"^{path.stem} +\S", listed, re.MULTILINE), path
+    assert run("new-model", "factor_analysis").stdout == "Wrote factor_analysis.py.\n"
+    written = Path("factor_analysis.py").read_text(encoding="utf-8")
+    assert written == (ROOT / "models" / "factor_analysis.py").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "factor_analysis"}
+    exec(compile(written, "factor_analysis.py", "exec"), names)
+    data = cal.read(folder / "cells.npz")
+    assert cal.fit(names["FactorAnalysis"](data.dims, latent_dim=2), data, seed=0).converged
+    assert "is there already; name another" in run("new-model", "factor_analysis", code=1).output
+    assert "choose among calmrl, " in run("new-model", "nothing", code=1).output
+
+
+@pytest.mark.parametrize("command", ["", *(function.__name__.replace("_", "-") for function in COMMANDS)])
 def test_every_command_has_help(command: str) -> None:
     out = run(*command.split(), "--help").stdout
     assert "Usage: " in out

@@ -515,14 +515,25 @@ class TestDerived:
         assert joined.missing == "features"
         assert joined.feature_mask("y")[2].tolist() == [True, False]
 
+    def test_concat_of_parts_that_lack_modalities(self) -> None:
+        a = MultimodalData({"x": pd.DataFrame({"u": [1.0], "v": [2.0]})})
+        b = MultimodalData({"y": np.ones((2, 3))})
+        c = MultimodalData({"y": np.zeros((1, 3)), "x": pd.DataFrame({"v": [4.0], "u": [3.0]})})
+        joined = MultimodalData.concat([a, b, c])
+        assert joined.dims == {"x": 2, "y": 3}
+        assert joined.feature_names == {"x": ("u", "v"), "y": None}
+        assert joined.observed_mask.tolist() == [[True, False], [False, True], [False, True], [True, True]]
+        assert joined["x"][[0, 3]].tolist() == [[1, 2], [3, 4]]
+        assert bool(joined["x"][1].isnan().all())
+        restored = joined.subset([1, 2]).select(["y"])
+        assert torch.equal(restored["y"], b["y"])
+
     def test_concat_refusals(self) -> None:
         data = ragged()
         with pytest.raises(ArgumentError, match="at least one"):
             MultimodalData.concat([])
         with pytest.raises(DataError, match="'id0' stands in rows"):
             MultimodalData.concat([data, data])
-        with pytest.raises(SchemaError, match="lack"):
-            MultimodalData.concat([data, MultimodalData({"image": np.ones((2, 4))})])
         wider = MultimodalData({"image": np.ones((2, 4)), "text": np.ones((2, 3)), "audio": np.ones((2, 2))})
         with pytest.raises(SchemaError, match=r"parts\[1\]: modality 'audio': expected 1 features, got 2") as caught:
             MultimodalData.concat([data, wider])

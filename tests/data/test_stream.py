@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -84,3 +84,13 @@ def test_a_first_chunk_that_lacks_a_modality_is_told_of_the_schema() -> None:
         list(cal.MultimodalStream.from_chunks(lambda: chunks))
     stream = cal.MultimodalStream.from_chunks(lambda: chunks, schema={"x": 2, "y": 1})
     assert [int(chunk.observed("y").sum()) for chunk in stream] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    "call", [cal.posterior, cal.masked_validation, cal.value_of_information, lambda fit, data: cal.save_npz(data, "x")]
+)
+def test_what_takes_no_stream_says_what_does(call: Callable[[object, cal.MultimodalStream], object]) -> None:
+    data = cal.datasets.make_synthetic(30, {"x": 2, "y": 2}, latent_dim=1, seed=0).data
+    fit = cal.fit(cal.SharedLatentModel(data.dims, 1), data)
+    with pytest.raises(ArgumentTypeError, match=r"data: .* got a stream, which cal\.fit"):
+        call(fit, cal.MultimodalStream.from_chunks(lambda: [data]))

@@ -63,7 +63,8 @@ def test_wheel_holds_the_library_alone(wheel: Path) -> None:
         for path in (ROOT / "calmrl_prob").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {name for name in files if name.startswith("calmrl_prob/")} == in_checkout
+    templates = {f"calmrl_prob/model_templates/{path.name}" for path in (ROOT / "models").glob("*.py")}
+    assert {name for name in files if name.startswith("calmrl_prob/")} == in_checkout | templates
     assert "calmrl_prob/py.typed" in files
     assert any(name.endswith("licenses/LICENSE") for name in files)
 
@@ -75,3 +76,5 @@ def test_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> Non
     run(python, "-m", "pip", "check", cwd=tmp_path)
     run(python, "-I", "-c", FIRST_STEPS, cwd=tmp_path)
     assert run(python.with_name("calmrl"), "--version", cwd=tmp_path).startswith("calmrl-prob ")
+    assert "Wrote mixture.py" in run(python.with_name("calmrl"), "new-model", "mixture", cwd=tmp_path)
+    run(python, "-I", tmp_path / "mixture.py", cwd=tmp_path)

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.patches import Rectangle
 
 import calmrl_prob as cal
@@ -20,6 +21,7 @@ from calmrl_prob import plots
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError
 from calmrl_prob.evaluation import coverage_curve, pit_values, variance_explained
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.plots.emoji import picture_of
 from calmrl_prob.plots.gallery import _font
 from tests.cases.linear_gaussian_cases import random_model
 from tests.cases.plot_cases import anchors, cells, data, model, retrieval, tried
@@ -231,6 +233,20 @@ def test_characters_are_drawn_by_fonts_that_have_them_and_left_to_names_otherwis
     )
     axes = plots.retrieval_gallery(found, emoji.covariates["caption"], pictures=emoji.covariates["emoji"])
     axes.figure.draw_without_rendering()  # a missing glyph would warn
+
+
+@pytest.mark.skipif(picture_of("\N{GRINNING FACE}") is None, reason="no font of emoji in colour is installed")
+def test_emoji_are_pictures_in_colour_where_a_font_has_them() -> None:
+    face = picture_of("\N{GRINNING FACE}")
+    assert face is not None
+    assert face.shape[2] == 4
+    red, _, blue = face[face[:, :, 3] > 200][:, :3].mean(axis=0)
+    assert red > 1.5 * blue  # a yellow face
+    assert picture_of("a") is None
+    assert picture_of("\N{GRINNING FACE}\N{DOG FACE}") is None  # two beside each other
+    names = list("abcd")
+    axes = plots.retrieval_gallery(retrieval(), names, query_names=list("xyz"), pictures=["\N{DOG FACE}", *names[1:]])
+    assert sum(isinstance(part, AnnotationBbox) for part in axes.artists) == (retrieval().top_indices == 0).sum()
 
 
 def test_anchors_are_at_their_angles_and_within_bounds() -> None:

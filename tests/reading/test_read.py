@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
+import mudata
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -13,7 +15,14 @@ import scipy.sparse
 import torch
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError, SchemaError
+from calmrl_prob.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DataError,
+    FileFormatError,
+    IdentifiabilityWarning,
+    SchemaError,
+)
 from tests.cases.files_cases import (
     BATCH,
     CASES,
@@ -98,13 +107,13 @@ class TestJoin:
         np.testing.assert_array_equal(inner["rna"].numpy(), RNA[[1, 3]])
 
     def test_columns_are_those_of_whoever_has_them(self) -> None:
-        rna, protein = rna_frame().iloc[:3], protein_frame().iloc[3:]
+        rna, protein = rna_frame().iloc[:4], protein_frame().iloc[3:]
         data = cal.read(
-            {"rna": rna.assign(batch=BATCH[:3], age=[1.0, 2.0, 3.0]), "protein": protein.assign(batch=BATCH[3:])},
+            {"rna": rna.assign(batch=BATCH[:4], age=[1.0, 2.0, 3.0, 4.0]), "protein": protein.assign(batch=BATCH[3:])},
             covariates=["batch", "age"],
         )
         assert data.covariates["batch"].tolist() == BATCH.tolist()
-        assert np.isnan(data.covariates["age"][3:]).all()
+        assert np.isnan(data.covariates["age"][4:]).all()
 
     def test_sources_that_differ_are_refused(self) -> None:
         rna, protein = rna_frame().assign(batch="one"), protein_frame().assign(batch=BATCH)
@@ -248,6 +257,37 @@ class TestBadInput:
         ):
             cal.read(tmp_path / "x.parquet")
 
+    def test_files_with_lists_of_other_widths_are_named(self, tmp_path: Path) -> None:
+        for name, width in (("a", 2), ("b", 3)):
+            cal.write(cal.MultimodalData({"x": np.ones((4, width))}), tmp_path / f"{name}.parquet")
+        for stream in (False, True):
+            with pytest.raises(
+                SchemaError, match=r"b\.parquet: column 'x' holds lists of 3 numbers, in .*a\.parquet of 2"
+            ):
+                cal.read(tmp_path, stream=stream)
+        pa.parquet.write_table(pa.table({"x": [[1.0, 2.0, 3.0]]}), tmp_path / "b.parquet")
+        with pytest.raises(SchemaError, match=r"b\.parquet, row group 0: column 'x': expected lists of 2 numbers"):
+            cal.read(tmp_path)
+
+    @pytest.mark.parametrize("change", ["shorter", "same length", "gone"])
+    def test_files_that_change_under_a_stream_are_named(self, change: str, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            cal.write(cal.MultimodalData({"x": np.ones((4, 2))}), tmp_path / f"{name}.parquet")
+        stream = cal.read(tmp_path, stream=True)
+        passing = iter(stream.chunks(4))
+        next(passing)
+        if change == "gone":
+            (tmp_path / "b.parquet").unlink()
+        else:
+            rows = 3 if change == "shorter" else 4
+            cal.write(cal.MultimodalData({"x": np.full((rows, 2), 1 / 3)}), tmp_path / "b.parquet")
+        kind = FileNotFoundError if change == "gone" else DataError
+        if change != "same length":
+            with pytest.raises(kind, match=r"b\.parquet"):
+                next(passing)
+        with pytest.raises(kind, match=r"b\.parquet"):
+            next(stream.chunks(4))
+
     def test_repeated_ids_are_told_with_their_places(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             pa.parquet.write_table(list_table(), tmp_path / f"{name}.parquet", row_group_size=4)
@@ -304,3 +344,31 @@ class TestBadInput:
             cal.read({"rna": rna_frame(), "protein": protein_frame()}, labels="kind")
         with pytest.raises(SchemaError, match="no column of it can be a modality"):
             cal.read(pd.DataFrame({"a": ["x"]}))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["frames", "files", "mudata"])
+def test_sources_that_share_no_id_are_told(kind: str, stream: bool, tmp_path: Path) -> None:
+    rna, protein = rna_frame(), protein_frame().iloc[[0, 1, 3]].rename(str.upper)
+    origin: object = {"rna": rna, "protein": protein}
+    if kind == "files":
+        rna.rename_axis("id").to_csv(tmp_path / "rna.csv")
+        protein.rename_axis("id").to_csv(tmp_path / "protein.csv")
+        origin = {"rna": str(tmp_path / "rna.csv"), "protein": str(tmp_path / "protein.csv")}
+    if kind == "mudata":
+        other = assay(PROTEIN, PROTEINS, [0, 1, 3])
+        other.obs_names = protein.index
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mudata warns of what it will do in its next version
+            origin = mudata.MuData({"rna": assay(RNA, GENES), "protein": other})
+    with pytest.warns(IdentifiabilityWarning, match=r"'cell-0', 'cell-1', 'cell-2', .* 'CELL-0'") as told:
+        cal.read(origin, stream=stream)
+    assert told[0].filename == __file__
+    assert len(told) == 1
+
+
+def test_of_three_sources_the_stranger_is_told() -> None:
+    frames = {"rna": rna_frame(), "protein": protein_frame().iloc[[0, 1, 3]]}
+    with pytest.warns(IdentifiabilityWarning, match="'x'") as told:
+        cal.read(frames | {"sound": pd.DataFrame({"a": [1.0]}, index=["x"])})
+    assert len(told) == 1

@@ -325,3 +325,15 @@ def test_a_fit_and_draws_about_it_are_not_recalibrated_by_each_other() -> None:
         cal.impute(one, held_out.select(["a"]), recalibrated=found)
         with pytest.raises(ArgumentError, match="other parameters, or draws of them"):
             cal.impute(other, held_out.select(["a"]), recalibrated=found)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "a \\(1, at most 50%\\)"), (3, "c \\(3, at most 75%\\)"), (9, None)])
+def test_instances_that_no_usual_interval_can_be_made_of_are_told(count: int, told: str | None) -> None:
+    wrong, data = heavy(0, count)
+    if told is None:
+        cal.impute(wrong, data, recalibrated=recalibrate(wrong, data)).interval(0.9)
+        return
+    with pytest.warns(ReliabilityWarning, match=f"90% intervals take 9 calibration instances.*{told}"):
+        recalibration = recalibrate(wrong, data)
+    with pytest.raises(ArgumentError, match="needs at least 9 calibration instances"):
+        cal.impute(wrong, data, recalibrated=recalibration).interval(0.9)["a"]

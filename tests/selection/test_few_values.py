@@ -12,7 +12,8 @@ import calmrl_prob as cal
 from calmrl_prob.errors import DataError, NumericalError, ReliabilityWarning
 from calmrl_prob.selection.few_values import Widening
 from calmrl_prob.selection.folds import make_folds
-from calmrl_prob.selection.held_out import HeldOutRows, HeldOutSums
+from calmrl_prob.selection.held_out import HeldOutSums
+from calmrl_prob.selection.hidden import HeldOutRows
 from calmrl_prob.selection.intervals import LEVELS, scales_of_rows, scales_of_sums
 from calmrl_prob.selection.search import Search
 from calmrl_prob.selection.settings import Setting

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 import calmrl_prob as cal
+from calmrl_prob.data.row_keys import row_keys
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, DataError, FileFormatError, SchemaError
 from calmrl_prob.selection.folds import FoldedStatistics
 from calmrl_prob.selection.gathered_state import StateFile
 from calmrl_prob.selection.gathering import Gathered, GatherOptions, shift_of
-from calmrl_prob.selection.sample import SmallestKeys, row_keys
+from calmrl_prob.selection.sample import SmallestKeys
 from calmrl_prob.selection.stream_pass import gather
 
 ROOT = Path(__file__).parents[2]

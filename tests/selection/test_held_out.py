@@ -8,7 +8,8 @@ import torch
 
 import calmrl_prob as cal
 from calmrl_prob.linear_gaussian import LinearGaussian, SufficientStatistics
-from calmrl_prob.selection.held_out import HeldOutSums, added, imputed_rows, sums_of_statistics
+from calmrl_prob.selection.held_out import HeldOutSums, added, sums_of_statistics
+from calmrl_prob.selection.hidden import imputed_rows
 
 DIMS = {"a": 4, "b": 3, "c": 2}
 
@@ -118,3 +119,18 @@ def test_single_features_missing_are_left_out_of_the_sums() -> None:
     full = sum(p.sums(centre).count for p in imputed_rows(lg, data) if p.modality == "a")
     assert float((full - counts)[2]) == pytest.approx(1.0)
     assert all(bool(p.sums(centre).square_error.isfinite().all()) for p in imputed_rows(lg, holed) if p.modality == "a")
+
+
+def test_the_mean_variance_of_rows_is_that_of_their_variances() -> None:
+    lg, data = model(), rows()
+    values = {name: data[name].clone() for name in DIMS}
+    values["a"][::4, 1], values["b"][1::5, 0] = torch.nan, torch.nan
+    holed = cal.MultimodalData(values, missing="features")
+    centre = torch.zeros(4, dtype=torch.float64)
+    for by_row, mean in zip(imputed_rows(lg, holed), imputed_rows(lg, holed, by_row=False), strict=True):
+        assert mean.variance.ndim == 1
+        assert torch.equal(mean.imputed, by_row.imputed)
+        own = by_row.variance.expand_as(by_row.truth).mean(0)
+        torch.testing.assert_close(mean.variance, own, rtol=1e-10, atol=0)  # of K 3: a few hundred roundings at most
+        if by_row.modality == "a":
+            torch.testing.assert_close(mean.sums(centre).variance, by_row.sums(centre).variance)

@@ -10,7 +10,8 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.posteriors.predictive import NormalPredictive
 from calmrl_prob.selection.error_predictive import HeldOutPredictive
-from calmrl_prob.selection.held_out import OWN_PART, HeldOutRows, HeldOutSums
+from calmrl_prob.selection.held_out import OWN_PART, HeldOutSums
+from calmrl_prob.selection.hidden import HeldOutRows
 from calmrl_prob.selection.intervals import LEVELS, HeldOutIntervals, scales_of_rows, scales_of_sums, slope_to_the_mean
 
 #: The first instance has both modalities, the second "b" alone.

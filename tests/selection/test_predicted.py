@@ -11,7 +11,7 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob.linear_gaussian import fit_em
 from calmrl_prob.selection import predicted
-from calmrl_prob.selection.held_out import imputed_rows
+from calmrl_prob.selection.hidden import imputed_rows
 from calmrl_prob.selection.predicted import predicted_rows
 
 

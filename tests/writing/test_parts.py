@@ -11,7 +11,14 @@ import pytest
 import torch
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DistributedError, FileFormatError, SchemaError
+from calmrl_prob.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DataError,
+    DistributedError,
+    FileFormatError,
+    SchemaError,
+)
 
 pytest.importorskip("pyarrow", reason="parquet is written by pyarrow, of the extra arrow")
 
@@ -79,13 +86,25 @@ def test_a_pass_that_broke_off_goes_on_and_ends_in_the_same_bytes(tmp_path: Path
     assert contents(out) == contents(straight)
 
 
+def test_a_stream_that_changes_between_passes_is_told(tmp_path: Path) -> None:
+    chunks = [DATA.subset(range(60)), DATA.subset(range(60, 120))]
+    stream = cal.MultimodalStream.from_chunks(lambda: chunks)
+    assert sum(map(len, stream)) == 120
+    chunks.pop()
+    with pytest.raises(DataError, match="this pass had 60 rows, the one before 120"):
+        cal.impute(FIT, stream, out=tmp_path / "imputed")
+    with pytest.raises(DataError, match="this pass had 60 rows, the one before 120"):
+        cal.RetrievalIndex.build(FIT, stream, out=tmp_path / "an.index")
+    assert not (tmp_path / "an.index").exists()
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, straight: Path) -> None:
     other = cal.fit(cal.SharedLatentModel(DATA.dims, 1), DATA)
-    with pytest.raises(ArgumentError, match="imputations of another model"):
+    with pytest.raises(ArgumentError, match="files of another model"):
         cal.impute(other, stream_of(Chunks()), out=straight)
-    with pytest.raises(ArgumentError, match="imputations of another names, level"):
+    with pytest.raises(ArgumentError, match="files of another names, level"):
         cal.impute(FIT, stream_of(Chunks()), ["text"], out=straight, level=0.5)
-    with pytest.raises(ArgumentError, match="imputations of another stream"):
+    with pytest.raises(ArgumentError, match="files of another stream"):
         cal.impute(FIT, cal.MultimodalStream(DATA.dims, Chunks(), num_rows=299), out=straight)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")

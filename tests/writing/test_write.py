@@ -105,6 +105,39 @@ def test_data_come_back(ending: str, tmp_path: Path) -> None:
     assert after.missing == "features"
 
 
+@every_format
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_imputation_is_read_alike_whatever_the_format(
+    ending: str, stream: bool, imputed: cal.Imputation, tmp_path: Path
+) -> None:
+    path = cal.write(imputed, tmp_path / f"out.{ending}")
+
+    def read(**settings: object) -> cal.MultimodalData:
+        found = cal.read(path, stream=stream, **settings)  # type: ignore[call-overload]
+        return next(iter(found)) if stream else found
+
+    whole = read()
+    assert sorted(whole.dims.items()) == [("protein", 2), ("rna", 3)]
+    assert sorted(whole.covariates) == ["age", "batch"]
+    torch.testing.assert_close(whole["protein"], imputed.completed["protein"])
+    names = ["rna", *(f"protein.{q}" for q in ("mean", "sd", "lower", "upper", "imputed")), "latent", "latent_sd"]
+    asked = read(modalities=names)
+    assert asked.names == tuple(names)
+    assert asked.feature_names["protein.sd"] == tuple(PROTEINS)
+    lower, upper = imputed.interval(0.9)["protein"]
+    wanted = {
+        "protein.mean": imputed.mean["protein"],
+        "protein.sd": imputed.variance["protein"].sqrt(),
+        "protein.lower": lower,
+        "protein.upper": upper,
+        "protein.imputed": torch.from_numpy(np.isnan(PROTEIN)),
+        "latent": imputed.posterior.mean,
+    }
+    for name, value in wanted.items():
+        torch.testing.assert_close(asked[name].float(), value.float(), msg=name)
+    assert read(modalities={"low": "protein.lower"}).dims == {"low": 2}
+
+
 def test_npz_keeps_parts_and_kinds_of_entries(tmp_path: Path) -> None:
     before = cal.MultimodalData(
         {"x": torch.eye(3)},

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from calmrl_prob._support.arguments import checked_seed, described, whole_number
+from calmrl_prob._support.arguments import checked_seed, whole_number
 from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.randomness import spread_seeds
 from calmrl_prob._support.warnings import warn_unreliable
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentTypeError, SchemaError
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import SchemaError
 from calmrl_prob.evaluation.acquisition.by_draws import drawn_gains
 from calmrl_prob.evaluation.acquisition.closed_forms import gaussian_gains, process_gains, student_t_gains
 from calmrl_prob.evaluation.acquisition.mixtures import mixture_gains, scale_mixture_gains
@@ -101,8 +102,7 @@ def value_of_information(
         >>> found.ranking(1)[["instance", "modality"]].values.tolist()
         [[0, 'text']]
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     num_draws, seed = whole_number("num_draws", num_draws, least=2), checked_seed(seed)
     given = model if isinstance(model, PosteriorResult) else _posterior(model, data, seed, options)
     data = require_rows(given, data)

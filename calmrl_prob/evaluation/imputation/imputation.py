@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import brief, real_number
+from calmrl_prob._support.arguments import real_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 
 Array = NDArray[np.float64]
@@ -144,8 +145,7 @@ def score_imputation(
     """
     if tuple(by) not in (("modality",), ("modality", "pattern")):
         raise ArgumentError(f"by: expected ('modality',) or ('modality', 'pattern'), got {by!r}.")
-    if not isinstance(truth, MultimodalData):
-        raise ArgumentTypeError(f"truth: expected MultimodalData, got {brief(truth)}; wrap it in MultimodalData.")
+    require_data(truth, "truth")
     if not 0 < real_number("level", level, 0.9) < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level}.")
     truth = truth.in_order_of(getattr(means, "dims", None) or {}, "truth", "what was imputed")

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import chosen_names, described
+from calmrl_prob._support.arguments import chosen_names
 from calmrl_prob._support.arrays import own_array
 from calmrl_prob._support.progress import progress_bar
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation.imputation.held_out import HeldOut, array, energy_score
 from calmrl_prob.evaluation.imputation.masking import Hiding, hidings, random_folds
 from calmrl_prob.evaluation.imputation.options import ValidationOptions
@@ -135,8 +136,7 @@ def masked_validation(
         >>> found.summary(level=0.9)[["modality", "coverage"]].round(2).values.tolist()
         [['image', 0.9...], ['text', 0.9...]]
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     data = aligned(model, data)
     own = {field.name: settings.pop(field.name) for field in fields(ValidationOptions) if field.name in settings}
     options = ValidationOptions.of(options, own, "masked_validation")

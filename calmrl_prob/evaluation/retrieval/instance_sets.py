@@ -14,6 +14,7 @@ from torch import Tensor
 from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of, with_names
+from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
 from calmrl_prob.evaluation.retrieval.exact_forms import ExactForm, form_by_structure, form_of, stated_form
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
@@ -202,7 +203,7 @@ def require_whole(data: MultimodalData, argument: str) -> None:
         )
 
 
-def require_known(data: MultimodalData, dims: Mapping[str, int], argument: str) -> None:
+def require_known(data: MultimodalData | MultimodalStream, dims: Mapping[str, int], argument: str) -> None:
     """Refuse modalities that a model does not know, or knows of another width.
 
     Raises:

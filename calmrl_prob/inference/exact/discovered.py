@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import described
 from calmrl_prob.conjugacy import ConjugateForm
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import (
     FeatureBlocks,
     LinearGaussian,
@@ -120,8 +120,7 @@ def on_device(structure: Structure, data: MultimodalData) -> MultimodalData:
         ArgumentTypeError: ``data`` is not MultimodalData.
         ArgumentError: data and model are on different devices.
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     if data.device != structure.device:
         raise ArgumentError(
             f"data: it is on {data.device}, the model on {structure.device}; move one with .to(device=...)."

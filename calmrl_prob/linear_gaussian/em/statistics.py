@@ -60,6 +60,7 @@ class SufficientStatistics:
         self.scatters: dict[Pattern, Tensor] = {}
         self._shift: dict[str, Tensor] = {} if shift is None else {n: s.double() for n, s in shift.items()}
         self._buffer = torch.empty(0)
+        self._pairwise: tuple[Tensor, Tensor] | None = None  # until more is added: every fit of a search asks for it
 
     @classmethod
     def from_blocks(cls, blocks: ObservedBlocks) -> SufficientStatistics:
@@ -67,8 +68,8 @@ class SufficientStatistics:
         return cls(blocks.dims).update(blocks)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and other processes: all but the buffer."""
-        return {**self.__dict__, "_buffer": torch.empty(0)}
+        """For copies and other processes: all but the buffer, and what can be made again."""
+        return {**self.__dict__, "_buffer": torch.empty(0), "_pairwise": None}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,6 +126,7 @@ class SufficientStatistics:
         if blocks.dims != self.dims:
             raise SchemaError(f"blocks: expected modalities {self.dims}, got {blocks.dims}.")
         self.feature_names = joined_names(self.feature_names, blocks.feature_names, "blocks")
+        self._pairwise = None
         for name, values in blocks.values.items():
             if name not in self._shift and len(values):
                 sample = values[: max(1, CHUNK_BUDGET // values.shape[1])]  # any point near the mean will do
@@ -241,6 +243,11 @@ class SufficientStatistics:
 
         Zero between modalities that never occur together. Not positive semidefinite in general.
         """
+        if self._pairwise is None:
+            self._pairwise = self._pairwise_covariance()
+        return self._pairwise
+
+    def _pairwise_covariance(self) -> tuple[Tensor, Tensor]:
         shape = Shape.of(self.dims, next(iter(self.scatters.values())).device)
         parts = [(scatter, pattern_features(shape, present)) for present, scatter in self.scatters.items()]
         count, total, _ = pattern_totals(parts, shape)

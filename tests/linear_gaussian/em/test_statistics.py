@@ -82,6 +82,14 @@ def test_pairwise_covariance_is_over_the_rows_with_both() -> None:
     torch.testing.assert_close(covariance[:5, 8:], a.mT @ c / len(rows))
 
 
+def test_pairwise_covariance_sees_what_was_added_after_it_was_asked_for() -> None:
+    first, second = (random_blocks(random_model(DIMS, 3), 40, rate=0.5, seed=seed) for seed in (1, 2))
+    statistics = SufficientStatistics.from_blocks(first)
+    before = statistics.pairwise_covariance()[1]
+    after = statistics.update(second).pairwise_covariance()[1]
+    assert not torch.equal(before, after)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_far_away_mean_loses_nothing(dtype: torch.dtype) -> None:
     """Mean 10^4 spreads away: the scatter about the mean is that of the data as they are stored."""
