@@ -38,7 +38,7 @@ from calmrl_prob.selection import Choice
 from calmrl_prob.selection.scaling import Scaling
 
 #: Values tried, the first of each where the search starts.
-_MEAN_COUNTS, _COVARIANCE_COUNTS = (1.0, 0.1, 0.02), (math.inf, 100.0, 10.0, 3.0)
+_MEAN_COUNTS, _COVARIANCE_COUNTS = (1.0, 0.1, 0.02), (math.inf, 100.0, 10.0)
 _TEMPERATURES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 2.0)
 _FLOORS = (0.0, 0.005, 0.01, 0.02, 0.05)
 #: Instances in a class, on average, from which on a covariance of its own is tried; and directions that are few.
