@@ -41,7 +41,8 @@ def config(*overrides: str) -> DictConfig:
     given = ", ".join(f'"{override}"' for override in TINY)
     cfg = compose("paper", [f"overrides=[{given}]", *overrides])
     for part in cfg.parts.values():  # whatever variants a part names: one, so that this takes seconds
-        part.quick = ["only=[no_encoder]"]
+        if part.get("aligns", True):
+            part.quick = ["only=[no_encoder]"]
     return cfg
 
 
