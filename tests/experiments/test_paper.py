@@ -118,7 +118,7 @@ def test_a_finished_command_is_recorded_as_finished(tmp_path: Path) -> None:
 
 def test_what_cannot_work_is_refused_by_name(hydra_ready: None, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"only: expected some of .*'classify'"):
-        run(config("only=[classes]"), tmp_path, QUIET)
+        run(config("only=[sounds]"), tmp_path, QUIET)
     with pytest.raises(FileFormatError, match=r"paper\.json cannot be read"):
         build_alignment_report(tmp_path)
     assert main([str(tmp_path)]) == 1
