@@ -124,6 +124,35 @@ class BatchEffects(nn.Module):
         return data._derive(_values={name: moves.adjusted(name, data[name], index) for name in data.names})
 
     @torch.no_grad()
+    def lacks_intercept(self, data: MultimodalData) -> Tensor:
+        """Whether an instance has a modality that its batch never had in the fit, or is of no known batch; (N,) bool.
+
+        :meth:`adjusted` does not do for these: shifts are unknown, and noise in them.
+
+        Raises:
+            DataError: as :meth:`index` does.
+        """
+        moves, index = self.moves, self.index(data)
+        found = torch.zeros(len(data), dtype=torch.bool, device=data.device)
+        for name in data.names:
+            found |= data.observed(name) & (moves.count[name] == 0)[index]
+        return found
+
+    def require_adjusted(self, data: MultimodalData) -> MultimodalData:
+        """As :meth:`adjusted`, of instances for which it does.
+
+        Raises:
+            DataError: as :meth:`index` does; or an instance has a modality of which its batch has no intercept.
+        """
+        lacking = self.lacks_intercept(data).nonzero().flatten().tolist()
+        if lacking:
+            raise DataError(
+                f"data: {len(lacking)} of {len(data)} instances, first row {lacking[0]}, have a modality of which their "
+                f"batch in {self.column!r} has no intercept, since none of the fit had it; leave them out."
+            )
+        return self.adjusted(data)
+
+    @torch.no_grad()
     def load(self, names: Sequence[str], moves: BatchMoves, dtype: torch.dtype = torch.float64) -> None:
         """Take over what was learned of some batches."""
         given: dict[str, Mapping[str, Tensor]] = {

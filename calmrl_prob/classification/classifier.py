@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
 from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.mixture.labelled import DirectionEvidence
@@ -34,7 +36,8 @@ class Classifier:
 
     Attributes:
         classes: (C,) the labels, sorted.
-        linear_gaussian: the fitted model, all correlation as latents, prior N(0, I).
+        linear_gaussian: the fitted model, all correlation as latents, prior N(0, I); of a model with batches that of
+            rows whose shifts and scales are taken off.
         latent_dim: K of the fitted model; its latents are the first.
         directions: U, (K', R), orthonormal; latent units.
         components: weights, and means and covariances along U, as new instances have them.
@@ -44,6 +47,7 @@ class Classifier:
         setting: what was chosen.
         table: settings tried, with ``log_score`` (mean log probability of held-out labels, nats), ``temperature``,
             ``floor`` and ``chosen``.
+        batch: of a model with batches their shifts and scales; None of another.
     """
 
     classes: NDArray[Any]
@@ -57,22 +61,44 @@ class Classifier:
     floor: float
     setting: ClassSetting
     table: pd.DataFrame
+    batch: BatchEffects | None = None
 
+    @torch.no_grad()
     def probabilities(self, data: MultimodalData) -> NDArray[np.float64]:
         """p(c | what each instance has), (N, C); rows sum to 1.
 
         Args:
-            data: N instances with modalities of the model, any of them missing.
+            data: N instances with modalities of the model, any of them missing; of a model with batches they bring
+                their column, as for ``cal.impute``.
 
         Raises:
             SchemaError: a modality is not the model's, or of another width.
+            DataError: the column of batches is not there, or has a batch that was not in the fit.
         """
-        lg = self.linear_gaussian
-        data = data.conform(lg.dims)
-        ratios = DirectionEvidence.of(posterior(lg, data.blocks), self.directions).log_ratios(self.components)
+        data = data.conform(self.linear_gaussian.dims)
+        ratios = self._ratios(data)
         found = tempered(ratios, self.components.log_weights, self.temperatures(data.observed_mask), self.floor)
         stated: NDArray[np.float64] = found.exp().cpu().numpy()
         return stated
+
+    def _ratios(self, data: MultimodalData) -> Tensor:
+        """log p(x | c) up to a constant of each instance, (N, C)."""
+        if self.batch is None:
+            return self._ratios_under(self.linear_gaussian, data)
+        index = torch.where(self.batch.lacks_intercept(data), self.batch.index(data), -1)
+        found = self.components.log_weights.new_empty(len(data), len(self.classes))
+        for b in index.unique().tolist():  # -1: all rows that are those of the model, once their batch is taken off
+            rows = (index == b).nonzero().squeeze(1)
+            part = data.subset(rows)
+            found[rows] = (
+                self._ratios_under(self.linear_gaussian, self.batch.adjusted(part))
+                if b < 0
+                else self._ratios_under(self.batch.moves.structure(self.linear_gaussian, b), part)
+            )
+        return found
+
+    def _ratios_under(self, lg: LinearGaussian, data: MultimodalData) -> Tensor:
+        return DirectionEvidence.of(posterior(lg, data.blocks), self.directions).log_ratios(self.components)
 
     def temperatures(self, observed_mask: Tensor) -> Tensor:
         """t of instances with an observed mask (N, M), True = PRESENT; (N, 1)."""
@@ -80,6 +106,7 @@ class Classifier:
         own = same.to(self.pattern_temperatures) @ self.pattern_temperatures
         return torch.where(same.any(1), own, self.temperature)[:, None]
 
+    @torch.no_grad()
     def predict(self, data: MultimodalData) -> NDArray[Any]:
         """The likeliest class of each instance, (N,)."""
         named: NDArray[Any] = self.classes[self.probabilities(data).argmax(1)]
@@ -100,8 +127,16 @@ class Classifier:
 
     @torch.no_grad()
     def posterior(self, data: MultimodalData) -> MixtureResult:
-        """The exact posterior of the latents under :meth:`mixture`, for imputations and the value of information."""
+        """The exact posterior of the latents under :meth:`mixture`, for imputations and the value of information.
+
+        Of a model with batches that of rows whose shifts and scales are taken off: imputations are without them too.
+
+        Raises:
+            DataError: an instance has a modality of which its batch has no intercept.
+        """
         mixture = self.mixture()
+        if self.batch is not None:
+            data = self.batch.require_adjusted(data)
         return MixtureResult(mixture_posterior(mixture, data.conform(mixture.dims).blocks), self.latent_dim)
 
     def __repr__(self) -> str:

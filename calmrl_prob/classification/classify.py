@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import checked_seed, described
+from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob.classification.choice import HeldOut, Labelled, TriedSetting, choose, held_out_folds, temperatures
 from calmrl_prob.classification.classifier import Classifier
 from calmrl_prob.classification.options import ClassifyOptions, ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries, grouped
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
@@ -59,7 +61,7 @@ def classify(
         model: a linear-Gaussian model with one Gaussian prior, or what ``calmrl_prob.fit`` returned. Only of a fit
             whose settings were chosen does this know how to fit it again without held-out rows; else the rows that
             labels are held out of are those that the model has seen, which makes probabilities too bold.
-        data: N instances, those that the model was fitted to.
+        data: N instances, those that the model was fitted to. Of a model with batches shifts and scales are taken off.
         labels: (N,) classes, None or NaN where not known; ``data.labels`` if not given.
         seed: of folds and fits.
         options: :class:`ClassifyOptions`; its defaults if not given.
@@ -69,7 +71,8 @@ def classify(
         The classifier: ``probabilities``, ``predict`` and, of the latents, ``posterior`` of any data.
 
     Raises:
-        DataError: there are no labels, as many as instances, or fewer than two classes; or no class has two instances.
+        DataError: there are no labels, as many as instances, or fewer than two classes; or no class has two instances;
+            or an instance has a modality of which its batch has no intercept.
         ArgumentError: an option is unknown or out of range, or there are fewer groups than folds.
         ArgumentTypeError: ``data`` is of another type, or the model has no linear-Gaussian form.
         SchemaError: the data have a modality that is not the model's.
@@ -90,12 +93,14 @@ def classify(
         ((16, 4), True)
     """
     how = ClassifyOptions.of(options, settings, "classify")
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(f"data: expected MultimodalData, got {described(data)}; wrap it in MultimodalData.")
+    require_data(data)
     seed = checked_seed(seed)
     fitted = model.model if isinstance(model, FitResult) else model
     own = as_linear_gaussian(fitted)
     data = data.conform(own.dims)
+    batch = fitted.batch if isinstance(fitted, SharedLatentModel) else None
+    if batch is not None:  # the model is that of rows whose shifts and scales are taken off
+        data = batch.require_adjusted(data)
     classes, codes = _coded(data, labels)
     whole = standardized(own)
     labelled = Labelled(posterior(whole, data.blocks), codes, len(classes))
@@ -120,6 +125,7 @@ def classify(
         floor=best.floor,
         setting=best.setting,
         table=pd.DataFrame(rows),
+        batch=copy.deepcopy(batch),
     )
 
 
@@ -147,9 +153,10 @@ def _coded(data: MultimodalData, labels: object) -> tuple[np.ndarray, Tensor]:
         )
     alone = classes[(counts == 1).numpy()].tolist()
     if alone:
+        others = "" if len(alone) == 1 else f" (so have {len(alone) - 1} others)"
         warnings.warn(
-            f"labels: class {alone[0]!r} has a single labelled instance, as {len(alone) - 1} other classes do; how it "
-            "varies is taken from all classes; label more.",
+            f"labels: class {alone[0]!r} has a single labelled instance{others}; how it varies is taken from all "
+            "classes; label more.",
             CalmrlWarning,
             stacklevel=4,
         )

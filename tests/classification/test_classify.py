@@ -188,3 +188,49 @@ def test_chance_is_taken_out_of_the_calibration_error_of_few_rows() -> None:
 def test_scores_refuse(probabilities: list[list[float]], options: dict[str, float], error: type) -> None:
     with pytest.raises(error):
         score_probabilities(probabilities, ["a", "b"], ["a", "b"], **options)
+
+
+def in_batches(count: int = 240, seed: int = 0) -> tuple[MultimodalData, MultimodalData]:
+    """The rows of :func:`drawn`, and the same with each batch shifted by far more than classes differ."""
+    data, _ = drawn(count, seed)
+    batch = np.arange(count) % 3
+    shift = {n: 6 * torch.randn(3, w, generator=torch.Generator().manual_seed(w)) for n, w in DIMS.items()}
+    moved = {name: data[name] + shift[name][torch.as_tensor(batch)] for name in data.names}
+    site = np.array(["s0", "s1", "s2"])[batch]
+    return data, MultimodalData(moved, labels=data.labels, covariates={"site": site})
+
+
+def test_a_model_with_batches_has_them_taken_off() -> None:
+    _, moved = in_batches()
+    fit = cal.fit(cal.SharedLatentModel(DIMS, latent_dim=3, batch="site"), moved)
+    found = cal.classify(fit, moved, folds=3)
+    model = fit.model
+    assert isinstance(model, cal.SharedLatentModel) and model.batch is not None
+    by_hand = cal.classify(model.linear_gaussian(), model.batch.adjusted(moved), folds=3)
+    _, new = in_batches(1500, seed=1)
+    np.testing.assert_allclose(
+        found.probabilities(new), by_hand.probabilities(model.batch.adjusted(new)), rtol=1e-6, atol=1e-9
+    )
+    assert (found.predict(new) == new.labels).mean() > 0.75
+    assert found.posterior(new).mean.shape == (1500, 3)
+    with pytest.raises(DataError, match="'site', by which batches"):
+        found.probabilities(MultimodalData({name: new[name] for name in new.names}))
+
+
+def test_instances_of_no_known_batch_have_the_variance_between_batches_as_noise() -> None:
+    _, moved = in_batches()
+    fit = cal.fit(cal.SharedLatentModel(DIMS, latent_dim=3, batch="site"), moved)
+    found = cal.classify(fit, moved, folds=3)
+    assert found.batch is not None
+    site = np.array([None, "s1"] * 120, dtype=object)
+    new = MultimodalData({name: moved[name] for name in moved.names}, covariates={"site": site})
+    structure = found.batch.moves.structure(found.linear_gaussian, 3)
+    unknown = Classifier(**(vars(found) | {"linear_gaussian": structure, "batch": None}))
+    rows = np.arange(0, 240, 2)
+    stated = found.probabilities(new)
+    np.testing.assert_allclose(stated[rows], unknown.probabilities(moved.subset(rows)), atol=1e-9)
+    assert (-(stated * np.log(stated)).sum(1))[rows].mean() > (-(stated * np.log(stated)).sum(1))[rows + 1].mean()
+    with pytest.raises(DataError, match="120 of 240 instances, first row 0, have a modality of which"):
+        found.posterior(new)
+    with pytest.raises(DataError, match="120 of 240 instances, first row 0, have a modality of which"):
+        cal.classify(fit, new, moved.labels)
