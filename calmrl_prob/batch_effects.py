@@ -147,8 +147,8 @@ class BatchEffects(nn.Module):
         lacking = self.lacks_intercept(data).nonzero().flatten().tolist()
         if lacking:
             raise DataError(
-                f"data: {len(lacking)} of {len(data)} instances, first row {lacking[0]}, have a modality of which their "
-                f"batch in {self.column!r} has no intercept, since none of the fit had it; leave them out."
+                f"data: {len(lacking)} of {len(data)} instances, first row {lacking[0]}, have a modality of which "
+                f"their batch in {self.column!r} has no intercept, since none of the fit had it; leave them out."
             )
         return self.adjusted(data)
 

@@ -81,6 +81,10 @@ def keyword_options(
     return tuple(name for name in names if name not in settled)
 
 
+#: What is looked for among options of fits, and is an argument of the model.
+_OF_THE_MODEL = ("latent_dim", "noise", "noise_rank", "prior", "batch")
+
+
 def require_known_options(options: Iterable[str], known: Sequence[str], owner: str) -> None:
     """Refuse options that ``owner`` does not have.
 
@@ -96,6 +100,8 @@ def require_known_options(options: Iterable[str], known: Sequence[str], owner: s
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "take one of these."
+        if unknown[0] in _OF_THE_MODEL:
+            remedy = f"it belongs to the model, as SharedLatentModel(data.dims, {unknown[0]}=...)."
         raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}; {remedy}")
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import DataError
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
 from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.mixture.labelled import DirectionEvidence

@@ -27,6 +27,15 @@ class Choosing:
         Literal["isotropic", "diagonal", "full", "low_rank"] | None,
         typer.Option(help="Form of the noise.", rich_help_panel=_CHOICE, show_default="chosen"),
     ] = None
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column that tells batches apart, whose shifts are fitted too.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None
     criterion: Annotated[
         Literal["imputation", "retrieval"] | None,
         typer.Option(help="What held-out instances are scored by.", rich_help_panel=_CHOICE, show_default="imputation"),
@@ -64,7 +73,7 @@ def fit(
 
     place_to_write(output)  # before all the work
     found = reading.read(data, stream)
-    model = cal.SharedLatentModel(found.dims, choosing.latent_dim, choosing.noise or "auto")
+    model = cal.SharedLatentModel(found.dims, choosing.latent_dim, choosing.noise or "auto", batch=choosing.batch)
     options = choosing.options() | ({} if state is None else {"state": state})
     result = cal.fit(model, found, seed=running.seed, progress=running.progress, **options)
     cal.save(result, output)

@@ -44,9 +44,9 @@ def impute(
     if not isinstance(found, MultimodalData):
         folder = cal.impute(model, found, only, out=output, level=level, progress=running.progress, **options)
         files = len(list(folder.glob("part-*.parquet")))
-        return (
-            tell_json({"output": folder, "files": files}) if telling.json else tell(f"Wrote {files} files to {folder}.")
-        )
+        if telling.json:
+            return tell_json({"output": folder, "files": files})
+        return tell(f"Wrote {files} {'file' if files == 1 else 'files'} to {folder}.")
     imputed = cal.impute(model, found, only, **options)
     cal.write(imputed, output, level=level, into=into)
     lacking = {name: int((~imputed.data.feature_mask(name)).any(1).sum()) for name in imputed.names}

@@ -30,8 +30,11 @@ def new_model(name: Annotated[str | None, _NAME] = None, out: Annotated[Path | N
         path = out or Path(f"{name}.py")
         if path.exists():
             raise ArgumentError(f"out: {path} is there already; name another file by --out.")
-        path.write_text(found[name].read_text(encoding="utf-8"), encoding="utf-8")
-        return tell(f"Wrote {path}.")
+        text = found[name].read_text(encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+        return tell(
+            f"Wrote {path}.", f"Its class {_class(text)} is fitted in Python, by cal.fit; the example in it shows how."
+        )
 
 
 def templates() -> dict[str, Path]:
@@ -43,6 +46,10 @@ def templates() -> dict[str, Path]:
     """
     place = next(place for place in _PLACES if place.is_dir())
     return {path.stem: path for path in sorted(place.glob("*.py")) if path.stem != "__init__"}
+
+
+def _class(text: str) -> str:
+    return next(node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
 
 
 def _title(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ def guarded(debug: bool) -> Iterator[None]:
         except BrokenPipeError:  # whoever read has had enough: typer ends quietly
             raise
         except (CalmrlError, OSError) as error:
-            typer.echo(traceback.format_exc() if debug else f"Error: {one_line(error)}", err=True)
+            typer.echo(traceback.format_exc() if debug else f"Error: {as_options(one_line(error))}", err=True)
             raise typer.Exit(1) from None
 
 
@@ -58,6 +59,16 @@ def one_line(said: object) -> str:
         'rows: expected two'
     """
     return " ".join(str(said).split())
+
+
+def as_options(said: str) -> str:
+    """A message whose remedies are written as options of commands, not as arguments of Python.
+
+    Example:
+        >>> as_options("pass empty='drop' to leave them out")
+        'pass --empty drop to leave them out'
+    """
+    return re.sub(r"\b(empty|ids|labels|sep|join)='(\w+)'", r"--\1 \2", said)
 
 
 def tell(*lines: str) -> None:

@@ -211,7 +211,8 @@ class MultimodalData(StoredModalities):
         chosen = chosen_names([names] if isinstance(names, str) else names, self.names)
         columns = [self.names.index(name) for name in chosen]
         mask = self.observed_mask[:, columns]
-        refuse_empty(mask, self.ids, f"select({chosen})", f"first take data.subset(data.rows_with{tuple(chosen)})")
+        wanted = ", ".join(map(repr, chosen))
+        refuse_empty(mask, self.ids, f"select({chosen})", f"first take data.subset(data.rows_with({wanted}))")
         return self._derive(
             names=tuple(chosen),
             _values={name: self._values[name] for name in chosen},

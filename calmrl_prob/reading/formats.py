@@ -66,7 +66,8 @@ def open_sources(origin: object, request: Request) -> list[Source]:
         return _open_path(os.fspath(origin), request)
     raise ArgumentTypeError(
         f"origin: expected a path, a frame, AnnData, MuData, a Dataset of xarray or a dict of these, got "
-        f"{brief(origin)}; wrap arrays in a dict by modality."
+        f"{brief(origin)}; wrap arrays in a dict by modality, and of several files of the same columns give their "
+        "folder or a glob, such as 'rows/*.parquet'."
     )
 
 

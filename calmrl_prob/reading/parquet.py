@@ -38,7 +38,8 @@ class ParquetSource(Source):
 
     def __init__(self, files: Sequence[Path | Remote], request: Request) -> None:
         self.files = tuple(files)
-        self.where = str(files[0]) if len(files) == 1 else f"the {len(files)} files beside {files[0]}"
+        beside = {1: "", 2: " and a file beside it"}.get(len(files), f" and {len(files) - 1} files beside it")
+        self.where = f"{files[0]}{beside}"
         first = _schema_and_groups(files[0])[0]
         self._columns = TableColumns(first, request, str(files[0]))
         self._places: list[tuple[Path | Remote, int]] = []

@@ -64,7 +64,11 @@ class Choice:
 
     @property
     def r2(self) -> dict[str, float]:
-        """For each modality the held-out R^2 of imputing it, at the chosen setting; 0 = its mean."""
+        """For each modality the held-out R^2 of imputing it, at the chosen setting; 0 = its mean.
+
+        Of a model with batches 0 is the mean of a batch, as shifts are taken off before: not to be compared with that
+        of a model without.
+        """
         if self.table.empty:
             return {}
         row = self.table[self.table["chosen"]].iloc[0]

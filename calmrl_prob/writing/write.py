@@ -82,11 +82,17 @@ def write(
         write_into(what, path, level)
         return path
     if not isinstance(path, str | os.PathLike):
-        raise ArgumentTypeError(f"path: expected a str or Path, got {brief(path)}; pass one such as 'imputed.h5mu'.")
+        raise ArgumentTypeError(
+            f"path: expected a str, a Path or a MuData, got {brief(path)}; pass one such as 'imputed.h5mu', and wrap "
+            "an AnnData as mudata.MuData({'protein': it})."
+        )
     place = place_of(path)
     writer = FORMATS.get(place.suffix.lower())
     if writer is None:
-        raise ArgumentError(f"path: expected a name that ends with one of {list(FORMATS)}, got {place.name!r}.")
+        raise ArgumentError(
+            f"path: expected a name that ends with one of {list(FORMATS)}, got {place.name!r}; take one of these. "
+            "For other formats imputed.frame(name) is a table, as in imputed.frame('text').to_csv('text.csv')."
+        )
     if into is not None:
         if writer is not write_h5mu or isinstance(place, Remote):
             raise ArgumentError(f"path: expected a local .h5mu file, as into= is, got {brief(path)}.")

@@ -190,6 +190,15 @@ def test_scores_refuse(probabilities: list[list[float]], options: dict[str, floa
         score_probabilities(probabilities, ["a", "b"], ["a", "b"], **options)
 
 
+def test_a_stream_is_refused_with_what_takes_one() -> None:
+    data, lg = drawn(30)
+    stream = cal.MultimodalStream.from_chunks(lambda: [data])
+    with pytest.raises(ArgumentTypeError, match=r"data: expected MultimodalData, got a stream, which cal\.fit"):
+        cal.classify(lg, stream)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="queries: expected MultimodalData, got a stream, which"):
+        cal.retrieve(lg, stream, stream)  # type: ignore[arg-type]
+
+
 def in_batches(count: int = 240, seed: int = 0) -> tuple[MultimodalData, MultimodalData]:
     """The rows of :func:`drawn`, and the same with each batch shifted by far more than classes differ."""
     data, _ = drawn(count, seed)
@@ -205,7 +214,8 @@ def test_a_model_with_batches_has_them_taken_off() -> None:
     fit = cal.fit(cal.SharedLatentModel(DIMS, latent_dim=3, batch="site"), moved)
     found = cal.classify(fit, moved, folds=3)
     model = fit.model
-    assert isinstance(model, cal.SharedLatentModel) and model.batch is not None
+    assert isinstance(model, cal.SharedLatentModel)
+    assert model.batch is not None
     by_hand = cal.classify(model.linear_gaussian(), model.batch.adjusted(moved), folds=3)
     _, new = in_batches(1500, seed=1)
     np.testing.assert_allclose(

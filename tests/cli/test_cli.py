@@ -146,6 +146,19 @@ def test_a_given_number_of_latents_is_not_chosen(folder: Path, tmp_path: Path) -
     assert "Nothing was held out" in out
 
 
+def test_batches_are_told_apart_by_a_column(tmp_path: Path) -> None:
+    drawn = cal.datasets.make_synthetic(90, {"rna": 6, "protein": 4}, latent_dim=2, seed=0).complete
+    donor = np.array(["a", "b", "c"])[np.arange(90) % 3]
+    shifted = {name: drawn[name].numpy() + 4 * (np.arange(90) % 3)[:, None] for name in drawn.names}
+    cal.write(cal.MultimodalData(shifted, covariates={"donor": donor}), tmp_path / "cells.npz")
+    told("fit", tmp_path / "cells.npz", "-o", tmp_path / "fit.safetensors", "--batch", "donor", "--latent-dim", "2")
+    model = cal.load(tmp_path / "fit.safetensors").model
+    assert model.batch.names == ("a", "b", "c")
+    told("impute", tmp_path / "fit.safetensors", tmp_path / "cells.npz", "-o", tmp_path / "out.npz")
+    refused = run("fit", tmp_path / "cells.npz", "-o", tmp_path / "other.safetensors", "--batch", "site", code=1)
+    assert "they have no 'site', by which batches are told apart" in refused.stderr
+
+
 def test_a_stream_is_fitted_and_imputed_like_rows_in_memory(folder: Path, tmp_path: Path) -> None:
     fit, out = tmp_path / "fit.safetensors", tmp_path / "imputed"
     run("fit", folder / "parts", "-o", fit, "--stream", "--latent-dim", "2", "--state", tmp_path / "state")
@@ -262,7 +275,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["impute", "fit.safetensors", "cells.npz", "-o", "out.npz", "--level", "9"],
         "between 0 and 1",
     ),
-    "rows without anything": (["describe", "cells.npz", "-m", "protein"], "no modality at all"),
+    "rows without anything": (["describe", "cells.npz", "-m", "protein"], "pass --empty drop to leave them out"),
     "an ending that is not written": (["impute", "fit.safetensors", "cells.npz", "-o", "out.xlsx"], "ends with one of"),
 }
 
@@ -353,7 +366,10 @@ def test_a_new_model_is_one_of_the_models_folder_and_fits(
     listed = run("new-model").stdout
     for path in (ROOT / "models").glob("[a-z]*.py"):
         assert re.search(rf"^{path.stem} +\S", listed, re.MULTILINE), path
-    assert run("new-model", "factor_analysis").stdout == "Wrote factor_analysis.py.\n"
+    assert run("new-model", "factor_analysis").stdout == (
+        "Wrote factor_analysis.py.\n"
+        "Its class FactorAnalysis is fitted in Python, by cal.fit; the example in it shows how.\n"
+    )
     written = Path("factor_analysis.py").read_text(encoding="utf-8")
     assert written == (ROOT / "models" / "factor_analysis.py").read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "factor_analysis"}

@@ -338,6 +338,8 @@ class TestBadInput:
             cal.read(rna_frame(), modalities="rna")
         with pytest.raises(ArgumentTypeError, match="origin: expected a path"):
             cal.read(3)
+        with pytest.raises(ArgumentTypeError, match="of several files of the same columns give their folder or a glob"):
+            cal.read(["a.parquet", "b.parquet"])
         with pytest.raises(SchemaError, match="labels: the frame has no column 'kind'"):
             cal.read(rna_frame(), labels="kind")
         with pytest.raises(SchemaError, match="labels: none of the origins has 'kind'"):

@@ -163,6 +163,7 @@ def test_a_budget_ends_the_search_and_says_so(data: cal.MultimodalData) -> None:
         ({"groups": "person"}, r"groups: data has no covariate 'person'; it has \[\]"),
         ({"groups": lambda data: [1, 2]}, "groups: expected one for each"),
         ({"tolerence": 1e-3}, "options: .* did you mean 'tolerance'"),
+        ({"batch": "donor"}, r"options: .* SharedLatentModel\(data\.dims, batch=\.\.\.\)"),
         ({"criteron": "retrieval"}, "options: .* did you mean 'criterion'"),
     ],
 )

@@ -14,8 +14,8 @@ from torch import Tensor
 from calmrl_prob._support.arguments import checked_seed
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of, with_names
-from calmrl_prob.data.stream import MultimodalStream
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
+from calmrl_prob.data.stream import MultimodalStream, require_data
+from calmrl_prob.errors import ArgumentError, DataError, SchemaError
 from calmrl_prob.evaluation.retrieval.exact_forms import ExactForm, form_by_structure, form_of, stated_form
 from calmrl_prob.evaluation.retrieval.latent_rows import Encoded
 from calmrl_prob.inference.feature_names import named_dims
@@ -191,11 +191,7 @@ def require_whole(data: MultimodalData, argument: str) -> None:
     Raises:
         ArgumentTypeError, DataError: naming ``argument``.
     """
-    if not isinstance(data, MultimodalData):
-        raise ArgumentTypeError(
-            f"{argument}: expected MultimodalData, got {type(data).__name__}. "
-            "Wrap arrays as MultimodalData({name: array})."
-        )
+    require_data(data, argument)
     if data.has_partial_rows:
         raise DataError(
             f"{argument}: expected whole modalities, present or missing; some rows lack single features. "
