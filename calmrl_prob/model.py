@@ -122,7 +122,10 @@ class SharedLatentModel(PyroModule):
         if noise not in ("auto", *NOISES):
             raise ArgumentError(f"noise: expected one of {['auto', *NOISES]}, got {noise!r}.")
         if prior is not None and not isinstance(prior, Prior):
-            raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {described(prior)}.")
+            raise ArgumentTypeError(
+                f"prior: expected a calmrl_prob.priors.Prior, got {described(prior)}; "
+                "take one such as priors.StudentTPrior(latent_dim), or write the model with another in Pyro."
+            )
         self.batch = _checked_batch(batch, prior)
         if latent_dim is None and prior is not None:
             latent_dim = prior.latent_dim

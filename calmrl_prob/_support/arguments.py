@@ -99,9 +99,9 @@ def require_known_options(options: Iterable[str], known: Sequence[str], owner: s
     unknown = sorted(set(options) - set(known))
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else "take one of these."
-        if unknown[0] in _OF_THE_MODEL:
-            remedy = f"it belongs to the model, as SharedLatentModel(data.dims, {unknown[0]}=...)."
+        belongs = f"it belongs to the model, as SharedLatentModel(data.dims, {unknown[0]}=...)."
+        guess = f"did you mean {near[0]!r}?" if near else "take one of these."
+        remedy = belongs if unknown[0] in _OF_THE_MODEL else guess
         raise ArgumentError(f"options: {owner} has no option {unknown[0]!r}; it has {list(known)}; {remedy}")
 
 

@@ -17,13 +17,14 @@ from calmrl_prob.classification.options import ClassifyOptions, ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.data.stream import require_data
-from calmrl_prob.errors import ArgumentError, CalmrlWarning, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.linear_gaussian.mixture.labelled import standardized
 from calmrl_prob.model import SharedLatentModel
+from calmrl_prob.programs.bound import BoundModel
 from calmrl_prob.selection import Choice
 from calmrl_prob.selection.folds import deal
 
@@ -96,6 +97,11 @@ def classify(
     require_data(data)
     seed = checked_seed(seed)
     fitted = model.model if isinstance(model, FitResult) else model
+    if isinstance(fitted, BoundModel):
+        raise ArgumentTypeError(
+            "model: expected one of a single linear-Gaussian form that it states, got a fitted Pyro model; pass a "
+            "SharedLatentModel, or cal.discover(fit.model, data).linear_gaussian() where it is conjugate."
+        )
     own = as_linear_gaussian(fitted)
     data = data.conform(own.dims)
     batch = fitted.batch if isinstance(fitted, SharedLatentModel) else None

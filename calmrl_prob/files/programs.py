@@ -93,13 +93,15 @@ def _made(values: Mapping[str, Any], given: Any) -> Any:  # noqa: ANN401
     local = "<" in name
     where = "which has no name to import it by: pass the function itself" if local else f"from {module}: pass it"
     wanted = f"model: the file holds parameters of {kind} {name!r}, {where}"
-    example = "cal.load(path, model=my_model)" if local else f"cal.load(path, model={short})"
+    made = f"{short}(...)" if state is not None else short  # a module has settings, and is made before
+    example = f"cal.load(path, model={'my_model' if local else made})"
     if given is None:
         raise ModelToLoadError(f"{wanted}, as {example}; files hold no code, and nothing is imported by their names.")
     own = given if hasattr(given, "__qualname__") else type(given)
     same = own.__qualname__.rsplit(".", 1)[-1] == short and isinstance(given, nn.Module) == (state is not None)
     if isinstance(given, type) or not same:
-        raise ModelToLoadError(f"{wanted}, as {example}; got {described(given)} called {own.__qualname__!r}.")
+        called = "" if isinstance(given, type) else f" called {own.__qualname__!r}"
+        raise ModelToLoadError(f"{wanted}, as {example}; got {described(given)}{called}.")
     if state is None:
         return given
     model = copy.deepcopy(given)  # the one given stays as it is; and there may be one for each fold

@@ -520,7 +520,7 @@ def _one_form(model: Model, candidates: MultimodalData | MultimodalStream) -> Li
             form = form_of(posterior(model, rows, method="exact"))
     if form is None or not form.plain or not form.one_gaussian:
         raise ArgumentError(
-            "model: expected one linear-Gaussian form for all instances, got a mixture, a Student-t prior, loadings by "
-            "covariates, draws, or none at all. cal.retrieve(model, queries, candidates) serves these."
+            "model: expected one linear-Gaussian form for all instances, got a mixture, a Student-t prior, batches, "
+            "loadings by covariates, draws, or none at all. cal.retrieve(model, queries, candidates) serves these."
         )
     return form.components[0]

@@ -16,6 +16,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
 from calmrl_prob.evaluation import score_probabilities
 from calmrl_prob.linear_gaussian import LinearGaussian, mixture_posterior
+from calmrl_prob.programs.bound import BoundModel
 
 DIMS = {"a": 5, "b": 4}
 
@@ -197,6 +198,12 @@ def test_a_stream_is_refused_with_what_takes_one() -> None:
         cal.classify(lg, stream)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="queries: expected MultimodalData, got a stream, which"):
         cal.retrieve(lg, stream, stream)  # type: ignore[arg-type]
+
+
+def test_a_fitted_pyro_model_is_refused_with_what_serves() -> None:
+    data, _ = drawn(30)
+    with pytest.raises(ArgumentTypeError, match=r"got a fitted Pyro model; .* cal\.discover\(fit\.model, data\)"):
+        cal.classify(BoundModel(lambda rows: None), data)
 
 
 def in_batches(count: int = 240, seed: int = 0) -> tuple[MultimodalData, MultimodalData]:
