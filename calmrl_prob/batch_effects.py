@@ -1,4 +1,4 @@
-"""How batches of instances differ in their measurements: a part of ``SharedLatentModel``."""
+"""Differences of batches of instances in their measurements: a part of ``SharedLatentModel``."""
 
 from __future__ import annotations
 

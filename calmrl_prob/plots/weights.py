@@ -1,4 +1,4 @@
-"""What a latent does to the features that it moves most, with intervals."""
+"""Weights of the features that a latent moves most, with intervals."""
 
 from __future__ import annotations
 
