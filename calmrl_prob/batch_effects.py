@@ -235,7 +235,7 @@ class BatchEffects(nn.Module):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dims: Mapping[str, int], dtype: torch.dtype) -> BatchEffects:
-        """What :meth:`config` described, its tensors zero.
+        """Effects as :meth:`config` described them, their tensors zero.
 
         Raises:
             FileFormatError: the names are none.
