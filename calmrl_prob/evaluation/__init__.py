@@ -2,6 +2,7 @@
 
 from calmrl_prob.evaluation.acquisition.result import ValueOfInformation
 from calmrl_prob.evaluation.acquisition.value import value_of_information
+from calmrl_prob.evaluation.class_probabilities import score_probabilities
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
 from calmrl_prob.evaluation.explained import factor_weights, variance_explained
 from calmrl_prob.evaluation.imputation.coverage import coverage_curve, pit_values
@@ -31,6 +32,7 @@ __all__ = [
     "pit_values",
     "retrieve",
     "score_imputation",
+    "score_probabilities",
     "simulate_model",
     "simulation_ranks",
     "value_of_information",

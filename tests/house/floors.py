@@ -97,6 +97,7 @@ FLOORS: dict[str, dict[str, str]] = {
     "on top": {
         "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "_moved errors _support data posteriors inference evaluation",
+        "classification":                "errors _support linear_gaussian data model posteriors inference selection",
         "sklearn":                       "errors _support linear_gaussian data model posteriors inference imputation "
                                          "selection",
         "training":                      "errors _support linear_gaussian data alignment encoders evaluation",
