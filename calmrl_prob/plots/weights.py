@@ -63,5 +63,5 @@ def top_weights(table: pd.DataFrame, modality: str, ax: Axes | None = None, *, l
         ax.plot(own["weight"], places, "o", color="C0", ms=4)
         ax.set_yticks(places, [str(feature) for feature in own["feature"]])
         ax.invert_yaxis()
-        ax.set(title=f"Top weights in {modality}", xlabel=f"correlation with latent {latent}")
+        ax.set(title=f"Top weights in {modality}", xlabel=f"correlation with latent {latent}", ylabel="feature")
         return ax
