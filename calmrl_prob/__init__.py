@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob import datasets, evaluation, plots
     from calmrl_prob.arviz.export import to_arviz
     from calmrl_prob.arviz.files import from_arviz
+    from calmrl_prob.batch_effects import BatchEffects
     from calmrl_prob.classification import classify
     from calmrl_prob.conjugacy import discover
     from calmrl_prob.data import MultimodalData, missingness
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     __version__: str
 
 __all__ = [
+    "BatchEffects",
     "CalmrlError",
     "CalmrlWarning",
     "FitResult",
@@ -94,6 +96,7 @@ __all__ = [
 #: The module of this package that each public name is imported from when it is first asked for.
 _HOMES = MappingProxyType(
     {
+        "BatchEffects": "batch_effects",
         "CalmrlError": "errors",
         "CalmrlWarning": "errors",
         "FitResult": "inference",

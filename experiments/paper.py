@@ -3,6 +3,7 @@
     python -m experiments.paper                                   # quick: two seeds, few epochs, bundled data
     python -m experiments.paper quick=false                       # five seeds, all variants (hours)
     python -m experiments.paper only=[align,missing] 'overrides=["data=leaves"]'
+    python -m experiments.paper data_root=/path/to/files          # captions, classes, motion and medicine on files too
     python -m experiments.paper control=unrelated.npz             # and a set whose modalities share nothing
     python -m experiments.paper hydra.run.dir=FOLDER              # go on with a run that was interrupted
 
@@ -110,8 +111,12 @@ def _facts(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     parts = {}
     for name, part in cfg.parts.items():
         own = part.get(size)
-        shared = ([*cfg.common[size]], [*cfg.overrides]) if part.get("aligns", True) else ([], [])
-        overrides = None if own is None else last_of_each([*shared[0], *own, *shared[1]])
+        aligns, files = part.get("aligns", True), part.get("with_files")
+        shared = [*cfg.common[size]] * aligns
+        read = [f"data_root={os.path.abspath(cfg.data_root)}", *files] if files is not None and cfg.data_root else []
+        overrides = None if own is None else last_of_each([*shared, *read, *own, *[*cfg.overrides] * aligns])
+        if part.get("needs_files") and not read:
+            overrides = None
         if part.get("control"):
             path_given = f"data.source.path={os.path.abspath(cfg.control)}" if cfg.control else None
             overrides = [*overrides, "data=npz", path_given] if overrides is not None and path_given else None
@@ -121,12 +126,16 @@ def _facts(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             "module": part.module,
             "config": part.config,
             "overrides": overrides,
-            "lacking": part.get("lacking") or f"not a part of the {size} run",
+            "lacking": part.get("lacking") or _lacking(part, size),
             "draw": part.get("draw"),
             "seconds": earlier.get("seconds"),
             "error": earlier.get("error"),
         }
     return {"quick": bool(cfg.quick), "parts": parts}
+
+
+def _lacking(part: DictConfig, size: str) -> str:
+    return "give data_root=FOLDER, where its files are" if part.get("needs_files") else f"not a part of the {size} run"
 
 
 def last_of_each(overrides: list[str]) -> list[str]:

@@ -6,9 +6,9 @@
 
 Emoji: a still, eight frames (through ``VideoEncoder``), name and tags; stills have no frames, which is no chance.
 Watch: accelerometer and gyroscope, raw signals through a ``WaveformEncoder`` for each axis, a share of the cells gone
-in training. Encoders learn without labels; epochs are chosen on validation rows of families or subjects of their own. Then
-retrieval between modalities, and classes by ``cal.classify`` from representations, with all modalities and with each
-one missing at test. Leaves ``results.csv``, ``table.md``, ``config.yaml`` and the log.
+in training. Encoders learn without labels; epochs are chosen on validation rows of families or subjects of their own.
+Then retrieval between modalities, and classes by ``cal.classify`` from representations, with all modalities and with
+each one missing at test. Leaves ``results.csv``, ``table.md``, ``config.yaml`` and the log.
 """
 
 from __future__ import annotations

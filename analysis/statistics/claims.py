@@ -160,6 +160,41 @@ def convergence(results: Results) -> Finding:
     return Finding(said, "holds" if fall < 1e-10 and bool((found["converged"] == 100).all()) else "does not hold")
 
 
+def captions(results: Results) -> Finding:
+    """CIDEr-D by the better captioner, mean over what is given: calibrated against observed modalities and ridge."""
+    found = results["captions"]
+    rows = found[found["variant"].isin(["observed", "ridge", "calmrl"])]
+    by = ["missing", "variant", "captioner", "seed"]
+    reached = rows.groupby(by, sort=False)["CIDEr-D"].mean().reset_index()
+    said, judged = [], []
+    for missing, some in reached.groupby("missing", sort=False):
+        means = some.groupby(["variant", "captioner"])["CIDEr-D"].mean()
+        best = {name: means[name].idxmax() for name in means.index.unique(0)}
+        ours = some[(some["variant"] == "calmrl") & (some["captioner"] == best["calmrl"])].set_index("seed")["CIDEr-D"]
+        words = [f"{missing}: calibrated {spread(ours, 3)}"]
+        for name, label in (("observed", "observed only"), ("ridge", "ridge")):
+            if name in best:
+                words.append(f"{label} {means[name].max():.3f}")
+        plain = some[(some["variant"] == "observed") & (some["captioner"] == best["observed"])]
+        judged.append(verdict(ours - 1.05 * plain.set_index("seed")["CIDEr-D"]))
+        said.append(", ".join(words))
+    return Finding("CIDEr-D: " + "; ".join(said), together(judged))
+
+
+def classes(results: Results) -> Finding:
+    """Accuracy of the exact classifier less that of the best rival of each set, one modality missing."""
+    found = results["classes"]
+    rows = found[found["missing"] == 1]
+    said, judged = [], []
+    for name, some in rows.groupby("set", sort=False):
+        reached = _by_seed(some, "label", "accuracy")
+        ours, rivals = reached["exact classes"], reached.drop(columns="exact classes")
+        best = str(rivals.mean().idxmax())
+        said.append(f"{name}: {spread(ours)}, {best} {spread(rivals[best])}")
+        judged.append(verdict(ours - rivals[best]))
+    return Finding("accuracy, %, one modality missing: " + "; ".join(said), together(judged))
+
+
 CLAIMS = (
     Claim(
         "Imputation",
@@ -193,6 +228,23 @@ CLAIMS = (
         complete_data,
         "What a missing modality would have told beyond the others is not in the data.",
         ("observed", "imputed_mean", "oracle"),
+    ),
+    Claim(
+        "Classification",
+        "Calibrated representations classify rows with missing modalities better.",
+        ("classes",),
+        classes,
+        "The exact probabilities and a regression on what the model imputes rest on the same latents; the exact ones "
+        "need no imputation and know how sure they are.",
+    ),
+    Claim(
+        "Captioning",
+        "Captions from calibrated representations score more than 5% higher in CIDEr than uncalibrated ones.",
+        ("captions",),
+        captions,
+        "Judged against encoders that were aligned on the observed modalities alone. Regressions on the observed pairs "
+        "calibrate as well.",
+        ("observed", "calmrl"),
     ),
     Claim(
         "Convergence",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -180,9 +179,7 @@ def unpacked_shelves(arrays: Mapping[str, np.ndarray]) -> list[Shelf]:
     ]
 
 
-def as_tensors(
-    arrays: Mapping[str, np.ndarray], beside: Mapping[str, Tensor] = MappingProxyType({})
-) -> dict[str, Tensor]:
+def as_tensors(arrays: Mapping[str, np.ndarray], beside: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Arrays as the tensors of an archive, with others beside them; what need not be is not copied."""
     return _apart({**beside, **{key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}})
 

@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """What makes a part of the rows of a chunk, here or in another process.
+    """The maker of a part from the rows of a chunk, here or in another process.
 
     Attributes:
         instrument: the model.
@@ -162,7 +162,7 @@ def _write_part(measure: Measure, token: str, load: Load, path: Path) -> int:
     part = measure(load(), token)
     kind, ids = (None, {}) if part.ids is None else packed_ids(part.ids)
     shelves = packed_shelves(part.shelves) if part.shelves else {}
-    write_archive(path, {"kind": _KIND, "ids": kind, "token": token}, as_tensors({**shelves, **ids}))
+    write_archive(path, {"kind": _KIND, "ids": kind, "token": token}, as_tensors({**shelves, **ids}, {}))
     return len(part)
 
 

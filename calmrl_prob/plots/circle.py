@@ -86,7 +86,11 @@ def anchor_shift_circle(
         for spine in ax.spines.values():
             spine.set_visible(False)
         ax.tick_params(length=0)
-        ax.set(title="Anchor shift", xlabel="angle to the full anchor (degrees)", ylabel="instance: its shift")
+        ax.set(
+            title="Anchor shift: the nearer to the star, the better",
+            xlabel="angle to the full anchor (degrees)",
+            ylabel="instance: its shift",
+        )
         legend_beside(ax)
         return ax
 

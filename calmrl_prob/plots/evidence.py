@@ -76,7 +76,7 @@ def evidence_trace(
         if to_come:
             ax.set_yscale("log")
         ax.set(
-            title="Convergence of the fit",
+            title="Convergence of the fit" + ("" if to_come else ": flat at the end"),
             xlabel="iteration",
             ylabel="rise still to come\n(nats per instance)" if to_come else "objective (nats per instance)",
         )

@@ -47,6 +47,10 @@ def latent_dim_choice(choice: LatentDimChoice, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
         ax.axvline(choice.latent_dim, color=VERMILION, linestyle="--", label=f"chosen: {choice.latent_dim}")
         ax.axvline(choice.ard_count, color=GREEN, linestyle=":", label=choice.ard_summary)
-        ax.set(xlabel="number of latents K", ylabel="nats per held-out row", title="How many latents")
+        ax.set(
+            xlabel="number of latents K",
+            ylabel="nats per held-out row",
+            title="How many latents: where held-out evidence is highest",
+        )
         ax.legend()
         return ax

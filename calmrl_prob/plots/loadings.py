@@ -59,7 +59,11 @@ def variance_explained(model: Model | FitResult, ax: Axes | None = None, *, rota
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         totals = percent.sum(axis=1)
         ax.set_yticks(range(modalities), [f"{n} ({t:.0f}%)" for n, t in zip(table.index, totals, strict=True)])
-        ax.set(title="Variance explained", xlabel="latent", ylabel="modality (all latents)")
+        ax.set(
+            title="Variance explained: a bright column is shared, a bright cell private",
+            xlabel="latent",
+            ylabel="modality (all latents)",
+        )
         ax.grid(visible=False)
         ax.figure.colorbar(image, ax=ax, label="share of variance (%)")
         return ax

@@ -159,6 +159,6 @@ def _histogram(draws: Array | None, edges: Array) -> Array:
 
 
 def _finish(ax: Axes, name: str) -> None:
-    ax.set(title="Prior and posterior", xlabel=name, ylabel="probability density")
+    ax.set(title="Prior and posterior: how far the data moved it", xlabel=name, ylabel="probability density")
     ax.set_ylim(bottom=0)
     ax.legend()

@@ -86,7 +86,7 @@ def coverage(
                 ax.fill_between(level, low, high, color=options["color"], alpha=0.2, linewidth=0)
             ax.plot(level, height, label=label or "observed", **options)
         ax.set(
-            title="Coverage of intervals",
+            title=f"Coverage: below {'zero' if difference else 'the line'}, intervals are too narrow",
             xlabel="nominal coverage of the interval (%)",
             ylabel="inside minus nominal (percentage points)" if difference else "true values inside (%)",
             xlim=(0, 100),
@@ -167,7 +167,7 @@ def pit(
             density, edges = np.histogram(value, bins=bins, range=(0, 1), density=True)
             ax.stairs(density, edges, label=label or "observed", **options)
         ax.set(
-            title="Probability integral transform",
+            title="PIT: flat is right, hollow is too narrow",
             xlabel="share of the predictive distribution below the true value",
             ylabel="density (1 where calibrated)",
             xlim=(0, 1),
@@ -240,7 +240,7 @@ def error_against_sd(
             label=f"{bins} bins of cells",
         )  # fmt: skip
         ax.set(
-            title="Error against predicted deviation",
+            title="Errors: above the line, larger than predicted",
             xlabel=f"predicted standard deviation ({unit})",
             ylabel=f"root mean squared error ({unit})",
         )

@@ -21,6 +21,7 @@ from analysis.runs.files import TABLES, write_table, write_text
 from analysis.statistics.tables import best_rows, formatted, summarize
 from calmrl_prob.errors import FileFormatError
 from calmrl_prob.report.pictures import png
+from docs import make_images
 
 VARIANTS = {"mean": "mean", "calmrl": "CalMRL isotropic (paper)", "oracle": "complete data (oracle)"}
 
@@ -166,6 +167,26 @@ def test_interval_panels_say_how_many_are_inside() -> None:
     table = pd.DataFrame({"modality": "a", "mean": 0.0, "sd": 1.0, "truth": [0.0, 1.0, -3.0, 1.7]})
     figure = figures.intervals(table, 0.9, "title")  # the interval reaches to 1.645
     assert figure.axes[0].get_title() == "a: 2 of 4 inside"
+
+
+def test_the_gain_shows_each_variant_with_its_spread_on_both_sides() -> None:
+    rows = [("mean", 0, 0.9, 16.0), ("mean", 1, 1.0, 18.0), ("calmrl", 0, 0.7, 19.0), ("calmrl", 1, 0.8, 19.0)]
+    results = pd.DataFrame(rows, columns=["variant", "seed", "RMSE", "R@1"]).assign(label=lambda rows: rows["variant"])
+    error, recall = figures.gain(summarize(results), "title").axes
+    assert [text.get_text() for text in error.texts] == ["0.750±0.071", "0.950±0.071"]  # the first variant on top
+    assert [text.get_text() for text in recall.texts] == ["19.0±0.0", "17.0±1.4"]
+    assert [label.get_text() for label in error.get_yticklabels()] == ["calmrl", "mean"]
+
+
+def test_the_pages_hold_a_table_that_make_images_can_replace() -> None:
+    for page, begin in make_images.BEGIN.items():
+        (table,) = re.findall(f"{begin}\n(.*?)\n{make_images.END}", page.read_text(encoding="utf-8"), re.DOTALL)
+        rows = [re.split(r" *\| *", row.strip("| ")) for row in table.splitlines()]
+        assert len(rows) == 2 + (len(make_images.FIVE_ROWS) if page == make_images.README else 10)
+        if page == make_images.README:
+            assert tuple(rows[0]) == make_images.FIVE_COLUMNS
+    kept, whole = (page.read_text(encoding="utf-8") for page in (make_images.README, make_images.DEMO))
+    assert all(figure in whole for figure in re.findall(r"\d\.\d{3}±\d\.\d{3}", kept)), "of the same run"
 
 
 def test_known_variants_look_different() -> None:

@@ -52,6 +52,33 @@ def test_convergence_does_not_hold_if_the_evidence_falls_once() -> None:
         assert findings({"convergence": results}).set_index("about").loc["Convergence", "verdict"] == verdict
 
 
+@pytest.mark.parametrize(("gain", "verdict"), [(1.5, "holds"), (1.0, "does not hold")])
+def test_captions_have_to_gain_more_than_five_percent(gain: float, verdict: str) -> None:
+    rows = [
+        {"missing": "half", "variant": name, "captioner": captioner, "given": "image", "seed": seed}
+        | {"CIDEr-D": level * (1 + 0.001 * seed) * (0.5 if captioner == "nearest" else 1.0)}
+        for name, level in (("observed", 0.2), ("calmrl", 0.2 * gain), ("ridge", 0.25))
+        for captioner in ("nearest", "consensus")
+        for seed in SEEDS
+    ]
+    found = findings({"captions": pd.DataFrame(rows)}).set_index("about").loc["Captioning"]
+    assert found["verdict"] == verdict
+    assert "observed only 0.200, ridge 0.250" in found["found here"]
+
+
+def test_classes_are_judged_against_the_best_rival_of_each_set() -> None:
+    rows = [
+        {"set": name, "missing": missing, "label": label, "seed": seed, "accuracy": value + 0.08 * (seed % 2) * others}
+        for name, levels in {"leaves": (90.0, 80.0, 85.0), "emoji": (70.0, 75.0, 60.0)}.items()
+        for missing in (1, 2)
+        for label, value, others in zip(("exact classes", "a", "b"), levels, (0, 1, 1), strict=True)
+        for seed in SEEDS
+    ]
+    found = findings({"classes": pd.DataFrame(rows)}).set_index("about").loc["Classification"]
+    assert found["verdict"] == "holds in part"
+    assert "leaves: 90.0±0.0, b 85.0±0.0; emoji: 70.0±0.0, a 75.0±0.0" in found["found here"]
+
+
 def test_every_claim_says_what_explains_it() -> None:
     assert all(claim.says.endswith(".") or claim.says.endswith(").") for claim in CLAIMS)
     assert all(claim.why and claim.parts for claim in CLAIMS)

@@ -20,6 +20,8 @@ OF_PYTHON = {
     "AttributeError",
     "adapter.py: ValueError",
     "archives.py: OSError",
+    "files.py: OSError",
+    "remote.py: OSError",
     "trees.py: ValueError",
 }
 

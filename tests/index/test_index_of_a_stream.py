@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,27 @@ def test_an_index_is_saved_where_it_was_asked_for(tmp_path: Path) -> None:
     assert len(there) == 300
     bare = cal.MultimodalData({name: DATA[name] for name in DATA.names})
     assert cal.RetrievalIndex.build(FIT, stream_of(Chunks(data=bare))).ids.tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("task", ["index in memory", "index", "impute"])
+def test_no_more_than_a_chunk_is_held(task: str, tmp_path: Path) -> None:
+    given: list[weakref.ref[cal.MultimodalData]] = []
+
+    def chunks() -> Iterator[cal.MultimodalData]:
+        for start in range(0, 300, 30):
+            # the one that is worked on may still be there when the next is made
+            assert sum(one() is not None for one in given) <= 1
+            chunk = DATA.subset(range(start, start + 30))
+            given.append(weakref.ref(chunk))
+            yield chunk
+            del chunk
+
+    stream = cal.MultimodalStream.from_chunks(chunks, DATA.dims)
+    if task == "impute":
+        cal.impute(FIT, stream, out=tmp_path / "imputed")
+    else:
+        cal.RetrievalIndex.build(FIT, stream, **({"out": tmp_path / "an.index"} if task == "index" else {}))
+    assert len(given) == 11  # the first one is looked at once more, for the schema
 
 
 @pytest.mark.parametrize("fails", [0, 2, 4])
