@@ -156,7 +156,7 @@ def test_what_is_wrong_is_said_with_the_chunk(tmp_path: Path) -> None:
 def test_the_workers_of_a_cluster_make_the_same_index(tmp_path: Path) -> None:
     distributed = pytest.importorskip("dask.distributed", reason="of the extra dask")
     cal.RetrievalIndex.build(FIT, stream_of(Chunks()), out=tmp_path / "here")
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0")
     with cluster, distributed.Client(cluster) as client:
         cal.RetrievalIndex.build(FIT, stream_of(Chunks()), out=tmp_path / "there", client=client)
     assert held(tmp_path / "here") == held(tmp_path / "there")
