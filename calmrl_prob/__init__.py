@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     from calmrl_prob import datasets, evaluation, plots
     from calmrl_prob.arviz.export import to_arviz
     from calmrl_prob.arviz.files import from_arviz
+    from calmrl_prob.batch_effects import BatchEffects
+    from calmrl_prob.classification import classify
     from calmrl_prob.conjugacy import discover
     from calmrl_prob.data import MultimodalData, missingness
     from calmrl_prob.data.stream import MultimodalStream
@@ -50,6 +52,7 @@ if TYPE_CHECKING:  # for mypy and editors; at run time ``_HOMES`` says the same,
     __version__: str
 
 __all__ = [
+    "BatchEffects",
     "CalmrlError",
     "CalmrlWarning",
     "FitResult",
@@ -65,6 +68,7 @@ __all__ = [
     "__version__",
     "choose_latent_dim",
     "choose_shrinkage",
+    "classify",
     "datasets",
     "discover",
     "evaluation",
@@ -92,6 +96,7 @@ __all__ = [
 #: The module of this package that each public name is imported from when it is first asked for.
 _HOMES = MappingProxyType(
     {
+        "BatchEffects": "batch_effects",
         "CalmrlError": "errors",
         "CalmrlWarning": "errors",
         "FitResult": "inference",
@@ -106,6 +111,7 @@ _HOMES = MappingProxyType(
         "SharedLatentModel": "model",
         "choose_latent_dim": "selection.latent_dim",
         "choose_shrinkage": "selection.shrinkage",
+        "classify": "classification",
         "discover": "conjugacy",
         "fit": "selection",
         "from_arviz": "arviz.files",

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, whole_number
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.errors import ArgumentError, FileFormatError
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.noise_parameters import NoiseParameters, parameter_key
@@ -50,6 +51,9 @@ def require_model_contents(config: Mapping[str, Any], shapes: Shapes) -> None:
         _require_shape(shapes, parameter_key("log_noise", name), noise.log_shape(width))
         if noise.ranks is not None:
             _require_shape(shapes, parameter_key("noise_factor", name), (width, noise.ranks[name]))
+    if batch := config.get("batch"):
+        for key, shape in BatchEffects.shapes(len(batch["names"]), dims).items() if batch["names"] else ():
+            _require_shape(shapes, f"batch.{key}", shape)
     settings = config.get("prior_config", {})
     if not isinstance(settings, dict):
         raise ArgumentError(f"prior_config: expected settings by name, got {brief(settings)}.")

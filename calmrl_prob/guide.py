@@ -74,8 +74,9 @@ class ConjugateGuide(nn.Module):
             NotConjugateError: the model has no exact posterior; names the site and the reason.
         """
         require_data(data)
-        if isinstance(self.model, SharedLatentModel) and self.model.prior.gaussian() is not None:
-            return self._shared_latent(self.model, data)
+        model = self.model
+        if isinstance(model, SharedLatentModel) and model.prior.gaussian() is not None and model.batch is None:
+            return self._shared_latent(model, data)
         form = discover(self._bound, data)
         offsets, latent_offset = form.read_offsets()
         current = replace(form, structures=form.read(), offsets=offsets, latent_offset=latent_offset)

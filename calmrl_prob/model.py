@@ -24,6 +24,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from calmrl_prob._support.arguments import checked_dtype, checked_seed, described, whole_number
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, NotConjugateError, SchemaError
@@ -74,6 +75,8 @@ class SharedLatentModel(PyroModule):
         dtype: of the parameters and all K-dimensional algebra.
         noise_rank: how many factors "low_rank" noise has, for all modalities or by name; by default K, or a third of
             the features where that is less.
+        batch: instances come in batches whose measurements are shifted, as a ``BatchEffects`` says, or the name of the
+            covariate that tells them apart. It takes the normal prior and whole modalities.
 
     Raises:
         ArgumentError: no modality, a width or K below 1, an unknown kind of noise, a prior for another K, a modality
@@ -94,6 +97,7 @@ class SharedLatentModel(PyroModule):
     """
 
     prior: Prior
+    batch: BatchEffects | None
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class SharedLatentModel(PyroModule):
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         noise_rank: int | Mapping[str, int] | None = None,
+        batch: str | BatchEffects | None = None,
     ) -> None:
         super().__init__()
         self.dims = _checked_dims(dims)
@@ -118,6 +123,7 @@ class SharedLatentModel(PyroModule):
             raise ArgumentError(f"noise: expected one of {['auto', *NOISES]}, got {noise!r}.")
         if prior is not None and not isinstance(prior, Prior):
             raise ArgumentTypeError(f"prior: expected a calmrl_prob.priors.Prior, got {described(prior)}.")
+        self.batch = _checked_batch(batch, prior)
         if latent_dim is None and prior is not None:
             latent_dim = prior.latent_dim
         #: What was asked for, None for what a fit is to choose: (latent_dim, noise).
@@ -254,10 +260,13 @@ class SharedLatentModel(PyroModule):
         else:
             known = "latent_dim and noise" if self.requested[1] is None else f"noise={self.requested[1]!r}, latent_dim"
             settings = f"{known} to be chosen by cal.fit, prior=normal"
-        return f"SharedLatentModel({widths}; {settings})"
+        batch = "" if self.batch is None else f", batch={self.batch.column!r}"
+        return f"SharedLatentModel({widths}; {settings}{batch})"
 
     def linear_gaussian(self) -> LinearGaussian:
         """The parameters in the form that the exact engine takes; gradients flow through to them.
+
+        Of a model with batches it is what they share, without their shifts and scales.
 
         Example:
             >>> model = SharedLatentModel({"image": 3}, latent_dim=2)
@@ -278,6 +287,8 @@ class SharedLatentModel(PyroModule):
             >>> SharedLatentModel({"image": 3}, 2, prior=MixturePrior(2, num_components=4)).structure()
             LinearGaussianMixture(4 components of image: 3; latent_dim=2, dtype=torch.float64)
         """
+        if self.batch is not None and self.batch.names:
+            return self.batch.structure(self.linear_gaussian(), data)
         likelihood = self._assemble(dict(self.named_parameters()))
         return self.prior.structure(likelihood, data)
 
@@ -406,11 +417,16 @@ class SharedLatentModel(PyroModule):
             lg.require_room(data)
         given = None if isinstance(data, int) else data.conform(self.dims)
         num_instances = data if isinstance(data, int) else len(data)
+        effects = self.batch if self.batch is not None and self.batch.names and given is not None else None
+        batch = None if effects is None or given is None else effects.index(given)
         with pyro.plate(PLATE, num_instances, dim=-1):
             z: Tensor = pyro.sample(LATENT_SITE, self.prior.distribution(given))
             for name in self.names:
                 location = z @ lg.loadings[name].mT + lg.intercepts[name]
-                features = _features(lg, name, location)
+                if effects is None or batch is None:
+                    features = _features(lg, name, location)
+                else:
+                    features = effects.distribution(lg, name, location, batch)
                 if given is None:
                     pyro.sample(name, features)
                     continue
@@ -472,6 +488,18 @@ def _checked_dims(dims: Mapping[str, int]) -> dict[str, int]:
             raise ArgumentTypeError(f"dims: expected modality names that are not empty, got {name!r}.")
     widths = {name: whole_number(f"dims[{name!r}]", width, least=1) for name, width in dims.items()}
     return with_names(widths, names_of(dims))
+
+
+def _checked_batch(batch: object, prior: Prior | None) -> BatchEffects | None:
+    if batch is None:
+        return None
+    if not isinstance(batch, str | BatchEffects):
+        raise ArgumentTypeError(f"batch: expected the name of a covariate or BatchEffects, got {described(batch)}.")
+    if prior is not None and not isinstance(prior, NormalPrior):
+        raise ArgumentError(
+            f"batch: it goes with a normal prior, and the prior is {prior.name}; leave one of them out."
+        )
+    return BatchEffects(batch) if isinstance(batch, str) else copy.deepcopy(batch)
 
 
 def _features(lg: LinearGaussian, name: str, location: Tensor) -> TorchDistribution:

@@ -58,7 +58,7 @@ class Remote:
         return bool(self.system.isdir(self.path))
 
     def iterdir(self) -> Iterator[Remote]:
-        """What lies in it."""
+        """Files and folders in it."""
         return (Remote(self.system, path) for path in self.system.ls(self.path, detail=False))
 
     def glob(self, pattern: str) -> Iterator[Remote]:

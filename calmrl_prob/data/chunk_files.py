@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,19 +130,30 @@ class ChunkFolder:
             DistributedError: of ``client``, the cluster was lost.
             DataError: the stream has another number of rows than in a pass before.
         """
-        todo = [(token, load, self.place(n, token)) for n, (token, load) in enumerate(stream.parts(how.chunk_rows))]
-        left = [part for part in todo if not part[2].exists()]
-        with _shown(title, how.progress, len(todo), len(todo) - len(left)) as advance:
-            if how.engine == "dask":
-                rows = _by_dask(work, left, how.client, advance)
-            else:
-                rows = 0
-                for part in left:
-                    rows += work(*part)
+        parts: Iterable[tuple[int, tuple[str, Load]]] = enumerate(stream.parts(how.chunk_rows))
+        if stream.num_rows is not None or how.engine == "dask":  # else each may be the chunk itself: one at a time
+            parts = list(parts)
+        total = len(parts) if isinstance(parts, list) else None
+        files, rows, made = [], 0, 0
+        with _shown(title, how.progress, total) as advance:
+            left = []
+            for number, (token, load) in parts:
+                files.append(self.place(number, token))
+                if files[-1].exists():
                     advance()
-        if len(left) == len(todo):
+                    continue
+                made += 1
+                if how.engine == "dask":
+                    left.append((token, load, files[-1]))
+                else:
+                    rows += work(token, load, files[-1])
+                    advance()
+                del load
+            if left:
+                rows += _by_dask(work, left, how.client, advance)
+        if made == len(files):
             stream.require_same(rows)
-        return [path for _, _, path in todo]
+        return files
 
     def remove(self) -> None:
         """Remove the folder, a local one; killed in the middle, what is left of it is a folder that lacks files."""
@@ -170,8 +181,8 @@ def _call(work: Callable[..., int], *part: Any) -> int:
 
 
 @contextmanager
-def _shown(title: str, progress: bool | None, total: int, done: int) -> Iterator[Callable[[], None]]:
-    count = [done]
+def _shown(title: str, progress: bool | None, total: int | None) -> Iterator[Callable[[], None]]:
+    count = [0]
 
     def advance_with(callback: Callback | None) -> None:
         count[0] += 1

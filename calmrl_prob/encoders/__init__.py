@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calmrl_prob._moved import old_names
-from calmrl_prob.encoders.convolutional import ConvEncoder, TextEncoder, WaveformEncoder, log_spectrogram
+from calmrl_prob.encoders.convolutional import (
+    ConvEncoder,
+    TextEncoder,
+    VideoEncoder,
+    WaveformEncoder,
+    log_spectrogram,
+)
 from calmrl_prob.encoders.dense import (
     ENCODERS,
     Autoencoder,
@@ -25,6 +31,7 @@ __all__ = [
     "MLPEncoder",
     "ResidualEncoder",
     "TextEncoder",
+    "VideoEncoder",
     "WaveformEncoder",
     "build_encoders",
     "from_recipe",

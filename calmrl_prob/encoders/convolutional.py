@@ -1,4 +1,4 @@
-"""Small encoders of raw inputs: images, waveforms and captions to representations of one width.
+"""Small encoders of raw inputs: images, videos, waveforms and captions to representations of one width.
 
 Any ``nn.Module`` from (n, ...) to (n, D) serves in ``calmrl_prob.training.align``; these are sized for a CPU. They
 normalise within an instance, never over a batch, so that an instance's representation does not depend on which others
@@ -74,6 +74,46 @@ class ConvEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(n, C, H, W) to (n, D)."""
         mapped: Tensor = self.head(self.layers(images))
+        return mapped
+
+
+class VideoEncoder(nn.Module):
+    """Videos to representations: convolutions over frames and places at once, then averages over halves of each side.
+
+    Beside the frames stand their differences to the frame before, so that motion is seen from the first layer on.
+
+    Args:
+        in_channels: of a frame.
+        out_features: D.
+        channels: of the convolutions; each halves height and width, and the second one on time too, none of which
+            must fall below 2.
+        dropout: share of the pooled features dropped in training, in [0, 1).
+
+    Raises:
+        ArgumentError: a size is below 1, or ``dropout`` out of range.
+
+    Example:
+        >>> VideoEncoder(3, 8, channels=(4, 6))(torch.zeros(5, 8, 3, 16, 16)).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self, in_channels: int, out_features: int, channels: Sequence[int] = (12, 24, 48), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        frame = whole_number("channels", in_channels, least=1)
+        widths = [2 * frame, *(whole_number("channels", width, least=1) for width in channels)]
+        layers: list[nn.Module] = []
+        for place, (before, after) in enumerate(pairwise(widths)):
+            stride = (1 if place == 0 else 2, 2, 2)
+            layers += [nn.Conv3d(before, after, 3, stride=stride, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Dropout(_share(dropout)))
+        self.head = nn.Linear(8 * widths[-1], whole_number("out_features", out_features, least=1))
+
+    def forward(self, videos: Tensor) -> Tensor:
+        """(n, T, C, H, W) to (n, D)."""
+        steps = videos.diff(dim=1, prepend=videos[:, :1])
+        mapped: Tensor = self.head(self.layers(torch.cat([videos, steps], dim=2).transpose(1, 2)))
         return mapped
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from calmrl_prob.encoders.convolutional import ConvEncoder, TextEncoder, WaveformEncoder
+from calmrl_prob.encoders.convolutional import ConvEncoder, TextEncoder, VideoEncoder, WaveformEncoder
 from calmrl_prob.encoders.dense import Autoencoder, LinearEncoder, MLPEncoder, ResidualEncoder
 from calmrl_prob.errors import FileFormatError
 
@@ -81,6 +81,7 @@ _CLASSES: dict[str, Callable[..., nn.Module]] = {
             Autoencoder,
             ResidualEncoder,
             ConvEncoder,
+            VideoEncoder,
             WaveformEncoder,
             TextEncoder,
         )
@@ -108,7 +109,7 @@ def _of_residual(encoder: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _channels(encoder: Any) -> dict[str, Any]:  # noqa: ANN401
-    convolutions = [layer for layer in encoder.layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
+    convolutions = [layer for layer in encoder.layers if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     return {
         "out_features": encoder.head.out_features,
         "channels": [layer.out_channels for layer in convolutions],
@@ -127,6 +128,7 @@ _ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "Autoencoder": _of_autoencoder,
     "ResidualEncoder": _of_residual,
     "ConvEncoder": lambda encoder: {"in_channels": encoder.layers[0].in_channels, **_channels(encoder)},
+    "VideoEncoder": lambda encoder: {"in_channels": encoder.layers[0].in_channels // 2, **_channels(encoder)},
     "WaveformEncoder": lambda encoder: {"window": encoder.window, "hop": encoder.hop, **_channels(encoder)},
     "TextEncoder": lambda encoder: {
         "num_tokens": encoder.embedding.num_embeddings,

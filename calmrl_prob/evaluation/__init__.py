@@ -2,8 +2,9 @@
 
 from calmrl_prob.evaluation.acquisition.result import ValueOfInformation
 from calmrl_prob.evaluation.acquisition.value import value_of_information
+from calmrl_prob.evaluation.class_probabilities import score_probabilities
 from calmrl_prob.evaluation.classification import ProbeResult, linear_probe
-from calmrl_prob.evaluation.explained import variance_explained
+from calmrl_prob.evaluation.explained import factor_weights, variance_explained
 from calmrl_prob.evaluation.imputation.coverage import coverage_curve, pit_values
 from calmrl_prob.evaluation.imputation.imputation import IMPUTATION_METRICS, INTERVAL_METRICS, score_imputation
 from calmrl_prob.evaluation.imputation.masked_validation import MaskedValidation, masked_validation
@@ -24,12 +25,14 @@ __all__ = [
     "ValueOfInformation",
     "coverage_curve",
     "cross_modal_recall",
+    "factor_weights",
     "linear_probe",
     "masked_validation",
     "mean_over_pairs",
     "pit_values",
     "retrieve",
     "score_imputation",
+    "score_probabilities",
     "simulate_model",
     "simulation_ranks",
     "value_of_information",

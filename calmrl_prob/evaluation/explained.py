@@ -1,15 +1,21 @@
-"""Variance explained: the share of each modality's variance that each latent explains, under a fitted model."""
+"""Variance that each latent explains of each modality under a fitted model, and what it does to each feature."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 import torch
+from torch import Tensor
 
+from calmrl_prob.data.features import names_of
 from calmrl_prob.errors import ArgumentError
+from calmrl_prob.inference.feature_names import named_dims
+from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
-from calmrl_prob.linear_gaussian import solve_noise
+from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
 
 
 @torch.no_grad()
@@ -50,22 +56,105 @@ def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.D
         >>> variance_explained(lg).sum(axis=1).round(2).tolist()
         [0.67, 0.9]
     """
-    lg = model.linear_gaussian().detach() if isinstance(model, FitResult) else as_linear_gaussian(model)
-    lg = lg.to(torch.float64)
-    scale = torch.linalg.cholesky(lg.prior_covariance)
-    if not rotate:
-        if bool((lg.prior_covariance - lg.prior_covariance.diagonal().diag()).abs().max() > 0):
-            raise ArgumentError("rotate: latents are correlated under the prior, so shares do not add up; use True.")
-        scale = lg.prior_covariance.diagonal().sqrt().diag()
-    loadings = {name: weights @ scale for name, weights in lg.loadings.items()}
-    if rotate:
-        known = torch.stack([b.mT @ solve_noise(lg, name, b) for name, b in loadings.items()]).sum(0)
-        turn = torch.linalg.eigh(known).eigenvectors
-        loadings = {name: b @ turn for name, b in loadings.items()}
-    explained = torch.stack([b.square().sum(0) for b in loadings.values()])
-    noise = torch.stack([lg.noise_variance[name].sum() for name in loadings])
-    shares = explained / (explained.sum(1) + noise)[:, None]
+    lg = _form(model)
+    loadings = {name: weights @ _axes(lg, rotate=rotate) for name, weights in lg.loadings.items()}
+    shares = _shares(lg, loadings)
     if rotate:
         shares = shares[:, shares.sum(0).argsort(descending=True)]
     columns = pd.RangeIndex(1, lg.latent_dim + 1, name="latent")
     return pd.DataFrame(shares.cpu().numpy(), index=pd.Index(list(loadings), name="modality"), columns=columns)
+
+
+@torch.no_grad()
+def factor_weights(
+    model: Model | FitResult, draws: ParameterDraws | None = None, *, level: float = 0.9, rotate: bool = True
+) -> pd.DataFrame:
+    """What each latent does to each feature, in the axes of :func:`variance_explained`: a long table.
+
+        weight = B_dk / sqrt((W S0 W^T + Psi)_dd)
+
+    which is the correlation of feature and latent under the model, in [-1, 1]: features of any unit can be ranked, and
+    tables of gene sets take it as it is. A latent's sign is that of its largest weights.
+
+    Args:
+        model: whatever states one linear-Gaussian form, as :func:`variance_explained` takes it.
+        draws: of its parameters, by ``calmrl_prob.parameter_draws``: for intervals.
+        level: that central intervals over the draws hold, in (0, 1).
+        rotate: as in :func:`variance_explained`.
+
+    Returns:
+        One row for each modality, latent (numbered from 1 as there) and feature: modality, latent, feature, weight,
+        rank (1 for the largest of its modality and latent, whatever the sign) and, with draws, lower and upper.
+
+    Raises:
+        ArgumentTypeError: the model has no such form.
+        ArgumentError: as :func:`variance_explained`; or ``level`` is out of range.
+
+    Example:
+        >>> from calmrl_prob.linear_gaussian import LinearGaussian
+        >>> lg = LinearGaussian(
+        ...     {"rna": torch.tensor([[3.0], [-4.0]])}, {"rna": torch.zeros(2)}, {"rna": torch.tensor([7.0, 9.0])}
+        ... )
+        >>> factor_weights(lg)[["feature", "weight", "rank"]].round(2).values.tolist()
+        [[0.0, -0.75, 2.0], [1.0, 0.8, 1.0]]
+    """
+    if not 0 < level < 1:
+        raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
+    lg = _form(model)
+    axes = _axes(lg, rotate=rotate)
+    if rotate:
+        shares = _shares(lg, {name: weights @ axes for name, weights in lg.loadings.items()})
+        axes = axes[:, shares.sum(0).argsort(descending=True)]
+    weights = {name: _standard(own, axes, lg.noise_variance[name]) for name, own in lg.loadings.items()}
+    cubes = torch.stack([own.pow(3).sum(0) for own in weights.values()]).sum(0)
+    axes, sign = axes * cubes.sign(), cubes.sign()
+    known, parts = names_of(named_dims(model)), []
+    for name, values in weights.items():
+        own = values * sign
+        labels = known.get(name) or range(len(own))
+        columns = {"feature": list(labels)}
+        ends = None
+        if draws is not None:
+            loadings, noise = draws.values[f"loadings_{name}"], draws.values[f"noise_variance_{name}"]
+            drawn = torch.stack([_standard(w.double(), axes, v.double()) for w, v in zip(loadings, noise, strict=True)])
+            ends = drawn.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64), dim=0)
+        for k in range(own.shape[1]):
+            order = own[:, k].abs().argsort(descending=True).argsort() + 1
+            found = {"modality": name, "latent": k + 1, **columns, "weight": own[:, k], "rank": order}
+            if ends is not None:
+                found |= {"lower": ends[0, :, k], "upper": ends[1, :, k]}
+            parts.append(
+                pd.DataFrame({key: v.numpy(force=True) if torch.is_tensor(v) else v for key, v in found.items()})
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _form(model: Model | FitResult) -> LinearGaussian:
+    lg = model.linear_gaussian().detach() if isinstance(model, FitResult) else as_linear_gaussian(model)
+    return lg.to(torch.float64)
+
+
+def _axes(lg: LinearGaussian, *, rotate: bool) -> Tensor:
+    """L R, (K, K), as :func:`variance_explained` says."""
+    scale = torch.linalg.cholesky(lg.prior_covariance)
+    if not rotate:
+        if bool((lg.prior_covariance - lg.prior_covariance.diagonal().diag()).abs().max() > 0):
+            raise ArgumentError("rotate: latents are correlated under the prior, so shares do not add up; use True.")
+        return lg.prior_covariance.diagonal().sqrt().diag()
+    loadings = {name: weights @ scale for name, weights in lg.loadings.items()}
+    known = torch.stack([b.mT @ solve_noise(lg, name, b) for name, b in loadings.items()]).sum(0)
+    found: Tensor = scale @ torch.linalg.eigh(known).eigenvectors
+    return found
+
+
+def _shares(lg: LinearGaussian, loadings: Mapping[str, Tensor]) -> Tensor:
+    """Of each modality's variance what each latent explains, (M, K)."""
+    explained = torch.stack([b.square().sum(0) for b in loadings.values()])
+    noise = torch.stack([lg.noise_variance[name].sum() for name in loadings])
+    return explained / (explained.sum(1) + noise)[:, None]
+
+
+def _standard(loadings: Tensor, axes: Tensor, noise: Tensor) -> Tensor:
+    """Correlations of features and latents, (D, K)."""
+    turned = loadings @ axes
+    return turned / (turned.square().sum(1) + noise).sqrt()[:, None]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calmrl_prob._support.archives import require_finite
 from calmrl_prob._support.arguments import brief, checked_dtype
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.data.features import from_lists, names_of
 from calmrl_prob.errors import FileFormatError
 from calmrl_prob.file_contents import require_model_contents
@@ -58,7 +59,8 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sha
     dtype = {"float32": torch.float32, "float64": torch.float64}[config["dtype"]]
     prior = PRIORS[config["prior"]](config["latent_dim"], **config.get("prior_config", {}))
     settings = (from_lists(config["dims"], config.get("feature_names")), config["latent_dim"], config["noise"], prior)
-    model = SharedLatentModel(*settings, dtype=dtype, noise_rank=config.get("noise_rank"))
+    batch = BatchEffects.of(config["batch"], config["dims"], dtype) if "batch" in config else None
+    model = SharedLatentModel(*settings, dtype=dtype, noise_rank=config.get("noise_rank"), batch=batch)
     latent_dim, noise = config.get("requested", model.requested)
     if latent_dim not in (None, model.latent_dim) or noise not in (None, model.noise):
         raise FileFormatError(f"requested: expected what the model has, or nothing, got {brief(config['requested'])}")
@@ -81,6 +83,7 @@ def _settings(model: SharedLatentModel) -> dict[str, Any]:
         **({"noise_rank": model.noise_rank} if model.noise == "low_rank" else {}),
         "prior": model.prior.name,
         "prior_config": model.prior.config(),
+        **({} if model.batch is None else {"batch": model.batch.config()}),
         "dtype": str(model.dtype).removeprefix("torch."),
         "requested": model.requested,
     }

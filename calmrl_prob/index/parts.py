@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """What makes a part of the rows of a chunk, here or in another process.
+    """The maker of a part from the rows of a chunk, here or in another process.
 
     Attributes:
         instrument: the model.

@@ -39,7 +39,10 @@ def fingerprint(model: object) -> str | None:
     try:
         lg: Any = form() if callable(form) else owner
         parts: list[Mapping[str, Tensor]] = [lg.loadings, lg.intercepts, lg.noise_variance, lg.noise_factor or {}]
-        return _digest([*(part[name] for part in parts for name in sorted(part)), lg.prior_mean, lg.prior_covariance])
+        effects: Any = getattr(owner, "batch", None)
+        moved = [value for _, value in sorted(effects.state_dict().items())] if isinstance(effects, nn.Module) else []
+        own = [part[name] for part in parts for name in sorted(part)]
+        return _digest([*own, lg.prior_mean, lg.prior_covariance, *moved])
     except (AttributeError, CalmrlError):
         pass
     if not isinstance(owner, nn.Module):

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from calmrl_prob._support.arguments import described, keyword_options
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentTypeError, CalmrlError, NotConjugateError
 from calmrl_prob.inference.approximate.svi import run_svi
+from calmrl_prob.inference.exact.batch_em import run_batch_em
 from calmrl_prob.inference.exact.em import run_em
 from calmrl_prob.inference.exact.gradient import run_gradient
 from calmrl_prob.inference.exact.mixture import run_mixture_em
@@ -103,6 +105,8 @@ def _refuse_em(subject: Subject, asked: str) -> CalmrlError | None:
             f"model: method 'em' needs dims, latent_dim, noise and load_linear_gaussian(), which "
             f"{described(model)} lacks; use another method, or 'auto'."
         )
+    if _batches(model) is not None:  # before it is asked what it states: it may be fitted to batches of others
+        return None
     if isinstance(subject.stated, LinearGaussian) or not isinstance(model, HasStructure | HasLinearGaussian):
         return None
     try:
@@ -113,7 +117,14 @@ def _refuse_em(subject: Subject, asked: str) -> CalmrlError | None:
     return None
 
 
+def _batches(model: object) -> BatchEffects | None:
+    found = getattr(model, "batch", None)
+    return found if isinstance(found, BatchEffects) else None
+
+
 def _run_em(subject: Subject, *arguments: Any, **options: Any) -> FitReport:
+    if (effects := _batches(subject.model)) is not None:
+        return run_batch_em(subject.model, effects, subject.data, *arguments, **options)
     return run_em(subject.model, checked_blocks(subject.model, subject.data), *arguments, **options)
 
 

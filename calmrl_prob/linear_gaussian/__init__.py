@@ -8,6 +8,7 @@ from calmrl_prob._moved import CalledAsFunction
 from calmrl_prob.linear_gaussian.blocks import FeatureBlocks, ObservedBlocks
 from calmrl_prob.linear_gaussian.by_instance import StructuresByInstance
 from calmrl_prob.linear_gaussian.curvature.evidence import Evidence, log_evidence
+from calmrl_prob.linear_gaussian.em.batches import BatchMoves, improved_moves, start_moves
 from calmrl_prob.linear_gaussian.em.convergence import Trace
 from calmrl_prob.linear_gaussian.em.em import EMResult, fit_em
 from calmrl_prob.linear_gaussian.em.links import FewLinks
@@ -43,6 +44,7 @@ Structure = LinearGaussian | LinearGaussianMixture | ScaleMixture | StudentTMode
 
 __all__ = [
     "NOISES",
+    "BatchMoves",
     "CorrelatedNoise",
     "EMOptions",
     "EMResult",
@@ -74,6 +76,7 @@ __all__ = [
     "fit_scale_em",
     "fit_student_t_em",
     "has_one_scale",
+    "improved_moves",
     "log_evidence",
     "log_marginal",
     "mixture_posterior",
@@ -83,6 +86,7 @@ __all__ = [
     "scale_posterior",
     "solve_noise",
     "split_by_labels",
+    "start_moves",
     "student_t_posterior",
 ]
 

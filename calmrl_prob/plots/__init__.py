@@ -22,6 +22,7 @@ from calmrl_prob.plots.missing import missingness_map
 from calmrl_prob.plots.priors import prior_against_posterior
 from calmrl_prob.plots.risk import risk_coverage
 from calmrl_prob.plots.stated_uncertainty import coverage, error_against_sd, pit
+from calmrl_prob.plots.weights import top_weights
 
 __all__ = [
     "anchor_shift_circle",
@@ -37,6 +38,7 @@ __all__ = [
     "prior_against_posterior",
     "retrieval_gallery",
     "risk_coverage",
+    "top_weights",
     "value_of_information",
     "variance_explained",
 ]

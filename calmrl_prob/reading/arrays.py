@@ -67,7 +67,7 @@ def open_npz(files: Sequence[Path], request: Request) -> list[Source]:
 
 
 def _imputed(held: NpzContents) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an archive has of an imputation besides completed values, and all other columns."""
+    """The arrays that an archive has of an imputation besides completed values, and all other columns."""
     names = {f"{name}.{q}": f"{q}_{name}" for name in held.modalities for q in QUANTITIES}
     whole = [name for name in held.modalities if all(names[key] in held.covariates for key in called(name))]
     found = {key: names[key] for name in whole for key in called(name)} | {key: key for key in LATENTS if whole}

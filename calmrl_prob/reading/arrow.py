@@ -145,7 +145,7 @@ def table_source(table: Arrow, request: Request, where: str) -> Source:
 
 
 def _besides(kinds: Mapping[Hashable, Kind], request: Request) -> list[Hashable]:
-    """What a table has of an imputation besides completed values, but for what is asked for by name."""
+    """Columns that a table has of an imputation besides completed values, but for what is asked for by name."""
     lists = [label for label, kind in kinds.items() if kind == "list"]
     whole = [label for label in lists if set(called(str(label))) <= set(lists)]
     found = [name for label in whole for name in called(str(label))] + [name for name in LATENTS if whole]

@@ -88,6 +88,7 @@ class ChosenFit:
         self._taken: Tried | None = None
         self._scaling = Scaling.of(data, how.scale)
         self._data, self._scaled = data, self._scaling.scaled(data)
+        self._effects = model.batch
         if self._scaling.constants:  # a variance of its own would go to zero
             self._freedom = replace(freedom, noise=False)
         if self._scaling.divisors and model.requested[1] == "isotropic":
@@ -97,6 +98,10 @@ class ChosenFit:
                     "noise='isotropic'; leave one of them out."
                 )
             self._scaling, self._scaled = Scaling("none", {}), data  # asked for: one variance in the data's own units
+        # of held-out rows too: their share in the mean of a batch is small, and a batch may be in one fold alone
+        self._dealt = self._scaled
+        if self._effects is not None and isinstance(self._scaled, MultimodalData):
+            self._dealt = self._effects.taken_off(self._scaled)
 
     def fit(self, options: Mapping[str, Any]) -> FitResult:
         """Choose, fit to all rows, and attach choice and intervals."""
@@ -147,7 +152,7 @@ class ChosenFit:
         return max(2, min(self._how.folds, scorable // 2))
 
     def _choose(self, first: Setting, size: Size, fixed: Mapping[str, Any], scorable: int) -> tuple[Search, Choice]:
-        folds = make_folds(self._scaled, first.latent_dim, self._folds(scorable), self._seed, self._groups)
+        folds = make_folds(self._dealt, first.latent_dim, self._folds(scorable), self._seed, self._groups)
         folds = [fold for fold in folds if not fold.lacking]
         if len(folds) < 2:
             reason = "some modality or feature is in so few instances that folds without them lack it"
@@ -184,6 +189,8 @@ class ChosenFit:
         """Why no other family is offered, in words; empty if they are."""
         if not isinstance(self._scaled, MultimodalData):
             return "they need rows, and there are statistics alone"
+        if self._effects is not None:
+            return "they have no batches"
         if self._scaled.has_partial_rows:
             return "they need whole modalities, and single features are missing"
         if self._how.criterion == "retrieval":
@@ -206,7 +213,7 @@ class ChosenFit:
         scales |= scales_of_rows(sums, rows, values)  # rows may be a sample, which lacks a rare modality
         centres = {name: torch.stack([fold.centre[name] for fold in folds]).mean(0) for name in folds[0].centre}
         centres = self._scaling.unscale_centres(centres)
-        return HeldOutIntervals(self._model.names, scales, centres, len(folds))
+        return HeldOutIntervals(self._model.names, scales, centres, len(folds), batch=self._effects)
 
     def _neighbours(self, folds: Sequence[Fold], best: Tried) -> list[NeighbourCorrelation]:
         """Of rows dealt one by one; where groups were given, what goes together has been said."""
@@ -221,9 +228,8 @@ class ChosenFit:
         noise: Any = setting.noise
         found = []
         for start in ({}, *({"start": lg} for lg in starts)):
-            working = SharedLatentModel(
-                self._model.dims, setting.latent_dim, noise, dtype=self._model.dtype, noise_rank=setting.noise_rank
-            )
+            of_model = {"dtype": self._model.dtype, "noise_rank": setting.noise_rank, "batch": self._effects}
+            working = SharedLatentModel(self._model.dims, setting.latent_dim, noise, **of_model)  # type: ignore[arg-type]
             found.append(
                 fit_settled(working, data, "em", seed=self._seed, **{"tolerance": _TOLERANCE, **options, **start})
             )
@@ -236,6 +242,9 @@ class ChosenFit:
             noise = "diagonal"  # one variance in units of the features' own spreads
         self._model.settle(setting.latent_dim, noise, prior, setting.noise_rank)
         self._model.load_linear_gaussian(form)
+        learned = best.model.batch
+        if self._effects is not None:  # the model's own, which intervals look at
+            self._effects.load(learned.names, self._scaling.unscaled_moves(learned.moves), self._model.dtype)
         return self._in_own_units(best, options)
 
     def _final_of_family(self, setting: Setting, options: Mapping[str, Any]) -> FitResult:

@@ -22,7 +22,7 @@ class HeldOutPredictive(Rescaled):
     Args:
         base: p(x) of the model.
         factor: (N, D), what variances are multiplied by.
-        centre: (D,), the mean of training rows.
+        centre: (D,) or (N, D), the mean of training rows.
         slope: for each kind of instance, of the distance from it.
         levels: (Q,) of the tables.
         tables: for each kind of instance (F, Q), F being D or 1; None for the quantiles of the base, rescaled.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from calmrl_prob._support.arguments import checked_seed, require_known_options
 from calmrl_prob._support.normal_mode import normal_mode
+from calmrl_prob.batch_effects import PARTIAL
 from calmrl_prob.data import MultimodalData, require_enough
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, SchemaError
@@ -104,6 +105,8 @@ def fit(
     by_name = [field.name for field in fields(ChoiceOptions)]
     asked = {key: options.pop(key) for key in [*options] if key in by_name}
     how = ChoiceOptions.of(choice, asked, "the choice")
+    if isinstance(model, SharedLatentModel) and model.batch is not None and not isinstance(data, MultimodalData):
+        raise ArgumentError(PARTIAL)
     of_pass = {key: options.pop(key) for key in [*options] if key in _OF_PASS and isinstance(data, MultimodalStream)}
     passed = GatherOptions.of(None, of_pass, "a stream")
     freedom = _freedom(model, shrinkage, options, data)

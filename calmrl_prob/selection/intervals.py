@@ -18,6 +18,7 @@ from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, real_number, whole_number
 from calmrl_prob._support.frozen import FrozenMapping
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.fingerprint import fingerprint
@@ -73,6 +74,7 @@ class HeldOutIntervals:
         scales: for each modality its errors by pattern, and under None those of all patterns together.
         centres: for each modality the mean of training rows (D_m,), data units.
         num_folds: of the choice.
+        batch: shifts and scales of batches, about which centres move; None without.
     """
 
     def __init__(
@@ -82,7 +84,10 @@ class HeldOutIntervals:
         centres: Mapping[str, Tensor],
         num_folds: int,
         model: object = None,
+        *,
+        batch: BatchEffects | None = None,
     ) -> None:
+        self.batch = batch
         self.names, self.scales = tuple(names), scales
         self.centres, self.num_folds = dict(centres), num_folds
         self._fingerprint = fingerprint(model)
@@ -94,7 +99,7 @@ class HeldOutIntervals:
 
     def of(self, model: object) -> HeldOutIntervals:
         """The same for a model with its parameters as they are now."""
-        return HeldOutIntervals(self.names, self.scales, self.centres, self.num_folds, model)
+        return HeldOutIntervals(self.names, self.scales, self.centres, self.num_folds, model, batch=self.batch)
 
     def bind(self, model: object) -> None:
         """Take the parameters that a model has now for those that these were made for."""
@@ -140,6 +145,9 @@ class HeldOutIntervals:
         if all(group.half_widths is not None for group in chosen):
             tables = [group.half_widths for group in chosen]
         centre = self.centres[name].to(base.mean)
+        if self.batch is not None and self.batch.names:
+            own = self.batch.index(data)
+            centre = self.batch.moves.moved(name, centre.expand(len(data), -1), own).detach()
         slope = torch.tensor([group.slope for group in chosen]).to(base.mean)
         return HeldOutPredictive(base, factor, centre, slope, LEVELS, tables, index)  # type: ignore[arg-type]
 
@@ -163,6 +171,7 @@ class HeldOutIntervals:
             "scales": kept,
             "centres": dict(self.centres),
             "num_folds": self.num_folds,
+            **({} if self.batch is None else {"batch": self.batch.parts()}),
             "fingerprint": self._fingerprint,
         }
 
@@ -176,7 +185,9 @@ class HeldOutIntervals:
         """
         scales = {name: {group.pattern: group for group in groups} for name, groups in parts["scales"].items()}
         _require_whole(scales, parts["centres"])
-        found = cls(parts["names"], scales, parts["centres"], whole_number("num_folds", parts["num_folds"]))
+        batch = BatchEffects.from_parts(parts["batch"]) if "batch" in parts else None
+        number = whole_number("num_folds", parts["num_folds"])
+        found = cls(parts["names"], scales, parts["centres"], number, batch=batch)
         found._fingerprint = parts["fingerprint"]
         return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.linear_gaussian import (
+    BatchMoves,
     LinearGaussian,
     LinearGaussianMixture,
     ScaleMixture,
@@ -75,7 +76,8 @@ class Scaling:
 
     def _scaled_rows(self, data: MultimodalData) -> MultimodalData:
         values = {name: data[name] / self.divisors[name].to(data[name]) for name in data.names}
-        return MultimodalData(values, missing=data.missing, empty="drop")
+        beside: Any = {"labels": data.labels, "covariates": data.covariates}  # batches are told apart by them
+        return MultimodalData(values, missing=data.missing, empty="drop", **beside)
 
     def _scaled_statistics(self, statistics: SufficientStatistics) -> SufficientStatistics:
         kept = statistics.to_tensors()
@@ -100,6 +102,18 @@ class Scaling:
             lg.prior_mean,
             lg.prior_covariance,
             None if factor is None else {name: factor[name] * s[name][:, None] for name in lg.names},
+        )
+
+    def unscaled_moves(self, moves: BatchMoves) -> BatchMoves:
+        """Shifts of batches in the data's own units."""
+        if not self.divisors:
+            return moves
+        s = {name: self.divisors[name].to(value) for name, value in moves.centre.items()}
+        return replace(
+            moves,
+            centre={name: value * s[name] for name, value in moves.centre.items()},
+            shift={name: value * s[name] for name, value in moves.shift.items()},
+            variance={name: value * s[name].square() for name, value in moves.variance.items()},
         )
 
     def log_volume(self, data: MultimodalData | FoldedStatistics) -> float:

@@ -144,7 +144,7 @@ def _nothing(dtype: np.dtype[Any]) -> Any:  # noqa: ANN401
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a modality goes: an assay, or None for ``obsm`` of the whole.
+    """The place of a modality: an assay, or None for ``obsm`` of the whole.
 
     Attributes:
         assay: the one, or None.

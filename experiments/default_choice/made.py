@@ -53,7 +53,7 @@ def omics(samples: int = 320, test_samples: int = 160, single: float = 0.03, see
     lost = rng.random(arrays["protein"].shape) < single
     lost[samples:] = False
     arrays["protein"][lost] = np.nan
-    return _partitioned(arrays, samples, "features" if lost.any() else "modalities", subtype)
+    return _partitioned(arrays, samples, "features" if lost.any() else "modalities", subtype, batch)
 
 
 def private_structure(
@@ -86,7 +86,11 @@ def private_structure(
 
 
 def _partitioned(
-    arrays: dict[str, Array], train: int, missing: str, labels: NDArray[np.int64] | None
+    arrays: dict[str, Array],
+    train: int,
+    missing: str,
+    labels: NDArray[np.int64] | None,
+    batch: NDArray[np.int64] | None = None,
 ) -> MultimodalData:
     total = len(next(iter(arrays.values())))
     return MultimodalData(
@@ -94,4 +98,5 @@ def _partitioned(
         labels=labels,
         partition=np.where(np.arange(total) < train, "train", "test"),
         missing="features" if missing == "features" else "modalities",
+        covariates={} if batch is None else {"batch": batch},
     )

@@ -12,7 +12,7 @@ import torch
 import calmrl_prob as cal
 from calmrl_prob import plots
 from calmrl_prob.alignment.anchors import leading_vector
-from calmrl_prob.evaluation import Retrieval, coverage_curve
+from calmrl_prob.evaluation import Retrieval, coverage_curve, factor_weights
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.selection import Choice
 from calmrl_prob.selection.latent_dim import LatentDimChoice
@@ -114,9 +114,16 @@ def cases() -> dict[str, Case]:
             {"query_names": ["miaow", "woof", "yelp"], "targets": [0, 1, 2], "pictures": ["\u2654", np.eye(8), "", ""]},
         ),
         "risk_coverage": ((np.abs(truth), {"stated": variance, "none": np.ones(60)}), {}),
+        "top_weights": ((weights(), "image"), {"most": 4}),
         "value_of_information": ((cal.value_of_information(model(), data()),), {}),
         "variance_explained": ((model(),), {}),
     }
+
+
+def weights() -> pd.DataFrame:
+    """What the latents of the model do to its features, with intervals of a fixed width."""
+    table = factor_weights(model(), rotate=False)
+    return table.assign(lower=table["weight"] - 0.1, upper=table["weight"] + 0.05)
 
 
 def function(name: str) -> Callable[..., Any]:

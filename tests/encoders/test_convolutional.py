@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calmrl_prob.encoders import ConvEncoder, TextEncoder, WaveformEncoder, log_spectrogram
+from calmrl_prob.encoders import ConvEncoder, TextEncoder, VideoEncoder, WaveformEncoder, log_spectrogram
 from calmrl_prob.errors import ArgumentError, DataError
 
 GENERATOR = torch.Generator().manual_seed(0)
 CASES: dict[str, tuple[nn.Module, Tensor]] = {
     "image": (ConvEncoder(3, 6, channels=(4, 8)), torch.randn(5, 3, 16, 16, generator=GENERATOR)),
+    "video": (VideoEncoder(3, 6, channels=(4, 8)), torch.randn(5, 4, 3, 16, 16, generator=GENERATOR)),
     "waveform": (WaveformEncoder(6, channels=(8, 8)), torch.randn(5, 1000, generator=GENERATOR)),
     "text": (TextEncoder(20, 6, width=8), torch.randint(20, (5, 7), generator=GENERATOR)),
 }
@@ -44,6 +45,13 @@ def test_the_spectrogram_is_that_of_its_windows() -> None:
     assert torch.allclose(found, direct, atol=1e-12)
 
 
+def test_a_video_run_backwards_is_another() -> None:
+    encoder, videos = CASES["video"]
+    assert not torch.allclose(encoder(videos), encoder(videos.flip(1)), atol=1e-4)
+    still = videos[:, :1].expand(-1, 4, -1, -1, -1)
+    assert torch.allclose(encoder(still), encoder(still.flip(1)))
+
+
 def test_refusals() -> None:
     with pytest.raises(ArgumentError, match="at least 128 samples, got 100"):
         WaveformEncoder(3)(torch.zeros(1, 100))
@@ -51,6 +59,7 @@ def test_refusals() -> None:
         TextEncoder(5, 3)(torch.tensor([[0, 5]]))
     for make in (
         lambda: ConvEncoder(3, 3, dropout=1.0),
+        lambda: VideoEncoder(3, 3, dropout=1.0),
         lambda: WaveformEncoder(3, dropout=-0.1),
         lambda: TextEncoder(3, 3, dropout=2.0),
     ):

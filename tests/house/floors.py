@@ -59,12 +59,13 @@ FLOORS: dict[str, dict[str, str]] = {
         "programs":                      "errors _support data",
         "priors":                        "errors _support linear_gaussian data",
         "io":                            "_moved errors _support data",
+        "batch_effects":                 "errors _support linear_gaussian data noise_parameters",
     },
     "models and their closed forms": {
         "reading":                       "errors _support data io",
         "conjugacy":                     "errors _support linear_gaussian data programs",
-        "file_contents":                 "errors _support linear_gaussian noise_parameters priors",
-        "model":                         "errors _support linear_gaussian data noise_parameters priors",
+        "file_contents":                 "errors _support linear_gaussian noise_parameters priors batch_effects",
+        "model":                         "errors _support linear_gaussian data noise_parameters priors batch_effects",
         "datasets":                      "errors _support linear_gaussian data encoders io",
     },
     "results": {
@@ -77,11 +78,13 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "fit and posterior": {
         "inference":                     "_moved errors _support linear_gaussian arviz/adapter data programs priors "
+                                         "batch_effects "
                                          "conjugacy posteriors inference/optimisers inference/approximate",
     },
     "what is asked of a fit": {
         "imputation":                    "errors _support data alignment posteriors inference",
-        "selection":                     "errors _support linear_gaussian data priors model posteriors inference",
+        "selection":                     "errors _support linear_gaussian data priors batch_effects model posteriors "
+                                         "inference",
         "guide":                         "errors _support linear_gaussian data programs conjugacy model posteriors "
                                          "inference",
         "arviz":                         "errors _support linear_gaussian arviz/adapter data programs posteriors "
@@ -94,6 +97,7 @@ FLOORS: dict[str, dict[str, str]] = {
     "on top": {
         "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "_moved errors _support data posteriors inference evaluation",
+        "classification":                "errors _support linear_gaussian data model posteriors inference selection",
         "sklearn":                       "errors _support linear_gaussian data model posteriors inference imputation "
                                          "selection",
         "training":                      "errors _support linear_gaussian data alignment encoders evaluation",
@@ -101,7 +105,8 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "evaluation",
     },
     "what files keep": {
-        "files":                         "errors _support linear_gaussian data priors programs file_contents model "
+        "files":                         "errors _support linear_gaussian data priors programs batch_effects "
+                                         "file_contents model "
                                          "inference selection recalibration",
     },
     "kept in files": {

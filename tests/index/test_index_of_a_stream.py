@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,27 @@ def test_an_index_is_saved_where_it_was_asked_for(tmp_path: Path) -> None:
     assert cal.RetrievalIndex.build(FIT, stream_of(Chunks(data=bare))).ids.tolist() == list(range(300))
 
 
+@pytest.mark.parametrize("task", ["index in memory", "index", "impute"])
+def test_no_more_than_a_chunk_is_held(task: str, tmp_path: Path) -> None:
+    given: list[weakref.ref[cal.MultimodalData]] = []
+
+    def chunks() -> Iterator[cal.MultimodalData]:
+        for start in range(0, 300, 30):
+            # the one that is worked on may still be there when the next is made
+            assert sum(one() is not None for one in given) <= 1
+            chunk = DATA.subset(range(start, start + 30))
+            given.append(weakref.ref(chunk))
+            yield chunk
+            del chunk
+
+    stream = cal.MultimodalStream.from_chunks(chunks, DATA.dims)
+    if task == "impute":
+        cal.impute(FIT, stream, out=tmp_path / "imputed")
+    else:
+        cal.RetrievalIndex.build(FIT, stream, **({"out": tmp_path / "an.index"} if task == "index" else {}))
+    assert len(given) == 11  # the first one is looked at once more, for the schema
+
+
 @pytest.mark.parametrize("fails", [0, 2, 4])
 def test_a_build_that_broke_off_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, fails: int) -> None:
     cal.RetrievalIndex.build(FIT, stream_of(Chunks()), out=tmp_path / "straight")
@@ -134,7 +156,7 @@ def test_what_is_wrong_is_said_with_the_chunk(tmp_path: Path) -> None:
 def test_the_workers_of_a_cluster_make_the_same_index(tmp_path: Path) -> None:
     distributed = pytest.importorskip("dask.distributed", reason="of the extra dask")
     cal.RetrievalIndex.build(FIT, stream_of(Chunks()), out=tmp_path / "here")
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0")
     with cluster, distributed.Client(cluster) as client:
         cal.RetrievalIndex.build(FIT, stream_of(Chunks()), out=tmp_path / "there", client=client)
     assert held(tmp_path / "here") == held(tmp_path / "there")

@@ -16,6 +16,7 @@ from torch import Tensor
 import calmrl_prob as cal
 from calmrl_prob.guide import ConjugateGuide
 from calmrl_prob.inference import ParameterDraws, PosteriorResult
+from calmrl_prob.linear_gaussian import BatchMoves
 from calmrl_prob.programs.bound import BoundModel
 from models.student_t import StudentT
 from tests.cases.collapsed_cases import factor_model
@@ -96,6 +97,28 @@ def low_rank_noise() -> cal.SharedLatentModel:
     return model
 
 
+def batches() -> cal.SharedLatentModel:
+    """Two batches, of which one never had the text, each with a scale."""
+    model = cal.SharedLatentModel(DIMS, latent_dim=2, noise="low_rank", batch=cal.BatchEffects("group", scale=True))
+    model.load_linear_gaussian(random_model(DIMS, 2, noise="low_rank"))
+    made = torch.Generator().manual_seed(4)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=made, dtype=torch.float64)
+
+    count = {name: torch.tensor([3.0, 0.0 if name == "text" else 2.0, 0.0]).double() for name in DIMS}
+    moves = BatchMoves(
+        centre={name: normal(width) for name, width in DIMS.items()},
+        shift={name: normal(3, width) * (count[name] > 0)[:, None] for name, width in DIMS.items()},
+        scale={name: torch.where(count[name] > 0, (0.3 * normal(3)).exp(), 1.0) for name in DIMS},
+        variance={name: normal(width).square() for name, width in DIMS.items()},
+        count=count,
+    )
+    assert model.batch is not None
+    model.batch.load(["0", "1"], moves)
+    return model
+
+
 ROUTES: dict[str, tuple[Callable[..., Any], str]] = {
     "student-t": (student_t(), "exact student-t"),
     "student-t prior": (student_t_prior, "scale mixture"),
@@ -104,6 +127,7 @@ ROUTES: dict[str, tuple[Callable[..., Any], str]] = {
     "correlated noise": (correlated_noise, "exact"),
     "full noise": (full_noise(), "exact"),
     "low-rank noise": (low_rank_noise(), "exact"),
+    "batches": (batches(), "exact by structure"),
     "mixture": (mixture, "exact mixture"),
     "by group": (by_group, "exact by structure"),
     "by row": (by_row, "exact by structure"),

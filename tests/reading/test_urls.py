@@ -72,7 +72,8 @@ def test_what_was_written_to_a_url_is_not_written_again() -> None:
     try:
         with pytest.raises(OSError, match="went away"):
             cal.impute(FIT, cal.MultimodalStream.from_chunks(broken), out=out)
-        assert [name.rpartition("/")[2] for name in system.ls("/of_a_test/imputed", detail=False)] == ["_about.json"]
+        there = sorted(name.rpartition("/")[2] for name in system.ls("/of_a_test/imputed", detail=False))
+        assert [name[:11] for name in there] == ["_about.json", "part-000000"]
         system.pipe_file("/of_a_test/imputed/.calmrl-unfinished-part-000000-x.parquet", b"half")
         cal.impute(FIT, cal.MultimodalStream.from_chunks(lambda: chunks), out=out)
         times = {name: system.info(name)["created"] for name in system.glob("/of_a_test/imputed/part-*")}

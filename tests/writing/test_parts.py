@@ -149,7 +149,7 @@ def test_only_the_modalities_asked_for_are_written(tmp_path: Path) -> None:
 @pytest.mark.slow  # starts a cluster, which takes seconds
 def test_the_workers_of_a_cluster_write_the_same_files(tmp_path: Path, straight: Path) -> None:
     distributed = pytest.importorskip("dask.distributed", reason="of the extra dask")
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0")
     with cluster, distributed.Client(cluster) as client:
         out = cal.impute(FIT, stream_of(Chunks()), out=tmp_path / "by dask", engine="dask", client=client)
         assert contents(out) == contents(straight)

@@ -169,6 +169,11 @@ def _fitted(model: Any) -> tuple[LinearGaussian, bool, Mapping[str, Any]]:  # no
                 "model, and fit it by 'nuts' or 'svi'."
             )
         model, options = model.model, model.options
+    if getattr(model, "batch", None) is not None:
+        raise ArgumentError(
+            "model: draws are about one form for all instances, and this one differs by batch; pass "
+            "model.linear_gaussian() and the rows model.batch.adjusted(data)."
+        )
     fitted = as_linear_gaussian(model).to(torch.float64)
     noise = getattr(model, "noise", None)
     if noise is None:

@@ -1,0 +1,122 @@
+"""The classifier that comes of a fitted model and labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calmrl_prob.classification.options import ClassSetting
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
+from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
+from calmrl_prob.linear_gaussian.mixture.labelled import DirectionEvidence
+from calmrl_prob.posteriors.mixture import MixtureResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Classifier:
+    """p(class | observed modalities), whatever an instance lacks.
+
+        log p(c | x) = log pi_c + t log p(x | c) + const,   then (1 - e) of it and e of pi_c
+
+    p(x | c) is exact: the fitted model with a Gaussian of class c along U. The temperature t of each missing pattern, 1
+    where the model is right, and the share e of instances that it knows nothing of are those that held-out labels ask
+    for.
+
+    Attributes:
+        classes: (C,) the labels, sorted.
+        linear_gaussian: the fitted model, all correlation as latents, prior N(0, I).
+        latent_dim: K of the fitted model; its latents are the first.
+        directions: U, (K', R), orthonormal; latent units.
+        components: weights, and means and covariances along U, as new instances have them.
+        temperature: t, of missing patterns that no held-out label was of.
+        patterns, pattern_temperatures: (P, M) bool, True = PRESENT, and (P,): t of the others.
+        floor: e.
+        setting: what was chosen.
+        table: settings tried, with ``log_score`` (mean log probability of held-out labels, nats), ``temperature``,
+            ``floor`` and ``chosen``.
+    """
+
+    classes: NDArray[Any]
+    linear_gaussian: LinearGaussian
+    latent_dim: int
+    directions: Tensor
+    components: LatentComponents
+    temperature: float
+    patterns: Tensor
+    pattern_temperatures: Tensor
+    floor: float
+    setting: ClassSetting
+    table: pd.DataFrame
+
+    def probabilities(self, data: MultimodalData) -> NDArray[np.float64]:
+        """p(c | what each instance has), (N, C); rows sum to 1.
+
+        Args:
+            data: N instances with modalities of the model, any of them missing.
+
+        Raises:
+            SchemaError: a modality is not the model's, or of another width.
+        """
+        lg = self.linear_gaussian
+        data = data.conform(lg.dims)
+        ratios = DirectionEvidence.of(posterior(lg, data.blocks), self.directions).log_ratios(self.components)
+        found = tempered(ratios, self.components.log_weights, self.temperatures(data.observed_mask), self.floor)
+        stated: NDArray[np.float64] = found.exp().cpu().numpy()
+        return stated
+
+    def temperatures(self, observed_mask: Tensor) -> Tensor:
+        """t of instances with an observed mask (N, M), True = PRESENT; (N, 1)."""
+        same = (observed_mask[:, None] == self.patterns).all(2)
+        own = same.to(self.pattern_temperatures) @ self.pattern_temperatures
+        return torch.where(same.any(1), own, self.temperature)[:, None]
+
+    def predict(self, data: MultimodalData) -> NDArray[Any]:
+        """The likeliest class of each instance, (N,)."""
+        named: NDArray[Any] = self.classes[self.probabilities(data).argmax(1)]
+        return named
+
+    def mixture(self) -> LinearGaussianMixture:
+        """All of it as one mixture, of which classes are the components; without temperature and floor.
+
+        Its responsibilities are p(c | x) at t = 1, e = 0; of R directions m_c is U m_c, S_c is I + U (S_c - I) U^T.
+        """
+        axes, parts = self.directions, self.components
+        inner = torch.eye(axes.shape[1], dtype=axes.dtype, device=axes.device)
+        outer = torch.eye(len(axes), dtype=axes.dtype, device=axes.device)
+        covariances = outer + axes @ (parts.covariances - inner) @ axes.mT
+        return LinearGaussianMixture.from_prior(
+            self.linear_gaussian, parts.log_weights, parts.means @ axes.mT, covariances
+        )
+
+    @torch.no_grad()
+    def posterior(self, data: MultimodalData) -> MixtureResult:
+        """The exact posterior of the latents under :meth:`mixture`, for imputations and the value of information."""
+        mixture = self.mixture()
+        return MixtureResult(mixture_posterior(mixture, data.conform(mixture.dims).blocks), self.latent_dim)
+
+    def __repr__(self) -> str:
+        """One line."""
+        best = self.table["log_score"].max() if len(self.table) else float("nan")
+        return (
+            f"Classifier({len(self.classes)} classes, {self.directions.shape[1]} directions of "
+            f"{self.linear_gaussian.latent_dim} latents, temperature {self.temperature:g}, floor {self.floor:g}; "
+            f"held-out log score {best:.3f})"
+        )
+
+
+def tempered(ratios: Tensor, log_weights: Tensor, temperature: float | Tensor, floor: float) -> Tensor:
+    """log p(c | x), (N, C), of log p(x | c) up to a constant of each row, (N, C), and log pi, (C,) or (N, C)."""
+    found = (log_weights + temperature * ratios).log_softmax(1)
+    if not floor:
+        return found
+    return torch.logaddexp(found + math.log1p(-floor), log_weights.log_softmax(-1) + math.log(floor))

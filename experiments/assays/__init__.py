@@ -1,0 +1,1 @@
+"""Parts of ``experiments.medicine``: cohorts, what is hidden of them, contenders and their scores."""

@@ -1,0 +1,190 @@
+"""``cal.classify``: probabilities against the whole mixture, labels of some rows only, refusals, scores."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import calmrl_prob as cal
+from calmrl_prob.classification import Classifier
+from calmrl_prob.classification.classifier import tempered
+from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
+from calmrl_prob.evaluation import score_probabilities
+from calmrl_prob.linear_gaussian import LinearGaussian, mixture_posterior
+
+DIMS = {"a": 5, "b": 4}
+
+
+def drawn(count: int = 240, seed: int = 0) -> tuple[MultimodalData, LinearGaussian]:
+    """Three classes of the latent, a third of the cells missing, and the model that they are of."""
+    of_model, generator = torch.Generator().manual_seed(7), torch.Generator().manual_seed(seed)
+    means = 1.5 * torch.randn(3, 3, generator=of_model)
+    loadings = {name: torch.randn(width, 3, generator=of_model) for name, width in DIMS.items()}
+    labels = torch.randint(3, (count,), generator=generator)
+    z = means[labels] + 0.6 * torch.randn(count, 3, generator=generator)
+    x = {n: z @ w.mT + 0.7 * torch.randn(count, len(w), generator=generator) for n, w in loadings.items()}
+    data = MultimodalData(x, labels=np.array(["u", "v", "w"])[labels.numpy()])
+    zeros = {name: torch.zeros(width) for name, width in DIMS.items()}
+    lg = LinearGaussian(loadings, zeros, {name: torch.tensor(0.49) for name in DIMS}, None, 2.5 * torch.eye(3))
+    return data.mask(cal.missingness.mcar(data, rate=0.33, seed=seed)), lg
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[MultimodalData, Classifier]:
+    data, lg = drawn()
+    return data, cal.classify(lg, data, folds=3)
+
+
+def test_probabilities_are_the_responsibilities_of_the_whole_mixture(
+    learned: tuple[MultimodalData, Classifier],
+) -> None:
+    data, found = learned
+    mixture = found.mixture()
+    exact = mixture_posterior(mixture, data.conform(mixture.dims).blocks)
+    ratios = exact.log_responsibilities - found.components.log_weights
+    expected = tempered(ratios, found.components.log_weights, found.temperatures(data.observed_mask), found.floor).exp()
+    np.testing.assert_allclose(found.probabilities(data), expected.numpy(), atol=1e-5)
+    assert found.posterior(data).responsibilities.shape == (240, 3)
+    assert len(found.pattern_temperatures) == 3  # both modalities, or either
+    unknown = torch.zeros(1, 2, dtype=torch.bool)
+    assert float(found.temperatures(unknown)) == found.temperature
+
+
+def test_it_knows_classes_of_rows_that_it_never_saw(learned: tuple[MultimodalData, Classifier]) -> None:
+    _, found = learned
+    fresh, _ = drawn(2000, seed=1)
+    stated = found.probabilities(fresh)
+    scored = score_probabilities(stated, fresh.labels, found.classes)
+    assert scored.loc["accuracy", "value"] > 0.75, scored  # 0.33 by chance
+    assert scored.loc["ece", "lower"] <= 0.03
+    one = fresh.subset(fresh.rows_with("b")).select(["b"])
+    assert (found.predict(one) == one.labels).mean() > 0.6
+
+
+def test_rows_without_labels_count_as_a_mixture_and_help_where_labels_are_few() -> None:
+    data, lg = drawn()
+    labels = data.labels.astype(object)
+    labels[np.random.default_rng(0).random(240) > 0.06] = None
+    alone = cal.classify(lg, data, labels, folds=2, unlabelled=False)
+    both = cal.classify(lg, data, labels, folds=2, unlabelled=True)
+    fresh, _ = drawn(1000, seed=1)
+    scores = [score_probabilities(c.probabilities(fresh), fresh.labels, c.classes) for c in (alone, both)]
+    assert scores[1].loc["log_score", "value"] > scores[0].loc["log_score", "value"]
+    assert both.setting.unlabelled
+    numbers = np.where(
+        [label is None for label in labels], np.nan, [{"u": 0.0, "v": 1.0, "w": 2.0}.get(x, 9) for x in labels]
+    )
+    again = cal.classify(lg, data, numbers, folds=2, unlabelled=True)
+    np.testing.assert_allclose(again.probabilities(fresh), both.probabilities(fresh))
+
+
+def test_folds_are_fitted_again_with_the_settings_of_the_choice() -> None:
+    data, _ = drawn(150)
+    fit = cal.fit(cal.SharedLatentModel(data.dims, latent_dim=3), data, seed=0, shrinkage="held-out")
+    groups = np.arange(150) // 5
+    again = cal.classify(fit, data, folds=3, groups=groups, refit=True)
+    seen = cal.classify(fit, data, folds=3, groups=groups, refit=False)
+    assert not again.table["log_score"].equals(seen.table["log_score"])
+    assert again.table["chosen"].sum() == 1
+    moved = pickle.loads(pickle.dumps(again))
+    np.testing.assert_array_equal(moved.probabilities(data), again.probabilities(data))
+    assert "3 classes" in repr(again)
+
+
+def test_a_class_of_a_single_row_is_told_and_worked_with() -> None:
+    data, lg = drawn()
+    labels = data.labels.astype(object)
+    labels[0] = "lone"
+    with pytest.warns(CalmrlWarning, match="'lone' has a single labelled instance"):
+        found = cal.classify(lg, data, labels, folds=3)
+    assert found.classes.tolist() == ["lone", "u", "v", "w"]
+    assert np.isfinite(found.probabilities(data)).all()
+    scored = score_probabilities(found.probabilities(data), np.full(240, "never seen"), found.classes)
+    assert scored.loc["accuracy", "value"] == 0
+
+
+def test_two_labelled_rows_of_two_classes_and_one_more_are_enough() -> None:
+    data, lg = drawn()
+    labels = np.full(240, None, dtype=object)
+    labels[:3] = ["u", "u", "v"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalmrlWarning)
+        assert cal.classify(lg, data, labels).probabilities(data).shape == (240, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "error", "message"),
+    [
+        (np.full(240, None), {}, DataError, "at least two classes"),
+        (["u"] * 240, {}, DataError, "at least two classes"),
+        (["u"] * 3, {}, DataError, "one for each of the 240"),
+        ([*"uv", *[None] * 238], {}, DataError, "two instances or more"),
+        (None, {"folds": 1}, ArgumentError, "folds"),
+        (None, {"refit": True}, ArgumentError, "settings of the model are not known"),
+        (None, {"unlabelled": "some"}, ArgumentError, "unlabelled"),
+        (None, {"refit": 1.5}, ArgumentTypeError, "refit"),
+        (None, {"groups": "subject"}, ArgumentError, "no covariate 'subject'"),
+        (None, {"groups": [0] * 240}, ArgumentError, "groups"),
+        (None, {"nonsense": 1}, ArgumentError, "no option 'nonsense'"),
+    ],
+)
+def test_what_cannot_work_is_refused(labels: object, options: dict[str, object], error: type, message: str) -> None:
+    data, lg = drawn()
+    with pytest.raises(error, match=message):
+        cal.classify(lg, data, labels, **options)
+
+
+def test_no_labels_and_no_data_are_refused() -> None:
+    data, lg = drawn()
+    with pytest.raises(DataError, match="the data have none"):
+        cal.classify(lg, MultimodalData({name: data[name] for name in data.names}))
+    with pytest.raises(ArgumentTypeError, match="wrap it"):
+        cal.classify(lg, {"a": 1})
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+
+
+def test_calibration_error_of_calibrated_probabilities_is_about_nothing_and_of_bold_ones_is_not() -> None:
+    generator = np.random.default_rng(0)
+    stated = generator.dirichlet([0.5, 0.5, 0.5], size=3000)
+    labels = np.array([generator.choice(3, p=row) for row in stated])
+    good = score_probabilities(stated, labels, range(3)).loc["ece"]
+    bold = stated**3 / (stated**3).sum(1, keepdims=True)
+    bad = score_probabilities(bold, labels, range(3)).loc["ece"]
+    assert good["value"] < 0.02  # three standard errors of 3,000 rows are 0.027
+    assert bad["lower"] > 0.05
+    assert bad["lower"] <= bad["value"] <= bad["upper"]
+
+
+def test_chance_is_taken_out_of_the_calibration_error_of_few_rows() -> None:
+    generator = np.random.default_rng(1)
+    values = []
+    for _ in range(200):
+        confidence = generator.uniform(0.5, 0.95, size=200)
+        wrong = (generator.random(200) > confidence).astype(float)
+        order = np.array_split(np.argsort(confidence), 10)
+        plain = np.mean([abs(1 - wrong[part].mean() - confidence[part].mean()) for part in order])
+        stated = np.stack([confidence, 1 - confidence], axis=1)
+        values.append((plain, score_probabilities(stated, wrong, [0.0, 1.0], num_draws=2).loc["ece", "value"]))
+    plain, corrected = np.mean(values, axis=0)
+    assert corrected < 0.8 * plain
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "options", "error"),
+    [
+        ([[0.5, 0.5]], {}, DataError),
+        ([[0.5, 0.6], [0.5, 0.5]], {}, DataError),
+        ([[0.5, 0.5], [0.5, 0.5]], {"level": 1.0}, ArgumentError),
+        ([[0.5, 0.5], [0.5, 0.5]], {"bins": 0}, ArgumentError),
+    ],
+)
+def test_scores_refuse(probabilities: list[list[float]], options: dict[str, float], error: type) -> None:
+    with pytest.raises(error):
+        score_probabilities(probabilities, ["a", "b"], ["a", "b"], **options)
