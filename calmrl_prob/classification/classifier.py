@@ -13,6 +13,8 @@ from torch import Tensor
 
 from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.inference.feature_names import aligned
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
 from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.mixture.labelled import DirectionEvidence
@@ -65,10 +67,10 @@ class Classifier:
             data: N instances with modalities of the model, any of them missing.
 
         Raises:
-            SchemaError: a modality is not the model's, or of another width.
+            ArgumentTypeError: ``data`` is of another type.
+            SchemaError: a modality is not the model's, or of another width, or its features have other names.
         """
-        lg = self.linear_gaussian
-        data = data.conform(lg.dims)
+        lg, data = self.linear_gaussian, self._conformed(data)
         ratios = DirectionEvidence.of(posterior(lg, data.blocks), self.directions).log_ratios(self.components)
         found = tempered(ratios, self.components.log_weights, self.temperatures(data.observed_mask), self.floor)
         stated: NDArray[np.float64] = found.exp().cpu().numpy()
@@ -101,8 +103,12 @@ class Classifier:
     @torch.no_grad()
     def posterior(self, data: MultimodalData) -> MixtureResult:
         """The exact posterior of the latents under :meth:`mixture`, for imputations and the value of information."""
-        mixture = self.mixture()
-        return MixtureResult(mixture_posterior(mixture, data.conform(mixture.dims).blocks), self.latent_dim)
+        return MixtureResult(mixture_posterior(self.mixture(), self._conformed(data).blocks), self.latent_dim)
+
+    def _conformed(self, data: MultimodalData) -> MultimodalData:
+        """The data with all modalities of the model, features in its order."""
+        require_data(data)
+        return aligned(self.linear_gaussian, data).conform(self.linear_gaussian.dims)
 
     def __repr__(self) -> str:
         """One line."""
