@@ -203,7 +203,7 @@ def require_data(value: object, argument: str = "data") -> None:
 
 
 def _look_of(chunk: MultimodalData) -> list[object]:
-    """What tells chunks of one stream from those of another: rows, ids and what is missing; not values to the bit."""
+    """Rows, ids and missing pattern, by which streams are told apart; not values, which may be computed anew."""
     ids = b"" if chunk.ids is None or chunk.ids.dtype.kind == "O" else np.ascontiguousarray(chunk.ids).tobytes()
     seen = hashlib.sha256(ids + chunk.observed_mask.cpu().numpy().tobytes()).hexdigest()
     return [len(chunk), chunk.names, seen]
