@@ -1,4 +1,4 @@
-"""How batches of instances differ in their measurements: a part of ``SharedLatentModel``."""
+"""Differences of batches of instances in their measurements: a part of ``SharedLatentModel``."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class BatchEffects(nn.Module):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dims: Mapping[str, int], dtype: torch.dtype) -> BatchEffects:
-        """What :meth:`config` described, its tensors zero.
+        """Effects as :meth:`config` described them, their tensors zero.
 
         Raises:
             FileFormatError: the names are none.

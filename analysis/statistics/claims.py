@@ -161,22 +161,18 @@ def convergence(results: Results) -> Finding:
 
 
 def captions(results: Results) -> Finding:
-    """CIDEr-D by the better captioner, mean over what is given: calibrated against observed modalities and ridge."""
+    """CIDEr-D of consensus captions, mean over what is given: calibrated against observed modalities and ridge."""
     found = results["captions"]
-    rows = found[found["variant"].isin(["observed", "ridge", "calmrl"])]
-    by = ["missing", "variant", "captioner", "seed"]
-    reached = rows.groupby(by, sort=False)["CIDEr-D"].mean().reset_index()
+    rows = found[found["captioner"] == "consensus"]
     said, judged = [], []
-    for missing, some in reached.groupby("missing", sort=False):
-        means = some.groupby(["variant", "captioner"])["CIDEr-D"].mean()
-        best = {name: means[name].idxmax() for name in means.index.unique(0)}
-        ours = some[(some["variant"] == "calmrl") & (some["captioner"] == best["calmrl"])].set_index("seed")["CIDEr-D"]
-        words = [f"{missing}: calibrated {spread(ours, 3)}"]
+    for missing, some in rows.groupby("missing", sort=False):
+        reached = _by_seed(some, "variant", "CIDEr-D")
+        if not {"calmrl", "observed"} <= set(reached):
+            continue
+        words = [f"{missing}: calibrated {spread(reached['calmrl'], 3)}"]
         for name, label in (("observed", "observed only"), ("ridge", "ridge")):
-            if name in best:
-                words.append(f"{label} {means[name].max():.3f}")
-        plain = some[(some["variant"] == "observed") & (some["captioner"] == best["observed"])]
-        judged.append(verdict(ours - 1.05 * plain.set_index("seed")["CIDEr-D"]))
+            words += [f"{label} {spread(reached[name], 3)}"] if name in reached else []
+        judged.append(verdict(reached["calmrl"] - 1.05 * reached["observed"]))
         said.append(", ".join(words))
     return Finding("CIDEr-D: " + "; ".join(said), together(judged))
 

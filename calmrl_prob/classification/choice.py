@@ -104,7 +104,7 @@ class TriedSetting:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the folds say of their held-out instances: log p(x | c) up to a constant and log pi; and what they are."""
+    """Held-out instances: what the folds say of them, log p(x | c) up to a constant and log pi, and what they are."""
 
     ratios: Tensor
     weights: Tensor

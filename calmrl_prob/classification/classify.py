@@ -178,7 +178,7 @@ def _chosen(
 
 
 def _settings(model: object, how: ClassifyOptions) -> tuple[Choice, SharedLatentModel] | None:
-    """What it takes to fit the model again; None where it is not to be."""
+    """Choice and model by which it is fitted again; None where it is not to be."""
     known = (
         isinstance(model, FitResult)
         and isinstance(model.choice, Choice)

@@ -51,7 +51,7 @@ class ClassifyOptions(Options):
 
 @dataclass(frozen=True)
 class ClassSetting:
-    """What is chosen by held-out labels, but for temperature and floor.
+    """Setting that held-out labels choose, but for temperature and floor.
 
     Attributes:
         directions: R.

@@ -69,7 +69,7 @@ def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.D
 def factor_weights(
     model: Model | FitResult, draws: ParameterDraws | None = None, *, level: float = 0.9, rotate: bool = True
 ) -> pd.DataFrame:
-    """What each latent does to each feature, in the axes of :func:`variance_explained`: a long table.
+    """Weights of each latent on each feature, in the axes of :func:`variance_explained`: a long table.
 
         weight = B_dk / sqrt((W S0 W^T + Psi)_dd)
 
@@ -148,7 +148,7 @@ def _axes(lg: LinearGaussian, *, rotate: bool) -> Tensor:
 
 
 def _shares(lg: LinearGaussian, loadings: Mapping[str, Tensor]) -> Tensor:
-    """Of each modality's variance what each latent explains, (M, K)."""
+    """Of each modality's variance the share that each latent explains, (M, K)."""
     explained = torch.stack([b.square().sum(0) for b in loadings.values()])
     noise = torch.stack([lg.noise_variance[name].sum() for name in loadings])
     return explained / (explained.sum(1) + noise)[:, None]

@@ -1,4 +1,4 @@
-"""What a latent does to the features that it moves most, with intervals."""
+"""Weights of the features that a latent moves most, with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from calmrl_prob._support.arguments import described, whole_number
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
-from calmrl_prob.plots.canvas import canvas
+from calmrl_prob.plots.canvas import canvas, legend_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +59,10 @@ def top_weights(table: pd.DataFrame, modality: str, ax: Axes | None = None, *, l
     with canvas(ax, (4.4, 1.0 + 0.24 * len(own))) as ax:
         ax.axvline(0, color="0.6", lw=0.8)
         if {"lower", "upper"} <= set(columns):
-            ax.hlines(places, own["lower"], own["upper"], color="C0", lw=2, alpha=0.5)
-        ax.plot(own["weight"], places, "o", color="C0", ms=4)
+            ax.hlines(places, own["lower"], own["upper"], color="C0", lw=2, alpha=0.5, label="interval")
+        ax.plot(own["weight"], places, "o", color="C0", ms=4, label="weight")
+        legend_beside(ax)
         ax.set_yticks(places, [str(feature) for feature in own["feature"]])
         ax.invert_yaxis()
-        ax.set(title=f"Top weights in {modality}", xlabel=f"correlation with latent {latent}")
+        ax.set(title=f"Top weights in {modality}", xlabel=f"correlation with latent {latent}", ylabel="feature")
         return ax

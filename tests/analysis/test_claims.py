@@ -63,7 +63,7 @@ def test_captions_have_to_gain_more_than_five_percent(gain: float, verdict: str)
     ]
     found = findings({"captions": pd.DataFrame(rows)}).set_index("about").loc["Captioning"]
     assert found["verdict"] == verdict
-    assert "observed only 0.200, ridge 0.250" in found["found here"]
+    assert "observed only 0.200±0.000, ridge 0.250±0.000" in found["found here"]
 
 
 def test_classes_are_judged_against_the_best_rival_of_each_set() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ModelError
+from calmrl_prob.errors import ArgumentError, ReliabilityWarning
 from models.counts import Counts
 
 DIMS = {"rna": 8, "adt": 6}
@@ -42,7 +44,10 @@ def test_what_was_planted_is_found_and_intervals_hold(family: str) -> None:
     if size is not None:
         assert 1.0 < float(fit.model.log_size["rna"].detach().exp().median()) < 4.0
     rows = cal.MultimodalData({"rna": test["rna"]}, covariates=test.covariates)
-    imputed = cal.impute(fit.model, rows, ["adt"])
+    # The posterior's tail towards low rates is that of the prior, wider than a normal's: importance weights say so,
+    # though moments are those of the exact posterior to a twentieth of a standard deviation.
+    with pytest.warns(ReliabilityWarning, match="Pareto k-hat"):
+        imputed = cal.impute(fit.model, rows, ["adt"])
     low, high = imputed.interval(0.9)["adt"]
     held = float(((low <= test["adt"]) & (test["adt"] <= high)).double().mean())
     assert 0.86 < held < 0.99  # whole numbers hold at least what is asked
@@ -55,8 +60,10 @@ def test_what_is_no_count_and_what_is_no_family_is_refused() -> None:
     with pytest.raises(ArgumentError, match="family: expected 'poisson' or 'negative_binomial'"):
         Counts(DIMS, 1, "normal")  # type: ignore[arg-type]
     fractions = cal.MultimodalData({n: torch.full((4, d), 0.5).double() for n, d in DIMS.items()})
-    with pytest.raises(ModelError, match="Poisson, cannot take"):
-        cal.fit(Counts(DIMS, 1), fractions)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cal.fit(Counts(DIMS, 1), fractions, max_iterations=1)
+    assert any("Poisson, cannot take the value 0.5" in str(warning.message) for warning in told)
     data, _ = counted(None, number=20)
     data.covariates["exposure_rna"] = np.zeros(20)
     with pytest.raises(ArgumentError, match="exposure_rna: expected positive numbers"):

@@ -168,7 +168,7 @@ def improved_moves(
 
 
 def _without_common(moves: BatchMoves, lg: LinearGaussian) -> tuple[BatchMoves, LinearGaussian]:
-    """What the shifts and scales of batches have in common moved to the model, so that no row's density changes."""
+    """Shifts and scales with all that they have in common moved to the model, so that no row's density changes."""
     shift, scale = dict(moves.shift), dict(moves.scale)
     size, move = {}, {}
     for name in lg.names:

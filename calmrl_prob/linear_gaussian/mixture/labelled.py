@@ -89,7 +89,7 @@ def class_directions(given: Posterior, labels: Tensor, num_classes: int, count: 
 
 @dataclass(frozen=True)
 class DirectionEvidence:
-    """What instances tell of the directions u of their latents, under the fitted model.
+    """Evidence of instances about the directions u of their latents, under the fitted model.
 
     Attributes:
         natural: eta_n, (N, R).
@@ -142,7 +142,7 @@ class DirectionEvidence:
 
 @dataclass(frozen=True)
 class LabelledMoments:
-    """What the M-step needs.
+    """Moments that the M-step needs.
 
     Attributes:
         moments: (C, R + 1, R + 1), sum of r_nc E[u u^T | c] for u augmented by a 1.
@@ -222,7 +222,7 @@ class LabelledEM:
         return self.model.maximize(moments, current)
 
     def objective(self, found: LabelledMoments, classes: LatentComponents) -> float:
-        """What no step lowers, nats."""
+        """The value that no step lowers, nats."""
         penalty = 0.5 * self.mean_pseudo_count * float((classes.natural * classes.means).sum())
         return found.evidence + self.model.log_prior(classes) - penalty
 
