@@ -153,7 +153,7 @@ class RetrievalIndex:
             DataError: ids stand twice, or some candidates have none; the chunk is named.
             MissingDependencyError: engine "faiss" without faiss.
         """
-        options = StreamOptions.of(None, passing, "build")
+        options, seed = StreamOptions.of(None, passing, "build"), checked_seed(seed)
         if not isinstance(candidates, MultimodalData | MultimodalStream):
             raise ArgumentTypeError(
                 f"candidates: expected MultimodalData, or a stream, got {brief(candidates)}; wrap arrays as "

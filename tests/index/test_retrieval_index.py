@@ -446,3 +446,5 @@ def test_wrong_types_are_refused_by_name() -> None:
         index.prepare([name], least_recall="all")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="seed"):
         index.prepare([name], seed=-1)
+    with pytest.raises(ArgumentTypeError, match="seed"):
+        cal.RetrievalIndex.build(lg, cal.MultimodalData({n: np.ones((1, WIDTHS[n])) for n in lg.names}), seed="x")  # type: ignore[arg-type]
