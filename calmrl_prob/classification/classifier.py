@@ -14,6 +14,8 @@ from torch import Tensor
 from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.stream import require_data
+from calmrl_prob.inference.feature_names import aligned
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
 from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.mixture.labelled import DirectionEvidence
@@ -71,10 +73,11 @@ class Classifier:
                 their column, as for ``cal.impute``.
 
         Raises:
-            SchemaError: a modality is not the model's, or of another width.
+            ArgumentTypeError: ``data`` is of another type.
+            SchemaError: a modality is not the model's, or of another width, or its features have other names.
             DataError: the column of batches is not there, or has a batch that was not in the fit.
         """
-        data = data.conform(self.linear_gaussian.dims)
+        data = self._conformed(data)
         ratios = self._ratios(data)
         found = tempered(ratios, self.components.log_weights, self.temperatures(data.observed_mask), self.floor)
         stated: NDArray[np.float64] = found.exp().cpu().numpy()
@@ -133,10 +136,15 @@ class Classifier:
         Raises:
             DataError: an instance has a modality of which its batch has no intercept.
         """
-        mixture = self.mixture()
+        data = self._conformed(data)
         if self.batch is not None:
             data = self.batch.require_adjusted(data)
-        return MixtureResult(mixture_posterior(mixture, data.conform(mixture.dims).blocks), self.latent_dim)
+        return MixtureResult(mixture_posterior(self.mixture(), data.blocks), self.latent_dim)
+
+    def _conformed(self, data: MultimodalData) -> MultimodalData:
+        """The data with all modalities of the model, features in its order."""
+        require_data(data)
+        return aligned(self.linear_gaussian, data).conform(self.linear_gaussian.dims)
 
     def __repr__(self) -> str:
         """One line."""

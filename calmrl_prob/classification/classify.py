@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from calmrl_prob._support.arguments import checked_seed
+from calmrl_prob._support.arguments import brief, checked_seed
 from calmrl_prob.classification.choice import HeldOut, Labelled, TriedSetting, choose, held_out_folds, temperatures
 from calmrl_prob.classification.classifier import Classifier
 from calmrl_prob.classification.options import ClassifyOptions, ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries, grouped
+from calmrl_prob.data.features import names_of, with_names
+from calmrl_prob.data.row_labels import RowLabels
 from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
+from calmrl_prob.inference.feature_names import named_dims
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
@@ -63,7 +67,8 @@ def classify(
             whose settings were chosen does this know how to fit it again without held-out rows; else the rows that
             labels are held out of are those that the model has seen, which makes probabilities too bold.
         data: N instances, those that the model was fitted to. Of a model with batches shifts and scales are taken off.
-        labels: (N,) classes, None or NaN where not known; ``data.labels`` if not given.
+        labels: (N,) classes, None or NaN where not known; ``data.labels`` if not given. Where they have labels of rows,
+            as a pandas Series has, these decide.
         seed: of folds and fits.
         options: :class:`ClassifyOptions`; its defaults if not given.
         **settings: fields of the options by name, such as ``folds`` or ``groups``.
@@ -76,7 +81,7 @@ def classify(
             or an instance has a modality of which its batch has no intercept.
         ArgumentError: an option is unknown or out of range, or there are fewer groups than folds.
         ArgumentTypeError: ``data`` is of another type, or the model has no linear-Gaussian form.
-        SchemaError: the data have a modality that is not the model's.
+        SchemaError: the data have a modality, or features, that are not the model's.
 
     Warns:
         CalmrlWarning: a class has a single labelled instance: its covariance is that of all classes.
@@ -103,12 +108,13 @@ def classify(
             "SharedLatentModel, or cal.discover(fit.model, data).linear_gaussian() where it is conjugate."
         )
     own = as_linear_gaussian(fitted)
-    data = data.conform(own.dims)
+    dims = with_names(own.dims, names_of(named_dims(model)), data.feature_names)
+    data = data.conform(dims)
     batch = fitted.batch if isinstance(fitted, SharedLatentModel) else None
     if batch is not None:  # the model is that of rows whose shifts and scales are taken off
         data = batch.require_adjusted(data)
     classes, codes = _coded(data, labels)
-    whole = standardized(own)
+    whole = replace(standardized(own), feature_names=names_of(dims) or None)
     labelled = Labelled(posterior(whole, data.blocks), codes, len(classes))
     most = min(len(classes) - 1, whole.latent_dim, how.max_directions)
     fold = _dealt(data, codes.cpu().numpy(), how, seed)
@@ -141,12 +147,12 @@ def _coded(data: MultimodalData, labels: object) -> tuple[np.ndarray, Tensor]:
     Raises:
         DataError: there are no labels, as many as instances, or fewer than two classes; or no class has two instances.
     """
-    given = data.labels if labels is None else entries(labels)
+    given = data.labels if labels is None else entries(_arranged(data, "labels", labels))
     if given is None:
         raise DataError("labels: the data have none; give one for each instance, None where it is not known.")
     if given.shape != (len(data),):
         raise DataError(f"labels: expected one for each of the {len(data)} instances, got shape {given.shape}.")
-    kinds, index = grouped(given)
+    kinds, index = grouped(given, "labels")
     known = np.array([kind is not None and kind == kind for kind in kinds.tolist()])  # NaN is not itself
     place = np.where(known, np.cumsum(known) - 1, -1)
     classes, codes = kinds[known], torch.as_tensor(place[index], dtype=torch.int64)
@@ -210,10 +216,19 @@ def _dealt(data: MultimodalData, codes: np.ndarray, how: ClassifyOptions, seed: 
         order = known[np.lexsort((generator.random(len(known)), codes[known]))]
         fold[order] = (np.arange(len(order)) + generator.integers(count)) % count
         return fold
-    groups = data.covariates.get(how.groups) if isinstance(how.groups, str) else entries(how.groups)
+    groups: Any = how.groups
+    groups = data.covariates.get(groups) if isinstance(groups, str) else entries(_arranged(data, "groups", groups))
     if groups is None:
         raise ArgumentError(f"groups: the data have no covariate {how.groups!r}; they have {list(data.covariates)}.")
-    if len(groups) != len(codes):
-        raise ArgumentError(f"groups: expected one for each of {len(codes)} instances, got {len(groups)}.")
+    if np.shape(groups) != (len(codes),):
+        raise ArgumentError(
+            f"groups: expected one for each of {len(codes)} instances, got {brief(how.groups)} of shape "
+            f"{np.shape(groups)}; give a sequence of {len(codes)}, or the name of a covariate."
+        )
     fold[known] = deal(len(known), how.folds, seed, entries(groups)[known].tolist())
     return fold
+
+
+def _arranged(data: MultimodalData, argument: str, column: object) -> object:
+    """A column in the order of the instances, by its own labels where it has some."""
+    return RowLabels(len(data), ids=data.ids).arranged(argument, column)

@@ -36,11 +36,14 @@ def entries(value: object) -> NDArray[Any]:
     return array
 
 
-def grouped(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def grouped(values: NDArray[Any], argument: str = "entries") -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The distinct entries, and for each entry the number of its own, of entries of any kind.
 
     As ``numpy.unique(values, return_inverse=True)``, but entries that cannot be compared (text beside numbers or None)
     are sorted by kind and text; the missing one, None, is last.
+
+    Raises:
+        DataError: entries cannot be told apart, such as lists and dicts.
 
     Example:
         >>> kinds, index = grouped(np.array(["b", None, 3, "b"], dtype=object))
@@ -50,7 +53,14 @@ def grouped(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if values.dtype.kind != "O":
         kinds, index = np.unique(values, return_inverse=True)
         return kinds, index.reshape(-1)
-    order = sorted(set(values.tolist()), key=lambda entry: (entry is None, type(entry).__name__, str(entry)))
+    try:
+        distinct = set(values.tolist())
+    except TypeError as error:
+        raise DataError(
+            f"{argument}: expected text, numbers, dates or tuples of these, got entries that cannot be told apart "
+            f"({error}); turn them into text."
+        ) from error
+    order = sorted(distinct, key=lambda entry: (entry is None, type(entry).__name__, str(entry)))
     place = {entry: number for number, entry in enumerate(order)}
     return _objects(order), np.array([place[entry] for entry in values.tolist()], dtype=np.int64)
 
@@ -71,7 +81,7 @@ def check_distinct(ids: NDArray[Any] | None) -> None:
         )
     try:
         distinct, index = grouped(ids)
-    except TypeError:
+    except DataError:
         raise DataError(
             "ids: expected identifiers that can be looked up by, such as text, numbers, dates or tuples of these, got "
             f"{type(ids[0]).__name__}; use .astype(str)."

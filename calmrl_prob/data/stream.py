@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from calmrl_prob._support.arguments import brief, described, whole_number
@@ -41,7 +42,8 @@ class MultimodalStream:
         names: the M modalities.
         dims, dtype, num_rows: the same.
         feature_names: of each modality the D_m names of its columns, None where it came without.
-        fingerprint: a digest of schema and ``state``, by which a fit that goes on from a file knows its stream.
+        fingerprint: a digest of schema and ``state`` (of a function what its first chunk looks like), by which a
+            fit that goes on from a file knows its stream.
 
     Example:
         >>> from calmrl_prob import MultimodalData
@@ -83,7 +85,7 @@ class MultimodalStream:
             schema: ``dims`` of the data, where not every chunk has all modalities; those of the first chunk by default.
 
         Raises:
-            ArgumentTypeError: ``factory`` cannot be called, or gives something else.
+            ArgumentTypeError: ``factory`` cannot be called, gives something else, or the same iterator each time.
             DataError: there is no chunk.
         """
         if not callable(factory):
@@ -91,12 +93,17 @@ class MultimodalStream:
                 f"factory: expected a function that returns chunks anew each time, got {described(factory)}; "
                 "pass lambda: (read(k) for k in range(10)), say."
             )
-        plan = _FromFactory(factory)
-        first = next(iter(plan(2**62)), None)
+        given = factory()
+        if isinstance(given, Iterator) and factory() is given:
+            raise ArgumentTypeError(
+                "factory: expected chunks anew each time, got the same iterator twice, which is read once; make it "
+                "inside the function, as in lambda: (read(k) for k in range(10))."
+            )
+        first = next(iter(_FromFactory(lambda: given)(2**62)), None)
         if first is None:
             raise DataError("factory: it gives no chunks; give at least one.")
-        dims = first[1]().dims if schema is None else schema
-        return cls(dims, plan)
+        chunk = first[1]()
+        return cls(chunk.dims if schema is None else schema, _FromFactory(factory), state=_look_of(chunk))
 
     def __iter__(self) -> Iterator[MultimodalData]:
         return self.chunks()
@@ -195,6 +202,13 @@ def require_data(value: object, argument: str = "data") -> None:
         )
 
 
+def _look_of(chunk: MultimodalData) -> list[object]:
+    """Rows, ids and missing pattern, by which streams are told apart; not values, which may be computed anew."""
+    ids = b"" if chunk.ids is None or chunk.ids.dtype.kind == "O" else np.ascontiguousarray(chunk.ids).tobytes()
+    seen = hashlib.sha256(ids + chunk.observed_mask.cpu().numpy().tobytes()).hexdigest()
+    return [len(chunk), chunk.names, seen]
+
+
 def _length(chunk: Any) -> int:  # noqa: ANN401 - whatever the user's function gives
     """Rows of a chunk; 1 of what is none, which is refused when it is read."""
     if isinstance(chunk, Mapping):
@@ -209,7 +223,13 @@ class _FromFactory:
     factory: Callable[[], Iterable[Any]]
 
     def __call__(self, size: int) -> Iterator[tuple[str, Callable[[], MultimodalData]]]:
-        for number, chunk in enumerate(self.factory()):
+        given = self.factory()
+        if not isinstance(given, Iterable):
+            raise ArgumentTypeError(
+                f"factory: expected a function that returns chunks, such as a list or a generator of them, got "
+                f"{described(given)} from it; return [chunk, ...]."
+            )
+        for number, chunk in enumerate(given):
             name, length = f"chunk {number}", _length(chunk)
             for start in range(0, length, size):
                 stop = min(start + size, length)

@@ -7,11 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from calmrl_prob.errors import NumericalError
 from calmrl_prob.index.measured import Floats
 from calmrl_prob.index.pairs import Asked
 from calmrl_prob.index.shelves import Shelf
 
 Places = NDArray[np.int64]
+#: Margins of scores that float32 holds: a score is at most 2^22 times as large.
+_LARGEST = 2.0**100
 
 
 class Against(NamedTuple):
@@ -49,9 +52,17 @@ def coarse(asked: Asked, against: list[Against]) -> tuple[NDArray[np.float32], F
     """Scores in float32 of all candidates side by side, (n, N), -inf of removed ones; and how far off any can be, (n,).
 
     The product is numpy's: torch may be set to multiply float32 in fewer digits.
+
+    Raises:
+        NumericalError: a score is too large for float32.
     """
     scores = np.empty((len(against[0].a), sum(len(part.shelf) for part in against)), np.float32)
-    margin = np.zeros(len(scores))
+    margin = np.max([asked.margin(part.j, part.shelf, part.v, part.a) for part in against], axis=0)
+    if not (margin < _LARGEST).all():
+        raise NumericalError(
+            "queries: one has values so far from the model's that scores overflow; rescale it as the data of the fit "
+            "were, or remove it."
+        )
     for part in against:
         own = scores[:, part.start : part.stop]
         np.matmul(part.v.astype(np.float32), part.shelf.high.T, out=own)
@@ -59,7 +70,6 @@ def coarse(asked: Asked, against: list[Against]) -> tuple[NDArray[np.float32], F
         own += part.a.astype(np.float32)[:, None]
         if not part.shelf.all_alive:
             own[:, ~part.shelf.alive] = -np.inf
-        margin = np.maximum(margin, asked.margin(part.j, part.shelf, part.v, part.a))
     return scores, margin
 
 

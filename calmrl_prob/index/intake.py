@@ -55,9 +55,11 @@ def as_data(rows: Queries, argument: str) -> tuple[MultimodalData, bool]:
 
 def _as_rows(value: Any, single: bool) -> Any:  # noqa: ANN401 - anything that becomes an array
     """A vector as a row; of a pandas Series, whose index names features, as a frame of one."""
-    if single and hasattr(value, "to_frame"):
+    if single and hasattr(value, "to_frame") and hasattr(value, "index"):
         return value.to_frame().T.reset_index(drop=True)
-    if isinstance(value, list | tuple):
+    if single and hasattr(value, "expand_dims"):  # of xarray: its coordinate names features
+        return value.expand_dims("query")
+    if isinstance(value, list | tuple) or (single and not isinstance(value, Tensor)):
         value = np.asarray(value)
     return value[None] if single else value
 

@@ -18,7 +18,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.chunk_files import ChunkFolder, PassOptions
 from calmrl_prob.data.entries import check_distinct
 from calmrl_prob.data.stream import Load, MultimodalStream
-from calmrl_prob.errors import ArgumentError, DataError, FileFormatError
+from calmrl_prob.errors import ArgumentError, DataError, FileFormatError, NumericalError
 from calmrl_prob.evaluation.retrieval.instance_sets import require_known
 from calmrl_prob.file_contents import Shapes
 from calmrl_prob.index.archive import as_tensors, packed_ids, packed_shelves, unpacked_ids, unpacked_shelves
@@ -28,6 +28,8 @@ from calmrl_prob.inference.fingerprint import fingerprint
 from calmrl_prob.linear_gaussian.options import Options
 
 _KIND = "RetrievalIndexPart"
+#: Numbers whose squares float32 holds.
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +99,26 @@ class Measure:
     scale: Floats
 
     def __call__(self, data: MultimodalData, where: str = "candidates") -> Part:
-        """The part of some rows."""
+        """The part of some rows.
+
+        Raises:
+            SchemaError: a modality is unknown to the model, or has another width.
+            NumericalError: what is kept of a row is too large for float32.
+        """
         require_known(data, self.dims, "candidates")
         inverse = np.linalg.inv(self.scale)
-        measured = self.instrument.measure(data.in_order_of(self.dims, "candidates"))
-        return Part([Shelf.of(p.pattern, p.rows, p.natural @ inverse.T) for p in measured], data.ids, where)
+        shelves = []
+        for part in self.instrument.measure(data.in_order_of(self.dims, "candidates")):
+            with np.errstate(over="ignore", invalid="ignore"):  # refused here
+                g = part.natural @ inverse.T
+                fits = (np.abs(g) < _LARGEST).all(axis=1)
+            if not fits.all():
+                raise NumericalError(
+                    f"{where}: row {int(part.rows[~fits][0])} has values so far from the model's that what an index "
+                    "keeps of it is too large; rescale it as the data of the fit were, or remove it."
+                )
+            shelves.append(Shelf.of(part.pattern, part.rows, g))
+        return Part(shelves, data.ids, where)
 
     def stream(self, stream: MultimodalStream, options: StreamOptions) -> Iterator[Part]:
         """The parts of a stream that are kept in memory."""

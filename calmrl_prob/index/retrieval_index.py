@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calmrl_prob._support.archives import read_archive, write_archive
-from calmrl_prob._support.arguments import brief, chosen_names, whole_number
+from calmrl_prob._support.arguments import brief, checked_seed, chosen_names, real_number, whole_number
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.data.chunk_files import ChunkFolder
 from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.data.stream import MultimodalStream
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NotConjugateError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NotConjugateError, NumericalError
 from calmrl_prob.evaluation.retrieval.exact_forms import form_of, stated_form
 from calmrl_prob.evaluation.retrieval.instance_sets import require_known
 from calmrl_prob.index.approximate import Approximate, prepare
@@ -152,7 +153,7 @@ class RetrievalIndex:
             DataError: ids stand twice, or some candidates have none; the chunk is named.
             MissingDependencyError: engine "faiss" without faiss.
         """
-        options = StreamOptions.of(None, passing, "build")
+        options, seed = StreamOptions.of(None, passing, "build"), checked_seed(seed)
         if not isinstance(candidates, MultimodalData | MultimodalStream):
             raise ArgumentTypeError(
                 f"candidates: expected MultimodalData, or a stream, got {brief(candidates)}; wrap arrays as "
@@ -182,7 +183,7 @@ class RetrievalIndex:
             index._take(list(index._measure.stream(candidates, options)))
         else:
             folder = index._measure.folder(candidates, options)
-            index._take(list(index._measure.into(folder, candidates, options)))
+            index._take_files(folder, candidates, options)
         shown = np.any([shelf.pattern for shelf in index._shelves], axis=0) if index._shelves else np.zeros(0)
         absent = [name for name in dims if not shown[instrument.slices[name]].any()]
         if queries is not None or absent:
@@ -213,8 +214,9 @@ class RetrievalIndex:
         chosen = chosen_names([names] if isinstance(names, str) else names, list(self.dims))
         if structure not in STRUCTURES:
             raise ArgumentError(f"structure: expected one of {list(STRUCTURES)}, got {brief(structure)}.")
-        if not 0 < least_recall <= 1:
+        if not 0 < real_number("least_recall", least_recall, 0.99) <= 1:
             raise ArgumentError(f"least_recall: expected a share in (0, 1], got {brief(least_recall)}.")
+        seed = checked_seed(seed)
         asked = self._about(self._instrument.of_names(tuple(chosen)))
         asked.kept = True
         if self.engine == "faiss" and len(self):
@@ -234,6 +236,14 @@ class RetrievalIndex:
             SchemaError: a modality is unknown, or has another width.
         """
         self._take([self._measure(as_data(candidates, "candidates")[0])])
+
+    def _take_files(self, folder: ChunkFolder, candidates: MultimodalStream, options: StreamOptions) -> None:
+        parts = list(self._measure.into(folder, candidates, options))
+        try:
+            self._take(parts)
+        except DataError:  # no index can be made of these files: its candidates have to be others
+            folder.remove()
+            raise
 
     def _take(self, parts: Sequence[Part]) -> None:
         """Put what was measured behind what there is."""
@@ -268,7 +278,7 @@ class RetrievalIndex:
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise ArgumentTypeError(f"ids: expected a sequence of ids, got {brief(ids)}; pass [first, second, ...].")
         wanted = entries(list(ids)).tolist()
-        unknown = [entry for entry in wanted if entry not in self._row_of]
+        unknown = [entry for entry in wanted if not isinstance(entry, Hashable) or entry not in self._row_of]
         if unknown:
             raise ArgumentError(f"ids: the index has no candidate {unknown[0]!r}, of {len(self)}.")
         rows = np.array([self._row_of[entry] for entry in wanted], dtype=np.int64)
@@ -322,6 +332,7 @@ class RetrievalIndex:
 
     # ---- queries ------------------------------------------------------------------------------------------------
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
     def search(self, queries: Queries, k: int = 10, *, probabilities: bool = False, exact: bool = False) -> Matches:
         """The k best candidates of each query, with exact log-likelihood ratios.
 
@@ -337,6 +348,7 @@ class RetrievalIndex:
             SchemaError: a modality is unknown to the model, or has another width.
             DataError: values that are none, or a query that has nothing.
             ArgumentError: ``k`` is below 1, or no candidates are left.
+            NumericalError: a query is so far from the model that scores overflow.
         """
         k = min(whole_number("k", k, least=1), len(self))
         if not k:
@@ -440,14 +452,25 @@ class RetrievalIndex:
         table = np.column_stack([shelf.numbers(slice(None)), asked.terms[0], np.ones(len(shelf))])
         return self._ids[shelf.rows[shelf.alive]], table[shelf.alive]
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
     def query_vectors(self, queries: Queries) -> Floats:
-        """Vectors [v, 1, a_q] of queries, (n, K + 2), or (K + 2,) of one given as vectors; see :meth:`vectors`."""
+        """Vectors [v, 1, a_q] of queries, (n, K + 2), or (K + 2,) of one given as vectors; see :meth:`vectors`.
+
+        Raises:
+            ArgumentError: candidates have several missing patterns.
+            NumericalError: a query is so far from the model that its vector overflows.
+        """
         self._only_shelf()
         groups, number, single = measured_rows(self._instrument, self.dims, queries, "queries")
         table = np.ones((number, self._instrument.latent_dim + 2))
         for group in groups:
             part = against_all(self._about(group.pattern), self._shelves, group.natural)[0]
             table[group.rows, :-2], table[group.rows, -1] = part.v, part.a
+        if not np.isfinite(table).all():
+            raise NumericalError(
+                "queries: one has values so far from the model's that its vector overflows; rescale it as the data of "
+                "the fit were, or remove it."
+            )
         return table[0] if single else table
 
     def _only_shelf(self) -> Shelf:

@@ -303,7 +303,7 @@ def deal(num_instances: int, num_folds: int, seed: int, groups: Sequence[object]
     if groups is None:
         fold: np.ndarray = generator.permutation(num_instances) % num_folds
         return fold
-    names, index = grouped(entries(groups))
+    names, index = grouped(entries(groups), "groups")
     if len(index) != num_instances:
         raise ArgumentError(f"groups: expected one for each of {num_instances} instances, got {len(index)}.")
     if len(names) < num_folds:

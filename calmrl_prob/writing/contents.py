@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,55 @@ def contents_of(what: object, level: float) -> Contents:
         f"what: expected an imputation, MultimodalData or a stream of them, got {described(what)}; pass what "
         "cal.impute or cal.read returned."
     )
+
+
+def names_of_all(contents: Contents) -> list[str]:
+    """Names by which ``cal.read`` knows modalities, their quantities and the latents.
+
+    Example:
+        >>> names_of_all(contents_of(MultimodalData({"x": torch.ones(2, 3)}), 0.9))
+        ['x']
+    """
+    if contents.quantities == ("x",):
+        return list(contents.dims)
+    quantities = [f"{name}.{quantity}" for name in contents.dims for quantity in contents.quantities]
+    return [*contents.dims, *quantities, "latent", "latent_sd"]
+
+
+def require_apart(names: Iterable[str], where: str) -> None:
+    """Refuse a name that would stand twice.
+
+    Raises:
+        ArgumentError: a modality is called as a covariate, the latents, or a quantity of another is.
+
+    Example:
+        >>> require_apart(["protein", "protein.sd", "labels"], "parquet")
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ArgumentError(
+                f"what: {name!r} would stand twice in {where}, where modalities lie beside latents and what else is "
+                "known of the instances; give the modality, or the covariate, another name."
+            )
+        seen.add(name)
+
+
+def require_no_paths(names: Iterable[str], ending: str) -> None:
+    """Refuse modalities whose names are paths inside a file.
+
+    Raises:
+        ArgumentError: one is.
+
+    Example:
+        >>> require_no_paths(["protein", "protein.2"], ".zarr")
+    """
+    for name in names:
+        if "/" in name or "\0" in name or name.startswith("."):
+            raise ArgumentError(
+                f"what: a modality cannot be called {name!r} in {ending}, where '/' and a '.' at the beginning are of "
+                "paths; give it another name, or write .parquet."
+            )
 
 
 def _cut(data: MultimodalData, size: int) -> Iterator[MultimodalData]:

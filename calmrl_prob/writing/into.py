@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calmrl_prob._support.arguments import described
 from calmrl_prob._support.extras import optional
 from calmrl_prob._support.files import existing_file, said, write_atomically
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError, FileFormatError, SchemaError
 from calmrl_prob.imputation import Imputation
 from calmrl_prob.writing.contents import QUANTITIES, contents_of
 from calmrl_prob.writing.mudata import mark
@@ -41,8 +41,8 @@ def write_into(what: object, target: Any, level: float, path: Path | None = None
     Raises:
         ArgumentTypeError: it is no imputation.
         ArgumentError: there is something under one of the names already.
-        DataError: instances have no ids, or the MuData does not have them.
-        SchemaError: an assay lacks some of the features.
+        DataError: instances have no ids, or the MuData does not have them, or has names of samples twice.
+        SchemaError: an assay lacks some of the features, or has names of features twice.
         FileFormatError: the file is no MuData.
     """
     if not isinstance(what, Imputation):
@@ -168,6 +168,7 @@ def _put(imputation: Imputation, target: _Target, level: float) -> None:
     if ids is None:
         raise DataError("what: its instances have no ids, by which to find them; read the MuData with cal.read.")
     known = pd.Index(list(map(str, ids)), dtype=object)
+    _require_distinct(target.samples, "the MuData", "samples", DataError, "obs_names_make_unique()")
     rows = _rows(target.samples, known)
     if (rows < 0).any():
         raise DataError(f"what: the MuData has no {str(ids[rows < 0][0])!r}; impute what was read of it.")
@@ -200,8 +201,10 @@ def _place(target: _Target, name: str, features: Sequence[Any] | None, width: in
     if name not in target.assays:
         return _Place(None, whole, _rows(target.samples, ids), None, (len(target.samples), width))
     samples, variables = target.assays[name]
+    _require_distinct(samples, f"assay {name!r}", "samples", DataError, "obs_names_make_unique()")
     columns = None
     if features is not None:
+        _require_distinct(variables, f"assay {name!r}", "features", SchemaError, "var_names_make_unique()")
         columns = _rows(variables, list(map(str, features)))
         if (columns < 0).any():
             lacking = features[int((columns < 0).argmax())]
@@ -212,6 +215,13 @@ def _place(target: _Target, name: str, features: Sequence[Any] | None, width: in
     if (rows >= 0).all():
         return _Place(name, {q: q for q in QUANTITIES}, rows, columns, (len(samples), len(variables)))
     return _Place(None, whole, _rows(target.samples, ids), columns, (len(target.samples), len(variables)))
+
+
+def _require_distinct(there: Any, owner: str, kind: str, error: type[CalmrlError], remedy: str) -> None:  # noqa: ANN401
+    names = there.astype(str)
+    if not names.is_unique:
+        twice = str(names[names.duplicated()][0])
+        raise error(f"into: {owner} has {kind} of one name, {twice!r}; call its {remedy}, and read it again.")
 
 
 def _rows(there: Any, wanted: Any) -> NDArray[np.int64]:  # noqa: ANN401 - of pandas

@@ -13,7 +13,15 @@ from calmrl_prob._support.extras import optional
 from calmrl_prob._support.files import write_atomically
 from calmrl_prob._support.versions import installed_version
 from calmrl_prob.data.features import Names
-from calmrl_prob.writing.contents import Chunk, Contents, columns_of, one_dimensional
+from calmrl_prob.writing.contents import (
+    Chunk,
+    Contents,
+    columns_of,
+    names_of_all,
+    one_dimensional,
+    require_apart,
+    require_no_paths,
+)
 
 # A group or data set of h5py, a pandas frame: packages without annotations.
 Group = Any
@@ -29,10 +37,12 @@ def write_h5mu(contents: Contents, path: Path) -> None:
     known of the instances in ``obs``, facts such as the level of the intervals in ``uns``.
 
     Raises:
-        ArgumentError: the number of rows is not known before.
+        ArgumentError: the number of rows is not known before, or a modality's name is a path, or that of the latents.
         DataError: a covariate has several numbers for an instance.
     """
     h5py = optional("h5py", "omics", _TASK)
+    require_no_paths(contents.dims, ".h5mu")
+    require_apart(names_of_all(contents), ".h5mu")
     num_rows, columns = contents.known_rows, []
     with write_atomically(path) as temporary:
         with h5py.File(temporary, "w", userblock_size=_USER_BLOCK) as root:

@@ -12,15 +12,16 @@ from numpy.lib.format import open_memmap
 
 from calmrl_prob._support.files import write_atomically
 from calmrl_prob.io import npz_columns
-from calmrl_prob.writing.contents import Contents, columns_of
+from calmrl_prob.writing.contents import Contents, columns_of, names_of_all, require_apart
 
 
 def write_npz(contents: Contents, path: Path) -> None:
     """Write contents to one archive: ``x_<name>`` what is completed, ``<quantity>_<name>`` the rest.
 
     Raises:
-        ArgumentError: the number of rows is not known before.
+        ArgumentError: the number of rows is not known before, or a name would stand twice.
     """
+    require_apart(names_of_all(contents), ".npz")
     num_rows = contents.known_rows
     columns = []
     with write_atomically(path) as temporary, tempfile.TemporaryDirectory(dir=temporary.parent) as folder:

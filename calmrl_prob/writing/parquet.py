@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calmrl_prob._support.extras import optional
 from calmrl_prob._support.files import write_atomically
 from calmrl_prob._support.remote import Remote
-from calmrl_prob.writing.contents import Chunk, Contents, one_dimensional
+from calmrl_prob.writing.contents import Chunk, Contents, one_dimensional, require_apart
 
 
 def write_parquet(contents: Contents, path: Path | Remote) -> None:
@@ -50,6 +50,7 @@ def _table(pa: Any, contents: Contents, chunk: Chunk, schema: Any) -> Any:  # no
             _add(pa, name if quantity in ("x", "completed") else f"{name}.{quantity}", values, about, arrays, fields)
     for name, values in chunk.latents.items():
         _add(pa, name, values, None, arrays, fields)
+    require_apart((field.name for field in fields), "parquet")
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calmrl_prob._support.extras import optional
 from calmrl_prob._support.files import write_folder_atomically
-from calmrl_prob.writing.contents import Contents, columns_of
+from calmrl_prob.writing.contents import Contents, columns_of, names_of_all, require_apart, require_no_paths
 
 #: The dimension of rows, and in its place the coordinate with their identifiers.
 INSTANCE = "instance"
@@ -22,11 +22,13 @@ def write_zarr(contents: Contents, path: Path) -> None:
     """Write contents to a store, in the second format of zarr, which every version reads.
 
     Raises:
-        ArgumentError: the number of rows is not known before, or what stands at ``path`` is no store.
+        ArgumentError: the number of rows is not known before, what stands at ``path`` is no store, or a name would
+            stand twice or be a path.
     """
     zarr = optional("zarr", "zarr", "writing zarr stores")
     format_two = {"zarr_format": 2} if int(zarr.__version__.partition(".")[0]) >= 3 else {}
     num_rows, columns = contents.known_rows, []
+    require_no_paths(contents.dims, ".zarr")
     with write_folder_atomically(path, ".zarr") as temporary:
         root = zarr.open_group(str(temporary), mode="w", **format_two)
         root.attrs.update(dict(contents.facts))
@@ -35,6 +37,8 @@ def write_zarr(contents: Contents, path: Path) -> None:
             if names is not None:
                 _add(groups[name], f"{name}_feature", np.array(list(map(str, names))), [f"{name}_feature"])
         for chunk in contents.chunks():
+            known = (INSTANCE if name == "ids" else name for name in chunk.columns)
+            require_apart([*names_of_all(contents), *known], ".zarr")
             columns.append(chunk.columns)
             rows = slice(chunk.start, chunk.stop)
             for name, quantities in chunk.values.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import warnings
 
@@ -13,7 +14,7 @@ import calmrl_prob as cal
 from calmrl_prob.classification import Classifier
 from calmrl_prob.classification.classifier import tempered
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlWarning, DataError, SchemaError
 from calmrl_prob.evaluation import score_probabilities
 from calmrl_prob.linear_gaussian import LinearGaussian, mixture_posterior
 from calmrl_prob.programs.bound import BoundModel
@@ -251,3 +252,54 @@ def test_instances_of_no_known_batch_have_the_variance_between_batches_as_noise(
         found.posterior(new)
     with pytest.raises(DataError, match="120 of 240 instances, first row 0, have a modality of which"):
         cal.classify(fit, new, moved.labels)
+
+
+def named(permuted: bool = False) -> MultimodalData:
+    """Rows and features with names, and those of one modality in another order."""
+    import pandas as pd
+
+    data, _ = drawn()
+    ids = [f"row-{n}" for n in range(len(data))]
+    frames = {n: pd.DataFrame(data.filled(n).numpy(), index=ids).add_prefix(n) for n in data.names}
+    if permuted:
+        frames = {"b": frames["b"].iloc[:, ::-1], "a": frames["a"]}
+    there = {name: data.observed(name).numpy() for name in frames}
+    return MultimodalData(frames, observed_mask=there, labels=data.labels)
+
+
+@pytest.mark.parametrize("model_has_names", [True, False])
+def test_names_of_features_and_of_rows_decide(model_has_names: bool) -> None:
+    import pandas as pd
+
+    lg, data = drawn()[1], named()
+    model = dataclasses.replace(lg, feature_names=data.feature_names) if model_has_names else lg
+    found = cal.classify(model, data, folds=2)
+    stated = found.probabilities(data)
+    np.testing.assert_allclose(found.probabilities(named(permuted=True)), stated, atol=1e-6)
+    np.testing.assert_allclose(found.posterior(named(permuted=True)).mean, found.posterior(data).mean, atol=1e-6)
+    if model_has_names:
+        again = cal.classify(model, named(permuted=True), folds=2)
+        np.testing.assert_allclose(again.probabilities(data), stated, atol=1e-6)
+    other = MultimodalData({"a": pd.DataFrame(np.zeros((1, 5))).add_prefix("other")})
+    with pytest.raises(SchemaError, match="other0"):
+        found.probabilities(other)
+    labels = pd.Series(data.labels, index=data.ids)
+    turned = cal.classify(model, data, labels.iloc[::-1], folds=2)
+    np.testing.assert_array_equal(turned.probabilities(data), stated)
+    with pytest.raises(DataError, match="labels: its labels"):
+        cal.classify(model, data, labels.set_axis([f"other-{n}" for n in range(len(labels))]))
+    groups = pd.Series(np.arange(len(data)) // 4, index=data.ids)
+    both = [cal.classify(model, data, folds=2, groups=given) for given in (groups, groups.sample(frac=1.0))]
+    assert both[0].table.equals(both[1].table)
+
+
+@pytest.mark.parametrize("wrong", [None, {"a": np.zeros((1, 5))}])
+def test_what_is_no_data_is_refused(learned: tuple[MultimodalData, Classifier], wrong: object) -> None:
+    for ask in (learned[1].probabilities, learned[1].predict, learned[1].posterior):
+        with pytest.raises(ArgumentTypeError, match="data: expected MultimodalData"):
+            ask(wrong)  # type: ignore[arg-type]
+    data, lg = drawn()
+    with pytest.raises(DataError, match="labels: expected text"):
+        cal.classify(lg, data, [{"class": 1}] * len(data))
+    with pytest.raises(ArgumentError, match="groups: expected one for each of 240"):
+        cal.classify(lg, data, groups=3)

@@ -94,3 +94,22 @@ def test_what_takes_no_stream_says_what_does(call: Callable[[object, cal.Multimo
     fit = cal.fit(cal.SharedLatentModel(data.dims, 1), data)
     with pytest.raises(ArgumentTypeError, match=r"data: .* got a stream, which cal\.fit"):
         call(fit, cal.MultimodalStream.from_chunks(lambda: [data]))
+
+
+def test_a_function_that_returns_one_iterator_again_is_refused() -> None:
+    once = iter([cal.MultimodalData({"x": torch.ones(2, 1)}), cal.MultimodalData({"x": torch.zeros(2, 1)})])
+    with pytest.raises(ArgumentTypeError, match="the same iterator twice"):
+        cal.MultimodalStream.from_chunks(lambda: once)
+    with pytest.raises(ArgumentTypeError, match="got None from it"):
+        cal.MultimodalStream.from_chunks(lambda: None)  # type: ignore[arg-type, return-value]
+
+
+def test_streams_of_functions_are_told_apart_by_what_their_first_chunk_looks_like() -> None:
+    def mark(chunk: cal.MultimodalData) -> str:
+        return cal.MultimodalStream.from_chunks(lambda: [chunk]).fingerprint
+
+    x, ids = torch.arange(4.0).reshape(2, 2), ["a", "b"]
+    first = mark(cal.MultimodalData({"x": x}, ids=ids))
+    assert first == mark(cal.MultimodalData({"x": x + 1e-9}, ids=ids))  # values may be drawn or computed anew
+    others = [cal.MultimodalData({"x": x}, ids=["a", "c"]), cal.MultimodalData({"x": x[:1]}, ids=["a"])]
+    assert first not in {mark(other) for other in others}

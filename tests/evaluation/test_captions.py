@@ -138,3 +138,24 @@ def test_what_cannot_be_compared_is_refused() -> None:
         paired_bootstrap(one, one, "METEOR")
     with pytest.raises(ArgumentError, match="level"):
         paired_bootstrap(one, one, level=1.0)
+    for wrong in (None, 3, "abc", [[one]], one.by_image):
+        with pytest.raises(ArgumentTypeError, match="second: expected what score_captions returns"):
+            paired_bootstrap(one, wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(2), np.ones((1, 3)), np.zeros((1, 2)), [[2.0, -1.0]], [["a", "b"]]])
+def test_weights_that_are_none_are_refused(weights: object) -> None:
+    scores = score_captions(["a", "b"], [["a"], ["b"]])
+    with pytest.raises(ArgumentError, match="weights: expected"):
+        scores.weighted("CIDEr", weights)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="METEOR"):
+        scores.weighted("METEOR", np.ones((1, 2)))
+
+
+def test_vectors_are_of_text() -> None:
+    for wrong in (None, "a dog", ["a dog"], [[None]]):
+        with pytest.raises(ArgumentTypeError, match="references"):
+            ngram_vectors(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="candidates: expected a list"):
+        ngram_vectors([["a dog"]], "a dog")
+    assert ngram_vectors([["a  dog"]])[0].lengths.tolist() == [1]

@@ -160,3 +160,13 @@ def test_the_workers_of_a_cluster_make_the_same_index(tmp_path: Path) -> None:
     with cluster, distributed.Client(cluster) as client:
         cal.RetrievalIndex.build(FIT, stream_of(Chunks()), out=tmp_path / "there", client=client)
     assert held(tmp_path / "here") == held(tmp_path / "there")
+
+
+def test_files_of_candidates_that_no_index_can_be_made_of_are_removed(tmp_path: Path) -> None:
+    parts = [DATA.subset(range(60)), DATA.subset(range(50, 90))]
+    with pytest.raises(DataError, match="stands in chunk 0 and in chunk 1"):
+        cal.RetrievalIndex.build(FIT, cal.MultimodalStream.from_chunks(lambda: parts), out=tmp_path / "an.index")
+    assert not list(tmp_path.iterdir())
+    parts[1] = DATA.subset(range(60, 90))  # the same call, the data put right
+    index = cal.RetrievalIndex.build(FIT, cal.MultimodalStream.from_chunks(lambda: parts), out=tmp_path / "an.index")
+    assert len(index) == 90

@@ -18,7 +18,7 @@ from scipy.stats import multivariate_normal
 from torch.distributions import MultivariateNormal
 
 import calmrl_prob as cal
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError, SchemaError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, FileFormatError, NumericalError, SchemaError
 from calmrl_prob.index.intake import Queries
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.priors import MixturePrior, StudentTPrior
@@ -398,3 +398,53 @@ def test_a_model_in_float32_is_scored_in_float64() -> None:
     single = replace(lg).to(torch.float32)
     index = cal.RetrievalIndex.build(single, data)
     np.testing.assert_allclose(all_ratios(index, data), all_scores(single, data, data, "likelihood_ratio"), **CLOSE)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_overflows_is_refused_without_a_warning() -> None:
+    lg = make_model(0, latent_dim=2)
+    name = lg.names[0]
+    index = cal.RetrievalIndex.build(lg, cal.MultimodalData({name: np.eye(WIDTHS[name])}))
+    for scale in (1e30, 1e200, 1e300):
+        query = {name: np.full(WIDTHS[name], scale)}
+        with pytest.raises(NumericalError, match="queries: one has values so far"):
+            index.search(query, 2, probabilities=True)
+        with pytest.raises(NumericalError, match="candidates: row 0 has values so far"):
+            cal.RetrievalIndex.build(lg, cal.MultimodalData({name: query[name][None]}))
+    with pytest.raises(NumericalError, match="vector overflows"):
+        index.query_vectors({name: np.full(WIDTHS[name], 1e300)})
+    far = index.search({name: np.full(WIDTHS[name], 1e12)}, 2)
+    assert np.isfinite(far.log_ratios).all()
+
+
+def test_vectors_come_from_any_library() -> None:
+    import polars as pl
+    import pyarrow as pa
+    import xarray as xr
+
+    lg = make_model(0, latent_dim=2)
+    name = lg.names[0]
+    features = tuple(f"f{k}" for k in range(WIDTHS[name]))
+    lg = replace(lg, feature_names={name: features})
+    vector = np.random.default_rng(0).normal(size=len(features))
+    index = cal.RetrievalIndex.build(lg, cal.MultimodalData({name: np.eye(len(features))}))
+    expected = index.search({name: vector}, 2).log_ratios
+    labelled = xr.DataArray(vector, dims="feature", coords={"feature": list(features)})
+    for given in (pl.Series(vector), pa.array(vector), labelled, labelled[::-1]):
+        found = index.search({name: given}, 2).log_ratios
+        np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_wrong_types_are_refused_by_name() -> None:
+    lg = make_model(0, latent_dim=2)
+    name = lg.names[0]
+    index = cal.RetrievalIndex.build(lg, cal.MultimodalData({name: np.eye(WIDTHS[name])}))
+    for wrong in ([[0]], [{}]):
+        with pytest.raises(ArgumentError, match="ids: the index has no candidate"):
+            index.remove(wrong)
+    with pytest.raises(ArgumentTypeError, match="least_recall: expected a number"):
+        index.prepare([name], least_recall="all")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="seed"):
+        index.prepare([name], seed=-1)
+    with pytest.raises(ArgumentTypeError, match="seed"):
+        cal.RetrievalIndex.build(lg, cal.MultimodalData({n: np.ones((1, WIDTHS[n])) for n in lg.names}), seed="x")  # type: ignore[arg-type]

@@ -177,3 +177,17 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         cal.write(imputed, tmp_path / "x.h5mu", into=tmp_path / "none.h5mu")
     assert not (tmp_path / "x.h5mu").exists()
+
+
+@pytest.mark.parametrize("axis", ["obs", "var"])
+def test_names_that_stand_twice_are_told(tmp_path: Path, axis: str) -> None:
+    source = saved(muon(True), tmp_path / "omics.h5mu")
+    imputed = imputed_of(source)
+    twice = muon(True)
+    part = twice.mod["rna"]
+    frame = getattr(part, axis)
+    frame.index = pd.Index([frame.index[0], *frame.index[:-1]], dtype=object)
+    error = DataError if axis == "obs" else SchemaError
+    with pytest.raises(error, match=rf"into: assay 'rna' has .* {axis}_names_make_unique"):
+        cal.write(imputed, twice)
+    assert "mean" not in twice.mod["protein"].layers

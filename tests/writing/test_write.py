@@ -235,3 +235,31 @@ def test_mudata_has_its_names(imputed: cal.Imputation, tmp_path: Path) -> None:
     assert found.obs["batch"].tolist() == BATCH.tolist()
     assert found.uns["calmrl_prob"]["level"] == 0.8
     np.testing.assert_allclose(found.obsm["latent"], imputed.posterior.mean.numpy())
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".zarr", ".h5mu", ".npz"])
+@pytest.mark.parametrize("name", ["labels", "site", "latent", "rna.sd", "instance", "a/b", ".", "..", ".hidden", "ids"])
+def test_names_come_back_or_are_refused(tmp_path: Path, name: str, ending: str) -> None:
+    drawn = cal.datasets.make_synthetic(20, {name: 4, "rna": 3}, latent_dim=2, seed=0).complete
+    values = {n: drawn[n] for n in drawn.names}
+    data = cal.MultimodalData(values, labels=np.arange(20) % 2, covariates={"site": np.arange(20)}, ids=np.arange(20))
+    model = LinearGaussian(
+        {n: torch.ones(w, 1) for n, w in data.dims.items()},
+        {n: torch.zeros(w) for n, w in data.dims.items()},
+        dict.fromkeys(data.dims, torch.tensor(1.0)),
+    )
+    imputed = cal.impute(model, data.mask({name: np.arange(20) > 3}))
+    for number, what in enumerate((data, imputed)):
+        path = tmp_path / f"{number}{ending}"
+        try:
+            cal.write(what, path)
+        except ArgumentError as error:
+            assert repr(name) in str(error)  # noqa: PT017
+            assert not path.exists()
+            continue
+        found = cal.read(path)
+        assert set(found.names) == {name, "rna"}
+        torch.testing.assert_close(found["rna"], data["rna"])
+        torch.testing.assert_close(found[name][4:], data[name][4:])
+        assert found.labels is not None
+        assert found.labels.tolist() == data.labels.tolist()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob._support.arguments import real_number, whole_number
-from calmrl_prob.errors import ArgumentError, DataError
+from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 from calmrl_prob.evaluation.captions.scores import CAPTION_METRICS, CaptionScores
 
 
@@ -66,6 +67,7 @@ def paired_bootstrap(
 
     Raises:
         ArgumentError: ``metric``, ``level``, ``draws`` or ``seed`` cannot be used.
+        ArgumentTypeError: ``first`` or ``second`` is no scores, nor a list of them.
         DataError: numbers of images differ, or a list is empty.
 
     Source: Efron and Tibshirani, An introduction to the bootstrap (1993).
@@ -83,7 +85,7 @@ def paired_bootstrap(
         raise ArgumentError(f"metric: expected one of {CAPTION_METRICS}, got {metric!r}.")
     if not 0.0 < real_number("level", level, 0.9) < 1.0:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
-    runs = [[given] if isinstance(given, CaptionScores) else list(given) for given in (first, second)]
+    runs = [_runs("first", first), _runs("second", second)]
     sizes = {len(scores.by_image) for part in runs for scores in part}
     if len(sizes) != 1 or not all(runs):
         raise DataError(
@@ -96,6 +98,17 @@ def paired_bootstrap(
     gaps = np.subtract(*(_mean(part, metric, drawn.astype(np.float64)) for part in runs))
     lower, upper = np.quantile(gaps, [(1 - level) / 2, (1 + level) / 2])
     return PairedDifference(metric, float(here[0]), float(here[1]), float(lower), float(upper), level)
+
+
+def _runs(name: str, given: object) -> list[CaptionScores]:
+    runs: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+    wrong = [one for one in runs if not isinstance(one, CaptionScores)]
+    if wrong:
+        raise ArgumentTypeError(
+            f"{name}: expected what score_captions returns, or a list of these, got {brief(wrong[0])}; score "
+            "the captions first."
+        )
+    return runs
 
 
 def _mean(runs: Sequence[CaptionScores], metric: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calmrl_prob.errors import DataError
+from calmrl_prob._support.arguments import brief
+from calmrl_prob.errors import ArgumentTypeError, DataError
 
 #: n-grams of 1 to 4 words, as in all of COCO's measures.
 ORDERS = 4
@@ -69,6 +70,7 @@ def ngram_vectors(
         Of all references, image after image, and of the candidates.
 
     Raises:
+        ArgumentTypeError: something is not text.
         DataError: no reference has a word.
 
     Example:
@@ -81,6 +83,7 @@ def ngram_vectors(
     from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer
 
+    references, candidates = reference_texts(references), caption_texts("candidates", candidates)
     flat = [caption for captions in references for caption in captions]
     if not any(caption.split() for caption in flat):
         raise DataError("references: no caption has a word; give what people wrote, words parted by spaces.")
@@ -99,3 +102,29 @@ def ngram_vectors(
         NgramVectors(tuple(part[known] for part in parts), bigrams[known]),
         NgramVectors(tuple(part[new] for part in parts), bigrams[new]),
     )
+
+
+def reference_texts(references: object) -> list[list[str]]:
+    """Captions of each image, words parted by single spaces.
+
+    Raises:
+        ArgumentTypeError: they are no lists of text.
+    """
+    if isinstance(references, str) or not hasattr(references, "__iter__"):
+        raise ArgumentTypeError(f"references: expected a list of captions for each image, got {brief(references)}.")
+    return [caption_texts(f"references[{n}]", captions) for n, captions in enumerate(references)]
+
+
+def caption_texts(name: str, given: object) -> list[str]:
+    """Captions, words parted by single spaces.
+
+    Raises:
+        ArgumentTypeError: they are no list of text.
+    """
+    if isinstance(given, str) or not hasattr(given, "__iter__"):
+        raise ArgumentTypeError(f"{name}: expected a list of captions, got {brief(given)}.")
+    found = list(given)
+    wrong = [entry for entry in found if not isinstance(entry, str)]
+    if wrong:
+        raise ArgumentTypeError(f"{name}: expected text, got {brief(wrong[0])}; leave out what has no caption.")
+    return [" ".join(entry.split()) for entry in found]

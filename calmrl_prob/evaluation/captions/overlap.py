@@ -30,7 +30,7 @@ _BETA = 1.2
 
 
 def bleu_counts(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """The parts of BLEU, image by image: c_1 .. c_4, t_1 .. t_4, T and R, (N, 10). Sums over images are of a set."""
+    """Parts of BLEU, image by image: c_1 .. c_4, t_1 .. t_4, T and R, (N, 10). Sums over images are of a set."""
     return np.array(
         [_counts(text.split(), [r.split() for r in own]) for text, own in zip(candidates, references, strict=True)]
     )

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from calmrl_prob._support.arguments import brief
-from calmrl_prob.errors import ArgumentTypeError, DataError
+from calmrl_prob.errors import ArgumentError, DataError
 from calmrl_prob.evaluation.captions.cider import cider_by_image
-from calmrl_prob.evaluation.captions.ngrams import ORDERS
+from calmrl_prob.evaluation.captions.ngrams import ORDERS, caption_texts, reference_texts
 from calmrl_prob.evaluation.captions.overlap import bleu, bleu_counts, rouge_l
 
 _BLEU = tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1))
@@ -47,7 +47,17 @@ class CaptionScores:
 
         Returns:
             (B,).
+
+        Raises:
+            ArgumentError: ``metric`` is none, or weights are not (B, N), or are negative, or all zero.
         """
+        if metric not in CAPTION_METRICS:
+            raise ArgumentError(f"metric: expected one of {CAPTION_METRICS}, got {metric!r}.")
+        weights, number = np.asarray(weights), len(self.by_image)
+        if weights.dtype.kind not in "biuf" or weights.ndim != 2 or weights.shape[1] != number:
+            raise ArgumentError(f"weights: expected (B, {number}) numbers, a row for each set, got {brief(weights)}.")
+        if not (weights >= 0).all() or not (weights.sum(axis=1) > 0).all():
+            raise ArgumentError("weights: expected none below 0, and one above 0 in each row; weigh with counts.")
         if metric in _BLEU:
             return bleu(weights @ self.bleu_counts)[:, _BLEU.index(metric)]
         found: NDArray[np.float64] = weights @ self.by_image[metric].to_numpy() / weights.sum(axis=1)
@@ -86,10 +96,7 @@ def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]
 
 
 def _checked(candidates: object, references: object) -> tuple[list[str], list[list[str]]]:
-    texts = _texts("candidates", candidates)
-    if isinstance(references, str) or not hasattr(references, "__iter__"):
-        raise ArgumentTypeError(f"references: expected a list of captions for each image, got {brief(references)}.")
-    known = [_texts(f"references[{n}]", captions) for n, captions in enumerate(references)]
+    texts, known = caption_texts("candidates", candidates), reference_texts(references)
     if not len(texts) == len(known) > 0:
         raise DataError(
             f"references: expected the captions of {len(texts)} images, as there are candidates, at least one, got "
@@ -101,13 +108,3 @@ def _checked(candidates: object, references: object) -> tuple[list[str], list[li
             f"references: {len(bare)} images have no caption, the first is image {bare[0]}; leave them out."
         )
     return texts, known
-
-
-def _texts(name: str, given: object) -> list[str]:
-    if isinstance(given, str) or not hasattr(given, "__iter__"):
-        raise ArgumentTypeError(f"{name}: expected a list of captions, got {brief(given)}.")
-    found = list(given)
-    wrong = [entry for entry in found if not isinstance(entry, str)]
-    if wrong:
-        raise ArgumentTypeError(f"{name}: expected text, got {brief(wrong[0])}; leave out what has no caption.")
-    return [" ".join(entry.split()) for entry in found]
