@@ -24,7 +24,9 @@ import torch
 
 import calmrl_prob as cal
 from calmrl_prob._support.frozen import FrozenMapping
+from calmrl_prob._support.remote import Remote
 from calmrl_prob.alignment.expected_scatter import ScatterFactor
+from calmrl_prob.evaluation.captions import NgramVectors
 from calmrl_prob.inference import Method, PosteriorResult, Route
 from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.linear_gaussian import SufficientStatistics
@@ -65,8 +67,8 @@ LATER: dict[str, Any] = {
     "pd": pd,
     "np": np,
 }
-#: Nobody holds one: entries of the library's own lists, a step of an algorithm, a base class.
-NO_RESULTS: set[type] = {Method, Route, ScatterFactor, Traced}
+#: Nobody holds one: entries of the library's own lists, a step of an algorithm, a base class, a path.
+NO_RESULTS: set[type] = {Method, NgramVectors, Remote, Route, ScatterFactor, Traced}
 
 
 @each_way

@@ -11,6 +11,7 @@ import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, DataError
 from experiments.comparison.fitted_variant import without
+from experiments.comparison.fitting import collected_warnings
 from experiments.comparison.imputers import predictable
 from experiments.comparison.variants import Choice, Task, Variant
 
@@ -47,7 +48,10 @@ def recalibrated_coverage(
     found: dict[str, float] = {}
     try:
         model = variant.calibrate(apart, choice).model
-        recalibration = cal.recalibrate(model.model, model.units.apply(held_out), "conformal")
+        with collected_warnings() as told:
+            recalibration = cal.recalibrate(model.model, model.units.apply(held_out), "conformal")
+        for message in told:
+            logger.warning("%s: %s", variant.label, message)
         for name in recalibration.groups:
             truth = model.units.apply(test.subset(predictable(test, name)))
             imputed = cal.impute(model.model, without(truth, name), names=[name], recalibrated=recalibration)

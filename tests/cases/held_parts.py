@@ -23,8 +23,10 @@ from calmrl_prob.alignment.instances import certify_instances
 from calmrl_prob.alignment.objectives import OBJECTIVES, Reconstruction, Temperature
 from calmrl_prob.alignment.rehearsal import rehearse
 from calmrl_prob.alignment.views import Views
+from calmrl_prob.classification import Classifier, ClassifyOptions
 from calmrl_prob.datasets import make_scenes, make_synthetic
 from calmrl_prob.evaluation import linear_probe, simulation_ranks
+from calmrl_prob.evaluation.captions import CaptionScores, paired_bootstrap, score_captions
 from calmrl_prob.linear_gaussian import (
     EMOptions,
     FeatureBlocks,
@@ -95,6 +97,20 @@ def on_table(kind: type[Any]) -> Any:  # noqa: ANN401
     return kind({"a": slice(0, 3), "b": slice(3, 5)}, latent_dim=1, noise="isotropic").fit(table)
 
 
+def classifier() -> Classifier:
+    """Of a fit with batches, which it holds."""
+    made = make_synthetic(40, {"image": 3, "text": 2}, latent_dim=2, seed=0).complete
+    batch = np.arange(40) % 2
+    held = cal.MultimodalData(
+        {name: made[name] for name in made.names}, labels=batch[np.argsort(batch)], covariates={"batch": batch}
+    )
+    return cal.classify(cal.fit(cal.SharedLatentModel(held.dims, 2, batch="batch"), held), held, folds=2)
+
+
+def caption_scores() -> CaptionScores:
+    return score_captions(["a dog runs", "a cat"], [["a dog runs fast"], ["the cat", "a black cat"]])
+
+
 def linear() -> LinearGaussian:
     return random_model({"image": 3, "text": 2}, 2, 0)
 
@@ -129,6 +145,11 @@ PARTS: dict[str, Callable[[], Any]] = {
     "conv encoder": lambda: encoders.ConvEncoder(3, 2, (4,)),
     "waveform encoder": lambda: encoders.WaveformEncoder(2, (4,)),
     "text encoder": lambda: encoders.TextEncoder(5, 2, 4),
+    "video encoder": lambda: encoders.VideoEncoder(1, 2, (4,)),
+    "classifier": classifier,
+    "classify options": ClassifyOptions,
+    "captions": caption_scores,
+    "difference of captions": lambda: paired_bootstrap(caption_scores(), caption_scores(), "ROUGE-L", draws=20),
     "scenes": lambda: make_scenes(6, image_size=8),
     "synthetic": lambda: make_synthetic(10, {"a": 2, "b": 2}, latent_dim=1, seed=0),
     "probe": lambda: linear_probe(torch.eye(4).numpy(), list("uuvv"), torch.eye(4).numpy(), list("uuvv")),

@@ -18,6 +18,7 @@ from calmrl_prob.encoders import (
     MLPEncoder,
     ResidualEncoder,
     TextEncoder,
+    VideoEncoder,
     WaveformEncoder,
     from_recipe,
     recipe,
@@ -67,6 +68,7 @@ ENCODERS = [
     ConvEncoder(3, 8, (4, 6)),
     WaveformEncoder(8, (4, 6), 32, 16, 0.1),
     TextEncoder(10, 8, 5, 0.3),
+    VideoEncoder(3, 8, (4, 6), 0.1),
 ]
 
 
