@@ -30,6 +30,7 @@ from calmrl_prob.evaluation.captions import NgramVectors
 from calmrl_prob.inference import Method, PosteriorResult, Route
 from calmrl_prob.inference.copies import copy_to_fit
 from calmrl_prob.linear_gaussian import SufficientStatistics
+from calmrl_prob.linear_gaussian.em.batches import BatchMoves
 from calmrl_prob.linear_gaussian.em.convergence import Traced
 from calmrl_prob.posteriors.posterior import Draw
 from calmrl_prob.posteriors.predictive import NormalPredictive, Predictive
@@ -68,7 +69,7 @@ LATER: dict[str, Any] = {
     "np": np,
 }
 #: Nobody holds one: entries of the library's own lists, a step of an algorithm, a base class, a path.
-NO_RESULTS: set[type] = {Method, NgramVectors, Remote, Route, ScatterFactor, Traced}
+NO_RESULTS: set[type] = {BatchMoves, Method, NgramVectors, Remote, Route, ScatterFactor, Traced}
 
 
 @each_way
