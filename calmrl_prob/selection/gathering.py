@@ -203,9 +203,12 @@ def groups_of(place: str, rows: MultimodalData, groups: object) -> object:
 
 
 def shift_of(chunk: MultimodalData) -> dict[str, Tensor]:
-    """Means (D_m,) of the modalities that a chunk has, about which statistics lose no digits."""
+    """Means (D_m,) of the modalities that a chunk has, about which statistics lose no digits.
+
+    In the digits of the data: sums about any other point would have to be moved to it, chunk by chunk.
+    """
     return {
-        name: chunk[name][chunk.observed(name)].double().mean(0)
+        name: chunk[name][chunk.observed(name)].double().mean(0).to(chunk[name].dtype).double()
         for name in chunk.names
         if bool(chunk.observed(name).any())
     }
