@@ -57,7 +57,10 @@ class Counts(nn.Module):
         >>> counts = {name: torch.poisson((z + torch.ones(3)).exp(), made) for name in ("rna", "protein")}
         >>> data = cal.MultimodalData(counts)
         >>> fit = cal.fit(Counts(data.dims, 1), data, max_iterations=60, patience=1, tolerance=0.1)
-        >>> imputed = cal.impute(fit.model, data.select(["rna"]), ["protein"])
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as told:  # of importance weights in the tail of low rates
+        ...     warnings.simplefilter("always")
+        ...     imputed = cal.impute(fit.model, data.select(["rna"]), ["protein"])
         >>> bool((imputed.interval(0.9)["protein"][1] % 1 == 0).all())
         True
     """
