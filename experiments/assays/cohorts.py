@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, FileFormatError
 from experiments.default_choice.removal import Task, make_task
+from experiments.harness.file_or_source import FileOrSource
 from experiments.harness.split import Split
 
 #: Ways in which training rows lose assays: "own" not at all, "mcar" as ``removal.remove`` does, "batch": one batch of
@@ -20,7 +20,7 @@ MISSING = ("own", "mcar", "batch")
 
 
 @dataclass(frozen=True)
-class Cohort:
+class Cohort(FileOrSource):
     """One cohort, not read yet: an entry of ``cohorts`` in the configuration.
 
     Attributes:
@@ -34,25 +34,14 @@ class Cohort:
         ArgumentError: neither a file nor a source, or both; or an unknown way to lose assays.
     """
 
-    file: str | None = None
-    source: Callable[[], MultimodalData] | None = None
     batch: str | None = None
     missing: tuple[str, ...] = ("own",)
     test_share: float = 0.25
 
     def __post_init__(self) -> None:
-        if (self.file is None) == (self.source is None):
-            raise ArgumentError(f"file: expected a file or a source, got {self.file!r} and {self.source!r}.")
+        super().__post_init__()
         if not set(self.missing) <= set(MISSING):
             raise ArgumentError(f"missing: expected some of {list(MISSING)}, got {list(self.missing)}.")
-
-    def lacking(self, folder: str | Path | None) -> str:
-        """Why there are no data, in words; empty if there are."""
-        if self.file is None:
-            return ""
-        if folder is None:
-            return f"{self.file} is not part of the repository; give its folder as data_root=/path/to/files"
-        return "" if (Path(folder) / self.file).is_file() else f"there is no {self.file} in {folder}"
 
     def read(self, folder: str | Path | None) -> MultimodalData:
         """All rows, with classes, names of features and batches.

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError
 from experiments.comparison.imputers import Array, has, values
+from experiments.harness.file_or_source import FileOrSource
 
 Mechanism = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabelledSet(FileOrSource):
     """One data set, not read yet: an entry of ``datasets`` in the configuration.
 
     Attributes:
@@ -33,26 +34,15 @@ class LabelledSet:
         ArgumentError: neither a file nor a source, or both; or no such scale.
     """
 
-    file: str | None = None
-    source: Callable[[], MultimodalData] | None = None
     modalities: Sequence[str] | None = None
     scale: str = "modality"
     groups: str | None = None
     own: bool = False
 
     def __post_init__(self) -> None:
-        if (self.file is None) == (self.source is None):
-            raise ArgumentError(f"file: expected a file or a source, got {self.file!r} and {self.source!r}.")
+        super().__post_init__()
         if self.scale not in ("feature", "modality"):
             raise ArgumentError(f"scale: expected 'feature' or 'modality', got {self.scale!r}.")
-
-    def lacking(self, folder: str | Path | None) -> str:
-        """Why there are no data, in words; empty if there are."""
-        if self.file is None:
-            return ""
-        if folder is None:
-            return f"{self.file} is not part of the repository; give its folder as data_root=/path"
-        return "" if (Path(folder) / self.file).is_file() else f"there is no {self.file} in {folder}"
 
     def read(self, folder: str | Path | None) -> MultimodalData:
         """All rows, with labels and a partition."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, FileFormatError
+from experiments.harness.file_or_source import FileOrSource
 from experiments.harness.split import Split
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DataSet(FileOrSource):
     """One data set, not read yet: an entry of ``datasets`` in the configuration.
 
     Attributes:
@@ -31,8 +32,6 @@ class DataSet:
         ArgumentError: neither a file nor a source, or both; or an option is none of those above.
     """
 
-    file: str | None = None
-    source: Callable[[], MultimodalData] | None = None
     modalities: Sequence[str] | None = None
     rows: str = "all"
     scale: str = "modality"
@@ -41,20 +40,11 @@ class DataSet:
     assays: bool = False
 
     def __post_init__(self) -> None:
-        if (self.file is None) == (self.source is None):
-            raise ArgumentError(f"file: expected a file or a source, got {self.file!r} and {self.source!r}.")
+        super().__post_init__()
         if self.scale not in ("feature", "modality"):
             raise ArgumentError(f"scale: expected 'feature' or 'modality', got {self.scale!r}.")
         if self.components is not None and self.components < 1:
             raise ArgumentError(f"components: expected a number from 1 up, or null for all, got {self.components}.")
-
-    def lacking(self, folder: str | Path | None) -> str:
-        """Why there are no data, in words; empty if there are."""
-        if self.file is None:
-            return ""
-        if folder is None:
-            return f"{self.file} is not part of the repository; give its folder as data_root=/path"
-        return "" if (Path(folder) / self.file).is_file() else f"there is no {self.file} in {folder}"
 
     def read(self, folder: str | Path | None) -> MultimodalData:
         """All rows that are to be used, with a partition if the data have one.
