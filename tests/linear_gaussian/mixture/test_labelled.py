@@ -202,3 +202,25 @@ def test_rows_and_modalities_may_come_in_any_order(seed: int) -> None:
         ratios = evidence.log_ratios(em.fit(C))
         found.append(ratios if keep is not order else ratios[order.argsort()])
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+
+
+def test_directions_span_the_class_means_row_by_row() -> None:
+    """The formula summed instance by instance, each with a covariance of its own; a is of weight here."""
+    lg = standardized(model())
+    blocks, _, _ = rows()
+    found, labels, pseudo_count = posterior(lg, blocks), known_labels(60, 0.7), 3.0
+    covariance = found.pattern_covariance[found.pattern_index]
+    identity = torch.eye(found.mean.shape[1]).to(found.mean)
+    means, sizes = [], []
+    for c in range(C):
+        own = labels == c
+        precision = pseudo_count * identity + (identity - covariance[own]).sum(0)
+        means.append(torch.linalg.solve(precision, found.mean[own].sum(0)))
+        sizes.append(own.sum().to(precision))
+    size = torch.stack(sizes)
+    centred = torch.stack(means) - (size @ torch.stack(means)) / size.sum()
+    scatter = (centred * size[:, None]).mT @ centred
+    expected = torch.linalg.eigh(scatter).eigenvectors[:, -R:]
+    axes = class_directions(found, labels, C, R, pseudo_count)
+    torch.testing.assert_close(axes.mT @ axes, torch.eye(R).to(axes), rtol=0, atol=1e-10)
+    torch.testing.assert_close(axes @ axes.mT, expected @ expected.mT, rtol=0, atol=1e-8)
