@@ -29,7 +29,7 @@ ALLOWED_EXTRAS = {
     "models": ["flow", "gp"],
     "analysis": ["experiments"],
     "experiments": ["bench", "experiments", "flow", "gp", "train"],
-    "benchmarks": ["bench", "dask", "experiments", "faiss", "flow", "gp", "train"],
+    "benchmarks": ["bench", "dask", "experiments", "faiss", "flow", "gp", "peers", "train"],
 }
 #: Lines of code of a function, docstring, comments and blank lines apart.
 MOST_LINES = 60
