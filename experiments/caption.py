@@ -168,7 +168,7 @@ def _checked(cfg: DictConfig) -> DictConfig:
     if not cfg.quick:
         return cfg
     short = {"seeds": list(cfg.seeds)[:1], "missing": list(cfg.missing)[:2], "decoder": {"epochs": 1}}
-    short["only"] = [key for key in cfg.only if key in ("observed", "ridge", "calmrl")] or list(cfg.only)
+    short["only"] = [key for key in cfg.only if key in ("observed", "ridge", "calmrl_retrieval")] or list(cfg.only)
     short["observed"] = {"temperatures": list(cfg.observed.temperatures)[-1:], "epochs": 15}
     merged = OmegaConf.merge(cfg, short)
     assert isinstance(merged, DictConfig)
