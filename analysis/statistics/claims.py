@@ -167,7 +167,7 @@ def captions(results: Results) -> Finding:
     said, judged = [], []
     for missing, some in rows.groupby("missing", sort=False):
         reached = _by_seed(some, "variant", "CIDEr-D")
-        ours = "calmrl_retrieval" if "calmrl_retrieval" in reached else "calmrl"  # captions are found: that fit is for it
+        ours = "calmrl_retrieval" if "calmrl_retrieval" in reached else "calmrl"  # that fit is for it
         if not {ours, "observed"} <= set(reached):
             continue
         words = [f"{missing}: calibrated {spread(reached[ours], 3)}"]
