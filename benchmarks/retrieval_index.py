@@ -72,7 +72,7 @@ def large(num_candidates: int = 1_000_000, latent_dim: int = 128, structure: str
     found, right = (index.search({"q": queries}, exact=exact).ids for exact in (False, True))
     equal = (np.sort(found, axis=1) == np.sort(right, axis=1)).all(axis=1)
     (approximate,) = index._approximate.values()
-    neighbours, shelf, (asked,) = approximate.parts[0], index._shelves[0], index._asked.values()
+    neighbours, shelf, (asked,) = approximate.parts[0], index._held.shelves[0], index._asked.values()
     natural = index._instrument.natural_mean({"q": queries.astype(np.float64)})
     v, _ = asked.pair(0, shelf).asked(natural, index._scale)
     bare = [neighbours.search(v[n : n + 1], shelf, 10, approximate.effort)[0] for n in range(QUERIES)]

@@ -2,6 +2,7 @@
 
     python -m experiments.caption                                               # bundled emoji; quick=true for a look
     python -m experiments.caption source=flickr8k data_root=/path/to/files
+    python -m experiments.caption source=motion data_root=/path/to/files        # clips of moving emoji
     python -m experiments.caption only=[observed,ridge,calmrl] seeds=[0] missing=[half] decoder_seeds=0
 
 Image rows lose modalities, every contender learns from what is left, and test rows are captioned from every set of
@@ -28,7 +29,7 @@ from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation.captions import score_captions
 from experiments.alignment.runs import Row, collect
 from experiments.captioning.contenders import makers
-from experiments.captioning.sources import Captioned, coco, emoji, flickr8k, removed
+from experiments.captioning.sources import Captioned, coco, emoji, flickr8k, motion, removed
 from experiments.captioning.study import Caption, Study, Trained, attempt
 from experiments.captioning.tables import caption_table, examples, paired_table
 from experiments.captioning.training import text_alone, trained_decoder
@@ -109,7 +110,7 @@ def _steps(cfg: DictConfig, source: Captioned, found: Found, folder: Path) -> It
         trained: Trained | None = None
         for missing in cfg.missing:
             incomplete = removed(source.train, build(cfg, f"missingness.{missing}"), seed)
-            study = Study(source, incomplete, cfg.validation_share, cfg.components, seed)
+            study = Study(source, incomplete, cfg.validation_share, cfg.components, seed, cfg.abstain)
             if number < cfg.decoder_seeds and (trained is None or not len(text_alone(source))):
                 done: list[str] = []
                 trained = trained_decoder(study, cfg.decoder, done.append)
@@ -129,7 +130,8 @@ def _measured(caption: Caption) -> dict[str, Any]:
         "captioner": caption.captioner,
         "given": " + ".join(caption.given),
         **caption.scores.corpus,
-        "CIDEr-D, surest half": caption.surest_half(),
+        "answered": float(caption.answered.mean()),
+        "CIDEr-D, answered": caption.of_answered(),
     }
 
 
@@ -139,7 +141,8 @@ def _source(cfg: DictConfig) -> Captioned:
         if lacking:
             raise ArgumentError(f"coco.{lacking[0]}: must be given for source=coco, the path of a file.")
         return coco(**cfg.coco)
-    sources = {"emoji": emoji, "flickr8k": lambda: flickr8k(cfg.data_root, cfg.text)}
+    sources = {"emoji": emoji, "flickr8k": lambda: flickr8k(cfg.data_root, cfg.text),
+               "motion": lambda: motion(cfg.data_root)}  # fmt: skip
     if cfg.source not in sources:
         raise ArgumentError(f"source: expected one of {[*sources, 'coco']}, got {cfg.source!r}.")
     return sources[cfg.source]()
@@ -160,10 +163,12 @@ def _checked(cfg: DictConfig) -> DictConfig:
         raise ArgumentError("seeds: expected at least one, such as seeds=[0].")
     if not 0 < cfg.validation_share < 1:
         raise ArgumentError(f"validation_share: expected a share between 0 and 1, got {cfg.validation_share}.")
+    if not 0 <= cfg.abstain < 1:
+        raise ArgumentError(f"abstain: expected a share from 0 to below 1, got {cfg.abstain}.")
     if not cfg.quick:
         return cfg
     short = {"seeds": list(cfg.seeds)[:1], "missing": list(cfg.missing)[:2], "decoder": {"epochs": 1}}
-    short["only"] = [key for key in cfg.only if key in ("observed", "ridge", "calmrl")] or list(cfg.only)
+    short["only"] = [key for key in cfg.only if key in ("observed", "ridge", "calmrl_retrieval")] or list(cfg.only)
     short["observed"] = {"temperatures": list(cfg.observed.temperatures)[-1:], "epochs": 15}
     merged = OmegaConf.merge(cfg, short)
     assert isinstance(merged, DictConfig)

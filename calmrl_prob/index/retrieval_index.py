@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,25 +15,24 @@ from calmrl_prob._support.archives import read_archive, write_archive
 from calmrl_prob._support.arguments import brief, checked_seed, chosen_names, real_number, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.chunk_files import ChunkFolder
-from calmrl_prob.data.entries import entries
 from calmrl_prob.data.features import names_of, with_names
 from calmrl_prob.data.stream import MultimodalStream
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NotConjugateError, NumericalError
-from calmrl_prob.evaluation.retrieval.exact_forms import form_of, stated_form
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, NumericalError
 from calmrl_prob.evaluation.retrieval.instance_sets import require_known
 from calmrl_prob.index.approximate import Approximate, prepare
 from calmrl_prob.index.archive import KIND, Contents, index_contents, index_tensors, require_index_contents
 from calmrl_prob.index.exact import Against, Places, against_all, best, coarse, contenders, log_total
+from calmrl_prob.index.holdings import Holdings
 from calmrl_prob.index.intake import Queries, as_data, measured_rows
+from calmrl_prob.index.matches import Matches
 from calmrl_prob.index.measured import Floats, Instrument, Mask, Measured
+from calmrl_prob.index.model_form import one_form
 from calmrl_prob.index.neighbours import STRUCTURES, Structure, faiss_library
 from calmrl_prob.index.pairs import Asked
-from calmrl_prob.index.parts import Measure, Part, StreamOptions, joined_ids
+from calmrl_prob.index.parts import Measure, Part, StreamOptions
 from calmrl_prob.index.shelves import Shelf
 from calmrl_prob.inference.feature_names import named_dims
-from calmrl_prob.inference.posterior import posterior
-from calmrl_prob.inference.protocols import HasPosterior, Model
-from calmrl_prob.inference.result import FitResult
+from calmrl_prob.inference.protocols import Model
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.linear_gaussian.posterior import factorize
 
@@ -45,29 +41,6 @@ Engine = Literal["exact", "faiss"]
 _SCORES = 2**24
 #: Patterns of queries besides those prepared by name that are remembered, the latest ones.
 _REMEMBERED = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """The best candidates of queries, best first: arrays (n, k), or (k,) of a single query given as vectors.
-
-    Attributes:
-        ids: of the candidates: theirs, or their numbers if they came without.
-        log_ratios: log p(q, c) - log p(q) - log p(c), nats, float64: positive where it is likelier that both show the
-            same instance than that they show two.
-        probabilities: that the query shows the instance of the candidate, if it shows that of one of all
-            candidates and each was as likely before: exp(log ratio) over its sum over all candidates. None if not asked
-            for.
-    """
-
-    ids: NDArray[Any]
-    log_ratios: Floats
-    probabilities: Floats | None = None
-
-    def __repr__(self) -> str:
-        """One line: how many candidates of how many queries."""
-        queries = "a query" if self.ids.ndim == 1 else f"each of {len(self.ids):,} queries"
-        return f"Matches({self.ids.shape[-1]:,} best of {queries})"
 
 
 class RetrievalIndex:
@@ -106,9 +79,7 @@ class RetrievalIndex:
         self.engine, self.dims = engine, dims
         self._instrument = Instrument(linear_gaussian)
         self._scale = scale  # L of pairs.py
-        self._shelves: list[Shelf] = []
-        self._ids: NDArray[Any] = np.empty(0, np.int64)
-        self._numbered = True
+        self._held = Holdings.none()
         self._asked: dict[bytes, Asked] = {}
         self._approximate: dict[bytes, Approximate] = {}
 
@@ -167,7 +138,7 @@ class RetrievalIndex:
             raise ArgumentError(f"engine: expected 'exact' or 'faiss', got {brief(engine)}.")
         if engine == "faiss":
             faiss_library()
-        lg = _one_form(model, candidates)
+        lg = one_form(model, candidates)
         instrument = Instrument(lg)
         require_known(candidates, lg.dims, "candidates")
         dims = with_names(lg.dims, names_of(named_dims(model)), candidates.feature_names)
@@ -184,7 +155,7 @@ class RetrievalIndex:
         else:
             folder = index._measure.folder(candidates, options)
             index._take_files(folder, candidates, options)
-        shown = np.any([shelf.pattern for shelf in index._shelves], axis=0) if index._shelves else np.zeros(0)
+        shown = np.any([shelf.pattern for shelf in index._held.shelves], axis=0) if index._held.shelves else np.zeros(0)
         absent = [name for name in dims if not shown[instrument.slices[name]].any()]
         if queries is not None or absent:
             index.prepare(absent if queries is None else queries, structure, least_recall, seed=seed)
@@ -220,7 +191,9 @@ class RetrievalIndex:
         asked = self._about(self._instrument.of_names(tuple(chosen)))
         asked.kept = True
         if self.engine == "faiss" and len(self):
-            self._approximate[asked.pattern.tobytes()] = prepare(asked, self._shelves, structure, least_recall, seed)
+            self._approximate[asked.pattern.tobytes()] = prepare(
+                asked, self._held.shelves, structure, least_recall, seed
+            )
 
     # ---- candidates ---------------------------------------------------------------------------------------------
 
@@ -247,24 +220,12 @@ class RetrievalIndex:
 
     def _take(self, parts: Sequence[Part]) -> None:
         """Put what was measured behind what there is."""
-        new, by_pattern = self._new_ids(parts), {shelf.pattern.tobytes(): [shelf] for shelf in self._shelves}
-        first = len(self._ids)
-        for part in parts:
-            for shelf in part.shelves:
-                numbered = replace(shelf, rows=shelf.rows + first)
-                by_pattern.setdefault(shelf.pattern.tobytes(), []).append(numbered)
-            first += len(part)
-        for start, *more in by_pattern.values():
-            if more:
-                start.extend(more)
-        self._shelves = [shelves[0] for shelves in by_pattern.values()]
-        self._ids = np.concatenate([self._ids, new]) if len(self._ids) else new
+        self._held.take(parts)
         self._asked = {key: asked for key, asked in self._asked.items() if asked.kept}
         for asked in self._asked.values():
-            asked.catch_up(self._shelves)
+            asked.catch_up(self._held.shelves)
         for approximate in self._approximate.values():
-            approximate.catch_up(self._shelves)
-        self._forget()
+            approximate.catch_up(self._held.shelves)
 
     def remove(self, ids: Iterable[object]) -> None:
         """Remove candidates; they are never found again, and their room is free when an index is built anew.
@@ -275,60 +236,16 @@ class RetrievalIndex:
         Raises:
             ArgumentError: there is no such candidate.
         """
-        if isinstance(ids, str) or not isinstance(ids, Iterable):
-            raise ArgumentTypeError(f"ids: expected a sequence of ids, got {brief(ids)}; pass [first, second, ...].")
-        wanted = entries(list(ids)).tolist()
-        unknown = [entry for entry in wanted if not isinstance(entry, Hashable) or entry not in self._row_of]
-        if unknown:
-            raise ArgumentError(f"ids: the index has no candidate {unknown[0]!r}, of {len(self)}.")
-        rows = np.array([self._row_of[entry] for entry in wanted], dtype=np.int64)
-        for shelf in self._shelves:
-            places = np.flatnonzero(np.isin(shelf.rows, rows))
-            if len(places):
-                shelf.kill(places)
-        self._forget()
+        self._held.remove(ids)
 
     def __len__(self) -> int:
         """Number of candidates."""
-        return self._number
+        return len(self._held)
 
     @property
     def ids(self) -> NDArray[Any]:
         """The ids of all candidates, in the order in which they came."""
-        return self._ids[np.sort(self._alive_rows)]
-
-    @cached_property
-    def _number(self) -> int:
-        return sum(int(shelf.alive.sum()) for shelf in self._shelves)
-
-    @cached_property
-    def _rows(self) -> NDArray[np.int64]:
-        """The number of each candidate, shelf by shelf."""
-        return np.concatenate([shelf.rows for shelf in self._shelves]) if self._shelves else np.empty(0, np.int64)
-
-    @property
-    def _alive_rows(self) -> NDArray[np.int64]:
-        rows: NDArray[np.int64] = self._rows[np.concatenate([shelf.alive for shelf in self._shelves])]
-        return rows
-
-    @cached_property
-    def _row_of(self) -> dict[object, int]:
-        rows = self._alive_rows
-        return dict(zip(self._ids[rows].tolist(), rows.tolist(), strict=True))
-
-    def _forget(self) -> None:
-        for name in ("_number", "_rows", "_row_of"):
-            self.__dict__.pop(name, None)
-
-    def _new_ids(self, parts: Sequence[Part]) -> NDArray[Any]:
-        """Ids of candidates that are added."""
-        if not len(self._ids):
-            self._numbered = all(part.ids is None for part in parts)
-        if not self._numbered:
-            return joined_ids(parts, self._row_of if len(self._ids) else {})
-        if any(part.ids is not None for part in parts):
-            raise DataError("candidates: they have ids, but those in the index came without; build it with ids.")
-        return np.arange(len(self._ids), len(self._ids) + sum(map(len, parts)))
+        return self._held.ids
 
     # ---- queries ------------------------------------------------------------------------------------------------
 
@@ -358,14 +275,14 @@ class RetrievalIndex:
         totals = np.empty((number, 1)) if probabilities else None
         for asked, part in self._blocks(groups):
             approximate = None if exact else self._approximate.get(asked.pattern.tobytes())
-            against = against_all(asked, self._shelves, part.natural)
+            against = against_all(asked, self._held.shelves, part.natural)
             found = self._found(asked, against, k, approximate, probabilities)
             for place, (places, scores, total) in zip(part.rows, found, strict=True):
-                rows[place], ratios[place] = self._rows[places], scores
+                rows[place], ratios[place] = self._held.rows[places], scores
                 if totals is not None:
                     totals[place] = total
         shares = None if totals is None else np.exp(ratios - totals)
-        ids = self._ids[rows]
+        ids = self._held.all_ids[rows]
         return (
             Matches(ids[0], ratios[0], None if shares is None else shares[0])
             if single
@@ -390,7 +307,7 @@ class RetrievalIndex:
         found = self._asked.get(key)
         if found is None:
             found = Asked(self._instrument, self._scale, pattern)
-            found.catch_up(self._shelves)
+            found.catch_up(self._held.shelves)
             self._asked[key] = found  # whole: other threads may search
             passing = [other for other, known in list(self._asked.items()) if not known.kept]
             for other in passing[:-_REMEMBERED]:
@@ -399,7 +316,7 @@ class RetrievalIndex:
 
     def _blocks(self, groups: list[Measured]) -> Iterator[tuple[Asked, Measured]]:
         """Queries of one pattern each, so many that their scores can be held."""
-        size = max(1, _SCORES // len(self._ids))
+        size = max(1, _SCORES // len(self._held.all_ids))
         for group in groups:
             asked = self._about(group.pattern)
             for start in range(0, len(group.rows), size):
@@ -450,7 +367,7 @@ class RetrievalIndex:
             self._about(self._instrument.of_names(tuple(chosen_names(names, list(self.dims))))),
         )
         table = np.column_stack([shelf.numbers(slice(None)), asked.terms[0], np.ones(len(shelf))])
-        return self._ids[shelf.rows[shelf.alive]], table[shelf.alive]
+        return self._held.all_ids[shelf.rows[shelf.alive]], table[shelf.alive]
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
     def query_vectors(self, queries: Queries) -> Floats:
@@ -464,7 +381,7 @@ class RetrievalIndex:
         groups, number, single = measured_rows(self._instrument, self.dims, queries, "queries")
         table = np.ones((number, self._instrument.latent_dim + 2))
         for group in groups:
-            part = against_all(self._about(group.pattern), self._shelves, group.natural)[0]
+            part = against_all(self._about(group.pattern), self._held.shelves, group.natural)[0]
             table[group.rows, :-2], table[group.rows, -1] = part.v, part.a
         if not np.isfinite(table).all():
             raise NumericalError(
@@ -474,12 +391,12 @@ class RetrievalIndex:
         return table[0] if single else table
 
     def _only_shelf(self) -> Shelf:
-        if len(self._shelves) != 1:
+        if len(self._held.shelves) != 1:
             raise ArgumentError(
                 f"index: expected candidates of one missing pattern, for each of which a query is another vector; got "
-                f"{len(self._shelves)} patterns. Build one index for each, as from candidates.subset(...)."
+                f"{len(self._held.shelves)} patterns. Build one index for each, as from candidates.subset(...)."
             )
-        return self._shelves[0]
+        return self._held.shelves[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, as :func:`calmrl_prob.save` does; structures of faiss go with it.
@@ -489,10 +406,18 @@ class RetrievalIndex:
                 is a folder.
             FileNotFoundError: the folder of ``path`` does not exist.
         """
-        if not self._shelves:
+        if not self._held.shelves:
             raise ArgumentError("index: it has no candidates to write; add some.")
         prepared = [(part, self._approximate.get(key)) for key, part in self._asked.items() if part.kept]
-        parts = (self.engine, self.dims, self.linear_gaussian, self._scale, self._shelves, self._ids, self._numbered)
+        parts = (
+            self.engine,
+            self.dims,
+            self.linear_gaussian,
+            self._scale,
+            self._held.shelves,
+            self._held.all_ids,
+            self._held.numbered,
+        )
         write_archive(path, *index_tensors(Contents(*parts, prepared)))
 
     @classmethod
@@ -512,7 +437,7 @@ class RetrievalIndex:
         """The index that a file describes; see ``archive.py``."""
         contents = index_contents(config, tensors)
         index = cls(contents.linear_gaussian, contents.dims, contents.scale, contents.engine)
-        index._shelves, index._ids, index._numbered = contents.shelves, contents.ids, contents.numbered
+        index._held = Holdings(contents.shelves, contents.ids, contents.numbered)
         for asked, approximate in contents.prepared:
             index._asked[asked.pattern.tobytes()] = asked
             if approximate is not None:
@@ -521,29 +446,7 @@ class RetrievalIndex:
 
     def __repr__(self) -> str:
         """One line: candidates, patterns, K, engine, and what structures were built and find."""
-        patterns = f"{len(self._shelves)} missing pattern{'s' if len(self._shelves) != 1 else ''}"
+        patterns = f"{len(self._held.shelves)} missing pattern{'s' if len(self._held.shelves) != 1 else ''}"
         shown = f"RetrievalIndex: {len(self):,} candidates, {patterns}, K {self._instrument.latent_dim}, {self.engine}"
         parts = [f"{' + '.join(names)} {recall:.3f}" for names, recall in self.recall.items()]
         return f"{shown}; recall of the 10 best: {', '.join(parts)}" if parts else shown
-
-
-def _one_form(model: Model, candidates: MultimodalData | MultimodalStream) -> LinearGaussian:
-    """The linear-Gaussian form of a model.
-
-    Raises:
-        ArgumentError: it has none, or several.
-    """
-    subject = model
-    if isinstance(model, FitResult) and not isinstance(model.report, HasPosterior):  # the model is all there is to it
-        subject = model.model
-    form = stated_form(subject)
-    if form is None:
-        rows = candidates if isinstance(candidates, MultimodalData) else next(candidates.chunks())
-        with suppress(NotConjugateError):
-            form = form_of(posterior(model, rows, method="exact"))
-    if form is None or not form.plain or not form.one_gaussian:
-        raise ArgumentError(
-            "model: expected one linear-Gaussian form for all instances, got a mixture, a Student-t prior, batches, "
-            "loadings by covariates, draws, or none at all. cal.retrieve(model, queries, candidates) serves these."
-        )
-    return form.components[0]

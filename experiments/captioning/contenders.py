@@ -57,6 +57,10 @@ class Fitted(ABC):
     def ranked(self, queries: MultimodalData, bank: MultimodalData) -> dict[str, Ranked]:
         """Rows of the bank, which have texts alone, by each score that there is."""
 
+    def drawn(self, queries: MultimodalData, num_draws: int, seed: int) -> Array | None:
+        """Draws of the text of rows with the given modalities alone, (S, n, D); None where there is no posterior."""
+        return None
+
 
 @dataclass(frozen=True)
 class Predictor(Fitted):
@@ -97,6 +101,12 @@ class Generative(Fitted):
     def predicted(self, queries: MultimodalData) -> Array:
         """The posterior mean of the text."""
         found: Array = cal.impute(self.model, queries, names=[self.text]).mean[self.text].double().numpy()
+        return found
+
+    def drawn(self, queries: MultimodalData, num_draws: int, seed: int) -> Array:
+        """Of the posterior predictive: a latent is drawn for each, and the text from it."""
+        imputed = cal.impute(self.model, queries, names=[self.text])
+        found: Array = imputed.sample(num_draws, seed)[self.text].double().numpy()
         return found
 
     def ranked(self, queries: MultimodalData, bank: MultimodalData) -> dict[str, Ranked]:

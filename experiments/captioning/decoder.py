@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.evaluation.captions import ngram_vectors
 from calmrl_prob.linear_gaussian import LinearGaussian
 from experiments.captioning.bank import Array
 from experiments.captioning.words import END, PAD, START, Vocabulary
@@ -116,6 +117,32 @@ def write(decoder: Decoder, vocabulary: Vocabulary, condition: Array, beam: int 
     chosen = words.view(number, beam, -1)[torch.arange(number), best, 1:]
     texts = [vocabulary.decode(row.tolist()) for row in chosen]
     return Written(texts, mean.gather(1, best[:, None]).squeeze(1).exp().double().numpy())
+
+
+def write_draws(decoder: Decoder, vocabulary: Vocabulary, conditions: Array, beam: int = 3) -> Written:
+    """Write for each of S draws of a row's text; of the S captions the one that agrees most with all of them.
+
+    The agreement is CIDEr / 10, mean over the draws, and the caption's confidence: that of least Bayes risk among them.
+
+    Args:
+        decoder: trained.
+        vocabulary: of it.
+        conditions: draws of text vectors, (S, n, D).
+        beam: number of beginnings that are kept.
+    """
+    written = [write(decoder, vocabulary, part, beam).texts for part in conditions]
+    by_row = [list(texts) for texts in zip(*written, strict=True)]
+    if not any(text for own in by_row for text in own):
+        return Written([own[0] for own in by_row], np.zeros(len(by_row)))
+    vectors = ngram_vectors(by_row)[0].stacked()
+    number, texts, confidence = len(conditions), [], np.zeros(len(by_row))
+    for row, own in enumerate(by_row):
+        part = vectors[row * number : (row + 1) * number]
+        agreement = np.asarray((part @ part.T).mean(axis=1)).ravel()
+        best = int(agreement.argmax())
+        texts.append(own[best])
+        confidence[row] = agreement[best]
+    return Written(texts, confidence)
 
 
 def train_decoder(

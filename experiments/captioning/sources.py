@@ -32,6 +32,8 @@ class Captioned:
         human: of each test row one more caption, that is none of its references; empty where there is none.
         text: the modality that is imputed, and captions are found by.
         given: modalities that captions are made from.
+        groups: of the training rows, (N,), such as the skin tones of one emoji, which are held out together; None for
+            rows that stand alone.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Captioned:
     human: list[str]
     text: str
     given: tuple[str, ...]
+    groups: np.ndarray | None = None
 
     @property
     def sets(self) -> list[tuple[str, ...]]:
@@ -95,6 +98,33 @@ def flickr8k(data_root: str | None, text: str = "text_mean5") -> Captioned:
     return Captioned(
         "flickr8k", data.subset(train), data.subset(test), captions, references, human, "text", ("image", "speech")
     )
+
+
+def motion(data_root: str | None) -> Captioned:
+    """Clips of moving emoji: a still and its motion, captioned by name or key words. Stills lack motion.
+
+    Test rows are those that move. Skin tones and gender forms of one emoji are one group.
+
+    Args:
+        data_root: folder of ``fluent_motion.npz``.
+
+    Raises:
+        ArgumentError: ``data_root`` is not given.
+        FileFormatError: the file is not there, or lacks an array.
+    """
+    if data_root is None:
+        raise ArgumentError("data_root: must be given for motion, such as data_root=/path/to/files.")
+    names = ["x_frame", "x_motion", "x_name", "name", "tags_text", "family", "train_idx", "test_idx"]
+    held = _arrays(Path(data_root) / "fluent_motion.npz", names)
+    data = MultimodalData({name: held[f"x_{name}"].astype(np.float32) for name in ("frame", "motion", "name")})
+    words = [
+        [text for text in (normalized(name), normalized(tags)) if text]
+        for name, tags in zip(held["name"], held["tags_text"], strict=True)
+    ]
+    train, moves = held["train_idx"], data.observed("motion").numpy()
+    test = held["test_idx"][moves[held["test_idx"]]]
+    return Captioned("motion", data.subset(train), data.subset(test), [words[row] for row in train],
+                     [words[row] for row in test], [], "name", ("frame", "motion"), held["family"][train])  # fmt: skip
 
 
 def coco(annotations: str, features: str, text: str = "text", test_share: float = 0.2, seed: int = 0) -> Captioned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from calmrl_prob.evaluation.captions import CaptionScores, score_captions
 from calmrl_prob.evaluation.captions.cider import cider_by_image
 from experiments.captioning.bank import Array, CaptionBank, Ranked
 from experiments.captioning.contenders import Fitted, Learning
-from experiments.captioning.decoder import Decoder, write
+from experiments.captioning.decoder import Decoder, write, write_draws
 from experiments.captioning.sources import Captioned, projected
 from experiments.captioning.words import Vocabulary
 from experiments.comparison.imputers import values
@@ -34,11 +34,19 @@ _LEAST = 10
 
 @dataclass(frozen=True)
 class Trained:
-    """A decoder with its words, of the seed."""
+    """A decoder with its words, of the seed.
+
+    Attributes:
+        decoder: the network.
+        vocabulary: its words.
+        beam: beginnings that are kept as it writes.
+        draws: of a row's imputed text for which it writes besides; 0 for none.
+    """
 
     decoder: Decoder
     vocabulary: Vocabulary
     beam: int
+    draws: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +58,15 @@ class Chosen:
         score: of the rows of the bank.
         temperature: of the consensus.
         recalled: whether the decoder is shown the mean of the likely rows' texts, not the predicted text.
+        thresholds: confidence of consensus and decoder, below which the share of validation captions that was asked
+            for lies: rows below abstain.
     """
 
     fitted: Fitted
     score: str
     temperature: float
     recalled: bool = True
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,11 @@ class Caption:
 
     Attributes:
         given: the set.
-        captioner: "nearest", "consensus" or "decoder".
+        captioner: "nearest", "consensus", "decoder" or "decoder, draws".
         texts: the captions.
         confidence: of each; None where there is none.
         scores: against the references.
+        threshold: confidence below which a row abstains; NaN where none was found.
     """
 
     given: tuple[str, ...]
@@ -75,13 +87,20 @@ class Caption:
     texts: list[str]
     confidence: Array | None
     scores: CaptionScores
+    threshold: float = float("nan")
 
-    def surest_half(self) -> float:
-        """CIDEr-D of the half of the captions of most confidence; NaN without."""
-        if self.confidence is None:
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """Rows that do not abstain, (n,)."""
+        if self.confidence is None or np.isnan(self.threshold):
+            return np.ones(len(self.texts), dtype=bool)
+        return self.confidence >= self.threshold
+
+    def of_answered(self) -> float:
+        """CIDEr-D of the rows that do not abstain; NaN where all do, or there is no threshold."""
+        if np.isnan(self.threshold) or not self.answered.any():
             return float("nan")
-        first = np.argsort(-self.confidence, kind="stable")[: (len(self.texts) + 1) // 2]
-        return float(self.scores.by_image["CIDEr-D"].to_numpy()[first].mean())
+        return float(self.scores.by_image["CIDEr-D"].to_numpy()[self.answered].mean())
 
 
 class Study:
@@ -93,15 +112,21 @@ class Study:
         validation_share: of the training rows that have more than one modality.
         components: principal axes of each modality.
         seed: of the validation rows and of fits.
+        abstain: share of the validation captions that thresholds of confidence are to keep back.
     """
 
     def __init__(
-        self, source: Captioned, incomplete: MultimodalData, validation_share: float, components: int | None, seed: int
+        self,
+        source: Captioned,
+        incomplete: MultimodalData,
+        validation_share: float,
+        components: int | None,
+        seed: int,
+        abstain: float = 0.5,
     ) -> None:
-        self.source = source
-        several = np.flatnonzero(source.train.observed_mask.sum(dim=1).numpy() > 1)
-        drawn = np.random.default_rng(seed).permutation(several)[: round(validation_share * len(several))]
-        own, others = np.sort(drawn), np.setdiff1d(np.arange(len(incomplete)), drawn)
+        self.source, self.abstain = source, abstain
+        own = held_out_rows(source, validation_share, seed)
+        others = np.setdiff1d(np.arange(len(incomplete)), own)
         parts = [incomplete.subset(others), incomplete.subset(own), source.test]
         (fit, validation, self.test), back = projected(parts, components)
         self.back = back[source.text]
@@ -124,15 +149,27 @@ class Study:
             ranked = chosen.fitted.ranked(queries, self.texts)[chosen.score]
             ((texts, agreement),) = self.bank.consensus(ranked, [chosen.temperature])
             yield self._scored(given, "nearest", self.bank.nearest(ranked), None)
-            yield self._scored(given, "consensus", texts, agreement)
+            yield self._scored(given, "consensus", texts, agreement, chosen)
             if trained is not None:
                 found = write(
                     trained.decoder, trained.vocabulary, self._condition(chosen, queries, ranked), trained.beam
                 )
-                yield self._scored(given, "decoder", found.texts, found.confidence)
+                yield self._scored(given, "decoder", found.texts, found.confidence, chosen)
+                drawn = chosen.fitted.drawn(queries, trained.draws, self.learning.seed) if trained.draws else None
+                if drawn is not None:
+                    found = write_draws(trained.decoder, trained.vocabulary, drawn @ self.back, trained.beam)
+                    yield self._scored(given, "decoder, draws", found.texts, found.confidence)
 
-    def _scored(self, given: tuple[str, ...], captioner: str, texts: list[str], confidence: Array | None) -> Caption:
-        return Caption(given, captioner, texts, confidence, score_captions(texts, self.source.references))
+    def _scored(
+        self,
+        given: tuple[str, ...],
+        captioner: str,
+        texts: list[str],
+        confidence: Array | None,
+        chosen: Chosen | None = None,
+    ) -> Caption:
+        threshold = float("nan") if chosen is None else chosen.thresholds.get(captioner, float("nan"))
+        return Caption(given, captioner, texts, confidence, score_captions(texts, self.source.references), threshold)
 
     def _condition(self, chosen: Chosen, queries: MultimodalData, ranked: Ranked) -> Array:
         if not chosen.recalled:
@@ -155,20 +192,28 @@ class Study:
                 captions = [self.bank.consensus(part[score], temperatures) for part in ranked]
                 for place, temperature in enumerate(temperatures):
                     texts = [text for part in captions for text in part[place][0]]
+                    sure = [value for part in captions for value in part[place][1]]
                     value = float(cider_by_image(texts, rows)[1].mean()) if len(rows) >= _LEAST else 0.0
-                    found.append((value, Chosen(fitted, score, temperature)))
+                    kept = {"consensus": float(np.quantile(sure, self.abstain))} if len(rows) >= _LEAST else {}
+                    found.append((value, Chosen(fitted, score, temperature, thresholds=kept)))
         best = max(found, key=lambda item: item[0])[1]
-        if trained is None or len(rows) < _LEAST or best.fitted.predicted(self._validation[0][0]) is None:
+        if trained is None or len(rows) < _LEAST:
             return best
-        both = [Chosen(best.fitted, best.score, best.temperature, recalled) for recalled in (True, False)]
-        return max(both, key=lambda chosen: self._written(chosen, trained, rows))
+        shown = (True, False) if best.fitted.predicted(self._validation[0][0]) is not None else (True,)
+        tried = [self._written(replace(best, recalled=recalled), trained, rows) for recalled in shown]
+        return max(tried, key=lambda item: item[0])[1]
 
-    def _written(self, chosen: Chosen, trained: Trained, rows: list[list[str]]) -> float:
+    def _written(self, chosen: Chosen, trained: Trained, rows: list[list[str]]) -> tuple[float, Chosen]:
+        """CIDEr-D of what the decoder writes for validation rows, and the setting with the threshold that it has."""
         texts: list[str] = []
+        sure: list[float] = []
         for queries, _ in self._validation:
             ranked = chosen.fitted.ranked(queries, self.texts)[chosen.score]
-            texts += write(trained.decoder, trained.vocabulary, self._condition(chosen, queries, ranked), 1).texts
-        return float(cider_by_image(texts, rows)[1].mean())
+            found = write(trained.decoder, trained.vocabulary, self._condition(chosen, queries, ranked), trained.beam)
+            texts += found.texts
+            sure += found.confidence.tolist()
+        kept = {**chosen.thresholds, "decoder": float(np.quantile(sure, self.abstain))}
+        return float(cider_by_image(texts, rows)[1].mean()), replace(chosen, thresholds=kept)
 
     def _grouped(
         self, validation: MultimodalData, rows: NDArray[np.int64]
@@ -184,6 +229,22 @@ class Study:
                 captions = [self.source.captions[row] for row in rows[here]]
                 parts.append((validation.subset(here).select(list(given)), captions))
         return parts
+
+
+def held_out_rows(source: Captioned, share: float, seed: int) -> NDArray[np.int64]:
+    """Numbers of the validation rows, rising: a share of those of several modalities; of whole groups where there are.
+
+    Args:
+        source: the data.
+        share: of them.
+        seed: decides which.
+    """
+    several = np.flatnonzero(source.train.observed_mask.sum(dim=1).numpy() > 1)
+    rng = np.random.default_rng(seed)
+    if source.groups is None:
+        return np.sort(rng.permutation(several)[: round(share * len(several))])
+    names = rng.permutation(np.unique(source.groups[several]))
+    return several[np.isin(source.groups[several], names[: max(1, round(share * len(names)))])]
 
 
 def attempt(what: str, steps: Iterator[Caption]) -> list[Caption]:

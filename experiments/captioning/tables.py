@@ -70,11 +70,12 @@ def examples(found: Found, references: Sequence[Sequence[str]], seed: int) -> pd
     for (missing, key, captioner), captions in found.items():
         sets = {caption.given: caption for caption in reversed(captions)}  # of each set the first seed
         for given, caption in sets.items():
+            answered = caption.answered
             for row, text in enumerate(caption.texts):
                 confidence = float("nan") if caption.confidence is None else float(caption.confidence[row])
                 rows.append(
                     {"missing": missing, "variant": key, "captioner": captioner, "given": " + ".join(given),
-                     "seed": seed, "row": row, "caption": text, "confidence": confidence,
+                     "seed": seed, "row": row, "caption": text, "confidence": confidence, "abstains": not answered[row],
                      "CIDEr-D": float(caption.scores.by_image["CIDEr-D"].iloc[row]),
                      "references": " | ".join(references[row][:2])}
                 )  # fmt: skip

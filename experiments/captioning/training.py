@@ -42,12 +42,11 @@ def trained_decoder(
     captions = [source.captions[row] for row in alone] if len(alone) else study.bank_captions
     texts = values(source.train.subset(alone), text) if len(alone) else values(study.texts, text) @ study.back
     options = dict(settings)
-    beam, least = options.pop("beam"), options.pop("min_count")
+    beam, least, draws = (options.pop(name) for name in ("beam", "min_count", "draws"))
     vocabulary = Vocabulary.learn((caption for own in captions for caption in own), least)
     latents = min(_LATENTS, min(fit.dims.values()))
     found = cal.fit(cal.SharedLatentModel(fit.dims, latents), fit, pseudo_rows=_PSEUDO_ROWS, progress=False)
     draw = imputed_draws(found.linear_gaussian(), source.sets, text, study.back)
     seed = study.learning.seed
-    return Trained(
-        train_decoder(texts, captions, vocabulary, draw, seed=seed, progress=progress, **options), vocabulary, beam
-    )
+    decoder = train_decoder(texts, captions, vocabulary, draw, seed=seed, progress=progress, **options)
+    return Trained(decoder, vocabulary, beam, draws)

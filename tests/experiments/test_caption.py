@@ -20,8 +20,9 @@ from calmrl_prob.evaluation.captions import ngram_vectors
 from experiments.caption import run
 from experiments.captioning.bank import CaptionBank, Ranked
 from experiments.captioning.coco import read_coco
-from experiments.captioning.decoder import Decoder, imputed_draws, train_decoder, write
-from experiments.captioning.sources import coco, emoji, projected, removed
+from experiments.captioning.decoder import Decoder, imputed_draws, train_decoder, write, write_draws
+from experiments.captioning.sources import coco, emoji, motion, projected, removed
+from experiments.captioning.study import held_out_rows
 from experiments.captioning.words import Vocabulary, normalized
 from tests.cases.experiment_cases import composed
 
@@ -174,6 +175,18 @@ def test_a_decoder_learns_what_vectors_say_and_beams_find_no_less(coco_files: Pa
     assert all(torch.equal(one, other) for one, other in zip(decoder.parameters(), again.parameters(), strict=True))
 
 
+def test_of_captions_of_draws_the_one_that_most_agree_with_is_taken() -> None:
+    texts = np.tile(np.eye(3), (40, 1))
+    captions = [[f"a {colour} square lies here"] for colour in COLOURS] * 40
+    vocabulary = Vocabulary.learn(text for own in captions for text in own)
+    options = {"epochs": 12, "batch_size": 32, "learning_rate": 2e-2, "width": 24, "embedding": 12}
+    decoder = train_decoder(texts, captions, vocabulary, lambda x: x, **options)
+    draws = np.stack([np.eye(3), np.eye(3), np.eye(3)[[1, 2, 0]]])  # two of three draws are of the row's own colour
+    found = write_draws(decoder, vocabulary, draws)
+    assert found.texts == write(decoder, vocabulary, np.eye(3)).texts
+    np.testing.assert_allclose(found.confidence, 2 / 3)  # words that all share weigh nothing
+
+
 def test_the_decoder_of_the_command_has_one_to_three_million_parameters() -> None:
     options = composed("caption").decoder
     decoder = Decoder(3000, 384, options.width, options.embedding)
@@ -246,7 +259,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
         "caption", "source=coco", f"coco.annotations={path}", f"coco.features={folder / 'features.npz'}",
         "missing=[half]", "components=6", "observed.epochs=3", "observed.width=8", "decoder.width=16",
         "decoder.embedding=8", "only=[observed,ridge,calmrl_full,mean]", "full.latent_dims=[4]",
-        "full.pseudo_rows=[10]", "seeds=[0,1]", "decoder.epochs=1",
+        "full.pseudo_rows=[10]", "seeds=[0,1]", "decoder.epochs=1", "decoder.draws=2", "abstain=0.25",
+        "validation_share=0.3",
     )  # fmt: skip
     return folder, run(cfg, folder, QUIET)
 
@@ -257,11 +271,11 @@ def test_the_command_leaves_tables_of_what_it_found(tiny: tuple[Path, pd.DataFra
         "results.csv", "paired.csv", "captions.csv", "table.md", "config.yaml", "report.html",
     }  # fmt: skip
     assert set(results["variant"]) == {"observed", "ridge", "calmrl_full", "mean"}
-    assert set(results[results["seed"] == 0]["captioner"]) == {"nearest", "consensus", "decoder"}
+    assert set(results[results["seed"] == 0]["captioner"]) == {"nearest", "consensus", "decoder", "decoder, draws"}
     assert set(results[results["seed"] == 1]["captioner"]) == {"nearest", "consensus"}
     assert results.groupby(["variant", "captioner", "seed"]).size().eq(3).all()
     captions = pd.read_csv(folder / "captions.csv")
-    assert len(captions) == 4 * 3 * 3 * 30
+    assert len(captions) == (4 * 3 + 1) * 3 * 30  # draws are of the generative model alone
     one = captions[(captions["variant"] == "ridge") & (captions["captioner"] == "consensus")]
     mean = results[(results["variant"] == "ridge") & (results["captioner"] == "consensus") & (results["seed"] == 0)]
     assert one["CIDEr-D"].mean() == pytest.approx(mean["CIDEr-D"].mean(), abs=1e-9)
@@ -271,6 +285,41 @@ def test_captions_name_what_is_there_where_the_mean_cannot(tiny: tuple[Path, pd.
     _, results = tiny
     found = results[results["captioner"] == "consensus"].groupby("variant")["CIDEr-D"].mean()
     assert found["mean"] < 0.5 * min(found["ridge"], found["calmrl_full"])  # one caption for six kinds
+
+
+def test_rows_below_the_threshold_of_validation_rows_abstain(tiny: tuple[Path, pd.DataFrame]) -> None:
+    folder, results = tiny
+    captions = pd.read_csv(folder / "captions.csv")
+    own = captions[(captions["variant"] == "calmrl_full") & (captions["captioner"] == "consensus")]
+    assert 0.0 < own["abstains"].mean() < 0.6
+    assert own[own["abstains"]]["confidence"].max() < own[~own["abstains"]]["confidence"].min()
+    one = own[~own["abstains"] & (own["given"] == "image")]
+    row = results[(results["variant"] == "calmrl_full") & (results["captioner"] == "consensus")
+                  & (results["seed"] == 0) & (results["given"] == "image")].iloc[0]  # fmt: skip
+    assert row["CIDEr-D, answered"] == pytest.approx(one["CIDEr-D"].mean())
+    assert row["answered"] == pytest.approx(len(one) / 30)
+    assert not captions[captions["captioner"] == "nearest"]["abstains"].any()
+
+
+def test_clips_are_captioned_and_forms_of_one_emoji_are_held_out_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kind = np.repeat(np.arange(30), 4)
+    arrays = {f"x_{name}": rng.normal(size=(30, 6))[kind] + 0.2 * rng.normal(size=(120, 6))
+              for name in ("frame", "motion", "name")}  # fmt: skip
+    arrays["x_motion"][kind % 3 == 0] = np.nan
+    words = np.array([f"thing {k}" for k in kind])
+    np.savez(tmp_path / "fluent_motion.npz", **arrays, name=words, tags_text=np.full(120, ""), family=kind.astype(str),
+             train_idx=np.arange(80), test_idx=np.arange(80, 120))  # fmt: skip
+    found = motion(str(tmp_path))
+    assert found.test.complete_rows().all()
+    assert len(found.test) == 28
+    assert found.references[0] == ["thing 20"]
+    held = held_out_rows(found, 0.2, seed=0)
+    assert found.groups is not None
+    assert set(found.groups[held]).isdisjoint(found.groups[np.setdiff1d(np.arange(80), held)])
+    assert len(held) == 16
+    with pytest.raises(ArgumentError, match="data_root"):
+        motion(None)
 
 
 def test_differences_are_those_of_the_results(tiny: tuple[Path, pd.DataFrame]) -> None:
@@ -292,6 +341,7 @@ def test_differences_are_those_of_the_results(tiny: tuple[Path, pd.DataFrame]) -
         ("missing=[]", "missing: expected some of"),
         ("seeds=[]", "seeds"),
         ("validation_share=1.0", "validation_share"),
+        ("abstain=1.0", "abstain: expected"),
     ],
 )
 def test_what_cannot_be_run_is_refused(tmp_path: Path, override: str, says: str) -> None:
