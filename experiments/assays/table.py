@@ -19,7 +19,7 @@ from experiments.default_choice.references import timed
 
 logger = logging.getLogger(__name__)
 
-_MEASURES = {"R2": 3, "coverage": 1, "accuracy": 1}
+_MEASURES = {"R2": 3, "coverage": 1, "accuracy": 1, "latent": 1}
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Plan:
             if not self._left_out(contender, job, number):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", CalmrlWarning)  # of rows that are few: what is measured tells
-                    (impute, found), seconds = timed(lambda c=contender: c.fit(job.hidden, job.seed))
-                    scored = score(impute, job.hidden, readers)
+                    fitted, seconds = timed(lambda c=contender: c.fit(job.hidden, job.seed))
+                    scored = score(fitted, job.hidden, readers)
                 beside = {"cohort": job.cohort, "missing": job.missing, "seed": job.seed, "contender": label}
                 rows += [{**beside, **one, "seconds": seconds} for one in scored]
-                fits[label] = found
+                fits[label] = fitted.fit
                 logger.info("%s, %s, seed %d, %s: %.2f s", job.cohort, job.missing, job.seed, label, seconds)
             advance(f"{job.cohort}, {job.missing}: {label}")
         return rows, job, fits

@@ -95,7 +95,7 @@ def test_counts_are_compared_on_the_same_rows(folder: Path) -> None:
 
 
 def test_differences_are_of_the_same_seeds() -> None:
-    keys = {"cohort": "c", "missing": "own", "assay": "a", "coverage": None, "accuracy": 50.0}
+    keys = {"cohort": "c", "missing": "own", "assay": "a", "coverage": None, "accuracy": 50.0, "latent": None}
     rows = [{**keys, "contender": who, "seed": s, "R2": r} for who, s, r in (("x", 0, 0.3), ("y", 0, 0.1), ("x", 1, 9))]
     assert paired(pd.DataFrame(rows), "x", "y")["R2"].tolist() == ["0.200 (1 of 1)"]
 
