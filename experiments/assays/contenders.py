@@ -19,7 +19,7 @@ from experiments.default_choice.ridge import RidgeOfPairs
 #: What mofapy2 and mofaflex start from; twice as many are no better on training rows of pbmc_mosaic, and take longer.
 _FACTORS = 10
 #: The fit that chooses nothing: latents, rows of its prior and tolerance, best of some on training rows of pbmc_mosaic.
-_FAST_LATENTS, _FAST_OPTIONS = 20, {"pseudo_rows": 100, "tolerance": 1e-2}
+_FAST_LATENTS, _FAST_OPTIONS = 20, {"pseudo_rows": 200, "tolerance": 1e-2}
 #: Share of the training rows with several assays that it keeps to set its intervals by.
 _KEPT_SHARE = 0.15
 
@@ -62,13 +62,11 @@ class Contender:
         fit: from what is hidden, and a seed.
         batches: whether it is only of cohorts with batches.
         lacking: why it cannot run here, in words; empty if it can.
-        slow: whether it is run for few seeds and cohorts only.
     """
 
     fit: Callable[[Hidden, int], Fitted]
     batches: bool = False
     lacking: Callable[[], str] = lambda: ""
-    slow: bool = False
 
 
 def _by(model: Any, fit: Any = None, **options: Any) -> Fitted:  # noqa: ANN401 - whatever cal.impute takes
@@ -94,20 +92,25 @@ def _default(effects: Callable[[Hidden], Any]) -> Callable[[Hidden, int], Fitted
 
 
 def _fast(hidden: Hidden, seed: int) -> Fitted:
-    train, kept = _kept_apart(hidden.task.train, seed)
+    train, kept = _kept_apart(hidden.task.train, hidden.batch, seed)
     # a rare gene may be constant in the rows that are left, and has no noise variance of its own then
     moving = all(bool((np.ptp(values(train, name)[has(train, name)], axis=0) > 0).all()) for name in train.names)
     latent_dim = min(_FAST_LATENTS, sum(train.dims.values()) - 1)
-    model = cal.SharedLatentModel(train.dims, latent_dim, "diagonal" if moving else "isotropic")
+    model = cal.SharedLatentModel(train.dims, latent_dim, "diagonal" if moving else "isotropic", batch=hidden.batch)
     found = cal.fit(model, train, seed=seed, **_FAST_OPTIONS)
     return _by(found, found, recalibrated=cal.recalibrate(found, kept, by_feature=False, seed=seed))
 
 
-def _kept_apart(train: MultimodalData, seed: int) -> tuple[MultimodalData, MultimodalData]:
-    """Rows to fit to, and a share of those with several assays, of which some can be hidden and imputed."""
+def _kept_apart(train: MultimodalData, batch: str | None, seed: int) -> tuple[MultimodalData, MultimodalData]:
+    """Rows to fit to, and a share of those with several assays, which can be hidden, and with others of their batch."""
     linked = (train.observed_mask.sum(1) > 1).numpy()
-    kept = np.random.default_rng(seed).permutation(np.flatnonzero(linked))[: round(_KEPT_SHARE * int(linked.sum()))]
-    return train.subset(np.setdiff1d(np.arange(len(train)), kept)), train.subset(np.sort(kept))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(linked))
+    kept = order[: round(_KEPT_SHARE * len(order))]
+    left = np.setdiff1d(np.arange(len(train)), kept)
+    if batch is not None:
+        alone = ~np.isin(train.covariates[batch][kept], train.covariates[batch][left])
+        left, kept = np.sort(np.concatenate([left, kept[alone]])), kept[~alone]
+    return train.subset(left), train.subset(np.sort(kept))
 
 
 def _mofapy2(hidden: Hidden, seed: int) -> Fitted:
@@ -140,8 +143,6 @@ CONTENDERS = {
     "fast": Contender(_fast),
     "ridge": Contender(_ridge),
     "mofapy2": Contender(_mofapy2, lacking=lambda: "" if mofa_is_there() else "mofapy2 is not installed"),
-    "mofaflex": Contender(
-        _mofaflex, lacking=lambda: "" if mofaflex_is_there() else "mofaflex is not installed", slow=True
-    ),
+    "mofaflex": Contender(_mofaflex, lacking=lambda: "" if mofaflex_is_there() else "mofaflex is not installed"),
     "mean": Contender(_mean),
 }
