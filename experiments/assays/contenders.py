@@ -20,8 +20,9 @@ from experiments.default_choice.ridge import RidgeOfPairs
 _FACTORS = 10
 #: The fit that chooses nothing: latents, rows of its prior and tolerance, best of some on training rows of pbmc_mosaic.
 _FAST_LATENTS, _FAST_OPTIONS = 20, {"pseudo_rows": 200, "tolerance": 1e-2}
-#: Share of the training rows with several assays that it keeps to set its intervals by.
-_KEPT_SHARE = 0.15
+#: Share of the training rows with several assays that it keeps to set its intervals by; so many at the least, of which
+#: quantiles can be told, or half of them.
+_KEPT_SHARE, _LEAST_KEPT = 0.15, 40
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _kept_apart(train: MultimodalData, batch: str | None, seed: int) -> tuple[Mu
     """Rows to fit to, and a share of those with several assays, which can be hidden, and with others of their batch."""
     linked = (train.observed_mask.sum(1) > 1).numpy()
     order = np.random.default_rng(seed).permutation(np.flatnonzero(linked))
-    kept = order[: round(_KEPT_SHARE * len(order))]
+    kept = order[: min(max(round(_KEPT_SHARE * len(order)), _LEAST_KEPT), len(order) // 2)]
     left = np.setdiff1d(np.arange(len(train)), kept)
     if batch is not None:
         alone = ~np.isin(train.covariates[batch][kept], train.covariates[batch][left])
