@@ -105,14 +105,6 @@ def test_a_batch_of_one_cell_is_imputed_as_of_no_known_batch(folder: Path) -> No
     assert all(np.isfinite(row["R2"]) and row["latent"] > 50 for row in rows)
 
 
-def test_of_few_cells_enough_are_kept_for_intervals(folder: Path) -> None:
-    data = cohort().read(folder)
-    complete = np.flatnonzero(data.complete_rows().numpy())
-    few = hide("cells", cohort(), data.subset(np.sort(complete)[::3]), "own", seed=0)
-    fitted = CONTENDERS["fast"].fit(few, 0)
-    assert all(row["coverage"] > 80 for row in score(fitted, few, Readers.of(few.task.train, 0)))
-
-
 @pytest.mark.slow
 def test_counts_are_compared_on_the_same_rows(folder: Path) -> None:
     rows = pd.DataFrame(compare_counts(cohort().read(folder), 0, CountOptions(8, 2, max_iterations=8)))
