@@ -304,7 +304,7 @@ def batch_labels(data: MultimodalData, column: str) -> list[str | None]:
     """The batch of each instance as text; None where there is none. Whole numbers are the same batch as floats.
 
     Raises:
-        DataError: the data lack the column.
+        DataError: the data lack the column; or entries of it that differ, such as 1 and "1", have the same text.
         ArgumentError: it is no column of one entry for each instance.
     """
     found = data.labels if column == "labels" else data.covariates.get(column)
@@ -315,7 +315,16 @@ def batch_labels(data: MultimodalData, column: str) -> list[str | None]:
         )
     if np.ndim(found) != 1:
         raise ArgumentError(f"batch: {column!r} has the shape {np.shape(found)}; give one entry for each instance.")
-    return [_text(entry) for entry in np.asarray(found).tolist()]
+    entries = np.asarray(found).tolist()
+    labels = [_text(entry) for entry in entries]
+    texts = {entry for entry in entries if isinstance(entry, str)}
+    for entry, label in zip(entries, labels, strict=True):
+        if not isinstance(entry, str) and label in texts:
+            raise DataError(
+                f"data: {column!r} has the entries {entry!r} and {label!r}, which may be one batch or two; write them "
+                "alike if they are one, and give one of them another name if not."
+            )
+    return labels
 
 
 def _text(entry: object) -> str | None:

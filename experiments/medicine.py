@@ -2,7 +2,7 @@
 
     python -m experiments.medicine data_root=/path/to/files            # files that are not there are skipped
     python -m experiments.medicine quick=true                          # under two minutes
-    python -m experiments.medicine sets=[pbmc_mosaic] data_root=/path/to/files slow_seeds=5
+    python -m experiments.medicine sets=[pbmc_mosaic] data_root=/path/to/files seeds=10
 
 Training rows lack assays, as they come, at random or by whole batches; test rows have all, of which each is hidden and
 imputed from the others. With batches in the model and without, beside mofapy2, mofaflex and ridge regression: R^2, what
@@ -122,7 +122,7 @@ def _plan(cfg: DictConfig, out: Console) -> Plan:
             cohorts[name] = cohort, cohort.read(cfg.data_root)
     if not cohorts:
         raise ArgumentError(f"sets: none of them is there: {'; '.join(absent.values())}.")
-    return Plan(cohorts, asked["contenders"], seeds, cfg.slow_seeds, list(cfg.slow_cohorts))
+    return Plan(cohorts, asked["contenders"], seeds)
 
 
 def _counts(cfg: DictConfig, plan: Plan, folder: Path) -> pd.DataFrame | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Cohort(FileOrSource):
         batch: the array, or covariate, that tells batches apart; None without.
         missing: how training rows lose assays, some of :data:`MISSING`.
         test_share: of the rows.
+        most_seeds: of contenders that take long here, seeds that they are run for at most, 0 to leave them out.
 
     Raises:
         ArgumentError: neither a file nor a source, or both; or an unknown way to lose assays.
@@ -37,6 +39,7 @@ class Cohort(FileOrSource):
     batch: str | None = None
     missing: tuple[str, ...] = ("own",)
     test_share: float = 0.25
+    most_seeds: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,8 +99,19 @@ def hide(name: str, cohort: Cohort, data: MultimodalData, how: str, seed: int) -
     if how == "batch":
         train, tested = _one_batch(train, test, str(cohort.batch), seed)
     found = make_task(Split(name, train, test), "mcar" if how == "mcar" else "own", seed, "feature")
-    task = Task(_known(found.train, train), _known(found.test, test), found.centre)
+    task = Task(
+        _known(found.train, train), _known(found.test, _of_known_batches(test, train, cohort.batch)), found.centre
+    )
     return Hidden(task, cohort.batch, {assay: task.test.subset(rows) for assay, rows in tested.items()})
+
+
+def _of_known_batches(test: MultimodalData, train: MultimodalData, column: str | None) -> MultimodalData:
+    """Test rows, without a batch where no training row is of theirs: of a batch of one cell."""
+    if column is not None:
+        own = test.covariates[column]
+        if not bool((known := np.isin(own, train.covariates[column])).all()):
+            test.covariates[column] = np.where(known, own.astype(object), None)
+    return test
 
 
 def _known(prepared: MultimodalData, like: MultimodalData) -> MultimodalData:

@@ -13,13 +13,14 @@ import pandas as pd
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, CalmrlWarning
 from experiments.assays.cohorts import Cohort, Hidden, hide
-from experiments.assays.contenders import CONTENDERS, Contender
+from experiments.assays.contenders import CONTENDERS
 from experiments.assays.scores import Readers, score
 from experiments.default_choice.references import timed
 
 logger = logging.getLogger(__name__)
 
-_MEASURES = {"R2": 3, "coverage": 1, "accuracy": 1}
+_MEASURES = {"R2": 3, "coverage": 1, "accuracy": 1, "latent": 1}
+_OF_COUNTS = {"R2": 3, "coverage": 1, "score": 3}
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,15 @@ class Plan:
         cohorts: by name, with their rows.
         contenders: names of :data:`~experiments.assays.contenders.CONTENDERS`.
         seeds: each parts and hides other rows.
-        slow_seeds: of them, for slow contenders, the first so many.
-        slow_cohorts: cohorts that slow contenders are run on.
     """
 
     cohorts: dict[str, tuple[Cohort, MultimodalData]]
     contenders: list[str]
     seeds: list[int]
-    slow_seeds: int
-    slow_cohorts: list[str]
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.contenders) - set(CONTENDERS))
+        limited = {label for cohort, _ in self.cohorts.values() for label in cohort.most_seeds}
+        unknown = sorted((limited | set(self.contenders)) - set(CONTENDERS))
         if unknown:
             raise ArgumentError(f"contenders: expected some of {list(CONTENDERS)}, got {unknown[0]!r}.")
 
@@ -77,22 +75,24 @@ class Plan:
         fits: dict[str, Any] = {}
         for label in self.contenders:
             contender = CONTENDERS[label]
-            if not self._left_out(contender, job, number):
+            if not self._left_out(label, job, number):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", CalmrlWarning)  # of rows that are few: what is measured tells
-                    (impute, found), seconds = timed(lambda c=contender: c.fit(job.hidden, job.seed))
-                    scored = score(impute, job.hidden, readers)
+                    fitted, seconds = timed(lambda c=contender: c.fit(job.hidden, job.seed))
+                    scored = score(fitted, job.hidden, readers)
                 beside = {"cohort": job.cohort, "missing": job.missing, "seed": job.seed, "contender": label}
                 rows += [{**beside, **one, "seconds": seconds} for one in scored]
-                fits[label] = found
+                fits[label] = fitted.fit
                 logger.info("%s, %s, seed %d, %s: %.2f s", job.cohort, job.missing, job.seed, label, seconds)
             advance(f"{job.cohort}, {job.missing}: {label}")
         return rows, job, fits
 
-    def _left_out(self, contender: Contender, job: Job, number: int) -> bool:
+    def _left_out(self, label: str, job: Job, number: int) -> bool:
+        contender = CONTENDERS[label]
         if contender.lacking() or (contender.batches and job.hidden.batch is None):
             return True
-        return contender.slow and (number >= self.slow_seeds or job.cohort not in self.slow_cohorts)
+        most = self.cohorts[job.cohort][0].most_seeds.get(label)
+        return most is not None and number >= most
 
 
 def summarized(results: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def count_table(results: pd.DataFrame) -> pd.DataFrame:
     for family, group in results.groupby("family", sort=False):
         row = {"family": family, "seeds": str(group["seed"].nunique())}
         for assay, own in group.groupby("assay", sort=False):
-            row |= {f"R2 {assay}": _cell(own["R2"], 3), f"coverage {assay}": _cell(own["coverage"], 1)}
+            row |= {f"{measure} {assay}": _cell(own[measure], digits) for measure, digits in _OF_COUNTS.items()}
         out.append({**row, "seconds": _cell(group.groupby("seed")["seconds"].first(), 1)})
     return pd.DataFrame(out)
 

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ReliabilityWarning
+from calmrl_prob.posteriors.predictive import NormalPredictive
 from experiments.assays.cohorts import Cohort, hide
-from experiments.assays.counts import CountOptions, compare_counts
+from experiments.assays.contenders import CONTENDERS
+from experiments.assays.counts import CountOptions, compare_counts, log_mass
 from experiments.assays.peers import fit_mofaflex, mofaflex_is_there
+from experiments.assays.scores import Readers, score
 from experiments.assays.table import paired
 from experiments.medicine import run
 from tests.cases.experiment_cases import composed
@@ -86,16 +90,41 @@ def test_the_command_measures_explains_and_writes(folder: Path, tmp_path: Path) 
     assert "Medicine: cells" in out.getvalue()
 
 
+def test_a_batch_of_one_cell_is_imputed_as_of_no_known_batch(folder: Path) -> None:
+    data = cohort().read(folder)
+    complete = np.flatnonzero(data.complete_rows().numpy())
+    batch = data.covariates["batch"].astype(object)
+    batch[complete[:12]] = [f"only{row}" for row in complete[:12]]  # some of which are test rows
+    data.covariates["batch"] = batch
+    found = hide("cells", cohort(), data, "own", seed=0)
+    unknown = np.array([entry is None for entry in found.tested["rna"].covariates["batch"]])
+    assert 0 < unknown.sum() < 12
+    with pytest.warns(ReliabilityWarning, match="never has"):
+        fitted = CONTENDERS["fast"].fit(found, 0)
+    rows = score(fitted, found, Readers.of(found.task.train, 0))
+    assert all(np.isfinite(row["R2"]) and row["latent"] > 50 for row in rows)
+
+
 @pytest.mark.slow
 def test_counts_are_compared_on_the_same_rows(folder: Path) -> None:
     rows = pd.DataFrame(compare_counts(cohort().read(folder), 0, CountOptions(8, 2, max_iterations=8)))
     assert set(rows["family"]) == {"log-normal", "poisson", "negative_binomial"}
     assert bool((rows["R2"] > 0).all())
     assert bool(rows["coverage"].between(70, 100).all())
+    score = rows.pivot(index="assay", columns="family", values="score")
+    assert bool((score < 0).all(axis=None))
+    assert bool(((score["poisson"] - score["log-normal"]).abs() < 0.5).all())  # probabilities of the same counts
+
+
+def test_probabilities_of_counts_on_the_log_scale_sum_to_one() -> None:
+    depth, whole = np.array([[2.0]]), np.arange(400.0)[:, None]
+    mean = torch.full((400, 1), 0.9).double()
+    predictive = NormalPredictive(mean, torch.zeros_like(mean), torch.full_like(mean, 0.3))
+    assert float(np.exp(log_mass(predictive, whole, depth)).sum()) == pytest.approx(1, abs=1e-6)
 
 
 def test_differences_are_of_the_same_seeds() -> None:
-    keys = {"cohort": "c", "missing": "own", "assay": "a", "coverage": None, "accuracy": 50.0}
+    keys = {"cohort": "c", "missing": "own", "assay": "a", "coverage": None, "accuracy": 50.0, "latent": None}
     rows = [{**keys, "contender": who, "seed": s, "R2": r} for who, s, r in (("x", 0, 0.3), ("y", 0, 0.1), ("x", 1, 9))]
     assert paired(pd.DataFrame(rows), "x", "y")["R2"].tolist() == ["0.200 (1 of 1)"]
 

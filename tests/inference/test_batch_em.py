@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -167,8 +166,7 @@ def test_retrieval_and_files_know_batches(tmp_path: Path) -> None:
 def test_a_chosen_fit_has_batches_and_intervals_about_them(tmp_path: Path) -> None:
     data, _, _ = drawn(size=60)
     model = cal.SharedLatentModel(data.dims, batch="site")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ReliabilityWarning)
+    with pytest.warns(ReliabilityWarning, match=ABSENT):
         fit = cal.fit(model, data, budget=3.0)
     assert fit.choice is not None
     assert fit.model.batch.names == ("0", "1", "2", "3")
@@ -199,3 +197,29 @@ def test_what_does_not_go_with_batches_is_refused() -> None:
     nobody = cal.MultimodalData({n: data[n] for n in DIMS}, covariates={"site": [None, *["a"] * (len(data) - 1)]})
     with pytest.raises(DataError, match="row 0 has no entry in 'site'"):
         cal.fit(model, nobody)
+
+
+@pytest.mark.parametrize("entries", [[1, "1", 2], [True, "True", 2], [2.0, "b", "2"]])
+def test_entries_that_only_their_text_has_in_common_are_refused(entries: list[object]) -> None:
+    rows = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).double()
+    mixed = cal.MultimodalData({"rna": rows}, covariates={"site": np.array(entries * 10, dtype=object)})
+    with pytest.raises(DataError, match="may be one batch or two; write them alike"):
+        cal.fit(cal.SharedLatentModel({"rna": 3}, 1, batch="site"), mixed)
+
+
+def test_batches_written_as_numbers_or_as_text_are_the_same_ones_in_new_data() -> None:
+    data, _, batch = drawn()
+    fit = fitted(data)
+    said = {"rna": data["rna"].nan_to_num()}
+    text = cal.MultimodalData(said, covariates={"site": batch.numpy().astype(str)})
+    floats = cal.MultimodalData(said, covariates={"site": batch.double().numpy()})
+    torch.testing.assert_close(cal.impute(fit, text).mean["adt"], cal.impute(fit, floats).mean["adt"])
+
+
+def test_batches_of_one_instance_each_have_no_shifts() -> None:
+    data, _, _ = drawn(size=20)
+    alone = cal.MultimodalData({n: data[n] for n in DIMS}, covariates={"site": np.arange(len(data))})
+    model = cal.SharedLatentModel(DIMS, 2, "diagonal", batch="site")
+    with pytest.warns(ReliabilityWarning, match="never has"):
+        cal.fit(model, alone)
+    assert float(model.batch.moves.shift["rna"].detach().abs().max()) == 0
