@@ -34,7 +34,7 @@ _OWN_COVARIANCE, _FEW = 20, 10
 #: Instances of each missing pattern that all instances together count as, for its temperature.
 _SHARED_ROWS = 20.0
 #: Priors of the regression's coefficients to try.
-_REGRESSIONS = (0.01, 0.03, 0.1, 0.3, 1.0)
+_REGRESSIONS = (0.03, 0.3)
 
 
 @dataclass(frozen=True)

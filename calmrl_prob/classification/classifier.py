@@ -149,7 +149,7 @@ class Classifier:
 
     @torch.no_grad()
     def value_of_information(self, data: MultimodalData, *, num_draws: int = 64, seed: int = 0) -> ValueOfInformation:
-        """What each modality that an instance lacks altogether is expected to tell about its class, instance by instance.
+        """Gains about the class by each modality that an instance lacks altogether, instance by instance.
 
             H(c | x_O) - E[H(c | x_O, x^m)],    of c as :meth:`probabilities` states it
 

@@ -30,7 +30,7 @@ from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.linear_gaussian.posterior import factorize
 
 #: Steps of the regression, and the size of a gradient that ends them.
-_STEPS, _TOLERANCE = 300, 1e-4
+_STEPS, _TOLERANCE = 300, 1e-3
 #: What D has at least along every direction.
 _LEAST_SHARE = 1e-6
 

@@ -33,9 +33,9 @@ def acquisition_curve(
         classifier: says the classes.
         lg: the fitted model, whose value of information is asked.
         test: complete rows with labels; one modality of each, at random, is there from the start.
-        policy: "class" takes the cells first that are expected to tell most about the class of the row; "gain" those of
-            the greatest expected gain about the latents; "uncertain" those of the greatest product of it and the entropy
-            of the class; "random" any; "fixed" modality by modality.
+        policy: "class" takes the cells first that are expected to tell most about the class of the row; "gain" those
+            of the greatest expected gain about the latents; "uncertain" those of the greatest product of it and the
+            entropy of the class; "random" any; "fixed" modality by modality.
         steps: equal parts that the cells are acquired in; no row gets two in one step, unless all rows have one.
         seed: of the start and of "random".
     """
