@@ -2,10 +2,10 @@
 
 Coefficients of labels on posterior means, p(c | z) = softmax(b_c^T z + a_c), with the prior
 
-    b_c ~ N(0, v D),    D = sum_m W^mT W^m / t_m,    of mean diagonal 1,    t_m = tr Cov[x^m]
+    b_c ~ N(0, v D),    D = sum_m W^mT W^m / s_m,    of mean diagonal 1,    s_m = tr Cov[x^m] / D_m
 
-so that a latent counts as much as the data that it explains, each modality alike: that is ridge regression on the
-features, in the latent. Class Gaussians with the same log odds in z, and the mean 0 and covariance I that the fitted
+so that a latent counts as much as the data that it explains, in units in which features of all modalities have variance
+1 on average: that is ridge regression on the features, in the latent. Class Gaussians with the same log odds in z, and the mean 0 and covariance I that the fitted
 model gives z over all classes, are those of
 
     m_c = S b_c,    S = I - sum_c pi_c m_c m_c^T,    sum_c pi_c m_c = 0
@@ -44,8 +44,8 @@ def explained(lg: LinearGaussian) -> Tensor:
     identity = torch.eye(lg.latent_dim, dtype=lg.dtype, device=lg.device)
     shares = torch.zeros_like(identity)
     for name, loadings in lg.loadings.items():
-        total = loadings.square().sum() + lg.noise_variance[name].expand(len(loadings)).sum()
-        shares += loadings.mT @ loadings / total
+        variance = (loadings.square().sum(1) + lg.noise_variance[name]).mean()
+        shares += loadings.mT @ loadings / variance
     return shares / shares.diagonal().mean().clamp(min=torch.finfo(lg.dtype).tiny) + _LEAST_SHARE * identity
 
 
