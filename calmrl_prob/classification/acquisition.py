@@ -1,4 +1,4 @@
-"""What a modality that an instance lacks is expected to tell about its class.
+"""Gains about the class of an instance by a modality that it lacks.
 
 Of an instance with modalities O, y is what the directions' posterior mean will be once modality m is there too. Under
 the fitted model, with T_O the posterior covariance of u = U^T z and D = T_O - T_Om,

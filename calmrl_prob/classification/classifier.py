@@ -18,7 +18,6 @@ from calmrl_prob.classification.acquisition import class_gain
 from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import require_data
-from calmrl_prob.evaluation.acquisition.result import ValueOfInformation
 from calmrl_prob.inference.feature_names import aligned
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
 from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
@@ -27,6 +26,8 @@ from calmrl_prob.posteriors.mixture import MixtureResult
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from calmrl_prob.evaluation.acquisition.result import ValueOfInformation
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -181,6 +182,8 @@ class Classifier:
             >>> found.ranking(1)["modality"].item() in ("a", "b")
             True
         """
+        from calmrl_prob.evaluation.acquisition.result import ValueOfInformation  # it needs pandas
+
         num_draws, seed = whole_number("num_draws", num_draws, least=2), checked_seed(seed)
         data = self._conformed(data)
         own = data if self.batch is None else self.batch.require_adjusted(data)

@@ -1,4 +1,4 @@
-"""What modalities tell about the class: against whole rows drawn from the mixture and classified anew."""
+"""Gains about the class: against whole rows drawn from the mixture and classified anew."""
 
 from __future__ import annotations
 
