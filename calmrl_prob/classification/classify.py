@@ -213,7 +213,7 @@ def _settings(model: object, how: ClassifyOptions) -> tuple[Choice, SharedLatent
 
 
 def _groups(data: MultimodalData, how: ClassifyOptions) -> np.ndarray | None:
-    """What instances share that must not tell of each other, (N,); None if nothing."""
+    """Groups of instances that must not tell of each other, (N,); None if there are none."""
     if how.groups is None:
         return None
     groups: Any = how.groups
