@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from calmrl_prob._support.archives import Kind, read_archive, separate, write_archive
 from calmrl_prob._support.arguments import described
 from calmrl_prob._support.trees import put_together, taken_apart
+from calmrl_prob.classification import Classifier
 from calmrl_prob.data.features import from_lists, names_of
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, FileFormatError
 from calmrl_prob.file_contents import (
@@ -47,15 +48,16 @@ else:
 
 _MODEL, _STRUCTURE, _RECORD, _ALIGNMENT = "SharedLatentModel", "LinearGaussian", "record", "Alignment"
 #: What is kept as a record.
-Recorded = FitResult | Recalibration | ParameterDraws | BoundModel
+Recorded = FitResult | Recalibration | ParameterDraws | BoundModel | Classifier
 #: What is saved and loaded, but for an ``Alignment``.
 Savable = SharedLatentModel | LinearGaussian | RetrievalIndex | Recorded
 
 
 def save(model: Savable | Alignment, path: str | os.PathLike[str]) -> None:
-    """Write a model, a fit, a recalibration, draws, an index or an alignment to a file; :func:`load` gives it back.
+    """Write a model, a fit, a classifier, a recalibration, draws, an index or an alignment to a file.
 
-    The file is written beside ``path`` and then moved there, so that ``path`` never holds half a model.
+    :func:`load` gives it back. The file is written beside ``path`` and then moved there, so that ``path`` never holds
+    half a model.
 
     Of a fit everything is kept: the model, the course of the fit, the choice with its table, intervals, draws and
     guides, and hashes of the rows that it was fitted to, by which held-out rows are checked; with a model, what ``fit``
@@ -101,9 +103,9 @@ def save(model: Savable | Alignment, path: str | os.PathLike[str]) -> None:
         config = {"kind": _ALIGNMENT, "content": content}
     else:
         raise ArgumentTypeError(
-            "model: expected a SharedLatentModel, a LinearGaussian, a FitResult, a Recalibration, draws of parameters, "
-            f"a fitted Pyro model, a RetrievalIndex or an Alignment, got {type(model).__name__}; imputations and data "
-            "go to cal.write, and of another torch module save its state_dict with safetensors."
+            "model: expected a SharedLatentModel, a LinearGaussian, a FitResult, a Classifier, a Recalibration, draws "
+            f"of parameters, a fitted Pyro model, a RetrievalIndex or an Alignment, got {type(model).__name__}; "
+            "imputations and data go to cal.write, and of another torch module save its state_dict with safetensors."
         )
     write_archive(path, config, separate(tensors))
 

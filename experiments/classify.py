@@ -62,9 +62,8 @@ def run(cfg: DictConfig, folder: Path, console: Console | None = None) -> pd.Dat
     if cfg.quick:
         cfg = OmegaConf.merge(cfg, {"seeds": [cfg.seeds[0]], "rows": 300, "sets": list(cfg.sets)[-1:]})  # type: ignore[assignment]
     sets, acquired = _sets(cfg), []
-    results = collect(_rows(cfg, sets, acquired), len(sets) * len(cfg.seeds), folder, out)
+    results = collect(_rows(cfg, sets, acquired, folder), len(sets) * len(cfg.seeds), folder, out)
     curves = pd.DataFrame(acquired)
-    write_table(curves, folder / "acquired.csv")
     results["ECE interval"] = [f"{low:.3f} to {high:.3f}" for low, high in _intervals(results)]
     measures = [("accuracy", "accuracy", 1), ("log_score", "log score", 3), ("brier", "Brier", 3), ("ece", "ECE", 3)]
     by = ["set", "missing", "label", "ECE interval"]
@@ -93,7 +92,9 @@ def _sets(cfg: DictConfig) -> dict[str, LabelledSet]:
     return found
 
 
-def _rows(cfg: DictConfig, sets: dict[str, LabelledSet], acquired: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+def _rows(
+    cfg: DictConfig, sets: dict[str, LabelledSet], acquired: list[Row], folder: Path
+) -> Iterator[tuple[str, list[Row]]]:
     mechanism = build(cfg, "missingness")
     for name, dataset in sets.items():
         data = dataset.read(cfg.data_root)
@@ -102,6 +103,7 @@ def _rows(cfg: DictConfig, sets: dict[str, LabelledSet], acquired: list[Row]) ->
             with collected_warnings():
                 rows, curves = measure(task, cfg, seed)
             acquired += [{"set": name, "seed": seed, **row} for row in curves]
+            write_table(pd.DataFrame(acquired), folder / "acquired.csv")
             yield f"{name}, seed {seed}", [{"set": name, "seed": seed, **row} for row in rows]
 
 

@@ -5,37 +5,25 @@ fitted again without its rows, with the settings that the fit chose: latents of 
 known better than those of new ones, and classes look further apart on them than they are. Settings are tried one after
 the other, as in ``selection/ladder.py``, and judged by the mean log probability of held-out labels, each with the
 temperature and the floor that are best for it.
+
+Classes come of EM along the span of class means, or of regression (``regression.py``), which does better where latents
+outnumber the rows, or of EM along the regression's directions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from calmrl_prob.classification.classifier import tempered
+from calmrl_prob.classification.folds import HeldOut
 from calmrl_prob.classification.options import ClassSetting
-from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import CalmrlError
-from calmrl_prob.inference.fit import fit as fit_settled
-from calmrl_prob.linear_gaussian import LinearGaussian, Posterior, posterior
-from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
-from calmrl_prob.linear_gaussian.mixture.labelled import (
-    DirectionEvidence,
-    LabelledEM,
-    class_directions,
-    predictive_classes,
-    standardized,
-)
-from calmrl_prob.model import SharedLatentModel
-from calmrl_prob.selection import Choice
-from calmrl_prob.selection.scaling import Scaling
 
 #: Values tried, the first of each where the search starts.
 _MEAN_COUNTS, _COVARIANCE_COUNTS = (1.0, 0.1, 0.02), (math.inf, 100.0, 10.0)
@@ -45,51 +33,8 @@ _FLOORS = (0.0, 0.005, 0.01, 0.02, 0.05)
 _OWN_COVARIANCE, _FEW = 20, 10
 #: Instances of each missing pattern that all instances together count as, for its temperature.
 _SHARED_ROWS = 20.0
-#: Pseudo-instances of each class at the mean of all, where directions are looked for.
-_DIRECTION_COUNT = 1.0
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Posteriors and labels of the same instances.
-
-    Attributes:
-        given: the posterior under a model with prior N(0, I).
-        labels: (N,) int64, -1 where it is not known.
-        num_classes: C.
-    """
-
-    given: Posterior
-    labels: Tensor
-    num_classes: int
-
-    def learn(self, setting: ClassSetting, tolerance: float) -> tuple[Tensor, LatentComponents]:
-        """Directions, and the classes along them as new instances have them."""
-        axes = class_directions(self.given, self.labels, self.num_classes, setting.directions, _DIRECTION_COUNT)
-        evidence, labels = DirectionEvidence.of(self.given, axes), self.labels
-        if not setting.unlabelled:
-            rows = (labels >= 0).nonzero().squeeze(1)
-            evidence, labels = evidence.subset(rows), labels[rows]
-        em = LabelledEM(evidence, labels, setting.model(), setting.mean_pseudo_count)
-        classes = em.fit(self.num_classes, tolerance=tolerance)
-        counts = torch.bincount(labels[labels >= 0], minlength=self.num_classes).to(axes)
-        return axes, predictive_classes(classes, counts, setting.mean_pseudo_count)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """One fold: what is learned from, and instances whose labels are not shown."""
-
-    train: Labelled
-    test: Posterior
-    labels: Tensor
-    observed_mask: Tensor
-
-    def log_ratios(self, setting: ClassSetting) -> tuple[Tensor, Tensor]:
-        """log p(x | c) of the held-out instances, up to a constant of each, (n, C); and log pi, expanded."""
-        axes, classes = self.train.learn(setting, tolerance=1e-2)
-        ratios = DirectionEvidence.of(self.test, axes).log_ratios(classes)
-        return ratios, classes.log_weights.expand_as(ratios)
+#: Priors of the regression's coefficients to try.
+_REGRESSIONS = (0.03, 0.3)
 
 
 @dataclass(frozen=True)
@@ -112,9 +57,13 @@ class Stated:
     observed_mask: Tensor
 
     @classmethod
-    def of(cls, folds: Sequence[HeldOut], setting: ClassSetting) -> Stated:
-        """Of one setting."""
-        parts = [(*fold.log_ratios(setting), fold.labels, fold.observed_mask) for fold in folds]
+    def of(cls, folds: Sequence[HeldOut], setting: ClassSetting, *, thinned: bool = False) -> Stated:
+        """Of one setting; with ``thinned`` of instances with modalities dropped too."""
+        parts = [
+            (ratios, weights, held.labels, held.observed_mask)
+            for fold in folds
+            for ratios, weights, held in fold.log_ratios(setting, thinned=thinned)
+        ]
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def log_scores(self, temperature: float, floor: float) -> Tensor:
@@ -150,8 +99,18 @@ def choose(
             if setting not in tried:
                 tried[setting] = score(folds, setting)
         best = max(tried.values(), key=lambda one: one.log_score)
+    for setting in _regressions(best.setting, most):
+        tried[setting] = score(folds, setting)
+    along = max((one for one in tried.values() if one.setting.regression), key=lambda one: one.log_score)
+    refined = best.setting.but(regression=along.setting.regression, directions=along.setting.directions)
+    tried[refined] = score(folds, refined)
+    best = max(tried.values(), key=lambda one: one.log_score)
     rows = [{**asdict(one.setting), **_facts(one), "chosen": one is best} for one in tried.values()]
     return best, rows
+
+
+def _regressions(best: ClassSetting, most: int) -> list[ClassSetting]:
+    return [best.but(regression=value, refined=False, directions=most) for value in _REGRESSIONS]
 
 
 def score(folds: Sequence[HeldOut], setting: ClassSetting) -> TriedSetting:
@@ -169,12 +128,13 @@ def temperatures(folds: Sequence[HeldOut], best: TriedSetting) -> tuple[Tensor, 
     """The temperature of each missing pattern of the held-out instances.
 
     An error of the model counts once for each modality that shows it, so that instances with many want another than
-    those with few. All instances together count as much in each as so many of its own.
+    those with few. Instances with modalities dropped on purpose tell of patterns that few have by themselves. All
+    instances together count as much in each as so many of its own.
 
     Returns:
         Patterns (P, M) bool, and their temperatures (P,).
     """
-    stated = Stated.of(folds, best.setting)
+    stated = Stated.of(folds, best.setting, thinned=True)
     patterns, index = stated.observed_mask.unique(dim=0, return_inverse=True)
     table = torch.stack([stated.log_scores(t, best.floor) for t in _TEMPERATURES])  # (T, N)
     sums = table.new_zeros(len(table), len(patterns)).index_add_(1, index, table)
@@ -184,48 +144,3 @@ def temperatures(folds: Sequence[HeldOut], best: TriedSetting) -> tuple[Tensor, 
 
 def _facts(one: TriedSetting) -> dict[str, float]:
     return {"log_score": one.log_score, "temperature": one.temperature, "floor": one.floor}
-
-
-def held_out_folds(
-    data: MultimodalData,
-    labels: Tensor,
-    num_classes: int,
-    fold: np.ndarray,
-    whole: LinearGaussian,
-    refit: tuple[Choice, SharedLatentModel] | None,
-    seed: int,
-) -> Iterator[HeldOut]:
-    """The folds, each with a model of its own.
-
-    Args:
-        data: all rows.
-        labels: (N,), -1 where not known.
-        num_classes: C.
-        fold: (N,) of each row; -1 for rows without a label, which are in none.
-        whole: the model of all rows, of prior N(0, I); for folds where it is not fitted again.
-        refit: the settings of the fit, and its model; None to leave it.
-        seed: of fits.
-    """
-    for k in range(int(fold.max()) + 1):
-        inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        if not len(outside) or not bool((labels[inside] >= 0).any()):
-            continue
-        train, test = data.subset(inside), data.subset(outside)
-        lg = whole if refit is None else _fitted_again(train, *refit, seed, whole)
-        here = Labelled(posterior(lg, train.blocks), labels[inside], num_classes)
-        yield HeldOut(here, posterior(lg, test.blocks), labels[outside], test.observed_mask)
-
-
-def _fitted_again(
-    data: MultimodalData, choice: Choice, model: SharedLatentModel, seed: int, whole: LinearGaussian
-) -> LinearGaussian:
-    """The model fitted to some of the rows, in the units and with the settings that were chosen."""
-    setting = choice.setting
-    noise: Any = setting.noise
-    try:
-        scaling = Scaling.of(data, "feature" if choice.scale == "feature" else "none")
-        working = SharedLatentModel(model.dims, setting.latent_dim, noise, noise_rank=setting.noise_rank)
-        fit_settled(working, scaling.scaled(data), "em", seed=seed, tolerance=1e-4, **setting.options())  # type: ignore[arg-type]
-    except CalmrlError:  # a modality or feature is in too few of these rows: the fit to all has to do
-        return whole
-    return standardized(scaling.unscaled(working.linear_gaussian().detach()))

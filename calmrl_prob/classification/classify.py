@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import brief, checked_seed
-from calmrl_prob.classification.choice import HeldOut, Labelled, TriedSetting, choose, held_out_folds, temperatures
+from calmrl_prob.classification.choice import TriedSetting, choose, temperatures
 from calmrl_prob.classification.classifier import Classifier
+from calmrl_prob.classification.folds import HeldOut, Labelled, canonical_order, held_out_folds
 from calmrl_prob.classification.options import ClassifyOptions, ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.entries import entries, grouped
@@ -57,7 +58,9 @@ def classify(
     class means that the labelled instances tell of, m_c, S_c and pi_c come of EM in closed form, in which instances
     without a label count as a mixture if held-out labels are better known so, pi_c with one pseudo-instance a class.
     How much means are drawn to that of all and covariances to what they have in common, R, a temperature and the share
-    of instances that the model knows nothing of are chosen by the log probability of held-out labels.
+    of instances that the model knows nothing of are chosen by the log probability of held-out labels; and so is whether
+    regression of labels on the latents gives U, or the classes too, which is better where latents outnumber the rows:
+    those are the Gaussians that have its log odds. What order the instances come in is of no account.
 
     Sources: Hastie & Tibshirani, Discriminant analysis by Gaussian mixtures (1996); McLachlan & Peel, Finite Mixture
     Models (2000), section 2.19; Guo et al., On calibration of modern neural networks (2017), for the temperature.
@@ -114,10 +117,12 @@ def classify(
     if batch is not None:  # the model is that of rows whose shifts and scales are taken off
         data = batch.require_adjusted(data)
     classes, codes = _coded(data, labels)
+    groups, order = _groups(data, how), canonical_order(data)
+    data, codes = data.subset(order), codes[order]
     whole = replace(standardized(own), feature_names=names_of(dims) or None)
     labelled = Labelled(posterior(whole, data.blocks), codes, len(classes))
     most = min(len(classes) - 1, whole.latent_dim, how.max_directions)
-    fold = _dealt(data, codes.cpu().numpy(), how, seed)
+    fold = _dealt(codes.cpu().numpy(), None if groups is None else groups[order], how.folds, seed)
     again = _settings(model, how)
     folds = [*held_out_folds(data, codes, len(classes), fold, whole, again, seed)]
     best, rows = _chosen(folds, bool((codes < 0).any()), most, how)
@@ -207,25 +212,32 @@ def _settings(model: object, how: ClassifyOptions) -> tuple[Choice, SharedLatent
     return model.choice, model.model
 
 
-def _dealt(data: MultimodalData, codes: np.ndarray, how: ClassifyOptions, seed: int) -> np.ndarray:
-    """The fold of each instance; -1 where it has no label. Classes evenly, or whole groups."""
-    generator, fold = np.random.default_rng(seed), np.full(len(codes), -1)
-    known = np.flatnonzero(codes >= 0)
-    count = min(how.folds, len(known))
+def _groups(data: MultimodalData, how: ClassifyOptions) -> np.ndarray | None:
+    """Groups of instances that must not tell of each other, (N,); None if there are none."""
     if how.groups is None:
-        order = known[np.lexsort((generator.random(len(known)), codes[known]))]
-        fold[order] = (np.arange(len(order)) + generator.integers(count)) % count
-        return fold
+        return None
     groups: Any = how.groups
     groups = data.covariates.get(groups) if isinstance(groups, str) else entries(_arranged(data, "groups", groups))
     if groups is None:
         raise ArgumentError(f"groups: the data have no covariate {how.groups!r}; they have {list(data.covariates)}.")
-    if np.shape(groups) != (len(codes),):
+    if np.shape(groups) != (len(data),):
         raise ArgumentError(
-            f"groups: expected one for each of {len(codes)} instances, got {brief(how.groups)} of shape "
-            f"{np.shape(groups)}; give a sequence of {len(codes)}, or the name of a covariate."
+            f"groups: expected one for each of {len(data)} instances, got {brief(how.groups)} of shape "
+            f"{np.shape(groups)}; give a sequence of {len(data)}, or the name of a covariate."
         )
-    fold[known] = deal(len(known), how.folds, seed, entries(groups)[known].tolist())
+    return entries(groups)
+
+
+def _dealt(codes: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> np.ndarray:
+    """The fold of each instance; -1 where it has no label. Classes evenly, or whole groups."""
+    generator, fold = np.random.default_rng(seed), np.full(len(codes), -1)
+    known = np.flatnonzero(codes >= 0)
+    if groups is not None:
+        fold[known] = deal(len(known), folds, seed, groups[known].tolist())
+        return fold
+    count = min(folds, len(known))
+    order = known[np.lexsort((generator.random(len(known)), codes[known]))]
+    fold[order] = (np.arange(len(order)) + generator.integers(count)) % count
     return fold
 
 

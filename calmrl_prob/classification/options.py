@@ -58,12 +58,17 @@ class ClassSetting:
         mean_pseudo_count: kappa.
         covariance_pseudo_count: nu; infinite for one covariance of all classes.
         unlabelled: whether instances without a label count.
+        regression: v of the prior of coefficients whose span the directions are; 0 for the span of class means.
+        refined: whether classes along the directions come of EM; else they are those with the coefficients' log odds,
+            which three of the settings above have no part in.
     """
 
     directions: int
     mean_pseudo_count: float = 1.0
     covariance_pseudo_count: float = math.inf
     unlabelled: bool = False
+    regression: float = 0.0
+    refined: bool = True
 
     def model(self) -> ComponentModel:
         """The prior of weights and covariances: one pseudo-instance in each class."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from calmrl_prob.batch_effects import BatchEffects
+from calmrl_prob.classification import Classifier
+from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data.features import NamedDims, from_lists
 from calmrl_prob.files.programs import attach, attached, holding, kept_programs
 from calmrl_prob.files.records import Kept, kept_dataclass
@@ -17,6 +20,7 @@ from calmrl_prob.inference.result import FitResult
 from calmrl_prob.inference.seen import SeenModality, SeenRows
 from calmrl_prob.linear_gaussian import EMResult, LinearGaussian, LinearGaussianMixture, ScaleMixture, StudentTModel
 from calmrl_prob.linear_gaussian.em.convergence import Trace
+from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
 from calmrl_prob.programs.bound import BoundModel
 from calmrl_prob.recalibration import Recalibration
 from calmrl_prob.recalibration.scores import PatternScores, SortedScores
@@ -27,9 +31,12 @@ from calmrl_prob.selection.settings import Setting
 #: Those that are their fields.
 _DATACLASSES = (
     Choice,
+    Classifier,
+    ClassSetting,
     DrawsReport,
     EMResult,
     ErrorScale,
+    LatentComponents,
     LinearGaussian,
     LinearGaussianMixture,
     ModeReport,
@@ -45,7 +52,7 @@ _DATACLASSES = (
     Trace,
 )
 #: Those that take themselves apart, by ``parts``, and are made of that again, by ``from_parts``.
-_IN_PARTS = (AmortizedGuide, HeldOutIntervals, PerInstanceGuide)
+_IN_PARTS = (AmortizedGuide, BatchEffects, HeldOutIntervals, PerInstanceGuide)
 
 
 def kept_classes(model: object = None) -> dict[str, Kept]:

@@ -98,7 +98,7 @@ FLOORS: dict[str, dict[str, str]] = {
         "plots":                         "errors _support data alignment posteriors inference selection evaluation",
         "recalibration":                 "_moved errors _support data posteriors inference evaluation",
         "classification":                "errors _support linear_gaussian data programs batch_effects model posteriors "
-                                         "inference selection",
+                                         "inference selection evaluation",
         "sklearn":                       "errors _support linear_gaussian data model posteriors inference imputation "
                                          "selection",
         "training":                      "errors _support linear_gaussian data alignment encoders evaluation",
@@ -108,12 +108,12 @@ FLOORS: dict[str, dict[str, str]] = {
     "what files keep": {
         "files":                         "errors _support linear_gaussian data priors programs batch_effects "
                                          "file_contents model "
-                                         "inference selection recalibration",
+                                         "inference selection recalibration classification",
     },
     "kept in files": {
         "report":                        "errors _support data posteriors inference selection evaluation plots",
         "serialization":                 "errors _support linear_gaussian data programs file_contents model "
-                                         "inference recalibration training files index",
+                                         "inference recalibration classification training files index",
     },
     "the command line": {
         "cli":                           "errors _support data inference plots report",

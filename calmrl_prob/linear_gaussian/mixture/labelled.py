@@ -87,6 +87,12 @@ def class_directions(given: Posterior, labels: Tensor, num_classes: int, count: 
     return right[:count].mT
 
 
+def direction_covariance(covariance: Tensor, directions: Tensor) -> Tensor:
+    """Cov[u], (..., R, R), of Cov[z], (..., K, K), and U, (K, R)."""
+    identity = torch.eye(directions.shape[1], dtype=directions.dtype, device=directions.device)
+    return directions.mT @ covariance @ directions + _LEAST_VARIANCE * identity
+
+
 @dataclass(frozen=True)
 class DirectionEvidence:
     """Evidence of instances about the directions u of their latents, under the fitted model.
@@ -106,15 +112,19 @@ class DirectionEvidence:
     @classmethod
     def of(cls, given: Posterior, directions: Tensor) -> DirectionEvidence:
         """Of a posterior under a model with prior N(0, I), along U (K, R)."""
-        identity = torch.eye(directions.shape[1], dtype=directions.dtype, device=directions.device)
-        covariance = directions.mT @ given.pattern_covariance @ directions + _LEAST_VARIANCE * identity
+        covariance = direction_covariance(given.pattern_covariance, directions)
+        return cls.at(given.mean @ directions, covariance, given.pattern_index)
+
+    @classmethod
+    def at(cls, mean: Tensor, covariance: Tensor, pattern_index: Tensor) -> DirectionEvidence:
+        """Of E[u | x_n], (N, R), and Cov[u | x_n] of each missing pattern, (P, R, R), under the fitted model."""
         factor = factorize(covariance)
         total = torch.cholesky_inverse(factor)
-        location = given.mean @ directions
-        natural = (total[given.pattern_index] @ location[:, :, None]).squeeze(2)
+        natural = (total[pattern_index] @ mean[:, :, None]).squeeze(2)
         half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = -0.5 * (natural * location).sum(1) - half_logdet[given.pattern_index]
-        return cls(natural, total - identity, constant, given.pattern_index)
+        constant = -0.5 * (natural * mean).sum(1) - half_logdet[pattern_index]
+        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        return cls(natural, total - identity, constant, pattern_index)
 
     def subset(self, rows: Tensor) -> DirectionEvidence:
         """Some of the instances."""
@@ -185,30 +195,36 @@ class LabelledEM:
 
     def expect(self, classes: LatentComponents) -> LabelledMoments:
         """The E-step: exact moments of u, the class known or not."""
-        ratios = self.evidence.log_ratios(classes) + classes.log_weights
-        known = self.labels >= 0
-        share = ratios.softmax(1)
-        share[known] = torch.nn.functional.one_hot(self.labels[known], len(classes.means)).to(share)
+        known, evidence = self.labels >= 0, self.evidence
         count, width = classes.means.shape
         first, second = torch.zeros_like(classes.means), torch.zeros_like(classes.covariances)
-        for pattern, rows in self.evidence.by_pattern(width**2 + count * width):
-            covariance = torch.cholesky_inverse(factorize(classes.precision + self.evidence.precision[pattern]))
+        total, terms = first.new_zeros(count), torch.empty_like(evidence.constant)
+        for pattern, rows in evidence.by_pattern(width**2 + count * width):
+            factor = factorize(classes.precision + evidence.precision[pattern])
+            covariance = torch.cholesky_inverse(factor)
+            scale = classes.constant - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             own = rows[known[rows]]
             for c in self.labels[own].unique().tolist():  # a known class needs no look at the others
                 some = own[self.labels[own] == c]
-                mean = (self.evidence.natural[some] + classes.natural[c]) @ covariance[c]
+                natural = evidence.natural[some] + classes.natural[c]
+                mean = natural @ covariance[c]
+                terms[some] = scale[c] + 0.5 * (natural * mean).sum(1)
                 first[c] += mean.sum(0)
                 second[c] += mean.mT @ mean + len(some) * covariance[c]
+                total[c] += len(some)
             rest = rows[~known[rows]]
             if len(rest):
-                mean = (self.evidence.natural[rest] + classes.natural[:, None]) @ covariance
-                weighted = mean * share[rest].mT[:, :, None]
+                natural = evidence.natural[rest] + classes.natural[:, None]  # (C, n, R)
+                mean = natural @ covariance
+                score = scale[:, None] + 0.5 * (natural * mean).sum(2)
+                terms[rest], share = score.logsumexp(0), score.softmax(0)
+                weighted = mean * share[:, :, None]
                 first += weighted.sum(1)
-                second += weighted.mT @ mean + share[rest].sum(0)[:, None, None] * covariance
-        terms = torch.where(known, ratios.gather(1, self.labels.clamp(min=0)[:, None]).squeeze(1), ratios.logsumexp(1))
-        last = torch.cat([first, share.sum(0)[:, None]], dim=1)
+                second += weighted.mT @ mean + share.sum(1)[:, None, None] * covariance
+                total += share.sum(1)
+        last = torch.cat([first, total[:, None]], dim=1)
         moments = torch.cat([torch.cat([second, first[:, :, None]], dim=2), last[:, None]], dim=1)
-        return LabelledMoments(moments, float(terms.sum()))
+        return LabelledMoments(moments, float((terms + evidence.constant).sum()))
 
     def maximize(self, found: LabelledMoments, current: LatentComponents) -> LatentComponents:
         """The M-step."""
