@@ -93,7 +93,7 @@ def _default(effects: Callable[[Hidden], Any]) -> Callable[[Hidden, int], Fitted
 
 
 def _fast(hidden: Hidden, seed: int) -> Fitted:
-    train, kept = _kept_apart(hidden.task.train, hidden.batch, seed)
+    train, kept = kept_apart(hidden.task.train, hidden.batch, seed)
     # a rare gene may be constant in the rows that are left, and has no noise variance of its own then
     moving = all(bool((np.ptp(values(train, name)[has(train, name)], axis=0) > 0).all()) for name in train.names)
     latent_dim = min(_FAST_LATENTS, sum(train.dims.values()) - 1)
@@ -102,7 +102,7 @@ def _fast(hidden: Hidden, seed: int) -> Fitted:
     return _by(found, found, recalibrated=cal.recalibrate(found, kept, by_feature=False, seed=seed))
 
 
-def _kept_apart(train: MultimodalData, batch: str | None, seed: int) -> tuple[MultimodalData, MultimodalData]:
+def kept_apart(train: MultimodalData, batch: str | None, seed: int) -> tuple[MultimodalData, MultimodalData]:
     """Rows to fit to, and a share of those with several assays, which can be hidden, and with others of their batch."""
     linked = (train.observed_mask.sum(1) > 1).numpy()
     order = np.random.default_rng(seed).permutation(np.flatnonzero(linked))

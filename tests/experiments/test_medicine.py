@@ -11,10 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ReliabilityWarning
 from calmrl_prob.posteriors.predictive import NormalPredictive
 from experiments.assays.cohorts import Cohort, hide
-from experiments.assays.contenders import CONTENDERS
+from experiments.assays.contenders import CONTENDERS, kept_apart
 from experiments.assays.counts import CountOptions, compare_counts, log_mass
 from experiments.assays.peers import fit_mofaflex, mofaflex_is_there
 from experiments.assays.scores import Readers, score
@@ -106,6 +107,23 @@ def test_a_batch_of_one_cell_is_imputed_as_of_no_known_batch(folder: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("linked", "kept"), [(400, 60), (100, 40), (50, 25)])
+def test_rows_to_set_intervals_by_are_linked_ones_and_enough(linked: int, kept: int) -> None:
+    observed = torch.ones(linked + 30, 2, dtype=torch.bool)
+    observed[linked:, 1] = False
+    batch = np.array(["p"] * linked + ["q"] * 30)
+    batch[0] = "alone"  # no row of its batch would be left to fit to
+    rows = {name: torch.randn(linked + 30, 2, generator=torch.Generator().manual_seed(0)) for name in ("rna", "adt")}
+    data = MultimodalData(rows, observed_mask=observed, covariates={"batch": batch}, ids=np.arange(linked + 30))
+    for seed in range(3):
+        left, apart = kept_apart(data, "batch", seed)
+        assert len(apart) in (kept, kept - 1)
+        assert bool(apart.observed_mask.all())
+        assert set(left.ids) | set(apart.ids) == set(range(linked + 30))
+        assert len(left) + len(apart) == linked + 30
+        assert 0 in left.ids
+
+
 def test_counts_are_compared_on_the_same_rows(folder: Path) -> None:
     rows = pd.DataFrame(compare_counts(cohort().read(folder), 0, CountOptions(8, 2, max_iterations=8)))
     assert set(rows["family"]) == {"log-normal", "poisson", "negative_binomial"}
