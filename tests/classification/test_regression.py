@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -87,7 +89,8 @@ def test_the_order_of_the_rows_is_of_no_account(with_ids: bool) -> None:
     data, lg = named() if with_ids else drawn()[0], drawn()[1]
     turned = np.random.default_rng(1).permutation(len(data))
     groups = np.arange(len(data)) // 4
-    assert (canonical_order(data.subset(turned)) == np.argsort(turned)[canonical_order(data)]).all()
+    same = np.zeros(len(data), dtype=np.int64)
+    assert (canonical_order(data.subset(turned), same) == np.argsort(turned)[canonical_order(data, same)]).all()
     for options in ({}, {"groups": True}):
         one, other = (
             cal.classify(lg, part, folds=3, **({"groups": shared} if options else {}))
@@ -95,6 +98,18 @@ def test_the_order_of_the_rows_is_of_no_account(with_ids: bool) -> None:
         )
         assert one.table.equals(other.table)
         np.testing.assert_array_equal(one.probabilities(data), other.probabilities(data))
+
+
+def test_rows_that_hold_the_same_are_in_the_order_of_labels_and_groups() -> None:
+    x = np.array([[0.0, 1.0], [np.nan, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    data = MultimodalData({"a": x}, missing="features")
+    codes, groups = np.array([1, 1, 0, 1]), np.array(["v", "v", "w", "u"])
+    seen = set()
+    for turned in map(list, itertools.permutations(range(4))):
+        order = canonical_order(data.subset(turned), codes[turned], groups[turned])
+        seen.add(tuple(np.array(turned)[order].tolist()))
+    (order,) = seen  # a 0 that is there is not one that is missing
+    assert [row for row in order if row != 1] == [2, 3, 0]
 
 
 def test_regression_serves_where_latents_outnumber_the_rows() -> None:
