@@ -393,7 +393,9 @@ def test_an_index_travels() -> None:
         assert len(index) == 9
 
 
-@pytest.mark.parametrize("more", [["1", "x"], [1.5, 2.5], np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]")])
+@pytest.mark.parametrize(
+    "more", [["1", "x"], [1.5, 2.5], np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]")]
+)
 def test_ids_of_another_kind_that_are_added_leave_all_as_they_are(more: list[object] | np.ndarray) -> None:
     lg = make_model(2)
     rows = {name: make_data(lg, 9, 1)[name] for name in WIDTHS}
