@@ -12,6 +12,7 @@ import calmrl_prob as cal
 from calmrl_prob.classification.folds import canonical_order, fewer
 from calmrl_prob.classification.regression import class_coefficients, consistent_classes, explained
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.linear_gaussian.mixture.labelled import standardized
 from tests.classification.test_classify import drawn, in_batches, named
@@ -135,3 +136,20 @@ def test_a_classifier_is_the_same_from_its_file(tmp_path: object) -> None:
     assert again.classes.tolist() == found.classes.tolist()
     assert again.setting == found.setting
     assert repr(again) == repr(found)
+
+
+def test_a_classifier_stands_where_a_model_does_as_its_mixture() -> None:
+    data, lg = drawn()
+    found = cal.classify(lg, data, folds=2)
+    one, other = cal.impute(found, data), cal.impute(found.mixture(), data)
+    for name in data.names:
+        torch.testing.assert_close(one.mean[name], other.mean[name])
+    candidates = data.subset(data.rows_with("a")).select(["a"])
+    queries = data.subset(data.rows_with("b")).select(["b"])
+    scores = [cal.retrieve(model, queries, candidates).top_scores for model in (found, found.mixture())]
+    np.testing.assert_allclose(*scores)
+    with pytest.raises(ArgumentError, match="has none, got"):
+        cal.posterior(found, data, num_draws=3)
+    for model in (found, cal.RetrievalIndex.build(lg, data)):
+        with pytest.raises(ArgumentTypeError, match=r"expected a SharedLatentModel or a LinearGaussian"):
+            cal.classify(model, data)
