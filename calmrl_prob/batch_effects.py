@@ -330,4 +330,4 @@ def batch_labels(data: MultimodalData, column: str) -> list[str | None]:
 def _text(entry: object) -> str | None:
     if entry is None or entry != entry:  # NaN
         return None
-    return str(int(entry)) if isinstance(entry, float) and entry.is_integer() else str(entry)
+    return str(int(entry)) if isinstance(entry, float | np.floating) and entry.is_integer() else str(entry)

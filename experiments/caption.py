@@ -25,6 +25,7 @@ from rich.console import Console
 
 from analysis.report import build_report
 from analysis.runs.files import write_table, write_text
+from calmrl_prob._support.arguments import real_number, whole_number
 from calmrl_prob.errors import ArgumentError
 from calmrl_prob.evaluation.captions import score_captions
 from experiments.alignment.runs import Row, collect
@@ -152,7 +153,8 @@ def _checked(cfg: DictConfig) -> DictConfig:
     """The configuration, cut short where ``quick`` asks for it.
 
     Raises:
-        ArgumentError: an option names what there is not.
+        ArgumentError: an option names what there is not, or is out of range.
+        ArgumentTypeError: a number is none.
     """
     known: Mapping[str, list[str]] = {"missing": list(cfg.missingness), "only": list(cfg.variants)}
     for option, names in known.items():
@@ -161,10 +163,12 @@ def _checked(cfg: DictConfig) -> DictConfig:
             raise ArgumentError(f"{option}: expected some of {names}, got {list(cfg[option])}.")
     if not len(cfg.seeds):
         raise ArgumentError("seeds: expected at least one, such as seeds=[0].")
-    if not 0 < cfg.validation_share < 1:
+    if not 0 < real_number("validation_share", cfg.validation_share, 0.15) < 1:
         raise ArgumentError(f"validation_share: expected a share between 0 and 1, got {cfg.validation_share}.")
-    if not 0 <= cfg.abstain < 1:
+    if not 0 <= real_number("abstain", cfg.abstain, 0.5) < 1:
         raise ArgumentError(f"abstain: expected a share from 0 to below 1, got {cfg.abstain}.")
+    whole_number("decoder_seeds", cfg.decoder_seeds)
+    whole_number("decoder.draws", cfg.decoder.draws)
     if not cfg.quick:
         return cfg
     short = {"seeds": list(cfg.seeds)[:1], "missing": list(cfg.missing)[:2], "decoder": {"epochs": 1}}

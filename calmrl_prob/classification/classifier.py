@@ -18,6 +18,7 @@ from calmrl_prob.classification.acquisition import class_gain
 from calmrl_prob.classification.options import ClassSetting
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import require_data
+from calmrl_prob.errors import ArgumentError
 from calmrl_prob.inference.feature_names import aligned
 from calmrl_prob.linear_gaussian import LinearGaussian, LinearGaussianMixture, mixture_posterior, posterior
 from calmrl_prob.linear_gaussian.mixture.expectation import LatentComponents
@@ -135,14 +136,23 @@ class Classifier:
         )
 
     @torch.no_grad()
-    def posterior(self, data: MultimodalData) -> MixtureResult:
+    def posterior(self, data: MultimodalData, *, seed: int = 0, **options: Any) -> MixtureResult:
         """The exact posterior of the latents under :meth:`mixture`, for imputations and the value of information.
 
         Of a model with batches that of rows whose shifts and scales are taken off: imputations are without them too.
 
+        Args:
+            data: N instances with modalities of the model.
+            seed: of no account, for it is exact; ``cal.posterior`` and all that stands on it hand one on.
+            **options: none.
+
         Raises:
             DataError: an instance has a modality of which its batch has no intercept.
+            ArgumentError: options.
         """
+        del seed
+        if options:
+            raise ArgumentError(f"options: the posterior of a classifier has none, got {list(options)}.")
         data = self._conformed(data)
         if self.batch is not None:
             data = self.batch.require_adjusted(data)

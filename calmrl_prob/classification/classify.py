@@ -117,7 +117,8 @@ def classify(
     if batch is not None:  # the model is that of rows whose shifts and scales are taken off
         data = batch.require_adjusted(data)
     classes, codes = _coded(data, labels)
-    groups, order = _groups(data, how), canonical_order(data)
+    groups = _groups(data, how)
+    order = canonical_order(data, codes.cpu().numpy(), groups)
     data, codes = data.subset(order), codes[order]
     whole = replace(standardized(own), feature_names=names_of(dims) or None)
     labelled = Labelled(posterior(whole, data.blocks), codes, len(classes))

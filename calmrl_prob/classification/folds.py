@@ -158,17 +158,22 @@ def fewer(observed_mask: NDArray[np.bool_], generator: np.random.Generator) -> t
     return rows, order[rows] < sizes[:, None]
 
 
-def canonical_order(data: MultimodalData) -> NDArray[np.int64]:
-    """Rows in an order that does not depend on where they stand: by ids, or by what they hold where they have none."""
+def canonical_order(
+    data: MultimodalData, codes: NDArray[np.int64], groups: NDArray[Any] | None = None
+) -> NDArray[np.int64]:
+    """Rows in an order that does not depend on where they stand: by ids, or by what they hold where they have none.
+
+    Rows of which that does not tell are in the order of their labels, (N,), and their groups' names.
+    """
     if data.ids is not None:
         keys = [str(name) for name in data.ids]
     else:
         names = sorted(data.names)
-        held = [torch.nan_to_num(data.filled(name).double()).cpu().numpy() for name in names]
-        mask = data.observed_mask[:, [data.names.index(name) for name in names]].cpu().numpy()
-        parts = zip(*held, mask, strict=True)
+        held = [part.cpu().numpy() for n in names for part in (data.feature_mask(n), data.filled(n).double())]
+        parts = zip(*held, strict=True)
         keys = [hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=8).hexdigest() for row in parts]
-    return np.argsort(np.array(keys), kind="stable")
+    shared = [] if groups is None else [np.array([str(name) for name in groups.tolist()])]
+    return np.lexsort([*shared, codes, np.array(keys)])
 
 
 def _fitted_again(

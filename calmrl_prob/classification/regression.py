@@ -4,9 +4,10 @@ Coefficients of labels on posterior means, p(c | z) = softmax(b_c^T z + a_c), wi
 
     b_c ~ N(0, v D),    D = sum_m W^mT W^m / s_m,    of mean diagonal 1,    s_m = tr Cov[x^m] / D_m
 
-so that a latent counts as much as the data that it explains, in units in which features of all modalities have variance
-1 on average: that is ridge regression on the features, in the latent. Class Gaussians with the same log odds in z, and
-the mean 0 and covariance I that the fitted model gives z over all classes, are those of
+(of two classes that of b_2 - b_1), so that a latent counts as much as the data that it explains, in units in which
+features of all modalities have variance 1 on average: that is ridge regression on the features, in the latent. Class
+Gaussians with the same log odds in z, and the mean 0 and covariance I that the fitted model gives z over all classes,
+are those of
 
     m_c = S b_c,    S = I - sum_c pi_c m_c m_c^T,    sum_c pi_c m_c = 0
 

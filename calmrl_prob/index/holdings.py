@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calmrl_prob._support.arguments import brief
 from calmrl_prob.data.entries import entries
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
-from calmrl_prob.index.parts import Part, joined_ids
+from calmrl_prob.index.parts import Part, joined_ids, one_column
 from calmrl_prob.index.shelves import Shelf
 
 
@@ -51,7 +51,7 @@ class Holdings:
             if more:
                 start.extend(more)
         self.shelves = [shelves[0] for shelves in by_pattern.values()]
-        self.all_ids = np.concatenate([self.all_ids, new]) if len(self.all_ids) else new
+        self.all_ids = one_column([self.all_ids, new]) if len(self.all_ids) else new
         self._forget()
 
     def remove(self, ids: Iterable[object]) -> None:

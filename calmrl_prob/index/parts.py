@@ -154,8 +154,7 @@ def joined_ids(parts: Sequence[Part], known: Mapping[object, int]) -> NDArray[An
     if lacking is not None:
         raise DataError(f"{lacking}: expected ids, as the other candidates have; pass ids= to MultimodalData.")
     columns = [part.ids for part in parts if part.ids is not None]
-    mixed = len({column.dtype.kind for column in columns}) > 1  # numpy would make texts of numbers
-    ids = np.concatenate([column.astype(object) if mixed else column for column in columns])
+    ids = one_column(columns)
     try:
         check_distinct(ids)
     except DataError:
@@ -165,6 +164,12 @@ def joined_ids(parts: Sequence[Part], known: Mapping[object, int]) -> NDArray[An
     if twice is not None:
         raise DataError(f"candidates: the index has {twice!r} already; remove it first.")
     return ids
+
+
+def one_column(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Columns of ids, one after another, each id as it was: of several kinds numpy would make texts of numbers."""
+    mixed = len({column.dtype.kind for column in columns}) > 1
+    return np.concatenate([column.astype(object) if mixed else column for column in columns])
 
 
 def _require_apart(parts: Sequence[Part]) -> None:

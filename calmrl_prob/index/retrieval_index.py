@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -237,6 +238,10 @@ class RetrievalIndex:
             ArgumentError: there is no such candidate.
         """
         self._held.remove(ids)
+
+    def __copy__(self) -> RetrievalIndex:
+        """An index of its own: what is added to one, or removed, is not in the other."""
+        return copy.deepcopy(self)
 
     def __len__(self) -> int:
         """Number of candidates."""

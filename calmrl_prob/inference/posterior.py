@@ -140,7 +140,7 @@ def as_linear_gaussian(model: Model) -> LinearGaussian:
     """
     if isinstance(model, LinearGaussian):
         return model.detach()
-    if isinstance(model, HasLinearGaussian) and not isinstance(model, type):
+    if isinstance(model, HasLinearGaussian) and callable(model.linear_gaussian) and not isinstance(model, type):
         found = model.linear_gaussian().detach()
         warn_unfitted(model)
         return found

@@ -97,7 +97,7 @@ def stated_structure(model: object, data: MultimodalData | None = None) -> Struc
         return model
     if isinstance(model, HasStructure) and not isinstance(model, type):
         return model.structure(data)
-    if isinstance(model, HasLinearGaussian) and not isinstance(model, type):
+    if isinstance(model, HasLinearGaussian) and callable(model.linear_gaussian) and not isinstance(model, type):
         try:
             return model.linear_gaussian()
         except NotConjugateError:  # a class of the user's, which has no other way to say that it has none

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import calmrl_prob as cal
 from calmrl_prob.classification.folds import canonical_order, fewer
 from calmrl_prob.classification.regression import class_coefficients, consistent_classes, explained
 from calmrl_prob.data import MultimodalData
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.linear_gaussian.mixture.labelled import standardized
 from tests.classification.test_classify import drawn, in_batches, named
@@ -87,7 +90,8 @@ def test_the_order_of_the_rows_is_of_no_account(with_ids: bool) -> None:
     data, lg = named() if with_ids else drawn()[0], drawn()[1]
     turned = np.random.default_rng(1).permutation(len(data))
     groups = np.arange(len(data)) // 4
-    assert (canonical_order(data.subset(turned)) == np.argsort(turned)[canonical_order(data)]).all()
+    same = np.zeros(len(data), dtype=np.int64)
+    assert (canonical_order(data.subset(turned), same) == np.argsort(turned)[canonical_order(data, same)]).all()
     for options in ({}, {"groups": True}):
         one, other = (
             cal.classify(lg, part, folds=3, **({"groups": shared} if options else {}))
@@ -95,6 +99,18 @@ def test_the_order_of_the_rows_is_of_no_account(with_ids: bool) -> None:
         )
         assert one.table.equals(other.table)
         np.testing.assert_array_equal(one.probabilities(data), other.probabilities(data))
+
+
+def test_rows_that_hold_the_same_are_in_the_order_of_labels_and_groups() -> None:
+    x = np.array([[0.0, 1.0], [np.nan, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    data = MultimodalData({"a": x}, missing="features")
+    codes, groups = np.array([1, 1, 0, 1]), np.array(["v", "v", "w", "u"])
+    seen = set()
+    for turned in map(list, itertools.permutations(range(4))):
+        order = canonical_order(data.subset(turned), codes[turned], groups[turned])
+        seen.add(tuple(np.array(turned)[order].tolist()))
+    (order,) = seen  # a 0 that is there is not one that is missing
+    assert [row for row in order if row != 1] == [2, 3, 0]
 
 
 def test_regression_serves_where_latents_outnumber_the_rows() -> None:
@@ -120,3 +136,20 @@ def test_a_classifier_is_the_same_from_its_file(tmp_path: object) -> None:
     assert again.classes.tolist() == found.classes.tolist()
     assert again.setting == found.setting
     assert repr(again) == repr(found)
+
+
+def test_a_classifier_stands_where_a_model_does_as_its_mixture() -> None:
+    data, lg = drawn()
+    found = cal.classify(lg, data, folds=2)
+    one, other = cal.impute(found, data), cal.impute(found.mixture(), data)
+    for name in data.names:
+        torch.testing.assert_close(one.mean[name], other.mean[name])
+    candidates = data.subset(data.rows_with("a")).select(["a"])
+    queries = data.subset(data.rows_with("b")).select(["b"])
+    scores = [cal.retrieve(model, queries, candidates).top_scores for model in (found, found.mixture())]
+    np.testing.assert_allclose(*scores)
+    with pytest.raises(ArgumentError, match="has none, got"):
+        cal.posterior(found, data, num_draws=3)
+    for model in (found, cal.RetrievalIndex.build(lg, data)):
+        with pytest.raises(ArgumentTypeError, match=r"expected a SharedLatentModel or a LinearGaussian"):
+            cal.classify(model, data)

@@ -15,7 +15,7 @@ from rich.console import Console
 import calmrl_prob as cal
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.missingness import mcar
-from calmrl_prob.errors import ArgumentError, CalmrlError, DataError, FileFormatError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, CalmrlError, DataError, FileFormatError
 from calmrl_prob.evaluation.captions import ngram_vectors
 from experiments.caption import run
 from experiments.captioning.bank import CaptionBank, Ranked
@@ -342,10 +342,14 @@ def test_differences_are_those_of_the_results(tiny: tuple[Path, pd.DataFrame]) -
         ("seeds=[]", "seeds"),
         ("validation_share=1.0", "validation_share"),
         ("abstain=1.0", "abstain: expected"),
+        ("abstain=half", "abstain: expected"),
+        ("decoder_seeds=-1", "decoder_seeds: expected"),
+        ("decoder.draws=-1", r"decoder\.draws: expected"),
+        ("decoder.draws=1.5", r"decoder\.draws: expected"),
     ],
 )
 def test_what_cannot_be_run_is_refused(tmp_path: Path, override: str, says: str) -> None:
-    with pytest.raises(ArgumentError, match=says):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=says):
         run(composed("caption", override), tmp_path, QUIET)
 
 

@@ -102,6 +102,13 @@ def test_readme_shows_code() -> None:
     assert FENCED.search(README.read_text(encoding="utf-8"))
 
 
+def test_what_the_readme_installs_writes_its_files() -> None:
+    text = README.read_text(encoding="utf-8")
+    installed = re.search(r"pip install '?\.(?:\[([a-z,]+)\])?", text)
+    assert installed
+    assert ".parquet" not in text or "arrow" in (installed[1] or "").split(",")
+
+
 def test_every_fence_of_code_is_found() -> None:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")

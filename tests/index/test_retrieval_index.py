@@ -386,10 +386,26 @@ def test_an_index_travels() -> None:
     lg = make_model(2)
     index, queries = cal.RetrievalIndex.build(lg, make_data(lg, 9, 1)), make_data(lg, 5, 2)
     right = index.search(queries)
-    for other in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
+    for other in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index), copy.copy(index)):
         other.remove([0])
         np.testing.assert_array_equal(index.search(queries).log_ratios, right.log_ratios)
         assert len(other) == 8
+        assert len(index) == 9
+
+
+@pytest.mark.parametrize(
+    "more", [["1", "x"], [1.5, 2.5], np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]")]
+)
+def test_ids_of_another_kind_that_are_added_leave_all_as_they_are(more: list[object] | np.ndarray) -> None:
+    lg = make_model(2)
+    rows = {name: make_data(lg, 9, 1)[name] for name in WIDTHS}
+    index = cal.RetrievalIndex.build(lg, cal.MultimodalData({n: x[:7] for n, x in rows.items()}, ids=range(7)))
+    index.add(cal.MultimodalData({n: x[7:] for n, x in rows.items()}, ids=more))
+    assert index.ids.tolist() == [*range(7), *np.asarray(more).tolist()]
+    assert [type(entry) for entry in index.ids.tolist()[:7]] == [int] * 7
+    index.remove([1])
+    index.remove(index.ids[-2:])
+    assert index.ids.tolist() == [0, 2, 3, 4, 5, 6]
 
 
 def test_a_model_in_float32_is_scored_in_float64() -> None:

@@ -214,6 +214,8 @@ def test_batches_written_as_numbers_or_as_text_are_the_same_ones_in_new_data() -
     text = cal.MultimodalData(said, covariates={"site": batch.numpy().astype(str)})
     floats = cal.MultimodalData(said, covariates={"site": batch.double().numpy()})
     torch.testing.assert_close(cal.impute(fit, text).mean["adt"], cal.impute(fit, floats).mean["adt"])
+    single = cal.MultimodalData(said, covariates={"site": np.array([*batch.float().numpy()], dtype=object)})
+    assert fit.model.batch.index(single).tolist() == fit.model.batch.index(floats).tolist()
 
 
 def test_batches_of_one_instance_each_have_no_shifts() -> None:

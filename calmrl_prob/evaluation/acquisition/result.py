@@ -19,12 +19,13 @@ class ValueOfInformation:
 
     Attributes:
         gain: (N, M), nats, at least 0; NaN for what is there already (with a target: for itself, and throughout for
-            instances that have it). The mutual information of the modality and the latents, or the target.
+            instances that have it). The mutual information of the modality and the latents, or the target. About a
+            class the expected drop of its entropy, which draws, temperatures or a floor may put below 0.
         names: the M modalities.
         observed_mask: (N, M) bool, True = PRESENT.
-        target: the modality that the gain is about; None for the latents.
+        target: the modality that the gain is about; None for the latents; "class" of a classifier's.
         trace_drop: (N, M), the expected drop of the trace of the target's predictive covariance, in its squared units;
-            None without a target.
+            None without a target, and of a classifier.
         standard_error: (N, M), of the gain, nats; 0 where it is in closed form.
         trace_drop_error: the same of ``trace_drop``; None without a target.
         ids: (N,) of the instances; their numbers if they have none.
