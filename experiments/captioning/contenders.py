@@ -104,9 +104,10 @@ class Generative(Fitted):
         return found
 
     def drawn(self, queries: MultimodalData, num_draws: int, seed: int) -> Array:
-        """Of the posterior predictive: a latent is drawn for each, and the text from it."""
-        imputed = cal.impute(self.model, queries, names=[self.text])
-        found: Array = imputed.sample(num_draws, seed)[self.text].double().numpy()
+        """What drawn latents say of the text, W z + mu, less its noise, which no other modality tells of."""
+        drawn = cal.posterior(self.model, queries).sample(num_draws, seed).double()  # type: ignore[arg-type]
+        lg = self.model.linear_gaussian()  # type: ignore[attr-defined]
+        found: Array = (drawn @ lg.loadings[self.text].double().T + lg.intercepts[self.text].double()).numpy()
         return found
 
     def ranked(self, queries: MultimodalData, bank: MultimodalData) -> dict[str, Ranked]:

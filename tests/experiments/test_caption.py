@@ -20,6 +20,7 @@ from calmrl_prob.evaluation.captions import ngram_vectors
 from experiments.caption import run
 from experiments.captioning.bank import CaptionBank, Ranked
 from experiments.captioning.coco import read_coco
+from experiments.captioning.contenders import Generative
 from experiments.captioning.decoder import Decoder, imputed_draws, train_decoder, write, write_draws
 from experiments.captioning.sources import coco, emoji, motion, projected, removed
 from experiments.captioning.study import held_out_rows
@@ -185,6 +186,17 @@ def test_of_captions_of_draws_the_one_that_most_agree_with_is_taken() -> None:
     found = write_draws(decoder, vocabulary, draws)
     assert found.texts == write(decoder, vocabulary, np.eye(3)).texts
     np.testing.assert_allclose(found.confidence, 2 / 3)  # words that all share weigh nothing
+
+
+def test_draws_of_a_fit_are_about_what_it_predicts() -> None:
+    data = cal.datasets.make_synthetic(200, {"image": 5, "text": 4}, latent_dim=2, seed=0).complete
+    fit = cal.fit(cal.SharedLatentModel(data.dims, 2), data, progress=False)
+    found, queries = Generative(fit, "text", np.zeros(4)), data.subset(np.arange(20)).select(["image"])
+    drawn = found.drawn(queries, 4000, seed=0)
+    spread = fit.linear_gaussian().loadings["text"].double() @ cal.posterior(fit, queries).covariance[0].double()
+    sd = (spread @ fit.linear_gaussian().loadings["text"].double().T).diagonal().sqrt().numpy()
+    np.testing.assert_allclose(drawn.mean(axis=0), found.predicted(queries), atol=5 * sd.max() / 4000**0.5)
+    np.testing.assert_allclose(drawn.std(axis=0), np.tile(sd, (20, 1)), rtol=5 / 8000**0.5)
 
 
 def test_the_decoder_of_the_command_has_one_to_three_million_parameters() -> None:
