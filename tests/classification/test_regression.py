@@ -15,7 +15,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.linear_gaussian import posterior
 from calmrl_prob.linear_gaussian.mixture.labelled import standardized
-from tests.classification.test_classify import drawn, in_batches, named
+from tests.cases.class_cases import drawn, in_batches, named
 
 C, K = 4, 6
 
