@@ -59,7 +59,8 @@ def class_coefficients(given: Posterior, labels: Tensor, num_classes: int, varia
         num_classes: C.
         variance: v, positive.
     """
-    from sklearn.linear_model import LogisticRegression  # takes longer to load than most fits to rows in memory
+    from sklearn.exceptions import ConvergenceWarning  # sklearn takes longer to load than most fits to rows in memory
+    from sklearn.linear_model import LogisticRegression
 
     known = (labels >= 0).nonzero().squeeze(1)
     out = given.mean.new_zeros(num_classes, given.mean.shape[1])
@@ -70,7 +71,7 @@ def class_coefficients(given: Posterior, labels: Tensor, num_classes: int, varia
     seen = (given.mean[known] @ factor).cpu().numpy()
     model = LogisticRegression(C=variance, max_iter=_STEPS, tol=_TOLERANCE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged: held-out labels judge it as it is
+        warnings.simplefilter("ignore", ConvergenceWarning)  # held-out labels judge it as it is
         found = torch.as_tensor(model.fit(seen, labels[known].cpu().numpy()).coef_).to(out)
     if len(kinds) == 2:  # of the second class against the first
         found = torch.cat([-found, found]) / 2
