@@ -65,7 +65,7 @@ def by_workers(rows: int, workers: int) -> tuple[float, float, FoldedStatistics]
     stream = cal.MultimodalStream(_DIMS, Drawn(rows), num_rows=rows)
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         begun = time.perf_counter()

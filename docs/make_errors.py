@@ -91,7 +91,7 @@ with patch.dict("sys.modules", zuko=None):  # as where it is not installed
     "DistributedError": """\
 from dask.distributed import Client
 
-with Client(processes=False, dashboard_address=None) as client:
+with Client(processes=False, dashboard_address=":0") as client:
     stream = cal.MultimodalStream.from_chunks(lambda: [data])
 cal.fit(model, stream, engine="dask", client=client)""",
     "IdentifiabilityWarning": """\

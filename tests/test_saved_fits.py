@@ -23,7 +23,7 @@ from calmrl_prob._support.archives import ModelToLoadError
 from calmrl_prob.data.features import NamedDims
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, ModelError, ReliabilityWarning
 from models.gaussian_process import GaussianProcessModel
-from tests.cases.held_cases import FITS, GIVEN, answers, data, fit, made, model, own_loadings, own_parameters
+from tests.cases.held_cases import FITS, GIVEN, answers, asked, data, fit, made, model, own_loadings, own_parameters
 
 # what the small fits and few draws of these cases have to say of themselves
 pytestmark = [
@@ -73,10 +73,10 @@ def test_every_fit_answers_as_before(name: str, path: Path) -> None:
     assert type(loaded.model) is type(fitted.model)
     assert repr(loaded.report) == repr(report) or type(report).__repr__ is object.__repr__
     require_same(fitted, loaded)
-    require_same(given, loaded.posterior(data()))
-    require_same(given, cal.posterior(loaded, data()))
-    require_same(imputed, cal.impute(loaded, data()))
-    require_same(cal.retrieve(fitted, data(), data()), cal.retrieve(loaded, data(), data()))
+    require_same(given, loaded.posterior(asked()))
+    require_same(given, cal.posterior(loaded, asked()))
+    require_same(imputed, cal.impute(loaded, asked()))
+    require_same(cal.retrieve(fitted, asked(), asked()), cal.retrieve(loaded, asked(), asked()))
     # nothing was lost on the way: what was loaded is written as the first was
     again = path.with_name("again.safetensors")
     cal.save(loaded, again)

@@ -67,10 +67,10 @@ def gain(summary: pd.DataFrame, title: str) -> Figure:
     """
     with style():
         shown = summary.iloc[::-1]
-        figure = Figure(figsize=(7.4, 1.4 + 0.36 * len(shown)))
+        figure = Figure(figsize=(7.4, 1.0 + 0.28 * len(shown)))
         panels = figure.subplots(1, 2, sharey=True)
-        sides = [("RMSE", 3, "RMSE of imputed values (in sd)\nfurther left is better")]
-        sides += [("R@1", 1, "R@1 of retrieval (%)\nfurther right is better")]
+        sides = [("RMSE", 3, "RMSE of imputed values (in sd): further left is better")]
+        sides += [("R@1", 1, "R@1 of retrieval (%): further right is better")]
         for axes, (name, digits, label) in zip(panels, sides, strict=True):
             spreads = shown[f"{name} sd"].fillna(0.0)
             for place, (variant, value, spread) in enumerate(zip(shown["variant"], shown[name], spreads, strict=True)):

@@ -22,7 +22,7 @@ def connected(client: object) -> Iterator[Any]:
     """
     distributed = _distributed()
     if client is None:
-        with distributed.LocalCluster(dashboard_address=None) as cluster, distributed.Client(cluster) as own:
+        with distributed.LocalCluster(dashboard_address=":0") as cluster, distributed.Client(cluster) as own:
             yield own
         return
     if not isinstance(client, distributed.Client):

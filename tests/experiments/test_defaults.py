@@ -27,6 +27,7 @@ TINY = [
     "+datasets.gone={file: gone.npz}",
     "sets=[tiny,gone]",
     "seeds=2",
+    "missing=[mcar]",
     "oracle_seeds=1",
     "oracle_grid.latent_dims=[2]",
     "oracle_grid.pseudo_rows=[0,30]",
@@ -57,16 +58,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_method_is_measured_for_every_missingness_and_seed(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     results = pd.read_csv(folder / "results.csv")
-    assert len(results) == 2 * 2 * len(LABELS)
+    assert len(results) == 2 * len(LABELS)
     measured = results[results["variant"] != "mofa"].set_index(["variant", "seed"])
     lacking = measured[measured["R2"].isna()]
     assert set(lacking.index) == {("oracle", 1)}
     assert (lacking["note"] == "not sought for this seed").all()
     assert (results.loc[results["variant"] == "mofa", "note"] == "mofapy2 is not installed").all()
-    oracle = measured.loc["oracle", 0].set_index("missing")["R2"]
+    oracle = measured.loc[[("oracle", 0)]].set_index("missing")["R2"]
     tried = pd.read_csv(folder / "oracle.csv")
     pd.testing.assert_series_equal(oracle, tried.groupby("missing")["R2"].max(), check_names=False)
-    assert len(pd.read_csv(folder / "modalities.csv")) == 2 * 2 * 5 * 3
+    assert len(pd.read_csv(folder / "modalities.csv")) == 2 * 5 * 3
     assert "gone: there is no gone.npz" in printed
     assert "gone.npz" in (folder / "table.md").read_text(encoding="utf-8")
 
@@ -77,7 +78,7 @@ def test_the_page_has_verdicts_summary_and_figure(finished: tuple[Path, str]) ->
     for heading in ("Must reach", "Summary", "Every method", "Every modality", "Every row of the results"):
         assert heading in page
     assert "R2 from all others: at least ridge&#39;s" in page
-    assert page.count("data:image/png") == 2
+    assert page.count("data:image/png") == 1
     assert "What it was to measure and did not" not in page
     assert "R2 - ridge" in printed
 
@@ -87,7 +88,7 @@ def test_an_earlier_oracle_is_not_sought_again(
 ) -> None:
     earlier = finished[0] / "oracle.csv"
     monkeypatch.setattr("experiments.default_choice.oracle.Oracle._fitted", None)  # would fail if called
-    options = [*tiny_file(tmp_path), f"oracle={earlier}", "missing=[mcar]", "sets=tiny"]
+    options = [*tiny_file(tmp_path), f"oracle={earlier}", "seeds=[0]", "sets=tiny"]
     results = run(composed("defaults", *options), tmp_path / "run", Console(quiet=True))
     before = pd.read_csv(finished[0] / "results.csv")
     same = (before["variant"] == "oracle") & (before["missing"] == "mcar") & (before["seed"] == 0)
@@ -209,7 +210,7 @@ def test_mofa_explains_what_two_latents_explain() -> None:
 
 @pytest.mark.slow
 def test_the_command_runs_and_its_page_is_whole(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.defaults", *tiny_file(tmp_path), "seeds=1",
+    command = [sys.executable, "-m", "experiments.defaults", *tiny_file(tmp_path), "seeds=1", "oracle=false",
                f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -474,7 +474,6 @@ def test_a_focus_that_is_not_compared_is_told(tmp_path: Path) -> None:
     ("overrides", "told"),
     [
         (["data=npz"], "data.source.path: must be given"),
-        (["data=npz", "data.source.path=no/such.npz"], "no/such.npz"),
         ([*TINY, "missingness.rate=0.9"], "missingness.rate: expected a share"),
     ],
 )

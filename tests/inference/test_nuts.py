@@ -29,7 +29,7 @@ def test_nuts_finds_the_exact_posterior() -> None:
     sampler.run(data)
     draws = sampler.get_samples()["z"].detach()
     assert draws.shape == (400, 4, 2)
-    size = torch.tensor([[az.ess(draws[None, :, n, k].numpy()) for k in range(2)] for n in range(4)])
+    size = torch.tensor([[float(az.ess(draws[None, :, n, k].numpy())) for k in range(2)] for n in range(4)])
     assert float(size.min()) > 100
     exact = posterior(model, data)
     mean, variance = exact.mean.detach(), exact.covariance.diagonal(dim1=-2, dim2=-1).detach()

@@ -328,7 +328,7 @@ def test_nuts_finds_the_same_moments(name: str) -> None:
     draws = sampler.get_samples()["z"]
     result = cal.posterior(case(name), data, **({} if CASES[name][2] else {"num_draws": 4000}))
     ours = 1e9 if CASES[name][2] else float(result.diagnostics["effective_draws"].min())
-    size = torch.tensor([[az.ess(draws[None, :, n, k].numpy()) for k in range(2)] for n in range(4)])
+    size = torch.tensor([[float(az.ess(draws[None, :, n, k].numpy())) for k in range(2)] for n in range(4)])
     assert float(size.min()) > 150
     error = (1 / size + 1 / ours).sqrt()
     assert bool(((draws.mean(0) - result.mean).abs() < 6 * draws.std(0) * error).all())

@@ -72,7 +72,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing_but_time(tmp_path: Path) 
     here = gather(MultimodalStream(DIMS, Plan()), 3, 0, GatherOptions())
     fit = cal.fit(cal.SharedLatentModel(DIMS, 2), here)
     files = sorted(cal.impute(fit, MultimodalStream(DIMS, Plan()), out=tmp_path / "here").glob("*.parquet"))
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with cluster, distributed.Client(cluster) as client:
         with one_killed(tmp_path / "of statistics") as killed:
             stream = MultimodalStream(DIMS, Plan(tmp_path / "of statistics"))

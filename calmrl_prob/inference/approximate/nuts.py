@@ -70,9 +70,9 @@ def nuts_posterior(
         >>> from calmrl_prob.model import SharedLatentModel
         >>> model = SharedLatentModel({"x": 3}, latent_dim=1, seed=1)
         >>> data = MultimodalData({"x": torch.ones(2, 3)})
-        >>> found = nuts_posterior(model, data, num_draws=600, num_warmup=150, num_chains=2)
+        >>> found = nuts_posterior(model, data, num_draws=400, num_warmup=100, num_chains=2)
         >>> tuple(found.latents.shape), found.diagnostics["num_divergences"]
-        ((1200, 2, 1), 0)
+        ((800, 2, 1), 0)
     """
     chain_seed, start_seed, draw_seed = spread_seeds(checked_seed(seed), 3)
     whole_number("evidence_draws", evidence_draws, least=MIN_DRAWS)
