@@ -6,7 +6,7 @@ the assays that they have; of the others that have both assays the proteins are 
 totalVI sees counts, and the RNA of the cells to impute too, each batch of which it is told as one of its own without
 proteins, read off as the batch that it is; its settings are its defaults. What it imputes is the mean over 25 draws of
 log-normalised counts, drawn from its negative binomials, as the logarithm of a mean is too large for proteins of few
-counts. Needs scvi-tools for the first row (``pip install scvi-tools``), which is left out without it.
+counts. Without scvi-tools (the extra ``scvi``) its row is left out.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Cells(NamedTuple):
     def moments(self, name: str) -> tuple[Array, Array]:
         """Mean and standard deviation of each feature in the training rows."""
         known = self.arrays[f"x_{name}"][self.train[self.has(name, self.train)]].astype(np.float64)
-        return known.mean(0), known.std(0)
+        sd = known.std(0)
+        return known.mean(0), np.where(sd > 0, sd, 1.0)  # a rare gene may be constant in the training rows
 
 
 def default(cells: Cells, seed: int) -> Array:

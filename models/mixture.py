@@ -4,8 +4,10 @@
     z_n | c_n ~ N(m_c, S_c)                               K latents, shared by all modalities of instance n
     x_n^m     ~ N(W^m z_n + mu^m, sigma_m^2 I)            D_m features, for each modality m that n has
 
-With c_n summed out, the posterior of z_n is a mixture of C Gaussians. ``cal.fit`` takes closed-form EM steps from
-clusters of the data, since the prior is one that it knows; with a prior of your own it follows the exact gradient.
+With c_n summed out, the posterior of z_n is a mixture of C Gaussians. ``cal.fit`` follows the exact gradient of this
+model, and ends in the optimum that is nearest to where it starts, which from random loadings may be poor. So start
+as the example does: from closed-form EM steps, which ``SharedLatentModel`` takes from clusters of the data, and change
+then what is to be your own.
 
 Source: Ghahramani & Hinton, The EM algorithm for mixtures of factor analyzers (1996), with one set of loadings.
 """
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.model import SharedLatentModel
 from calmrl_prob.priors import MixturePrior
 
 
@@ -36,7 +39,13 @@ class Mixture(nn.Module):
     Example:
         >>> import calmrl_prob as cal
         >>> data = MultimodalData({"image": torch.randn(50, 4), "text": torch.randn(50, 3)})
-        >>> result = cal.fit(Mixture(data.dims, latent_dim=2, num_components=2), data, tolerance=1e-3)
+        >>> start = cal.SharedLatentModel(data.dims, 2, "isotropic", MixturePrior(2, num_components=2))
+        >>> report = cal.fit(start, data, tolerance=1e-3)
+        >>> model = Mixture(data.dims, latent_dim=2, num_components=2)
+        >>> model.load_start(start)
+        >>> result = cal.fit(model, data, tolerance=1e-3)
+        >>> bool(result.log_likelihood[-1] > report.log_likelihood[-1] - 1)
+        True
         >>> cal.posterior(result, data)
         PosteriorResult(50 instances, 2 latents, route='exact mixture')
     """
@@ -62,6 +71,12 @@ class Mixture(nn.Module):
                 features = dist.Normal(mean, (0.5 * self.log_noise[name]).exp()).to_event(1)
                 pyro.sample(name, features.mask(data.observed(name)), obs=data.filled(name).to(mean.dtype))
         return z
+
+    @torch.no_grad()
+    def load_start(self, fitted: SharedLatentModel) -> None:
+        """Take over the parameters of a fitted model with a ``MixturePrior`` of as many components."""
+        self.load_likelihood(fitted.structure().components[0])  # the components share them
+        self.prior.load_state_dict(fitted.prior.state_dict())
 
     @torch.no_grad()
     def load_likelihood(self, linear_gaussian: LinearGaussian) -> None:

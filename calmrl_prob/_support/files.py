@@ -74,6 +74,7 @@ def place_to_write(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        PermissionError: you may not write into it.
         ArgumentError: there is a folder, a pipe or a device in its place.
         ArgumentTypeError: it is no path.
     """
@@ -85,6 +86,8 @@ def place_to_write(path: str | os.PathLike[str]) -> Path:
             f"path: there is no folder {place.parent} to write {place.name} into; create it first, as with "
             f"Path({str(place.parent)!r}).mkdir(parents=True)."
         )
+    if not os.access(place.parent, os.W_OK):
+        raise PermissionError(f"path: nothing may be written into {place.parent}; name a folder of your own.")
     return place
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from calmrl_prob.cli.options import Data, Reading, Stream, Telling
+from calmrl_prob.cli.options import Data, Reading, Stream, Telling, refuse_inputs
 from calmrl_prob.cli.telling import tell, tell_json, tell_table
 
 _PICTURE = typer.Option("--png", metavar="FILE", help="Draw the missingness map into a file.", show_default=False)
@@ -19,6 +19,7 @@ def describe(
     """Tell what data hold: modalities, ids, labels, and what is missing together."""
     if png is not None and stream:
         raise typer.BadParameter("the picture is of rows in memory; leave out --stream.", param_hint="--png")
+    refuse_inputs(png, *data, option="--png")
     from calmrl_prob.data import MultimodalData
     from calmrl_prob.report.missing import Described
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from calmrl_prob.cli.options import Data, Reading, Running, Stream, Telling
+from calmrl_prob.cli.options import Data, Reading, Running, Stream, Telling, refuse_inputs
 from calmrl_prob.cli.telling import tell, tell_json
 
 _CHOICE = "What to choose"
@@ -71,6 +71,7 @@ def fit(
     from calmrl_prob._support.files import place_to_write
     from calmrl_prob.report.chosen import Fitted
 
+    refuse_inputs(output, *data)
     place_to_write(output)  # before all the work
     found = reading.read(data, stream)
     model = cal.SharedLatentModel(found.dims, choosing.latent_dim, choosing.noise or "auto", batch=choosing.batch)

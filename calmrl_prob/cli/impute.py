@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Stream, Telling, load_fit
+from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Stream, Telling, load_fit, refuse_inputs
 from calmrl_prob.cli.telling import tell, tell_json
 
 _OUTPUT = "Where to write: .h5mu, .parquet, .zarr or .npz; with --stream a folder, or its URL."
@@ -35,6 +35,7 @@ def impute(
     """Impute what is missing: completed values, means, standard deviations and the ends of intervals."""
     if into is not None and stream:
         raise typer.BadParameter("it is of data in memory; leave --stream out.", param_hint="--into")
+    refuse_inputs(output, fit, *data)
     import calmrl_prob as cal
     from calmrl_prob.data import MultimodalData
 

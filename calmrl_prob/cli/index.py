@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from calmrl_prob.cli.options import Data, Fit, Reading, Running, Stream, Telling, load_fit
+from calmrl_prob.cli.options import Data, Fit, Reading, Running, Stream, Telling, load_fit, refuse_inputs
 from calmrl_prob.cli.telling import tell, tell_json
 
 
@@ -38,6 +38,7 @@ def index(
     import calmrl_prob as cal
     from calmrl_prob._support.files import place_to_write
 
+    refuse_inputs(output, fit, *candidates)
     place_to_write(output)  # before all the work
     found = reading.read(candidates, stream)
     options: dict[str, Any] = {"out": output, "progress": running.shown} if stream else {}

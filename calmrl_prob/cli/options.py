@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import partial, wraps
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints, overload
 
@@ -37,6 +38,22 @@ Fit = Annotated[Path, typer.Argument(metavar="FIT", help="What calmrl fit wrote.
 Level = Annotated[float, typer.Option(help="Probability that the intervals are to hold.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output, all rows.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Take the data in chunks, for what does not fit in memory.")]
+
+
+def refuse_inputs(output: str | Path | None, *inputs: str | Path | None, option: str = "--output") -> None:
+    """Refuse to write over what the command reads: a slip of the shell's history must not cost anyone their data.
+
+    Raises:
+        BadParameter: the output is one of the inputs, which may be NAME=FILE, globs, or None.
+    """
+    if output is None or not os.path.exists(output):
+        return
+    for given in inputs:
+        for written in {str(given), str(given).partition("=")[2]}:
+            if any(os.path.samefile(output, found) for found in glob(written)):
+                raise typer.BadParameter(
+                    f"{output} is what is read, and would be lost; name another.", param_hint=option
+                )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Telling, load_fit
+from calmrl_prob.cli.options import Data, Fit, Level, Reading, Running, Telling, load_fit, refuse_inputs
 from calmrl_prob.cli.telling import tell, tell_json
 
 
@@ -33,6 +33,7 @@ def report(
     from calmrl_prob._support.files import place_to_write
     from calmrl_prob.report.own_data import ReportOptions, write_report
 
+    refuse_inputs(output, fit, *data, held_out)
     place_to_write(output)  # before all the work
     found = reading.read(data)
     others = None if held_out is None else reading.read([held_out])

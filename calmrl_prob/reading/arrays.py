@@ -117,7 +117,7 @@ def _ids_beside(folder: Path, columns: dict[str, Mapped], request: Request) -> L
             return None
         raise ArgumentError(f"ids: there is no file {asked}, nor {folder / str(asked)}; name an .npy or .txt file.")
     columns.pop(path.stem, None)
-    return map_npy(path) if path.suffix == ".npy" else _lines(path)
+    return map_npy(path) if path.suffix.lower() == ".npy" else _lines(path)
 
 
 def _lines(path: Path) -> NDArray[Any]:

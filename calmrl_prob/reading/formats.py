@@ -138,7 +138,9 @@ def _open_remote(url: str, place: Remote, request: Request) -> list[Source]:
 def _files(path: str) -> tuple[list[Path], str]:
     """The files at a path, in a folder, or that a glob matches; and how messages call them."""
     place = Path(path)
-    store = place.is_dir() and (place.suffix == ".zarr" or any((place / f).is_file() for f in ("zarr.json", ".zgroup")))
+    store = place.is_dir() and (
+        place.suffix.lower() == ".zarr" or any((place / f).is_file() for f in ("zarr.json", ".zgroup"))
+    )
     if store:
         return [place], f"store {path}"
     if place.is_dir():

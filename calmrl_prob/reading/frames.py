@@ -53,14 +53,15 @@ def open_text(files: Sequence[Path], request: Request) -> list[Source]:
     import pandas as pd
 
     (path,) = files
+    separator = _SEPARATORS[path.suffix.lower()]
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            names = next(csv.reader(file, delimiter=_SEPARATORS[path.suffix]), [])
+            names = next(csv.reader(file, delimiter=separator), [])
         ids = request.ids if isinstance(request.ids, str) else next((n for n in USUAL["ids"] if n in names), None)
         index = 0 if names and not names[0] and ids is None else None
         # as text first: numbers would lose the zeros that identifiers begin with
         kinds = {names[0] or "Unnamed: 0": str} if index == 0 else {ids: str} if ids is not None else None
-        frame = pd.read_csv(path, sep=_SEPARATORS[path.suffix], dtype=kinds, index_col=index)
+        frame = pd.read_csv(path, sep=separator, dtype=kinds, index_col=index)
     except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError and UnicodeDecodeError are ValueErrors
         raise FileFormatError(
             f"{path}: it is no table with a line of names ({said(error)}); write it again."

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -421,3 +422,43 @@ def test_output_to_who_has_had_enough_ends_quietly(folder: Path) -> None:
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "mine.npz", "-o", "mine.npz"],
+        ["fit", "a=mine.npz", "-o", "mine.npz"],
+        ["fit", "m*.npz", "-o", "mine.npz"],
+        ["fit", "mine.npz", "-o", "linked.npz"],
+        ["report", "fit.safetensors", "mine.npz", "-o", "mine.npz"],
+        ["report", "fit.safetensors", "mine.npz", "-o", "fit.safetensors"],
+        ["impute", "fit.safetensors", "mine.npz", "-o", "mine.npz"],
+        ["index", "fit.safetensors", "mine.npz", "-o", "fit.safetensors"],
+        ["describe", "mine.npz", "--png", "mine.npz"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read(
+    arguments: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(folder / "cells.npz", tmp_path / "mine.npz")
+    shutil.copy(folder / "fit.safetensors", tmp_path)
+    (tmp_path / "linked.npz").symlink_to(tmp_path / "mine.npz")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    refused = run(*arguments, code=2)
+    assert "is what is read, and would be lost" in " ".join(refused.stderr.replace("\u2502", " ").split())
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("ending", [".NPZ", ".Csv", ".PARQUET", ".H5MU"])
+def test_endings_may_be_in_capitals(ending: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / f"cells{ending.lower()}", tmp_path / f"cells{ending}")
+    assert told("describe", tmp_path / f"cells{ending}") == told("describe", folder / f"cells{ending.lower()}")
+
+
+def test_a_folder_of_others_is_refused_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr(cal, "fit", None)  # would fail if called
+    refused = run("fit", folder / "cells.npz", "-o", folder / "other.safetensors", code=1)
+    assert "name a folder of your own" in refused.stderr
