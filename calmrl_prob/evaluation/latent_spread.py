@@ -1,4 +1,4 @@
-"""How widely the latents of given data are spread, where that is not what the prior says.
+"""The spread of the latents of given data, where that is not what the prior says.
 
 Of a fit by maximum likelihood the prior's covariance is that of the latents: the posteriors of the rows, averaged, have
 it, or else loadings of another scale would be likelier. A prior of the loadings shrinks them, and the latents make up
