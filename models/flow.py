@@ -37,7 +37,7 @@ class Flow(nn.Module):
         >>> data = MultimodalData({"image": torch.randn(50, 4), "text": torch.randn(50, 3)})
         >>> result = cal.fit(Flow(data.dims, latent_dim=2, num_transforms=1), data, tolerance=0.1, patience=1)
         >>> cal.posterior(result, data)
-        PosteriorResult(50 instances, 2 latents, route='svi')
+        PosteriorResult(50 instances, 2 latents, route='svi', approximate: by weighted draws from a normal guide)
     """
 
     noise = "isotropic"

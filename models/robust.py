@@ -39,7 +39,7 @@ class Robust(nn.Module):
         >>> model = Robust(data.dims, latent_dim=2)
         >>> result = cal.fit(model, data, tolerance=1e-3)
         >>> cal.posterior(model, data)
-        PosteriorResult(50 instances, 2 latents, route='scale mixture')
+        PosteriorResult(50 instances, 2 latents, route='scale mixture', approximate: by weighted draws)
     """
 
     noise = "isotropic"

@@ -52,7 +52,7 @@ class FrozenMapping(Mapping[K, V]):
         return repr(self._items)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenMapping, (self._items,)
+        return type(self), (self._items,)
 
 
 class TravelsDetached(ABC):

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.exactness import route_in_words
 from calmrl_prob.conjugacy.affine_sites import Component
 from calmrl_prob.conjugacy.checks import Probe, extra_factor
 from calmrl_prob.conjugacy.probing import Prober
@@ -30,6 +31,7 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
+from calmrl_prob.linear_gaussian.blocks import ObservedBlocks
 from calmrl_prob.linear_gaussian.mixture.model import LinearGaussianMixture
 from calmrl_prob.programs.bound import BoundModel, PyroModel
 from calmrl_prob.programs.gate import require_observed, telling_rows
@@ -161,7 +163,27 @@ class ConjugateForm:
         first = self.structures[0]
         components = first.num_components if isinstance(first, LinearGaussianMixture) else 1
         counts = f"{len(self.structures)} structures, {components} components"
-        return f"ConjugateForm({sites}; {counts}, route={self.route!r})"
+        unknown = [name for name in self.globals if name not in self.bound.values]
+        given = f", given {', '.join(unknown[:3])}{' ...' if len(unknown) > 3 else ''}" if unknown else ""
+        return f"ConjugateForm({sites}; {counts}, {route_in_words(self.route, self._how())}{given})"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one Gaussian structure for all instances, of uncorrelated noise, scales of Student-t aside."""
+        structure = self.structures[0]
+        if len(self.structures) > 1 or self.offsets is not None or not isinstance(structure, LinearGaussian):
+            return False
+        return structure.noise_factor is None
+
+    def _how(self) -> str | None:
+        """The way a Student-t's scales are integrated over, for the text; None where that is by draws."""
+        if self.route == "scale mixture" and not self.is_plain:
+            return "by svi"
+        if len(self.degrees_of_freedom) != 1:
+            return None
+        ((name, freedom),) = self.degrees_of_freedom.items()
+        whole = name in self.latents or isinstance(self.data.blocks, ObservedBlocks)
+        return "by quadrature" if freedom.ndim == 0 and whole else None
 
 
 def linear_gaussian(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob.conjugacy.affine_sites import AffineSite, Component, assemble
-from calmrl_prob.conjugacy.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site
+from calmrl_prob.conjugacy.gaussian_sites import MAX_COMPONENTS, Gaussian, Mixture, read_site, unwrap
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ModelError, NotConjugateError
 from calmrl_prob.linear_gaussian import LinearGaussian
@@ -160,8 +160,8 @@ class Prober:
             raise NotConjugateError(
                 name,
                 "non-gaussian prior" if latent else "non-gaussian likelihood",
-                f"It is distributed as {type(site.fn).__name__}; Normal, MultivariateNormal, LowRankMultivariateNormal "
-                "and finite mixtures of these are Gaussian.",
+                f"It is distributed as {type(unwrap(site.fn)).__name__}; Normal, MultivariateNormal, "
+                "LowRankMultivariateNormal and finite mixtures of these are Gaussian.",
                 "svi",
             )
         if isinstance(found, Mixture) and not self.discrete:

@@ -8,9 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of
+from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError
-from calmrl_prob.inference.feature_names import named_dims
+from calmrl_prob.evaluation.latent_spread import with_spread_of
+from calmrl_prob.inference.feature_names import aligned, named_dims
 from calmrl_prob.inference.parameters.parameter_draws import ParameterDraws
 from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
@@ -19,7 +22,9 @@ from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
 
 
 @torch.no_grad()
-def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.DataFrame:
+def variance_explained(
+    model: Model | FitResult, *, data: MultimodalData | None = None, rotate: bool = True
+) -> pd.DataFrame:
     """Share of each modality's variance that each latent explains, under the model.
 
         R2_mk = sum_d B_dk^2 / sum_d (W S0 W^T + Psi)_dd,   B = W^m L R,   L L^T = S0
@@ -28,21 +33,28 @@ def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.D
     latents explain of it, whatever the rotation R. A normal prior leaves R open, and with it what any one latent
     explains. Here R diagonalises sum_m B^mT Psi^m^-1 B^m, so that latents stay independent given all modalities, and
     latents are numbered by what they explain in all. Where a prior of the loadings fixes the axes (ARD, group, sparse),
-    keep them with ``rotate=False``.
+    keep them with ``rotate=False``; :func:`factor_weights` is to be given the same, else its latents are others.
+
+    A prior of the loadings (``loadings_prior``) also shrinks them, and the latents spread more widely than S0 says, so
+    that shares come out too low. With ``data`` S0 is the spread that makes these likeliest, given loadings and noise;
+    of plain fits that is S0 itself.
 
     These are shares under the fitted parameters, of features in their own units, so that features of large variance
     count most. Source: Argelaguet et al., Multi-Omics Factor Analysis (2018), where R2 is that of reconstructions.
 
     Args:
         model: whatever states one linear-Gaussian form: a SharedLatentModel, a LinearGaussian, a FitResult.
+        data: what it was fitted to; give it where the loadings have a prior.
         rotate: turn the latents as above; otherwise show the model's own.
 
     Returns:
         One row for each modality, one column for each latent, numbered from 1; shares in [0, 1].
 
     Raises:
-        ArgumentTypeError: the model has no such form.
-        ArgumentError: ``rotate=False``, and latents are correlated under the prior: shares would not add up.
+        ArgumentTypeError: the model has no such form, or ``data`` is of another type.
+        ArgumentError: ``rotate=False``, and latents are correlated under the prior: shares would not add up; or
+            ``data`` has fewer than two rows.
+        SchemaError: ``data`` is of other modalities.
 
     Example:
         >>> from calmrl_prob.linear_gaussian import LinearGaussian
@@ -56,7 +68,7 @@ def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.D
         >>> variance_explained(lg).sum(axis=1).round(2).tolist()
         [0.67, 0.9]
     """
-    lg = _form(model)
+    lg = _form(model, data, rotate=rotate)
     loadings = {name: weights @ _axes(lg, rotate=rotate) for name, weights in lg.loadings.items()}
     shares = _shares(lg, loadings)
     if rotate:
@@ -67,7 +79,12 @@ def variance_explained(model: Model | FitResult, *, rotate: bool = True) -> pd.D
 
 @torch.no_grad()
 def factor_weights(
-    model: Model | FitResult, draws: ParameterDraws | None = None, *, level: float = 0.9, rotate: bool = True
+    model: Model | FitResult,
+    draws: ParameterDraws | None = None,
+    *,
+    data: MultimodalData | None = None,
+    level: float = 0.9,
+    rotate: bool = True,
 ) -> pd.DataFrame:
     """Weights of each latent on each feature, in the axes of :func:`variance_explained`: a long table.
 
@@ -80,7 +97,8 @@ def factor_weights(
         model: whatever states one linear-Gaussian form, as :func:`variance_explained` takes it.
         draws: of its parameters, by ``calmrl_prob.parameter_draws``: for intervals.
         level: that central intervals over the draws hold, in (0, 1).
-        rotate: as in :func:`variance_explained`.
+        data: as in :func:`variance_explained`.
+        rotate: as in :func:`variance_explained`; the same as there, for latents of the same numbers to be the same.
 
     Returns:
         One row for each modality, latent (numbered from 1 as there) and feature: modality, latent, feature, weight,
@@ -100,7 +118,7 @@ def factor_weights(
     """
     if not 0 < level < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
-    lg = _form(model)
+    lg = _form(model, data, rotate=rotate)
     axes = _axes(lg, rotate=rotate)
     if rotate:
         shares = _shares(lg, {name: weights @ axes for name, weights in lg.loadings.items()})
@@ -129,17 +147,29 @@ def factor_weights(
     return pd.concat(parts, ignore_index=True)
 
 
-def _form(model: Model | FitResult) -> LinearGaussian:
+def _form(model: Model | FitResult, data: MultimodalData | None, *, rotate: bool) -> LinearGaussian:
+    """The form of the model, of the data's own spread of latents if there are any."""
     lg = model.linear_gaussian().detach() if isinstance(model, FitResult) else as_linear_gaussian(model)
-    return lg.to(torch.float64)
+    lg = lg.to(torch.float64)
+    if data is None:
+        return lg
+    if not rotate:
+        _require_independent(lg)
+    require_data(data)
+    data = aligned(model.model if isinstance(model, FitResult) else model, data)
+    return with_spread_of(lg, data.to(torch.float64), independent=not rotate)
+
+
+def _require_independent(lg: LinearGaussian) -> None:
+    if bool((lg.prior_covariance - lg.prior_covariance.diagonal().diag()).abs().max() > 0):
+        raise ArgumentError("rotate: latents are correlated under the prior, so shares do not add up; use True.")
 
 
 def _axes(lg: LinearGaussian, *, rotate: bool) -> Tensor:
     """L R, (K, K), as :func:`variance_explained` says."""
     scale = torch.linalg.cholesky(lg.prior_covariance)
     if not rotate:
-        if bool((lg.prior_covariance - lg.prior_covariance.diagonal().diag()).abs().max() > 0):
-            raise ArgumentError("rotate: latents are correlated under the prior, so shares do not add up; use True.")
+        _require_independent(lg)
         return lg.prior_covariance.diagonal().sqrt().diag()
     loadings = {name: weights @ scale for name, weights in lg.loadings.items()}
     known = torch.stack([b.mT @ solve_noise(lg, name, b) for name, b in loadings.items()]).sum(0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calmrl_prob.data import MultimodalData
 from calmrl_prob.evaluation.explained import variance_explained as shares_explained
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 _ROOM_FOR_TEXT = 12
 
 
-def variance_explained(model: Model | FitResult, ax: Axes | None = None, *, rotate: bool = True) -> Axes:
+def variance_explained(
+    model: Model | FitResult, ax: Axes | None = None, *, data: MultimodalData | None = None, rotate: bool = True
+) -> Axes:
     """Share of each modality's variance that each latent explains, as a map of M modalities by K latents.
 
     Read off: latents that serve all modalities (shared), one alone (private: it predicts nothing across modalities), or
@@ -28,6 +31,7 @@ def variance_explained(model: Model | FitResult, ax: Axes | None = None, *, rota
     Args:
         model: whatever states one linear-Gaussian form: a SharedLatentModel, a LinearGaussian, a FitResult.
         ax: where to draw; new axes by default.
+        data: what it was fitted to; give it where the loadings have a prior, which makes shares too low without.
         rotate: turn the latents to stay independent given all modalities; otherwise show the model's own.
 
     Returns:
@@ -44,7 +48,7 @@ def variance_explained(model: Model | FitResult, ax: Axes | None = None, *, rota
         >>> ax.images[0].get_array().shape
         (3, 3)
     """
-    table = shares_explained(model, rotate=rotate)
+    table = shares_explained(model, data=data, rotate=rotate)
     percent = 100 * table.to_numpy()
     modalities, latents = percent.shape
     with canvas(ax, (min(9.0, 2.8 + 0.42 * latents), 1.2 + 0.42 * modalities)) as ax:

@@ -56,16 +56,12 @@ class ImportanceWeights:
         """1 / sum_s w_s^2 of the normalised weights, shape (N,): how many equally weighted draws they are worth."""
         return torch.exp(-torch.logsumexp(2 * self.log_weights, dim=0))
 
-    def problems(
-        self,
-        what: str = "evidence and moments",
-        remedy: str = "use a guide with full covariance, train it longer, or use NUTS",
-    ) -> list[str]:
+    def problems(self, remedy: str, what: str = "evidence and moments") -> list[str]:
         """Signs that the weights cannot be relied on; empty if there are none.
 
         Args:
+            remedy: what can be done, by whoever drew them: it knows what is in use already.
             what: is computed from them.
-            remedy: what can be done.
         """
         bad = ~(self.k_hat <= MAX_K_HAT)
         if not bool(bad.any()):

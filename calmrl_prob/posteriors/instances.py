@@ -195,8 +195,8 @@ class InstanceModel:
                 found[name] = site.rows(site.fn.mean), site.rows(site.fn.variance)
             except NotImplementedError as error:
                 raise ModelError(
-                    f"site {name!r}: its distribution, {type(site.fn).__name__}, states no mean or variance, so the "
-                    "modality cannot be imputed; observe one that does."
+                    f"site {name!r}: its distribution, {type(unwrap(site.fn)).__name__}, states no mean or "
+                    "variance, so the modality cannot be imputed; observe one that does."
                 ) from error
         return found
 

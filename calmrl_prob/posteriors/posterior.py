@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import checked_seed, whole_number
+from calmrl_prob._support.exactness import route_in_words
 from calmrl_prob._support.frozen import FrozenMapping
 from calmrl_prob._support.sizes import require_memory
 from calmrl_prob.errors import ArgumentError
@@ -95,6 +96,7 @@ class PosteriorResult(ABC):
 
     Attributes:
         route: how it was computed; "exact" is closed form, with no error but rounding.
+        how: what is approximate about it, where its route does not say so by itself.
         dims: number of features D_m of each modality that it can predict.
         diagnostics: what the route has to report of itself: R-hat, divergences, k-hat, iterations ... Empty if exact.
         fingerprint: of the model that it is the posterior of, by which a recalibration knows its own; None if unknown.
@@ -102,6 +104,7 @@ class PosteriorResult(ABC):
     """
 
     route: str
+    how: str | None = None
     dims: Mapping[str, int]
     diagnostics: Mapping[str, Any] = FrozenMapping()
     fingerprint: str | None = None
@@ -160,7 +163,9 @@ class PosteriorResult(ABC):
 
     def __repr__(self) -> str:
         num_instances, latent_dim = self.mean.shape
-        return f"PosteriorResult({num_instances} instances, {latent_dim} latents, route={self.route!r})"
+        return (
+            f"PosteriorResult({num_instances} instances, {latent_dim} latents, {route_in_words(self.route, self.how)})"
+        )
 
 
 def checked_draws(num_draws: int, numbers: int = 0, dtype: torch.dtype = torch.float64) -> int:

@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import SchemaError
+from calmrl_prob.posteriors.diagnostics import Diagnostics
 from calmrl_prob.posteriors.importance import ImportanceWeights, resample, weighted_moments
 from calmrl_prob.posteriors.instances import InstanceModel
 from calmrl_prob.posteriors.posterior import Draw, PosteriorResult
@@ -52,7 +53,7 @@ class SampledPosterior(PosteriorResult):
         route: str,
         diagnostics: Mapping[str, Any],
     ) -> None:
-        self.dims, self.route, self.diagnostics = model.dims, route, diagnostics
+        self.dims, self.route, self.diagnostics = model.dims, route, Diagnostics(diagnostics)
         self.stretched, self.log_weights = latents, log_weights
         self._model, self._data, self._log_marginal = model, data, log_marginal
 

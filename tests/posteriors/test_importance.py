@@ -62,7 +62,7 @@ def test_evidence_moments_and_draws_of_a_posterior_known_in_closed_form() -> Non
     truth = float(normal(0, math.sqrt(1.5)).log_prob(torch.tensor(2.0)))
     assert bool((found.k_hat < 0.5).all())
     assert bool(((found.log_evidence - truth).abs() < 6 * found.standard_error).all())
-    assert not found.problems()
+    assert not found.problems("use another guide")
     mean, covariance = weighted_moments(z, found.log_weights)
     size = found.effective_draws[:, None]
     assert bool((size > num_draws / 10).all())
@@ -90,7 +90,7 @@ def test_weights_that_are_all_equal_are_perfect() -> None:
     assert torch.equal(found.standard_error, torch.zeros(2, dtype=torch.float64))
     torch.testing.assert_close(found.log_evidence, torch.full((2,), -7.0, dtype=torch.float64))
     torch.testing.assert_close(found.effective_draws, torch.full((2,), 100.0, dtype=torch.float64))
-    assert not found.problems()
+    assert not found.problems("use another guide")
 
 
 def test_rounding_is_no_tail() -> None:
@@ -108,7 +108,7 @@ def test_a_guide_that_misses_the_posterior_is_reported() -> None:
     found = importance_weights(ratio)
     assert float(found.k_hat[1]) == math.inf
     assert float(found.effective_draws[1]) < 1.01
-    assert "1 of 3 instances" in found.problems()[0]
+    assert "1 of 3 instances" in found.problems("use another guide")[0]
     assert bool(found.log_weights.isfinite().any(dim=0).all())
 
 

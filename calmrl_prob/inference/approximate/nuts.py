@@ -114,7 +114,7 @@ def nuts_posterior(
         moments = MultivariateNormal(flat.mean(dim=0), _covariance(flat), validate_args=False)
         _, ratio = draw_and_weigh(instances, data, moments, evidence_draws, draw_seed)
     weights = importance_weights(ratio)
-    evidence = weights.problems("evidence", "do not compare models by it")
+    evidence = weights.problems("do not compare models by it", "evidence")
     warn_unreliable([*found.problems(), *evidence])
     equal = flat.new_full(flat.shape[:2], -math.log(len(flat)))
     diagnostics = {**found.summary(), **weight_report(weights)}

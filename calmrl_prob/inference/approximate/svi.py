@@ -235,7 +235,7 @@ def svi_posterior(
         >>> model = SharedLatentModel({"x": 3}, latent_dim=2, seed=1)
         >>> found = svi_posterior(model, MultimodalData({"x": torch.ones(4, 3)}), num_draws=100)
         >>> found
-        PosteriorResult(4 instances, 2 latents, route='svi')
+        PosteriorResult(4 instances, 2 latents, route='svi', approximate: by weighted draws from a normal guide)
         >>> bool((found.diagnostics["k_hat"] < 0.7).all())
         True
     """
@@ -266,8 +266,15 @@ def svi_posterior(
         latents, ratio = draw_and_weigh(instances, data, q, num_draws, draw_seed)
     weights = importance_weights(ratio)
     diagnostics |= {"elbo": float(ratio.mean(dim=0).sum()), **weight_report(weights)}
-    warn_unreliable(weights.problems())
+    warn_unreliable(weights.problems(_better_guide(guide)))
     return SampledPosterior(instances, data, latents, weights.log_weights, weights.log_evidence, "svi", diagnostics)
+
+
+def _better_guide(guide: Guide) -> str:
+    """Advice beyond the guide that was used."""
+    if isinstance(guide, PerInstanceGuide) and guide.below is not None:  # the fullest guide that there is
+        return "the posterior is not normal enough for a guide: use method 'nuts'"
+    return "use guide='full', or method 'nuts'"
 
 
 @runtime_checkable

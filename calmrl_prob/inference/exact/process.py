@@ -82,6 +82,7 @@ class GaussianProcessPosterior(PosteriorResult):
         self.dims = linear_gaussian.dims
         self.linear_gaussian, self.prior = linear_gaussian, prior
         self.diagnostics = FrozenMapping(dict(diagnostics))
+        self.how = "exact" if diagnostics.get("exact") else None
         self._inducing, self._weights, self._rows, self._make_before = inducing, weights, rows, before
 
     def __getstate__(self) -> dict[str, Any]:
@@ -292,7 +293,7 @@ def gaussian_process_posterior(
         >>> data = MultimodalData({"x": x}, covariates={"time": time})
         >>> result = gaussian_process_posterior(lg, GaussianProcessPrior(1, covariate="time", nugget=0), data)
         >>> result
-        PosteriorResult(4 instances, 1 latents, route='gaussian process')
+        PosteriorResult(4 instances, 1 latents, route='gaussian process', exact)
         >>> ahead = result.predict([1.5, 30.0]).predictive("x")
         >>> ahead.mean.flatten().tolist(), ahead.latent_variance.flatten().tolist()
         ([1.096, 0.000], [0.309, 1.000])

@@ -50,7 +50,7 @@ class ScaleMixtureResult(PosteriorResult):
         exact: what the engine computed.
     """
 
-    route = "scale mixture"
+    route, how = "scale mixture", "by quadrature"
 
     def __init__(self, model: ScaleMixture, blocks: ObservedBlocks | FeatureBlocks) -> None:
         self.exact = scale_posterior(model, blocks)
@@ -178,8 +178,7 @@ def scale_mixture_of(form: ConjugateForm) -> ScaleMixture | None:
     That is where the form varies by instance, is a mixture besides, or has noise that is correlated between features.
     """
     structure = form.structures[0]
-    plain = len(form.structures) == 1 and form.offsets is None
-    if not plain or not isinstance(structure, LinearGaussian) or structure.noise_factor is not None:
+    if not form.is_plain or not isinstance(structure, LinearGaussian):
         return None
     try:
         return as_scale_mixture(structure, form.latents, form.degrees_of_freedom)
@@ -256,7 +255,8 @@ def scale_mixture_posterior(
     # k-hat is of the shape of the tail, whatever its size: of weights that are nearly equal it says nothing
     matters = weights.effective_draws < num_draws / 2
     suspected = replace(weights, k_hat=torch.where(matters, weights.k_hat, -torch.inf))
-    warn_unreliable(suspected.problems(remedy="raise num_draws, or use NUTS"))
+    # the shape of a tail does not depend on how many draws show it
+    warn_unreliable(suspected.problems("more draws seldom help; use method 'nuts'"))
     if latents is not None:
         columns = torch.cat([torch.arange(model.latent_dim)[latents[block.site.name]] for block in instances.blocks])
         draws = draws[..., columns.to(draws.device)]

@@ -114,11 +114,16 @@ def run_collapsed_svi(
     make = guide if callable(guide) else GUIDES[guide]
     fitted, bounds = _fit_guide(model, start, make, num_steps, learning_rate, num_particles, step_seed, callback)
     theta, log_q = _draws_of(fitted, num_draws, draw_seed, start.device)
-    return _report(model, theta, log_q, bounds, "collapsed svi")
+    return _report(model, theta, log_q, bounds, "collapsed svi", richest=guide == "full")
 
 
-def _report(model: CollapsedModel, theta: Tensor, log_q: Tensor, bounds: Tensor, route: str) -> DrawsReport:
-    """The report of draws (S, n) from a density of log q (S,), fitted with these bounds (T,); warns if it is poor."""
+def _report(
+    model: CollapsedModel, theta: Tensor, log_q: Tensor, bounds: Tensor, route: str, *, richest: bool = False
+) -> DrawsReport:
+    """The report of draws (S, n) from a density of log q (S,), fitted with these bounds (T,); warns if it is poor.
+
+    No other guide is advised where the ``richest`` is in use.
+    """
     quantities = rotation_free(model, theta[None])
     evidence = quantities["log_evidence"].flatten()
     ratio = evidence + quantities["log_prior"].flatten() - log_q
@@ -128,7 +133,7 @@ def _report(model: CollapsedModel, theta: Tensor, log_q: Tensor, bounds: Tensor,
     if not k_hat <= MAX_K_HAT:
         problems.append(
             f"Pareto k-hat of the guide is {k_hat:.2f}, above {MAX_K_HAT}: it misses much of the posterior of the "
-            "parameters; use method 'nuts', or a richer guide"
+            "parameters; use method 'nuts'" + ("" if richest else ", or a richer guide such as guide='full'")
         )
     warn_unreliable(problems)
     trace = Trace(
