@@ -21,6 +21,7 @@ OF_PYTHON = {
     "adapter.py: ValueError",
     "archives.py: OSError",
     "files.py: OSError",
+    "files.py: PermissionError",
     "remote.py: OSError",
     "trees.py: ValueError",
 }
