@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import partial, wraps
@@ -73,7 +73,13 @@ class Reading:
         ),
     ] = None
     ids: Annotated[
-        str | None, typer.Option(help="Column, or file, of identifiers.", rich_help_panel=_READING, show_default=False)
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]COLUMN",
+            help="Column, or file, of identifiers; of several files NAME=COLUMN, given once for each.",
+            rich_help_panel=_READING,
+            show_default=False,
+        ),
     ] = None
     labels: Annotated[
         str | None, typer.Option(help="Column of labels.", rich_help_panel=_READING, show_default=False)
@@ -103,8 +109,12 @@ class Reading:
         """Read what the arguments DATA name; as a stream if asked for."""
         import calmrl_prob as cal
 
-        settings: dict[str, Any] = vars(self) | {"modalities": modalities_of(self.modalities or [])}
         where = origin_of(given)
+        known = where if isinstance(where, Mapping) else ()
+        settings: dict[str, Any] = vars(self) | {
+            "modalities": modalities_of(self.modalities or []),
+            "ids": ids_of(self.ids or [], known),
+        }
         return cal.read(where, stream=True, **settings) if stream else cal.read(where, **settings)
 
 
@@ -176,6 +186,34 @@ def modalities_of(given: Sequence[str]) -> list[str] | dict[str, Any] | None:
     if not found:
         return None
     return found if any("=" in entry for entry in given) else list(found)
+
+
+def ids_of(given: Sequence[str], names: Collection[str]) -> str | dict[str, str] | None:
+    """Columns of identifiers that ``--ids`` named, as ``cal.read`` takes them.
+
+    Args:
+        given: COLUMN, for one file or all; or NAME=COLUMN for each of several.
+        names: of several files; none of one, whose column may have "=" in its name.
+
+    Raises:
+        typer.BadParameter: several without names, or a name twice.
+
+    Example:
+        >>> ids_of(["item"], []), ids_of(["image=photo_id", "text=doc"], ["image", "text"])
+        ('item', {'image': 'photo_id', 'text': 'doc'})
+    """
+    if len(given) < 2 and not (names and all("=" in entry for entry in given)):
+        return given[0] if given else None
+    found: dict[str, str] = {}
+    for entry in given:
+        name, _, column = entry.partition("=")
+        if not name or not column or name in found or not names:
+            raise typer.BadParameter(
+                f"expected COLUMN once, or NAME=COLUMN once for each of several files, got {entry!r}.",
+                param_hint="--ids",
+            )
+        found[name] = column
+    return found
 
 
 def _where(text: str) -> str | list[str] | Callable[[object], bool]:

@@ -67,7 +67,10 @@ def as_options(said: str) -> str:
     Example:
         >>> as_options("pass empty='drop' to leave them out")
         'pass --empty drop to leave them out'
+        >>> as_options("name the column of each, as ids={'text': 'doc'}.")
+        'name the column of each, as --ids text=doc.'
     """
+    said = re.sub(r"\bids=\{'([^']+)': '([^']+)'\}", r"--ids \1=\2", said)
     return re.sub(r"\b(empty|ids|labels|sep|join)='(\w+)'", r"--\1 \2", said)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from calmrl_prob._support.files import existing_file
 from calmrl_prob._support.npz import Mapped, map_npy, map_npz
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.data.entries import entries
 from calmrl_prob.data.intake import as_matrix
 from calmrl_prob.errors import ArgumentError, FileFormatError
 from calmrl_prob.io import NpzContents, npz_contents
@@ -29,8 +28,8 @@ def is_array(value: object) -> bool:
 def open_array(array: Any, request: Request) -> list[Source]:  # noqa: ANN401 - an array
     """An array as a modality."""
     values = as_matrix(request.name, array)
-    ids = None if request.ids is None or isinstance(request.ids, str) else entries(request.ids)
-    return [ArraySource("the array", {request.name: values.numpy(force=True)}, ids=ids)]
+    request.id_column((), "the array")
+    return [ArraySource("the array", {request.name: values.numpy(force=True)})]
 
 
 def is_data(value: object) -> bool:
@@ -44,8 +43,10 @@ def open_data(data: MultimodalData, request: Request) -> list[Source]:
     arrays = {name: data[there].numpy(force=True) for name, there in chosen.items()}
     beside = {LABELS: data.labels, PARTITION: data.partition, **data.covariates}
     columns = {name: column for name, column in beside.items() if column is not None}
+    asked = request.id_column((*data.covariates, *(("ids",) if data.ids is not None else ())), "the data")
+    ids = data.ids if asked is None or asked not in data.covariates else columns.pop(asked)
     features = {name: data.feature_names[there] for name, there in chosen.items()}
-    return [ArraySource("the data", arrays, features, data.ids, columns)]
+    return [ArraySource("the data", arrays, features, ids, columns)]
 
 
 def open_npz(files: Sequence[Path], request: Request) -> list[Source]:
@@ -54,16 +55,18 @@ def open_npz(files: Sequence[Path], request: Request) -> list[Source]:
     path = existing_file(path)
     prefixes = ("x_", *LATENTS, *(f"{quantity}_" for quantity in QUANTITIES))
     mapped = map_npz(path, lambda name: name.startswith(prefixes))
-    ids = request.ids if isinstance(request.ids, str) else "ids"
-    held = npz_contents(path, None, ids, {name: array for name, array in mapped.items() if array.ndim == 2})
+    held = npz_contents(path, None, "ids", {name: array for name, array in mapped.items() if array.ndim == 2})
     besides, covariates = _imputed(held)
     chosen = request.chosen(held.modalities, str(path), besides)
-    beside = {"labels": held.labels, "partition": held.partition, **covariates}
+    usual = {"ids": held.ids} if held.ids is not None else {}
+    asked = request.id_column((*usual, *covariates), str(path))
+    beside = {"labels": held.labels, "partition": held.partition, **usual, **covariates}
+    ids = beside.pop(asked or "ids", None)
     columns = request.columns({name: column for name, column in beside.items() if column is not None}, str(path))
     known: dict[str, Lazy] = {**held.modalities, **besides}
     arrays = {name: known[there] for name, there in chosen.items()}
     features = {name: held.features.get(there.rpartition(".")[0] or there) for name, there in chosen.items()}
-    return [ArraySource(str(path), arrays, features, held.ids, columns, (path,))]
+    return [ArraySource(str(path), arrays, features, ids, columns, (path,))]
 
 
 def _imputed(held: NpzContents) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -103,13 +106,11 @@ def open_npy(files: Sequence[Path], request: Request) -> list[Source]:
 
 def _ids_beside(folder: Path, columns: dict[str, Mapped], request: Request) -> Lazy | None:
     """Identifiers of the rows: given, or in a file that is named, or that has the usual name."""
-    asked = request.ids
-    if not (asked is None or isinstance(asked, str | Path)):
-        return entries(asked)
-    if asked is None or str(asked) in columns:
+    asked = request.ids if isinstance(request.ids, str) else None  # of one origin it is no mapping
+    if asked is None or asked in columns:
         name = next((name for name in ((asked,) if asked else USUAL["ids"]) if name in columns), None)
         if name is not None:
-            return columns.pop(str(name))
+            return columns.pop(name)
     places = [folder / "ids.txt"] if asked is None else [Path(asked), folder / asked]
     path = next((path for path in places if path.is_file()), None)
     if path is None:

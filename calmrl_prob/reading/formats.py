@@ -12,9 +12,9 @@ from typing import Any
 
 from calmrl_prob._support.arguments import brief
 from calmrl_prob._support.remote import Remote, place_of, reached
-from calmrl_prob.errors import ArgumentError, ArgumentTypeError
+from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 from calmrl_prob.reading import arrays, frames, labelled, omics, parquet
-from calmrl_prob.reading.request import Request
+from calmrl_prob.reading.request import Request, listed
 from calmrl_prob.reading.source import Source
 
 #: What reads files, by their ending: ``(files, request) -> sources``.
@@ -51,15 +51,19 @@ def open_sources(origin: object, request: Request) -> list[Source]:
         FileNotFoundError: there is nothing at a path.
         ArgumentError: a path has an ending that is not known, or a folder holds nothing to read, or too many things.
         ArgumentTypeError: it is none of these.
+        SchemaError: ids are asked for of a modality that there is not.
 
     Example:
         >>> import numpy as np
         >>> [source.modalities for source in open_sources({"text": np.eye(2), "image": np.ones((2, 3))}, Request())]
         [{'text': 2}, {'image': 3}]
     """
-    for takes, opener in OBJECTS:
-        if takes(origin):
-            return opener(origin, request)
+    opener = next((opener for takes, opener in OBJECTS if takes(origin)), None)
+    if isinstance(request.ids, Mapping):
+        # a Dataset of xarray is a Mapping too, and one origin
+        _require_origins(request.ids, origin if opener is None and isinstance(origin, Mapping) else None)
+    if opener is not None:
+        return opener(origin, request)
     if isinstance(origin, Mapping):
         return [source for name, entry in origin.items() for source in _entry(name, entry, request)]
     if isinstance(origin, str | os.PathLike):
@@ -69,6 +73,18 @@ def open_sources(origin: object, request: Request) -> list[Source]:
         f"{brief(origin)}; wrap arrays in a dict by modality, and of several files of the same columns give their "
         "folder or a glob, such as 'rows/*.parquet'."
     )
+
+
+def _require_origins(ids: Mapping[str, str], origins: Mapping[Any, Any] | None) -> None:
+    """Refuse columns of identifiers by modality where there is one origin, or for one that there is not."""
+    if origins is None:
+        raise ArgumentError(
+            "ids: a column for each modality is for a dict of origins, and this is one origin; name its column, as "
+            f"ids={next(iter(ids.values()), 'id')!r}."
+        )
+    unknown = next((name for name in ids if name not in origins), None)
+    if unknown is not None:
+        raise SchemaError(f"ids: no modality is called {unknown!r}; the modalities are {listed(origins)}.")
 
 
 def _entry(name: object, entry: object, request: Request) -> list[Source]:

@@ -57,7 +57,7 @@ def open_text(files: Sequence[Path], request: Request) -> list[Source]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             names = next(csv.reader(file, delimiter=separator), [])
-        ids = request.ids if isinstance(request.ids, str) else next((n for n in USUAL["ids"] if n in names), None)
+        ids = next((n for n in ((request.ids,) if request.ids else USUAL["ids"]) if n in names), None)
         index = 0 if names and not names[0] and ids is None else None
         # as text first: numbers would lose the zeros that identifiers begin with
         kinds = {names[0] or "Unnamed: 0": str} if index == 0 else {ids: str} if ids is not None else None
@@ -106,6 +106,9 @@ def frame_source(frame: Any, request: Request, where: str, files: tuple[Path, ..
         twice = frame.columns[frame.columns.duplicated()][0]
         raise SchemaError(f"{where}: column {twice!r} stands twice; rename one.")
     kinds: dict[Hashable, Kind] = {column: _kind(frame[column]) for column in frame.columns}
+    by_index = request.ids is not None and request.ids == frame.index.name and request.ids not in kinds
+    if by_index:
+        kinds[request.ids] = "other"
     shares = shared_out(kinds, request, where)
     arrays: dict[str, NDArray[Any]] = {}
     features: dict[str, Names | None] = {}
@@ -117,9 +120,9 @@ def frame_source(frame: Any, request: Request, where: str, files: tuple[Path, ..
             named = frame[columns].set_axis(list(shares.features[name]), axis=1) if name in shares.features else None
             features[name] = feature_names(named, len(columns))
     ids = None
-    if shares.ids is not None:
+    if shares.ids is not None and not by_index:
         ids = entries(frame[shares.ids].to_numpy())
-    elif not counts_rows(frame.index):
+    elif by_index or not counts_rows(frame.index):
         ids = entries(frame.index.to_numpy())
     columns_beside = {name: entries(frame[column].to_numpy()) for name, column in shares.columns.items()}
     return ArraySource(where, arrays, features, ids, columns_beside, files)

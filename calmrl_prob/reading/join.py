@@ -156,12 +156,31 @@ def joined(sources: Sequence[Source], join: Literal["outer", "inner"]) -> Joined
             if source.num_rows != first.num_rows:
                 raise DataError(
                     f"ids: {first.where} has {first.num_rows} rows, {source.where} has {source.num_rows}, and neither "
-                    "has identifiers to join them by; give frames an index, or name a column with ids=."
+                    "has identifiers to join them by; give frames an index, or name the column of each, as "
+                    f"{own_ids(source)}."
                 )
         return Joined(tuple(sources), None, (None,) * len(sources))
     if without:
-        raise DataError(f"ids: {without[0].where} has none, other sources have; name its column, or give it an index.")
+        raise DataError(
+            f"ids: {without[0].where} has none, other sources have; name the column of each, as "
+            f"{own_ids(without[0])} for this one, or give it an index."
+        )
     return _by_ids(tuple(sources), join)
+
+
+def own_ids(source: Source) -> str:
+    """How to name the column of identifiers of one of several origins, for messages.
+
+    Example:
+        >>> from calmrl_prob.reading.source import ArraySource
+        >>> own_ids(ArraySource("the frame", {"text": np.ones((1, 2))}, columns={"doc": np.array(["a"])}))
+        "ids={'text': 'doc'}"
+    """
+    names = list(source.modalities)
+    # several modalities of one origin are called by its key and names of their own
+    key = names[0] if len(names) == 1 else names[0].partition(":")[0] if names else "..."
+    column = next((name for name in source.columns if name not in (LABELS, PARTITION)), "...")
+    return f"ids={{{key!r}: {column!r}}}"
 
 
 def _by_ids(sources: tuple[Source, ...], join: str) -> Joined:
@@ -209,8 +228,8 @@ def _warn_of_strangers(sources: Sequence[Source], indexes: Sequence[Any]) -> Non
             theirs, first = others[0]
             warnings.warn(
                 f"ids: none of {_called(source)} is in another source: it has {_some(index)}, {_called(theirs)} has "
-                f"{_some(first)}, so that no instance has modalities of both; write ids alike, or name their column "
-                "with ids=.",
+                f"{_some(first)}, so that no instance has modalities of both; write ids alike, or name the column "
+                f"of each, as {own_ids(source)}.",
                 IdentifiabilityWarning,
                 stacklevel=level_of_caller(),
             )

@@ -64,6 +64,7 @@ def open_labelled(
         if besides:  # of an imputation: the latents lie above all modalities
             node.set_aside(LATENTS)
     besides = [name for node in nodes for name in node.besides]
+    request.id_column((key for node in nodes for key, v in node.variables.items() if v.ndim == 1), where)
     chosen = request.chosen([name for node in nodes for name in node.matrices], where, besides)
     sources = [source for node in nodes for source in node.sources(chosen, request, where, files)]
     if not sources:

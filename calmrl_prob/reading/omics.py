@@ -308,15 +308,9 @@ def _of_samples(obs: Any, by_assay: Mapping[str, Any]) -> Any:  # noqa: ANN401 -
 
 def _samples(obs: Any, request: Request, where: str) -> NDArray[Any]:  # noqa: ANN401 - a pandas frame
     """Names of the samples: the index, or the column asked for."""
-    if request.ids is None:
-        return entries(obs.index.to_numpy())
-    if not isinstance(request.ids, str):
-        return entries(request.ids)
-    if request.ids not in obs and request.among_others:
-        return entries(obs.index.to_numpy())
-    if request.ids not in obs:
-        raise SchemaError(f"ids: {where} has no column {request.ids!r}; it has {listed(obs)}.")
-    return entries(obs[request.ids].to_numpy())
+    by_index = request.ids == obs.index.name and request.ids not in obs
+    column = None if by_index else request.id_column(obs, where)
+    return entries((obs.index if column is None else obs[column]).to_numpy())
 
 
 def _columns(obs: Any, request: Request, where: str) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - a pandas frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,10 +13,12 @@ from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import MultimodalStream
 from calmrl_prob.errors import ArgumentError, DataError, SchemaError
 from calmrl_prob.reading.formats import open_sources
-from calmrl_prob.reading.join import Joined, joined
-from calmrl_prob.reading.request import Request, listed
+from calmrl_prob.reading.join import Joined, joined, own_ids
+from calmrl_prob.reading.request import Request, checked_ids, listed
 from calmrl_prob.reading.source import LABELS
 
+#: A column or file of identifiers, or that of each of several origins.
+Ids = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
 Missing = Literal["auto", "modalities", "features"]
 
 
@@ -23,7 +26,7 @@ class _Settings(TypedDict, total=False):
     """Options of :func:`read` that do not tell what it returns."""
 
     modalities: Mapping[str, Any] | Sequence[str] | None
-    ids: Any
+    ids: Ids | None
     labels: str | None
     covariates: Sequence[str] | None
     sep: str | None
@@ -40,7 +43,7 @@ def read(
     origin: object,
     *,
     modalities: Mapping[str, Any] | Sequence[str] | None = None,
-    ids: Any = None,
+    ids: Ids | None = None,
     labels: str | None = None,
     covariates: Sequence[str] | None = None,
     sep: str | None = None,
@@ -72,7 +75,8 @@ def read(
             or a function of names of columns; an array; of AnnData "X", "layers/counts" or "obsm/X_pca"; of MuData the
             same behind the name of the assay, "rna/layers/counts". All by default.
         ids: the column with identifiers; by default the index of frames, the names of samples, or a column "ids" or
-            "id". For .npy a file with them: .npy, or text with one a line ("ids.npy" or "ids.txt" by default).
+            "id". Of a dict of origins also a mapping, {"image": "photo_id", "text": "doc"}, of which each has to be
+            there. For .npy a file with them: .npy, or text with one a line ("ids.npy" or "ids.txt" by default).
         labels: the column with classes or targets; "labels" or "label" by default.
         covariates: columns to keep besides; by default all that are nothing else. "partition" names the parts.
         sep: what stands between modality and feature in names of columns: ":" for "rna:GATA1".
@@ -108,7 +112,7 @@ def read(
         raise ArgumentError(f"missing: expected 'auto', 'modalities' or 'features', got {missing!r}.")
     if empty not in ("refuse", "drop"):
         raise ArgumentError(f"empty: expected 'refuse' or 'drop', got {empty!r}.")
-    request = Request(modalities, ids, labels, covariates, sep)
+    request = Request(modalities, checked_ids(ids), labels, covariates, sep)
     found = replace(joined(open_sources(origin, request), join), order=tuple(modalities or ()))
     _require_distinct(found)
     _require_asked(found, request)
@@ -134,7 +138,11 @@ def _require_distinct(found: Joined) -> None:
 
 
 def _require_asked(found: Joined, request: Request) -> None:
-    """Refuse labels and covariates that none of several origins has: of one alone it is refused there."""
+    """Refuse ids, labels and covariates that none of several origins has: of one alone it is refused there."""
+    if isinstance(request.ids, str) and not any(source.has_ids for source in found.sources):
+        raise SchemaError(
+            f"ids: none of the origins has {request.ids!r}; name the column of each, as {own_ids(found.sources[0])}."
+        )
     there = {name for source in found.sources for name in source.columns}
     wanted = {"labels": [LABELS] if request.labels else [], "covariates": list(request.covariates or ())}
     for argument, names in wanted.items():

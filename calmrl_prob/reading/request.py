@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -28,20 +29,23 @@ class Request:
 
     Attributes:
         modalities: names, or a mapping of names to where they are: columns of a table, an array, a layer; None for all.
-        ids, labels: names of columns; None for the usual ones. ``ids`` may be a file of identifiers instead.
+        ids, labels: names of columns; None for the usual ones. ``ids`` may be a file of identifiers instead, or a
+            mapping of the modalities of several origins to the column, or file, of each.
         covariates: names of columns; None for all that are nothing else.
         sep: what stands between the name of a modality and that of a feature in names of columns.
         name: the modality that all numbers are where nothing tells them apart.
         among_others: whether this is of one origin of several, of which some may lack the columns asked for.
+        own_ids: whether ``ids`` was named for this origin alone, which then has to have it.
     """
 
     modalities: Mapping[str, Any] | Sequence[str] | None = None
-    ids: Any = None
+    ids: str | Mapping[str, str] | None = None
     labels: str | None = None
     covariates: Sequence[str] | None = None
     sep: str | None = None
     name: str = "x"
     among_others: bool = False
+    own_ids: bool = False
 
     def __post_init__(self) -> None:
         listed = {"modalities": self.modalities, "covariates": self.covariates}
@@ -56,7 +60,33 @@ class Request:
     def of(self, name: str) -> Request:
         """The request to the entry ``name`` of a dict, whose modality is to be called so."""
         where = self.modalities.get(name) if isinstance(self.modalities, Mapping) else None
-        return replace(self, modalities=None if where is None else {name: where}, name=name, among_others=True)
+        modalities = None if where is None else {name: where}
+        own = isinstance(self.ids, Mapping) and name in self.ids
+        ids = self.ids.get(name) if isinstance(self.ids, Mapping) else self.ids
+        return replace(self, modalities=modalities, ids=ids, name=name, among_others=True, own_ids=own or self.own_ids)
+
+    def id_column(self, there: Iterable[Any], where: str) -> str | None:
+        """The column of identifiers that is asked for; None where none is, or where another origin may have it.
+
+        Args:
+            there: the columns that there are, likely ones first.
+            where: the origin, for messages.
+
+        Raises:
+            SchemaError: it is not there.
+
+        Example:
+            >>> Request(ids="item").id_column(["item", "price"], "the table")
+            'item'
+        """
+        known = list(there)
+        if self.ids is None or self.ids in known:
+            return self.ids  # type: ignore[return-value]  # of one origin it is no mapping
+        if self.among_others and not self.own_ids:
+            return None
+        column = str(known[0]) if known else "..."
+        remedy = f"ids={{{self.name!r}: {column!r}}}" if self.own_ids else f"ids={column!r}"
+        raise SchemaError(f"ids: {where} has no column {self.ids!r}; it has {listed(known)}; name one, as {remedy}.")
 
     def chosen(self, there: Iterable[str], where: str, besides: Iterable[str] = ()) -> dict[str, str]:
         """The modalities asked for and where each is, of a format where every one has one name.
@@ -108,6 +138,31 @@ class Request:
             raise SchemaError(f"{role}: {where} has no {lacking[0]!r}; it has {listed(there)}.")
         roles = {name: self.role(name) for name in there}
         return {role: there[name] for name, role in roles.items() if role is not None}
+
+
+def checked_ids(ids: object) -> str | dict[str, str] | None:
+    """What tells a reader where identifiers are, paths as texts.
+
+    Raises:
+        ArgumentTypeError: it is neither a name nor a mapping of modalities to names.
+
+    Example:
+        >>> from pathlib import PurePosixPath
+        >>> checked_ids({"image": "photo_id", "text": PurePosixPath("rows/doc.npy")})
+        {'image': 'photo_id', 'text': 'rows/doc.npy'}
+    """
+    if ids is None:
+        return None
+    each: dict[Any, Any] = dict(ids) if isinstance(ids, Mapping) else {"": ids}
+    for name, column in each.items():
+        if not (isinstance(name, str) and isinstance(column, str | os.PathLike) and os.fspath(column)):
+            wrong = f"{brief(column)} for {brief(name)}" if isinstance(ids, Mapping) else brief(ids)
+            raise ArgumentTypeError(
+                "ids: expected the name of a column, as ids='id', or that of each of several origins, as "
+                f"ids={{'image': 'id', 'text': 'doc'}}, got {wrong}."
+            )
+    named = {name: os.fspath(column) for name, column in each.items()}
+    return named if isinstance(ids, Mapping) else named[""]
 
 
 def called(name: str) -> list[str]:
@@ -162,8 +217,13 @@ def shared_out(kinds: Mapping[Hashable, Kind], request: Request, where: str) -> 
     """
     left = dict(kinds)
     shares = Shares()
-    ids = request.ids if isinstance(request.ids, str) else None
-    wanted = [(IDS, "ids", ids), (LABELS, "labels", request.labels), (PARTITION, "partition", None)]
+    # texts are likelier to be identifiers than numbers are
+    likely = sorted(left, key=lambda column: left[column] != "other")
+    wanted = [
+        (IDS, "ids", request.id_column(likely, where)),
+        (LABELS, "labels", request.labels),
+        (PARTITION, "partition", None),
+    ]
     wanted += [(name, "covariates", name) for name in request.covariates or ()]
     for key, role, asked in wanted:
         column = _taken(left, role, asked, request, where)
@@ -195,7 +255,7 @@ def _taken(left: dict[Hashable, Kind], role: str, wanted: str | None, request: R
         if request.among_others:
             return None
         raise SchemaError(f"{role}: {where} has no column {wanted!r}; it has {listed(left)}.")
-    if wanted is None:
+    if wanted is None and (role != "ids" or request.ids is None):
         wanted = next((name for name in USUAL[role] if name in left), None)
     if wanted is not None:
         del left[wanted]

@@ -101,6 +101,20 @@ def test_what_is_imputed_goes_into_a_copy_of_the_omics(folder: Path, tmp_path: P
     assert bool(cal.read(out, modalities=["protein.completed"]).observed("protein.completed").all())
 
 
+def test_files_have_columns_of_ids_of_their_own(folder: Path, tmp_path: Path) -> None:
+    pd.read_csv(folder / "rna.csv").rename(columns={"id": "cell"}).to_csv(tmp_path / "rna.csv", index=False)
+    pd.read_csv(folder / "protein.csv").rename(columns={"id": "bar=code"}).to_csv(tmp_path / "protein.csv", index=False)
+    files = [f"rna={tmp_path / 'rna.csv'}", f"protein={tmp_path / 'protein.csv'}"]
+    found = told("describe", *files, "--ids", "rna=cell", "--ids", "protein=bar=code")
+    assert [(each["modality"], each["instances"]) for each in found["modalities"]] == [("rna", 60), ("protein", 40)]
+    assert told("describe", tmp_path / "protein.csv", "--ids", "bar=code")["columns"] == ["ids"]
+    one = run("describe", *files, "--ids", "cell", code=1)
+    assert "name the column of each, as --ids protein=bar=code for this one" in one.stderr
+    assert "no modality is called 'dna'" in run("describe", *files, "--ids", "dna=cell", code=1).stderr
+    for wrong in ([*files, "--ids", "rna=cell", "--ids", "cell"], [files[0], "--ids", "a=b", "--ids", "a=c"]):
+        assert "NAME=COLUMN once for each" in " ".join(run("describe", *wrong, code=2).stderr.split())
+
+
 def test_join_keeps_what_all_files_have(folder: Path) -> None:
     found = told("describe", f"rna={folder / 'rna.csv'}", f"protein={folder / 'protein.csv'}", "--join", "inner")
     assert found["instances"] == 40
