@@ -169,7 +169,7 @@ def joined(sources: Sequence[Source], join: Literal["outer", "inner"]) -> Joined
 
 
 def own_ids(source: Source) -> str:
-    """How to name the column of identifiers of one of several origins, for messages.
+    """The option that names the column of identifiers of one of several origins, for messages.
 
     Example:
         >>> from calmrl_prob.reading.source import ArraySource
