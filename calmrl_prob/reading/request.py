@@ -141,7 +141,7 @@ class Request:
 
 
 def checked_ids(ids: object) -> str | dict[str, str] | None:
-    """What tells a reader where identifiers are, paths as texts.
+    """The column or file of identifiers as readers take it, paths as texts.
 
     Raises:
         ArgumentTypeError: it is neither a name nor a mapping of modalities to names.
