@@ -7,9 +7,12 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, SchemaError
 
@@ -59,6 +62,47 @@ def real_number(argument: str, value: object, example: float) -> float:
         raise ArgumentTypeError(
             f"{argument}: expected a number, got {brief(value)}; pass one such as {example}."
         ) from error
+
+
+def require_kind(argument: str, value: object, kind: Any, expected: str) -> None:  # noqa: ANN401 - as isinstance
+    """Refuse an argument of another type than it is to be of.
+
+    Args:
+        argument: its name, for messages.
+        value: what was given.
+        kind: a class, or several, as ``isinstance`` takes them.
+        expected: what is expected in words, and where it comes from.
+
+    Raises:
+        ArgumentTypeError: it is of another type.
+
+    Example:
+        >>> require_kind("recall", {}, dict, "a table")
+    """
+    if not isinstance(value, kind):
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {described(value)}.")
+
+
+def required_array(argument: str, values: object, dtype: type | None = None, *, scalar: bool = False) -> NDArray[Any]:
+    """An array, of whatever holds numbers or other entries one by one; with ``scalar`` a single number too.
+
+    Raises:
+        ArgumentTypeError: it does not, or they cannot be of ``dtype``.
+
+    Example:
+        >>> required_array("labels", ["a", "b"]).shape, required_array("shares", torch.ones(2), float).dtype
+        ((2,), dtype('float64'))
+    """
+    if isinstance(values, Tensor):
+        array: NDArray[Any] = values.detach().cpu().numpy()
+        return array if dtype is None else array.astype(dtype)
+    try:
+        array = np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{argument}: expected an array, got {described(values)}; a list will do.") from error
+    if not array.ndim and not (scalar and array.dtype.kind in "fiu"):
+        raise ArgumentTypeError(f"{argument}: expected an array, got {described(values)}; a list will do.")
+    return array
 
 
 def keyword_options(

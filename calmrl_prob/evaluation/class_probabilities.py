@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calmrl_prob._support.arguments import checked_seed, real_number, whole_number
+from calmrl_prob._support.arguments import checked_seed, real_number, required_array, whole_number
 from calmrl_prob.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def score_probabilities(
     """
     import pandas as pd
 
-    stated, truth, names = np.asarray(probabilities, dtype=float), np.asarray(labels), np.asarray(classes)
+    stated = required_array("probabilities", probabilities, float)
+    truth, names = required_array("labels", labels), required_array("classes", classes)
     if stated.ndim != 2 or stated.shape != (len(truth), len(names)) or not len(truth):
         raise DataError(
             f"probabilities: expected shape ({len(truth)}, {len(names)}), of labels and classes, got {stated.shape}."

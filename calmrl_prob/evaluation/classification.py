@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import brief, real_number, whole_number
+from calmrl_prob._support.arguments import brief, real_number, required_array, whole_number
 from calmrl_prob.data.entries import entries, grouped
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError
 
@@ -154,6 +154,7 @@ def _check(
             f"{side}_features: expected an (N, K) array of numbers, got {type(features).__name__}; pass an array, such "
             "as the attribute mean of what calmrl_prob.posterior returns."
         ) from error
+    required_array(f"{side}_labels", labels, object)
     y = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else entries(labels)
     if x.ndim != 2:
         raise DataError(f"{side}_features: expected shape (N, K), got {x.shape}.")

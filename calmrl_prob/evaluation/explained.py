@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from calmrl_prob._support.arguments import real_number, require_kind
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of
 from calmrl_prob.data.stream import require_data
@@ -105,7 +106,7 @@ def factor_weights(
         rank (1 for the largest of its modality and latent, whatever the sign) and, with draws, lower and upper.
 
     Raises:
-        ArgumentTypeError: the model has no such form.
+        ArgumentTypeError: the model has no such form, or ``draws`` are of another type.
         ArgumentError: as :func:`variance_explained`; or ``level`` is out of range.
 
     Example:
@@ -116,7 +117,9 @@ def factor_weights(
         >>> factor_weights(lg)[["feature", "weight", "rank"]].round(2).values.tolist()
         [[0.0, -0.75, 2.0], [1.0, 0.8, 1.0]]
     """
-    if not 0 < level < 1:
+    if draws is not None:
+        require_kind("draws", draws, ParameterDraws, "what parameter_draws(fit, data) gives (rows go to data=)")
+    if not 0 < real_number("level", level, 0.9) < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level!r}.")
     lg = _form(model, data, rotate=rotate)
     axes = _axes(lg, rotate=rotate)

@@ -31,7 +31,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from calmrl_prob._support.arguments import checked_seed, whole_number
+from calmrl_prob._support.arguments import checked_seed, require_kind, whole_number
 from calmrl_prob._support.randomness import seeded
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, SchemaError
@@ -104,6 +104,7 @@ def simulation_ranks(
         seed: of everything.
 
     Raises:
+        ArgumentTypeError: ``simulate`` or ``draw`` is no function.
         ArgumentError: a number is below 1, or the quantities or their shapes differ from one call to another.
 
     Example:
@@ -120,6 +121,8 @@ def simulation_ranks(
         >>> too_sure.p_value < 1e-6
         True
     """
+    for argument, function in {"simulate": simulate, "draw": draw}.items():
+        require_kind(argument, function, Callable, "a function")
     num_replications = whole_number("num_replications", num_replications, least=1)
     num_draws = whole_number("num_draws", num_draws, least=1)
     seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(3 * num_replications).reshape(-1, 3).tolist()

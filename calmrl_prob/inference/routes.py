@@ -42,7 +42,9 @@ NO_OWN_ROUTE = ArgumentTypeError("model: it has no method posterior(data) of its
 
 
 def _refuse_own(subject: Subject) -> CalmrlError | None:
-    own = isinstance(subject.model, HasPosterior) and not isinstance(subject.model, type)
+    # results have their posterior as an attribute
+    own = isinstance(subject.model, HasPosterior) and callable(subject.model.posterior)
+    own = own and not isinstance(subject.model, type)
     return None if own else NO_OWN_ROUTE
 
 

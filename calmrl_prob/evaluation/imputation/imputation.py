@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import real_number
+from calmrl_prob._support.arguments import real_number, require_kind, required_array
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.stream import require_data
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError, DataError, SchemaError
@@ -134,7 +134,7 @@ def score_imputation(
         SchemaError: an evaluated modality is not in ``means``, or has another shape.
         DataError: an evaluated cell has no truth, or lacks a single feature of it, or its mean or variance is not
             finite (or not positive).
-        ArgumentError: ``level``, ``by`` or a mask cannot be used.
+        ArgumentError, ArgumentTypeError: ``level``, ``by`` or a mask cannot be used, or means are no mapping.
 
     Example:
         >>> truth = MultimodalData({"a": np.array([[1.0], [2.0]]), "b": np.array([[3.0], [5.0]])})
@@ -143,9 +143,13 @@ def score_imputation(
         >>> table[["modality", "num_rows", "r_squared", "coverage"]].values.tolist()
         [['b', 2, 0.5, 1.0]]
     """
+    require_kind("by", by, Sequence, "a list of names")
     if tuple(by) not in (("modality",), ("modality", "pattern")):
         raise ArgumentError(f"by: expected ('modality',) or ('modality', 'pattern'), got {by!r}.")
     require_data(truth, "truth")
+    kinds = (Mapping, MultimodalData)
+    require_kind("means", means, kinds, "a dict of arrays by modality")
+    require_kind("variances", variances, (*kinds, type(None)), "a dict of arrays by modality")
     if not 0 < real_number("level", level, 0.9) < 1:
         raise ArgumentError(f"level: expected a number between 0 and 1, both excluded, got {level}.")
     truth = truth.in_order_of(getattr(means, "dims", None) or {}, "truth", "what was imputed")
@@ -201,17 +205,17 @@ def _cells(
         raise SchemaError(
             f"means: modality '{name}' is to be evaluated but has no imputation; there are {list(means)}."
         )
-    mean = _to_numpy(means[name])
+    mean = required_array(f"means[{name!r}]", means[name])
     if mean.shape != shape:
         raise SchemaError(f"means['{name}']: expected shape {shape}, got {mean.shape}.")
     mean = mean[rows].astype(np.float64)
     _refuse(~np.isfinite(mean), rows, f"means['{name}']", "a finite number")
-    true_values = _to_numpy(truth[name])[rows].astype(np.float64)
+    true_values = truth[name].numpy(force=True)[rows].astype(np.float64)
     remedy = f"evaluate only rows that have every feature: evaluated_mask[:, m] &= truth.feature_mask({name!r}).all(1)"
     _refuse(~np.isfinite(true_values), rows, f"truth['{name}']", "a finite number", remedy)
     if variances is None or name not in variances:
         return true_values, mean, None
-    variance = _to_numpy(variances[name])
+    variance = required_array(f"variances[{name!r}]", variances[name], scalar=True)
     try:
         variance = np.broadcast_to(variance, shape)[rows].astype(np.float64)
     except ValueError as error:
@@ -234,13 +238,9 @@ def _refuse(
 
 
 def _as_mask(mask: ArrayLike | Tensor, shape: tuple[int, ...], argument: str) -> NDArray[np.bool_]:
-    array = _to_numpy(mask)
+    array = required_array(argument, mask)
     if array.dtype != np.bool_:
         raise ArgumentTypeError(f"{argument}: expected booleans, True = {argument.split('_')[0]}, got {array.dtype}.")
     if array.shape != shape:
         raise ArgumentError(f"{argument}: expected shape (N, M) = {shape}, got {array.shape}.")
     return array
-
-
-def _to_numpy(array: ArrayLike | Tensor) -> NDArray[Any]:
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calmrl_prob._support.arguments import brief, chosen_names, whole_number
+from calmrl_prob._support.arguments import brief, chosen_names, require_kind, required_array, whole_number
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.errors import ArgumentError, ArgumentTypeError
 from calmrl_prob.evaluation.retrieval.instance_sets import InstanceSet, RetrievalModel, require_whole
@@ -210,16 +210,20 @@ def cross_modal_recall(
 def mean_over_pairs(recall: pd.DataFrame) -> dict[str, float]:
     """The mean of each metric of a ``cross_modal_recall`` table over its pairs, each pair weighing the same.
 
+    Raises:
+        ArgumentTypeError: it is no table.
+
     Example:
         >>> mean_over_pairs(pd.DataFrame({"query": ["a", "b"], "candidate": ["b", "a"], "R@1": [0.25, 0.75]}))
         {'R@1': 0.5}
     """
+    require_kind("recall", recall, pd.DataFrame, "the table that cross_modal_recall returns")
     metrics = recall.drop(columns=["query", "candidate", "num_queries"], errors="ignore")
     return {str(name): float(value) for name, value in metrics.mean().items()}
 
 
 def _require_score(score: str) -> None:
-    if score not in list(SCORES):
+    if not isinstance(score, str) or score not in SCORES:
         raise ArgumentError(f"score: expected one of {sorted(SCORES)}, got {score!r}.")
 
 
@@ -229,7 +233,7 @@ def _find_targets(
     """Row number of the true candidate of each query, (N_q,); or None, and why."""
     num_queries, num_candidates = len(queries), len(candidates)
     if targets is not None:
-        given = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
+        given = required_array("targets", targets)
         if given.shape != (num_queries,) or not np.issubdtype(given.dtype, np.integer):
             raise ArgumentError(
                 f"targets: expected {num_queries} row numbers, one per query, got shape {given.shape} of {given.dtype}."
