@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calmrl_prob.report.readings import coverage_verdict, r2_reading
+from calmrl_prob.report.readings import coverage_verdict, give_or_take, r2_reading, share_error
 from calmrl_prob.selection.choice import Choice
 from calmrl_prob.selection.intervals import LEVELS, ErrorScale, HeldOutIntervals
 
@@ -135,11 +134,13 @@ class Fitted:
                 parts.append(r2_reading(r2[name]))
             if name in covered:
                 count, share = covered[name]
-                error = math.sqrt(share * (1 - share) / max(count, 1))
+                error = share_error(share, count)
                 verdict = coverage_verdict(level, share, error)
                 parts.append(
                     f"the model's own {100 * level:g}% intervals held {100 * share:.0f}% of the values of {count:,} "
-                    f"held-out instances, {verdict}" + ", which imputing puts right" * verdict.startswith("too")
+                    f"held-out instances{give_or_take(error)}: {verdict}"
+                    + ", which imputing puts right"
+                    * verdict.startswith("too")
                 )
             lines.append(f"{name}: {'; '.join(parts)}.")
         if not lines:

@@ -24,35 +24,60 @@ def coverage_reading(
         what: whose intervals, such as a modality.
         level: that they are to cover, a share.
         coverage: that they do cover, a share.
-        error: standard error of it; two of them are allowed for.
+        error: standard error of it, told beside it; two of them are allowed for.
         recalibrated: share covered after recalibration, where there is one.
 
     Example:
         >>> coverage_reading("audio", 0.9, 0.84, 0.005, 0.9)
-        'The 90% intervals of audio cover 84.0%: too narrow; recalibrated they cover 90.0%.'
+        'The 90% intervals of audio cover 84.0% (give or take 0.5%): too narrow; recalibrated they cover 90.0%.'
         >>> coverage_reading("text", 0.9, 0.905)
         'The 90% intervals of text cover 90.5%: as wide as they should be.'
     """
     verdict = coverage_verdict(level, coverage, error)
-    text = f"The {100 * level:g}% intervals of {what} cover {100 * coverage:.1f}%: {verdict}"
+    text = f"The {100 * level:g}% intervals of {what} cover {100 * coverage:.1f}%{give_or_take(error)}: {verdict}"
     if recalibrated is None or math.isnan(recalibrated):
         return f"{text}."
     after = coverage_verdict(level, recalibrated, error)
-    still = "" if after == _FITTING else f", still {after}" if after == verdict else f", then {after}"
+    still = "" if not after.startswith("too") else f", still {after}" if after == verdict else f", then {after}"
     return f"{text}; recalibrated they cover {100 * recalibrated:.1f}%{still}."
 
 
 def coverage_verdict(level: float, coverage: float, error: float = 0.0) -> str:
     """Verdict on intervals by the share that they cover, allowing for two standard errors and for what nobody acts on.
 
+    Where two standard errors are more than that, a share within them tells nothing for the intervals, nor against them.
+
     Example:
-        >>> coverage_verdict(0.9, 0.905), coverage_verdict(0.9, 0.84, 0.01)
-        ('as wide as they should be', 'too narrow')
+        >>> coverage_verdict(0.9, 0.905), coverage_verdict(0.9, 0.84, 0.01), coverage_verdict(0.9, 0.86, 0.03)
+        ('as wide as they should be', 'too narrow', 'not told apart from 90%')
     """
     gap = coverage - level
     if abs(gap) <= max(_CLOSE, 2 * error):
-        return _FITTING
+        return _FITTING if 2 * error <= _CLOSE else f"not told apart from {100 * level:g}%"
     return "too wide" if gap > 0 else "too narrow"
+
+
+def give_or_take(error: float) -> str:
+    """A standard error of a share as it stands behind the share; nothing where it is not known.
+
+    Example:
+        >>> give_or_take(0.0276), give_or_take(0.003), give_or_take(0.0)
+        (' (give or take 3%)', ' (give or take 0.3%)', '')
+    """
+    percent = 100 * error
+    return f" (give or take {percent:{'.0f' if percent >= 1 else '.1g'}}%)" if percent > 0 else ""
+
+
+def share_error(share: float, count: int) -> float:
+    """Standard error of a share of so many instances; two of each kind are added, else none or all would have no error.
+
+    Example:
+        >>> round(share_error(0.86, 158), 3), round(share_error(1.0, 20), 3)
+        (0.028, 0.056)
+    """
+    total = count + 4
+    share = (share * count + 2) / total
+    return math.sqrt(share * (1 - share) / total)
 
 
 def r2_reading(r2: float) -> str:

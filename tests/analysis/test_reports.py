@@ -277,13 +277,14 @@ def test_one_seed_is_shown_without_interval(make_run: Callable[..., Path]) -> No
 
 def test_coverage_is_read_within_its_error() -> None:
     assert "too narrow" in coverage_reading("audio", 0.9, 0.84, 0.01)
-    assert "as wide as they should be" in coverage_reading("audio", 0.9, 0.84, 0.04)
+    assert coverage_reading("audio", 0.9, 0.84, 0.04).endswith("84.0% (give or take 4%): not told apart from 90%.")
+    assert "as wide as they should be" in coverage_reading("audio", 0.9, 0.905, 0.003)
     assert "too wide" in coverage_reading("audio", 0.9, 0.97)
     assert coverage_reading("audio", 0.9, 0.8, 0.0, 0.85).endswith("recalibrated they cover 85.0%, still too narrow.")
     assert coverage_reading("audio", 0.9, 0.8, 0.0, 0.95).endswith("recalibrated they cover 95.0%, then too wide.")
     table = pd.DataFrame({"modality": ["a", "a"], "level": 0.9, "seed": [0, 1], "coverage": [0.83, 0.85]})
     assert modality_readings(table.assign(recalibrated=[0.9, 0.9])) == [
-        "The 90% intervals of a cover 84.0%: too narrow; recalibrated they cover 90.0%."
+        "The 90% intervals of a cover 84.0% (give or take 1%): too narrow; recalibrated they cover 90.0%."
     ]
     rows = {"fit": "likelihood", "method": ["none", "scale", "cv"], "modality": "a", "coverage": [0.84, 0.97, 0.9]}
     (said,) = recalibration_readings(pd.DataFrame(rows | {"seed": 0}), 0.9)

@@ -14,7 +14,7 @@ import calmrl_prob as cal
 from calmrl_prob.report.chosen import Fitted, own_coverage
 from calmrl_prob.report.missing import Described
 from calmrl_prob.report.own_data import ReportOptions, write_report
-from calmrl_prob.selection.intervals import LEVELS, ErrorScale
+from calmrl_prob.selection.intervals import LEVELS, ErrorScale, HeldOutIntervals
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +166,20 @@ def test_facts_of_a_fit_are_those_of_its_choice(fit: cal.FitResult) -> None:
     assert facts["settings"] == str(fit.choice.setting)
     assert facts["r2"] == fit.choice.r2
     assert all(0.7 < share <= 1 for share in facts["own_coverage"].values())
+
+
+@pytest.mark.parametrize(
+    ("count", "spread", "said"),
+    [
+        (158, 1.114, "held 86% of the values of 158 held-out instances (give or take 3%): not told apart from 90%."),
+        (158, 0.5, "held 100% of the values of 158 held-out instances (give or take 0.9%): too wide, which imputing"),
+        (5, 0.2, "held 100% of the values of 5 held-out instances (give or take 14%): not told apart from 90%."),
+        (200_000, 1.0, "of 200,000 held-out instances (give or take 0.07%): as wide as they should be."),
+    ],
+)
+def test_a_share_is_told_with_its_error_and_within_it_from_nothing(count: int, spread: float, said: str) -> None:
+    """Errors that are normal, their deviation ``spread`` of that stated."""
+    errors = ErrorScale("text", None, count, torch.tensor([spread**2]), 1.0, None)
+    intervals = HeldOutIntervals(["text"], {"text": {None: errors}}, {"text": torch.zeros(1)}, 3)
+    (told,) = Fitted(None, None, intervals).worth(0.9)
+    assert said in told
