@@ -20,6 +20,7 @@ from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
+from calmrl_prob.model import SharedLatentModel
 
 
 @torch.no_grad()
@@ -56,6 +57,10 @@ def variance_explained(
         ArgumentError: ``rotate=False``, and latents are correlated under the prior: shares would not add up; or
             ``data`` has fewer than two rows.
         SchemaError: ``data`` is of other modalities.
+        DataError: of a model with batches, the column is not in ``data``, or a batch of it was not in the fit.
+
+    Warns:
+        ConvergenceWarning: the spread of the latents in ``data`` was not found exactly.
 
     Example:
         >>> from calmrl_prob.linear_gaussian import LinearGaussian
@@ -159,7 +164,10 @@ def _form(model: Model | FitResult, data: MultimodalData | None, *, rotate: bool
     if not rotate:
         _require_independent(lg)
     require_data(data)
-    data = aligned(model.model if isinstance(model, FitResult) else model, data)
+    fitted = model.model if isinstance(model, FitResult) else model
+    data = aligned(fitted, data)
+    if isinstance(fitted, SharedLatentModel) and fitted.batch is not None:
+        data = fitted.batch.require_adjusted(data)  # shifts of batches are no spread of the latents
     return with_spread_of(lg, data.to(torch.float64), independent=not rotate)
 
 

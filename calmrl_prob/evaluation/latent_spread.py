@@ -14,12 +14,14 @@ Source: Dempster, Laird & Rubin, Maximum Likelihood from Incomplete Data via the
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
 
+from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
-from calmrl_prob.errors import ArgumentError
+from calmrl_prob.errors import ArgumentError, ConvergenceWarning
 from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
@@ -41,17 +43,20 @@ def with_spread_of(lg: LinearGaussian, data: MultimodalData, *, independent: boo
         SchemaError: the data are of other modalities.
         ArgumentTypeError: ``data`` is of another type.
 
+    Warns:
+        ConvergenceWarning: EM has not ended.
+
     Example:
         >>> lg = LinearGaussian({"x": torch.ones(2, 1)}, {"x": torch.zeros(2)}, {"x": torch.full((2,), 1e-6)})
         >>> data = MultimodalData({"x": torch.tensor([[-2.0, -2.0], [2.0, 2.0]])})
         >>> with_spread_of(lg.to(torch.float64), data.to(torch.float64), independent=True).prior_covariance.round()
         tensor([[4.]], dtype=torch.float64)
     """
+    if len(data) < 2:
+        raise ArgumentError("data: of fewer than two rows the spread of the latents is not known; give more.")
     for _ in range(_STEPS):
         found = posterior(lg, data)
         assert isinstance(found, GaussianPosterior)
-        if len(found.mean) < 2:
-            raise ArgumentError("data: of fewer than two rows the spread of the latents is not known; give more.")
         counts = found.pattern_index.bincount(minlength=len(found.pattern_covariance)).to(found.mean)
         mean = found.mean.mean(0)
         centred = found.mean - mean
@@ -63,5 +68,11 @@ def with_spread_of(lg: LinearGaussian, data: MultimodalData, *, independent: boo
         change = float((spread.diagonal() / before - 1).abs().max()) / 2
         lg = replace(lg, prior_mean=mean, prior_covariance=(spread + spread.mT) / 2)
         if change < _CHANGE:
-            break
+            return lg
+    warnings.warn(
+        f"data: after {_STEPS} steps of EM the spread of a latent still changes by {change:.1g} of itself, and "
+        "shares with it; fit fewer latents.",
+        ConvergenceWarning,
+        stacklevel=level_of_caller(),
+    )
     return lg
