@@ -77,7 +77,7 @@ def test_no_other_spread_is_likelier(independent: bool) -> None:
 
 
 def test_the_spread_is_about_the_latents_own_mean() -> None:
-    """Noise is so small that latents are seen: at 1 and 5, whose variance about 3 is 4, and about the prior's mean 13."""
+    """Latents are seen, as noise is small: at 1 and 5, whose variance about 3 is 4, and about the prior's mean 13."""
     noise = {"x": torch.full((2,), 1e-6, dtype=torch.float64)}
     loadings = {"x": torch.ones(2, 1, dtype=torch.float64)}
     lg = cal.linear_gaussian.LinearGaussian(loadings, {"x": torch.zeros(2, dtype=torch.float64)}, noise)
