@@ -71,7 +71,8 @@ def fit(
     from calmrl_prob._support.files import place_to_write
     from calmrl_prob.report.chosen import Fitted
 
-    refuse_inputs(output, *data)
+    refuse_inputs(output, *data, state)
+    refuse_inputs(state, *data, option="--state")
     place_to_write(output)  # before all the work
     found = reading.read(data, stream)
     model = cal.SharedLatentModel(found.dims, choosing.latent_dim, choosing.noise or "auto", batch=choosing.batch)

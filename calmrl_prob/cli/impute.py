@@ -35,7 +35,8 @@ def impute(
     """Impute what is missing: completed values, means, standard deviations and the ends of intervals."""
     if into is not None and stream:
         raise typer.BadParameter("it is of data in memory; leave --stream out.", param_hint="--into")
-    refuse_inputs(output, fit, *data)
+    # a file that it is written into keeps all that it has
+    refuse_inputs(output, fit, *(data if into is None or str(output) != str(into) else ()))
     import calmrl_prob as cal
     from calmrl_prob.data import MultimodalData
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import partial, wraps
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints, overload
 
@@ -43,17 +42,23 @@ Stream = Annotated[bool, typer.Option("--stream", help="Take the data in chunks,
 def refuse_inputs(output: str | Path | None, *inputs: str | Path | None, option: str = "--output") -> None:
     """Refuse to write over what the command reads: a slip of the shell's history must not cost anyone their data.
 
+    Args:
+        output: where the command is to write; None where it does not.
+        inputs: what it reads: files, folders and globs, also as NAME=FILE; None where an option was not given.
+        option: that names the output.
+
     Raises:
-        BadParameter: the output is one of the inputs, which may be NAME=FILE, globs, or None.
+        BadParameter: the output is one of the inputs, or a file that is read in a folder of them.
     """
     if output is None or not os.path.exists(output):
         return
-    for given in inputs:
-        for written in {str(given), str(given).partition("=")[2]}:
-            if any(os.path.samefile(output, found) for found in glob(written)):
-                raise typer.BadParameter(
-                    f"{output} is what is read, and would be lost; name another.", param_hint=option
-                )
+    from calmrl_prob.reading.formats import files_read
+
+    for given in map(str, filter(None, inputs)):
+        for path in filter(None, (given, given.partition("=")[2])):
+            found = [file for file in (path, *files_read(path)) if os.path.exists(file)]
+            if any(os.path.samefile(output, file) for file in found):
+                raise typer.BadParameter(f"{output} is read here, and would be lost; name another.", param_hint=option)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,15 @@ def _open_remote(url: str, place: Remote, request: Request) -> list[Source]:
         return parquet.open_parquet(sorted(found), named)
 
 
+def files_read(path: str) -> list[Path]:
+    """Files that :func:`open_sources` reads of a path, a folder or a glob; none where there is nothing to read."""
+    try:
+        found, _ = _files(path)
+    except FileNotFoundError:
+        return []
+    return [file for file in found if _ending(file) in FILES]
+
+
 def _files(path: str) -> tuple[list[Path], str]:
     """The files at a path, in a folder, or that a glob matches; and how messages call them."""
     place = Path(path)

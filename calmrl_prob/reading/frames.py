@@ -57,12 +57,17 @@ def open_text(files: Sequence[Path], request: Request) -> list[Source]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             names = next(csv.reader(file, delimiter=separator), [])
+        _require_separated(path, names, separator)
         ids = next((n for n in ((request.ids,) if request.ids else USUAL["ids"]) if n in names), None)
         index = 0 if names and not names[0] and ids is None else None
         # as text first: numbers would lose the zeros that identifiers begin with
         kinds = {names[0] or "Unnamed: 0": str} if index == 0 else {ids: str} if ids is not None else None
         frame = pd.read_csv(path, sep=separator, dtype=kinds, index_col=index)
-    except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError and UnicodeDecodeError are ValueErrors
+    except UnicodeError as error:
+        raise FileFormatError(f"{path}: it is no text in UTF-8 ({said(error)}); save it as UTF-8.") from error
+    except FileFormatError:
+        raise
+    except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError is a ValueError
         raise FileFormatError(
             f"{path}: it is no table with a line of names ({said(error)}); write it again."
         ) from error
@@ -73,6 +78,16 @@ def open_text(files: Sequence[Path], request: Request) -> list[Source]:
     elif ids in frame.columns:
         frame[ids] = _numbered(frame[ids].to_numpy(dtype=object))
     return [frame_source(frame, request, str(path), (path,))]
+
+
+def _require_separated(path: Path, names: Sequence[str], separator: str) -> None:
+    """Refuse a file whose line of names is one name to the separator of its ending, and several to another."""
+    other = next((sign for sign in (";", "\t", ",", "|") if len(names) == 1 and sign in names[0]), None)
+    if other is not None:
+        raise FileFormatError(
+            f"{path}: {other!r} stands between its names, and {separator!r} is expected; write it so, or pass the "
+            f"frame of pandas.read_csv(..., sep={other!r}), with decimal=',' if its numbers are written so."
+        )
 
 
 def _numbered(column: NDArray[Any]) -> NDArray[Any]:

@@ -445,6 +445,11 @@ def test_output_to_who_has_had_enough_ends_quietly(folder: Path) -> None:
         ["fit", "a=mine.npz", "-o", "mine.npz"],
         ["fit", "m*.npz", "-o", "mine.npz"],
         ["fit", "mine.npz", "-o", "linked.npz"],
+        ["fit", "m[1].npz", "-o", "m[1].npz"],
+        ["fit", "parts", "-o", "parts/part-0.parquet"],
+        ["fit", "parts", "--stream", "-o", "fit.safetensors", "--state", "parts/part-0.parquet"],
+        ["impute", "fit.safetensors", "parts", "--stream", "-o", "parts"],
+        ["report", "fit.safetensors", "parts", "--held-out", "mine.npz", "-o", "mine.npz"],
         ["report", "fit.safetensors", "mine.npz", "-o", "mine.npz"],
         ["report", "fit.safetensors", "mine.npz", "-o", "fit.safetensors"],
         ["impute", "fit.safetensors", "mine.npz", "-o", "mine.npz"],
@@ -456,13 +461,30 @@ def test_nothing_is_written_over_what_is_read(
     arguments: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(folder / "cells.npz", tmp_path / "mine.npz")
+    shutil.copy(folder / "cells.npz", tmp_path / "m[1].npz")
     shutil.copy(folder / "fit.safetensors", tmp_path)
+    shutil.copytree(folder / "parts", tmp_path / "parts")
     (tmp_path / "linked.npz").symlink_to(tmp_path / "mine.npz")
     monkeypatch.chdir(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     refused = run(*arguments, code=2)
-    assert "is what is read, and would be lost" in " ".join(refused.stderr.replace("\u2502", " ").split())
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "is read here, and would be lost" in " ".join(refused.stderr.replace("\u2502", " ").split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_imputations_may_go_into_the_very_file_that_keeps_all_it_has(folder: Path, tmp_path: Path) -> None:
+    own = shutil.copy(folder / "cells.h5mu", tmp_path)
+    before = cal.read(own)
+    run("impute", folder / "fit.safetensors", own, "--into", own, "-o", own)
+    after = cal.read(own, modalities={name: name for name in before.names})
+    for name in before.names:
+        assert np.array_equal(after[name], before[name], equal_nan=True)
+
+
+def test_a_fit_may_be_written_again_beside_the_files_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "parts", tmp_path / "parts")
+    for _ in range(2):
+        run("fit", tmp_path / "parts", "--latent-dim", 2, "-o", tmp_path / "parts" / "fit.safetensors")
 
 
 @pytest.mark.parametrize("ending", [".NPZ", ".Csv", ".PARQUET", ".H5MU"])

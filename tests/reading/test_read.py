@@ -374,3 +374,20 @@ def test_of_three_sources_the_stranger_is_told() -> None:
     with pytest.warns(IdentifiabilityWarning, match="'x'") as told:
         cal.read(frames | {"sound": pd.DataFrame({"a": [1.0]}, index=["x"])})
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("id;a0;a1\nx;0.5;1.5\n", r"';' stands between its names, and ',' is expected; .*sep=';'"),
+        ("id;a0;a1\nx;0,5;1,5\n", r"';' stands between its names.*decimal=','"),
+        ("id\ta0\ta1\nx\t0.5\t1.5\n", r"'\\t' stands between its names"),
+        ("id,größe\nx,1\n".encode("latin-1"), "no text in UTF-8 .*; save it as UTF-8"),
+        ("id,a0\nx,1\n".encode("utf-16"), "no text in UTF-8 .*; save it as UTF-8"),
+    ],
+)
+def test_tables_that_are_written_another_way_say_how(content: str | bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FileFormatError, match=told):
+        cal.read(path)

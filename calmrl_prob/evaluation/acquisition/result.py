@@ -63,6 +63,8 @@ class ValueOfInformation:
             ArgumentTypeError: ``k`` is no whole number.
         """
         scores = {"gain": self.gain, "trace_drop": self.trace_drop}.get(by)
+        if scores is None and by == "trace_drop":
+            raise ArgumentError("by: 'trace_drop' is of a target, and there is none; pass target=, or order by 'gain'.")
         if scores is None:
             raise ArgumentError(f"by: expected 'gain' or, of results with a target, 'trace_drop', got {by!r}.")
         rows, columns = np.nonzero(~np.isnan(self.gain))

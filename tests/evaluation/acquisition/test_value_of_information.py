@@ -298,5 +298,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         cal.value_of_information(cal.posterior(lg, data), data.subset([0, 1]))
     with pytest.raises(ArgumentError, match="k"):
         cal.value_of_information(lg, data).ranking(0)
-    with pytest.raises(ArgumentError, match="by: expected 'gain'"):
+    with pytest.raises(ArgumentError, match="there is none; pass target="):
         cal.value_of_information(lg, data).ranking(by="trace_drop")
+    with pytest.raises(ArgumentError, match="by: expected 'gain'"):
+        cal.value_of_information(lg, data).ranking(by="drop")  # type: ignore[arg-type]
