@@ -18,6 +18,7 @@ import pytest
 import calmrl_prob as cal
 from docs.make_reference import PACKAGES, definition, public_names, reference_pages
 from tests.cases.browser import Tab, browser, find_browser
+from tests.cases.contrast import FAINT
 from tests.house.imports import ROOT, module_name
 
 PAGES = ["index", "start", "method", "errors", "demo", "compared", "reference/index", "reference/calmrl_prob"]
@@ -115,7 +116,7 @@ class TestTheSite:
         assert tab.of("Log.entryAdded", "Runtime.exceptionThrown") == []
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_pages_are_dark_where_the_reader_wants_it(self, site: str, tmp_path: Path, scheme: str) -> None:
+    def test_pages_are_dark_where_one_wants_it_and_can_be_read(self, site: str, tmp_path: Path, scheme: str) -> None:
         program = find_browser()
         assert program is not None
         with browser(program, tmp_path) as fresh:
@@ -123,7 +124,13 @@ class TestTheSite:
             fresh.open(f"{site}/method.html", 400)
             wait_until(fresh, "document.readyState === 'complete'")
             colour = fresh.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)")
+            faint = {}
+            for page in ("index", "start", "errors", "compared", "reference/calmrl_prob"):
+                fresh.open(f"{site}/{page}.html", 1280)
+                wait_until(fresh, "document.readyState === 'complete'")
+                faint[page] = fresh.evaluate(FAINT)
         assert (sum(map(int, colour)) < 200) == (scheme == "dark")
+        assert not any(faint.values()), faint
 
     def test_formulas_are_set_with_the_font_that_is_shipped(self, tab: Tab, site: str) -> None:
         tab.open(f"{site}/method.html", 1280)
