@@ -56,8 +56,8 @@ def refuse_inputs(output: str | Path | None, *inputs: str | Path | None, option:
 
     for given in map(str, filter(None, inputs)):
         for path in filter(None, (given, given.partition("=")[2])):
-            found = [file for file in (path, *files_read(path)) if os.path.exists(file)]
-            if any(os.path.samefile(output, file) for file in found):
+            found = [Path(path), *files_read(path)]
+            if any(file.exists() and file.samefile(output) for file in found):
                 raise typer.BadParameter(f"{output} is read here, and would be lost; name another.", param_hint=option)
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from calmrl_prob._support.arguments import real_number, require_kind
+from calmrl_prob._support.warnings import warn_unreliable
+from calmrl_prob.batch_effects import BatchEffects
 from calmrl_prob.data import MultimodalData
 from calmrl_prob.data.features import names_of
 from calmrl_prob.data.stream import require_data
@@ -20,7 +22,6 @@ from calmrl_prob.inference.posterior import as_linear_gaussian
 from calmrl_prob.inference.protocols import Model
 from calmrl_prob.inference.result import FitResult
 from calmrl_prob.linear_gaussian import LinearGaussian, solve_noise
-from calmrl_prob.model import SharedLatentModel
 
 
 @torch.no_grad()
@@ -60,6 +61,7 @@ def variance_explained(
         DataError: of a model with batches, the column is not in ``data``, or a batch of it was not in the fit.
 
     Warns:
+        ReliabilityWarning: a prior shrank the loadings of a fit, and there are no ``data``.
         ConvergenceWarning: the spread of the latents in ``data`` was not found exactly.
 
     Example:
@@ -103,7 +105,7 @@ def factor_weights(
         model: whatever states one linear-Gaussian form, as :func:`variance_explained` takes it.
         draws: of its parameters, by ``calmrl_prob.parameter_draws``: for intervals.
         level: that central intervals over the draws hold, in (0, 1).
-        data: as in :func:`variance_explained`.
+        data: as in :func:`variance_explained`; with ``draws`` too, all of which are then of the one spread.
         rotate: as in :func:`variance_explained`; the same as there, for latents of the same numbers to be the same.
 
     Returns:
@@ -160,14 +162,18 @@ def _form(model: Model | FitResult, data: MultimodalData | None, *, rotate: bool
     lg = model.linear_gaussian().detach() if isinstance(model, FitResult) else as_linear_gaussian(model)
     lg = lg.to(torch.float64)
     if data is None:
+        shrunk = model.options.get("loadings_prior") if isinstance(model, FitResult) else None
+        if shrunk is not None:
+            told = f"data: loadings_prior={shrunk!r} shrank the loadings, and shares come out too low; "
+            warn_unreliable([f"{told}pass the rows that were fitted to"])
         return lg
     if not rotate:
         _require_independent(lg)
     require_data(data)
     fitted = model.model if isinstance(model, FitResult) else model
     data = aligned(fitted, data)
-    if isinstance(fitted, SharedLatentModel) and fitted.batch is not None:
-        data = fitted.batch.require_adjusted(data)  # shifts of batches are no spread of the latents
+    if isinstance(batch := getattr(fitted, "batch", None), BatchEffects) and batch.names:
+        data = batch.require_adjusted(data)  # shifts of batches are no spread of the latents
     return with_spread_of(lg, data.to(torch.float64), independent=not rotate)
 
 

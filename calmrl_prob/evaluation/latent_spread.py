@@ -18,6 +18,7 @@ import warnings
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from calmrl_prob._support.warnings import level_of_caller
 from calmrl_prob.data import MultimodalData
@@ -26,7 +27,8 @@ from calmrl_prob.inference.posterior import posterior
 from calmrl_prob.linear_gaussian import LinearGaussian
 from calmrl_prob.posteriors.gaussian import GaussianPosterior
 
-#: Steps of EM at most, and the change of a standard deviation, relative, below which it ends.
+#: Steps of EM at most, and the change of a modality's share of explained variance below which it ends: a latent that
+#: hardly explains anything has a spread that the data hardly tell, and no end of steps.
 _STEPS, _CHANGE = 500, 1e-5
 
 
@@ -64,15 +66,23 @@ def with_spread_of(lg: LinearGaussian, data: MultimodalData, *, independent: boo
         spread = spread / len(centred)
         if independent:
             spread = spread.diagonal().diag()
-        before = lg.prior_covariance.diagonal()
-        change = float((spread.diagonal() / before - 1).abs().max()) / 2
+        change = _share_moved(lg, (spread - lg.prior_covariance).diagonal().abs())
         lg = replace(lg, prior_mean=mean, prior_covariance=(spread + spread.mT) / 2)
         if change < _CHANGE:
             return lg
     warnings.warn(
-        f"data: after {_STEPS} steps of EM the spread of a latent still changes by {change:.1g} of itself, and "
-        "shares with it; fit fewer latents.",
+        f"data: after {_STEPS} steps of EM shares still change by {change:.1g} in a step; fit fewer latents.",
         ConvergenceWarning,
         stacklevel=level_of_caller(),
     )
     return lg
+
+
+def _share_moved(lg: LinearGaussian, moved: Tensor) -> float:
+    """Share of a modality's variance, the largest of all, that variances (K,) of the latents which moved explain."""
+    shares = []
+    for name, weights in lg.loadings.items():
+        by_latent = weights.square().sum(0)
+        whole = (weights @ lg.prior_covariance * weights).sum() + lg.noise_variance[name].sum()
+        shares.append(float(by_latent @ moved / whole))
+    return max(shares)

@@ -60,10 +60,10 @@ def explain(fit: FitResult, data: MultimodalData, factors: int, top: int, draws:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CalmrlWarning)  # refits that end early widen intervals by less than they show
         drawn = cal.parameter_draws(form, rows, "bootstrap", num_draws=draws, seed=seed, **options)
-    weights = factor_weights(model, drawn)
+    weights = factor_weights(model, drawn, data=data)  # rows of its prior shrank the loadings
     weights = weights[weights["latent"] <= factors].sort_values(["modality", "latent", "rank"]).reset_index(drop=True)
-    figures = {"explained": plots.variance_explained(model).figure}
+    figures = {"explained": plots.variance_explained(model, data=data).figure}
     figures["factors"] = plots.latent_space(cal.posterior(model, data), labels=data.labels, level=0.5).figure
     for name in data.names:
         figures[f"top_{name}"] = plots.top_weights(weights, name, latent=1, most=top).figure
-    return Explained(variance_explained(model), weights, dict(figures))
+    return Explained(variance_explained(model, data=data), weights, dict(figures))

@@ -92,7 +92,8 @@ FLOORS: dict[str, dict[str, str]] = {
     },
     "what it is worth": {
         "writing":                       "errors _support linear_gaussian data io posteriors inference imputation",
-        "evaluation":                    "_moved errors _support linear_gaussian data posteriors inference imputation",
+        "evaluation":                    "_moved errors _support linear_gaussian data batch_effects posteriors "
+                                         "inference imputation",
     },
     "on top": {
         "plots":                         "errors _support data alignment posteriors inference selection evaluation",
@@ -116,7 +117,7 @@ FLOORS: dict[str, dict[str, str]] = {
                                          "inference recalibration classification training files index",
     },
     "the command line": {
-        "cli":                           "errors _support data inference plots report",
+        "cli":                           "errors _support data reading inference plots report",
     },
 }
 # fmt: on
