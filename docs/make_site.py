@@ -19,7 +19,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
-from traitlets.config import Config
 
 from docs.make_reference import MODULES, PACKAGES, front_places, reference_pages
 
@@ -118,13 +117,7 @@ def executed() -> Iterator[tuple[str, str | bytes]]:
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Execute a notebook in place, with this checkout and the backend of notebooks."""
-    client = NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": folder}},
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # no ports that others could listen at
-    )
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
     client.execute(
         env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     )
