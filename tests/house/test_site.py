@@ -109,7 +109,9 @@ class TestTheSite:
         tab.call("Input.dispatchKeyEvent", type="keyDown", **key)
         tab.call("Input.dispatchKeyEvent", type="keyUp", **key)
         wait_until(tab, "document.activeElement.className.includes('md-search__input')")
-        tab.call("Input.insertText", text="coverage")
+        for letter in "coverage":  # with keys that come up again, which the theme listens for
+            tab.call("Input.dispatchKeyEvent", type="keyDown", key=letter, text=letter)
+            tab.call("Input.dispatchKeyEvent", type="keyUp", key=letter)
         wait_until(tab, "document.querySelectorAll('.md-search-result__item').length > 3")
         found = tab.evaluate("[...document.querySelectorAll('.md-search-result__link')].map((link) => link.href)")
         assert any("uncertainty.html" in link or "coverage" in link for link in found), found
